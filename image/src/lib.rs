@@ -1,0 +1,1 @@
+//! Lays out Lucid's disk: partitions, verified root, boot files

@@ -1,0 +1,2 @@
+//! Lays out Lucid's disk: partitions, verified root, boot files
+fn main() {}

@@ -1,0 +1,1 @@
+//! A session's desktop: starts the compositor, captures damage, injects input

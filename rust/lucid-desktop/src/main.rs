@@ -1,0 +1,2 @@
+//! A session's desktop: starts the compositor, captures damage, injects input
+fn main() {}

@@ -1,0 +1,2 @@
+//! PID 1 of the initramfs: verified root, data partition, hand-over to systemd
+fn main() {}

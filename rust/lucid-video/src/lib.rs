@@ -1,0 +1,1 @@
+//! Turns pictures into H.264: colour conversion and encoders behind one trait

@@ -1,0 +1,2 @@
+//! Sets up, builds, runs and tests Lucid on a developer's machine
+fn main() {}
