@@ -1,2 +1,184 @@
-//! Lays out Lucid's disk: partitions, verified root, boot files
-fn main() {}
+//! The command line of the image tool. Exit code 0: done; 1: failed, with the reason; 2: wrong use.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use lucid_image::apt::Archive;
+use lucid_image::build::{Build, firmware};
+use lucid_image::debian::Tools;
+use lucid_image::error::{Error, Result};
+use lucid_image::layout::{Kind, PARTITIONS};
+use lucid_image::{disk, verify};
+
+/// Makes, checks and changes Lucid's disk image.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Makes lucid.img, firmware.img, packages.spdx.json and contents.json.
+    Build {
+        /// Directory with our programs, built for the device.
+        #[arg(long)]
+        services: PathBuf,
+        /// Where the results go.
+        #[arg(long, default_value = "target/lucid")]
+        out: PathBuf,
+        /// Where Debian's packages are kept between builds; remove it to follow newer ones.
+        #[arg(long, default_value = "target/lucid/cache")]
+        cache: PathBuf,
+    },
+    /// Lists the partitions and the files of the FATs.
+    List {
+        /// The disk image.
+        image: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Checks the table, the FATs and every byte of both roots.
+    Verify {
+        /// The disk image.
+        image: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copies a file into a FAT partition.
+    Put {
+        /// The disk image.
+        image: PathBuf,
+        /// select, boot-a or boot-b.
+        partition: String,
+        /// The file to copy.
+        file: PathBuf,
+        /// Its name there.
+        name: String,
+    },
+    /// Writes a file of a FAT partition to the standard output.
+    Get {
+        /// The disk image.
+        image: PathBuf,
+        /// select, boot-a or boot-b.
+        partition: String,
+        /// The file's name.
+        name: String,
+    },
+    /// Arms a one-shot try of the other slot on the disk that plays the EEPROM in QEMU.
+    FirmwareTry {
+        /// That disk's image.
+        image: PathBuf,
+    },
+    /// Makes a tree of programs of a newer Debian for this machine, and says where it is.
+    Tools {
+        /// The packages, separated by commas.
+        #[arg(long, value_delimiter = ',', required = true)]
+        include: Vec<String>,
+        /// The release.
+        #[arg(long, default_value = "trixie")]
+        suite: String,
+        /// The directory for trees.
+        cache: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lucid-image: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(what: What) -> Result<()> {
+    match what {
+        What::Build { services, out, cache } => build(services, out, cache),
+        What::List { image, json } => list(&image, json),
+        What::Verify { image, json } => {
+            let verified = verify::verify(&image)?;
+            if json {
+                return print_json(&image, &verified);
+            }
+            for slot in verified {
+                println!("slot {}: {} bytes good, root hash {}", slot.slot, slot.bytes, slot.root_hash);
+            }
+            Ok(())
+        }
+        What::Put { image, partition, file, name } => {
+            let contents = std::fs::read(&file).map_err(|source| Error::File { doing: "reading", path: file, source })?;
+            fat_of(&image, &partition)?.put(&name, &contents)
+        }
+        What::Get { image, partition, name } => {
+            let contents = fat_of(&image, &partition)?.get(&name)?;
+            std::io::Write::write_all(&mut std::io::stdout(), &contents)
+                .map_err(|source| Error::File { doing: "writing", path: "standard output".into(), source })
+        }
+        What::FirmwareTry { image } => firmware(&image).put("tryboot", b"1\n"),
+        What::Tools { include, suite, cache } => {
+            let archive = Archive::of_this_machine(Path::new("/etc/apt"))?;
+            println!("{}", Tools::with(&archive, &cache, &suite, &include)?.root().display());
+            Ok(())
+        }
+    }
+}
+
+fn build(services: PathBuf, out: PathBuf, cache: PathBuf) -> Result<()> {
+    let crate_directory = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let repository = crate_directory.parent().unwrap_or(crate_directory).to_owned();
+    let contents = Build { services, out: out.clone(), cache, repository }.run()?;
+    let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
+    println!("image      {} (kernel {})", out.join("lucid.img").display(), contents.kernel);
+    println!(
+        "root       {:.1} MiB compressed of {:.1} MiB, and {:.1} MiB of hashes",
+        mib(contents.root_bytes),
+        mib(contents.files_bytes),
+        mib(contents.hash_bytes)
+    );
+    println!("kernel     {:.1} MiB, initramfs {:.1} MiB", mib(contents.kernel_bytes), mib(contents.initramfs_bytes));
+    println!("root hash  {}", contents.root_hash);
+    println!("largest files of the root, uncompressed:");
+    for item in &contents.largest {
+        println!("  {:7.2} MiB  {}", mib(item.bytes), item.path);
+    }
+    Ok(())
+}
+
+fn fat_of<'a>(image: &'a Path, name: &str) -> Result<lucid_image::fat::Place<'a>> {
+    let partition = disk::partition(image, name)?;
+    if !matches!(partition.kind, Kind::Select | Kind::Boot) {
+        return Err(Error::Table { path: image.to_owned(), why: format!("{name} is not a FAT partition") });
+    }
+    Ok(disk::fat(image, partition))
+}
+
+fn print_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Error::Format { path: path.to_owned(), why: error.to_string() })?;
+    println!("{text}");
+    Ok(())
+}
+
+fn list(image: &Path, json: bool) -> Result<()> {
+    let table = disk::table(image)?;
+    if json {
+        return print_json(image, &table);
+    }
+    for found in table {
+        println!("{}  {:8} {:5} MiB at {:5} MiB", found.number, found.name, found.bytes >> 20, found.start >> 20);
+        if let Some(partition) = PARTITIONS.iter().find(|p| p.name == found.name) {
+            if matches!(partition.kind, Kind::Select | Kind::Boot) {
+                for entry in disk::fat(image, partition).list()? {
+                    println!("     {:10}  {}", entry.bytes, entry.name);
+                }
+            }
+        }
+    }
+    Ok(())
+}

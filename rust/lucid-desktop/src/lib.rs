@@ -1,1 +1,38 @@
-//! A session's desktop: starts the compositor, captures damage, injects input
+//! A session's desktop, seen from the program that serves it to a client.
+//!
+//! [`Desktop::open`] asks a launcher (the `lucid-desktop` program, see [`handover`]) for a compositor
+//! of its own, gives its pictures to a [`FrameSink`] and takes [`Input`]. The desktop lives exactly as
+//! long as the [`Desktop`]: when it is dropped, or its process dies, the launcher kills everything.
+//!
+//! Nothing is polled: one thread sleeps until the compositor reports damage or a command comes.
+//!
+//! ```no_run
+//! # use lucid_desktop::{Desktop, DesktopRequest, Frame, FrameSink, Closed, Input, KeyboardLayout};
+//! struct Print;
+//! impl FrameSink for Print {
+//!     fn frame(&mut self, frame: Frame<'_>) { println!("{} rectangles", frame.damage.len()); }
+//!     fn closed(&mut self, reason: Closed) { println!("{reason:?}"); }
+//! }
+//! # fn main() -> Result<(), lucid_desktop::Error> {
+//! let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
+//! let request = DesktopRequest { width: 1280, height: 720, keyboard };
+//! let desktop = Desktop::open("/run/lucid/desktop.sock".as_ref(), &request, Print)?;
+//! desktop.request_frame();
+//! desktop.input(Input::PointerMove { x: 10, y: 10 })?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod damage;
+mod desktop;
+mod error;
+pub mod handover;
+mod keyboard;
+mod session;
+mod types;
+
+pub use damage::MAX_DAMAGE;
+pub use desktop::Desktop;
+pub use error::Error;
+pub use handover::{DesktopRequest, KeyboardLayout};
+pub use types::{Button, CaptureProtocol, Closed, Frame, FrameSink, Input, Rect};

@@ -1,1 +1,18 @@
-//! Applies lucid.toml from the card and announces how to connect
+//! Provisioning: what `lucid.toml` on the card says, made into what the services need.
+//!
+//! [`config`] is the file's format, [`apply`] what happens on every start, [`announce`] what the
+//! consoles show. Everything runs as an ordinary user on a FAT image as well.
+
+pub mod announce;
+pub mod apply;
+pub mod card;
+pub mod config;
+pub mod console;
+mod error;
+pub mod secret;
+pub mod store;
+
+pub use error::Error;
+
+/// A commented `lucid.toml`.
+pub const EXAMPLE: &str = include_str!("../example.toml");

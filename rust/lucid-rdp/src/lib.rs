@@ -1,1 +1,104 @@
-//! RDP host: shows a session's desktop to a remote client and carries its input
+//! Lucid's RDP host.
+//!
+//! The way of a client: [`listener`](self) accepts it and bounds how many may wait; the handshake negotiates
+//! TLS or NLA and checks the account; a desktop is opened for it through the socket of `lucid-desktop`; the
+//! session carries pictures and input until either side ends it. **One desktop per connection**: it starts when
+//! the client has authenticated and ends with the connection, with everything that runs in it.
+//!
+//! One thread serves all sockets; each desktop captures and encodes on a thread of its own.
+
+mod account;
+mod bitmap;
+mod capabilities;
+mod egfx;
+mod error;
+mod fastpath;
+mod handshake;
+mod input;
+mod listener;
+mod picture;
+mod remotefx;
+mod session;
+mod status;
+mod tls;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ironrdp_acceptor::DesktopSize;
+pub use lucid_desktop::KeyboardLayout;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub use account::Account;
+pub use error::{Error, Refused};
+
+/// What a client gets that asks for no size.
+const DEFAULT_SIZE: DesktopSize = DesktopSize { width: 1280, height: 720 };
+/// The most that a client gets: what the H.264 encoder takes, and 32 MiB for a picture.
+const MAX_SIZE: DesktopSize = DesktopSize { width: 4096, height: 2304 };
+
+/// How to run.
+#[derive(Debug)]
+pub struct Options {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Directory of the TLS key and certificate.
+    pub state: PathBuf,
+    /// Directory of `status.json`.
+    pub run: PathBuf,
+    /// The account file.
+    pub account: PathBuf,
+    /// The socket of `lucid-desktop`.
+    pub desktop: PathBuf,
+    /// The keyboard of the desktops.
+    pub keyboard: KeyboardLayout,
+    /// The name in the certificate.
+    pub name: String,
+    /// Sessions at a time.
+    pub max_sessions: usize,
+}
+
+/// Runs the host until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start: no account, no usable TLS identity, no port.
+pub async fn run(options: Options) -> Result<(), Error> {
+    let account = Account::load(&options.account)?;
+    let identity = tls::Identity::load_or_make(&options.state, &options.name)?;
+    let listen = |source| Error::Listen { address: options.listen, source };
+    let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
+    let port = listener.local_addr().map_err(listen)?.port();
+    status::write(&options.run, port, &identity.fingerprint)?;
+    tracing::info!(port, user = account.user(), fingerprint = identity.fingerprint, "ready at {:.3} s", status::uptime());
+    // Without systemd there is nobody to tell, which is no error.
+    if let Err(e) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+        tracing::warn!("telling the service manager that this service is ready: {e}");
+    }
+
+    let (stop, stopping) = watch::channel(false);
+    let host =
+        Arc::new(handshake::Host { identity, account, default_size: DEFAULT_SIZE, max_size: MAX_SIZE });
+    let settings = listener::Settings {
+        desktop: options.desktop,
+        keyboard: options.keyboard,
+        max_sessions: options.max_sessions,
+    };
+    let signals = async move {
+        use tokio::signal::unix::{SignalKind, signal};
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(mut terminate), Ok(mut interrupt)) => {
+                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            }
+            (Err(e), _) | (_, Err(e)) => {
+                tracing::error!("signals cannot be caught ({e}); stopping will be abrupt");
+                std::future::pending::<()>().await;
+            }
+        }
+        stop.send_replace(true);
+    };
+    let local = tokio::task::LocalSet::new();
+    local.spawn_local(signals);
+    local.run_until(listener::serve(listener, host, settings, stopping)).await
+}

@@ -1,2 +1,102 @@
-//! RDP host: shows a session's desktop to a remote client and carries its input
-fn main() {}
+//! `lucid-rdp`: the RDP host as a service. Exit status: 0 stopped when asked, 1 could not start, 2 wrong usage.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use lucid_rdp::{Error, KeyboardLayout, Options};
+use serde::Deserialize;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Shows a desktop to RDP clients. Needs an account file: without one nobody may connect, and it does not start.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Address and port to listen on.
+    #[arg(long, default_value = "0.0.0.0:3389")]
+    listen: SocketAddr,
+    /// Directory that keeps the TLS key and certificate.
+    #[arg(long, default_value = "/var/lib/lucid-rdp")]
+    state: PathBuf,
+    /// Directory for status.json.
+    #[arg(long, default_value = "/run/lucid-rdp")]
+    run: PathBuf,
+    /// The account file, as lucid-provision writes it.
+    #[arg(long)]
+    account: PathBuf,
+    /// The socket of lucid-desktop.
+    #[arg(long, default_value = "/run/lucid/desktop.sock")]
+    desktop: PathBuf,
+    /// Keyboard and device name, as lucid-provision writes them (desktop.json).
+    #[arg(long)]
+    desktop_settings: Option<PathBuf>,
+    /// Sessions at a time.
+    #[arg(long, default_value_t = 4)]
+    max_sessions: usize,
+}
+
+/// `desktop.json`, version 1.
+#[derive(Deserialize)]
+struct DesktopSettings {
+    version: u32,
+    keyboard: KeyboardLayout,
+    name: String,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // LUCID_LOG takes tracing's target=level list; what it gets wrong is not silently ignored.
+    let filter = std::env::var("LUCID_LOG").unwrap_or_else(|_| "warn,lucid_rdp=info,lucid_desktop=info".into());
+    let filter: tracing_subscriber::filter::Targets = match filter.parse() {
+        Ok(filter) => filter,
+        Err(e) => {
+            eprintln!("lucid-rdp: LUCID_LOG: {e}; example: LUCID_LOG=warn,lucid_rdp=debug");
+            return ExitCode::from(2);
+        }
+    };
+    // The journal has its own time stamps.
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).without_time();
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    match start(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: Arguments) -> Result<(), Error> {
+    let (keyboard, name) = match arguments.desktop_settings {
+        Some(path) => desktop_settings(path)?,
+        None => (KeyboardLayout { layout: "us".into(), variant: String::new() }, "lucid".into()),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::File { doing: "starting the runtime for", path: arguments.state.clone(), source })?;
+    runtime.block_on(lucid_rdp::run(Options {
+        listen: arguments.listen,
+        state: arguments.state,
+        run: arguments.run,
+        account: arguments.account,
+        desktop: arguments.desktop,
+        keyboard,
+        name,
+        max_sessions: arguments.max_sessions,
+    }))
+}
+
+fn desktop_settings(path: PathBuf) -> Result<(KeyboardLayout, String), Error> {
+    let text = std::fs::read(&path)
+        .map_err(|source| Error::File { doing: "reading the desktop's settings from", path: path.clone(), source })?;
+    let settings: DesktopSettings = serde_json::from_slice(&text)
+        .map_err(|e| Error::File { doing: "reading the desktop's settings from", path: path.clone(), source: e.into() })?;
+    if settings.version != 1 {
+        let source = std::io::Error::other(format!("version {} is not known, only 1 is", settings.version));
+        return Err(Error::File { doing: "reading the desktop's settings from", path, source });
+    }
+    Ok((settings.keyboard, settings.name))
+}

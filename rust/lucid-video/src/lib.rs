@@ -1,1 +1,129 @@
-//! Turns pictures into H.264: colour conversion and encoders behind one trait
+//! Turns pictures of a desktop into H.264 for MS-RDPEGFX (AVC420).
+//!
+//! Two parts: [`colour`] converts BGRX pixels to planar YUV 4:2:0 (full-range BT.709, which is what
+//! MS-RDPEGFX 3.3.8.3.1 decodes), and [`Encoder`] is the one trait behind which encoders stand;
+//! [`OpenH264`] is the encoder in software.
+
+pub mod colour;
+mod openh264;
+
+pub use crate::openh264::OpenH264;
+pub use colour::Rect;
+
+/// What an encoder is set up for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Width of the pictures in pixels, 1..=[`MAX_WIDTH`]. Odd widths are allowed.
+    pub width: u32,
+    /// Height of the pictures in pixels, 1..=[`MAX_HEIGHT`].
+    pub height: u32,
+    /// The rate that the encoder aims at, in bits per second of full-speed motion.
+    pub bitrate_bps: u32,
+    /// The most pictures per second that will be handed in.
+    pub max_fps: f32,
+    /// The finest quantiser (0..=51) the rate control may choose; smaller is better and bigger.
+    pub min_qp: u8,
+    /// The coarsest quantiser (0..=51) the rate control may choose: a bound on how bad text may look.
+    pub max_qp: u8,
+    /// Threads for one picture, 1..=4.
+    pub threads: u8,
+}
+
+/// The widest picture that is accepted (a limit of OpenH264).
+pub const MAX_WIDTH: u32 = 3840;
+/// The highest picture that is accepted (a limit of OpenH264).
+pub const MAX_HEIGHT: u32 = 2160;
+
+impl Settings {
+    /// Settings that keep text sharp at the given size.
+    #[must_use]
+    pub fn desktop(width: u32, height: u32) -> Settings {
+        Settings { width, height, bitrate_bps: 20_000_000, max_fps: 60.0, min_qp: 4, max_qp: 28, threads: 1 }
+    }
+}
+
+/// A picture of the whole desktop, with what changed in it since the picture before.
+#[derive(Clone, Copy, Debug)]
+pub struct Picture<'a> {
+    /// Width in pixels; must be the encoder's.
+    pub width: u32,
+    /// Height in pixels; must be the encoder's.
+    pub height: u32,
+    /// Bytes from one row to the next, at least `4 * width`.
+    pub stride: usize,
+    /// Pixels: bytes B, G, R, X.
+    pub pixels: &'a [u8],
+    /// What changed since the previous picture. Pixels outside are not read, except that the first
+    /// picture of an encoder is always read whole.
+    pub damage: &'a [Rect],
+}
+
+/// One encoded picture.
+#[derive(Clone, Copy, Debug)]
+pub struct Encoded<'a> {
+    /// One access unit as an Annex B byte stream; a key frame begins with its SPS and PPS.
+    pub bytes: &'a [u8],
+    /// Whether this is an IDR picture, decodable without any picture before.
+    pub key_frame: bool,
+    /// The picture's quantiser (0..=51), for `RDPGFX_AVC420_QUANT_QUALITY`.
+    pub qp: u8,
+}
+
+/// An H.264 encoder. Every picture handed in comes out: none is ever dropped.
+pub trait Encoder: Send {
+    /// Encodes the next picture. The width and height of the stream are rounded up to multiples of 16
+    /// and the added pixels repeat the edge; the receiver crops by its region rectangles.
+    ///
+    /// # Errors
+    /// When the picture does not fit the settings, or the encoder fails.
+    fn encode(&mut self, picture: Picture<'_>) -> Result<Encoded<'_>, Error>;
+    /// The next picture will be a key frame.
+    fn force_key_frame(&mut self);
+    /// Changes the rate that is aimed at, from the next picture on.
+    ///
+    /// # Errors
+    /// When the encoder refuses the rate.
+    fn set_bitrate(&mut self, bitrate_bps: u32) -> Result<(), Error>;
+    /// The encoder's name, to be shown to the user.
+    fn name(&self) -> &'static str;
+}
+
+/// What may go wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Settings out of their limits.
+    #[error("setting up an encoder for {width}x{height}: {what}; choose a value within the limits")]
+    Settings {
+        /// Asked-for width.
+        width: u32,
+        /// Asked-for height.
+        height: u32,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A picture that does not fit.
+    #[error("converting a picture of {width}x{height}: {what}; make a new encoder after a change of size")]
+    Picture {
+        /// The picture's width.
+        width: u32,
+        /// The picture's height.
+        height: u32,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// OpenH264 returned an error.
+    #[error("OpenH264, {doing}: error {code}; make a new encoder")]
+    OpenH264 {
+        /// What was being done.
+        doing: &'static str,
+        /// OpenH264's return code (`CM_RETURN`).
+        code: i32,
+    },
+    /// OpenH264 returned no picture although skipping is off.
+    #[error("OpenH264 encoded nothing for a picture (frame type {frame_type}); make a new encoder")]
+    NothingEncoded {
+        /// OpenH264's `EVideoFrameType`.
+        frame_type: i32,
+    },
+}

@@ -1,2 +1,86 @@
-//! Sets up, builds, runs and tests Lucid on a developer's machine
-fn main() {}
+//! Sets up, builds, runs and tests Lucid on a developer's machine; `scripts/` starts it.
+
+mod build;
+mod client;
+mod error;
+mod journal;
+mod machine;
+mod progress;
+mod run;
+mod setup;
+mod suite;
+mod suites;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    error::{Error, Result},
+    progress::{Interrupt, Steps},
+    setup::{Project, setup},
+};
+
+/// Sets up, builds, runs and tests Lucid.
+#[derive(Parser)]
+#[command(name = "xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build Lucid, boot it in QEMU and say how to connect.
+    #[command(override_usage = "scripts/run [OPTIONS]")]
+    Run(run::RunArguments),
+    /// Run the test suites, all or those named.
+    #[command(override_usage = "scripts/test [OPTIONS] [NAME]...")]
+    Test {
+        /// Suites to run; all when none is named.
+        names: Vec<String>,
+        /// List the suites and end.
+        #[arg(long)]
+        list: bool,
+    },
+    /// Build the disk image without booting it.
+    #[command(override_usage = "scripts/build-image")]
+    BuildImage,
+    /// Install what is missing on this machine, and end.
+    Setup,
+}
+
+fn main() -> ExitCode {
+    match act(Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(Error::Interrupted) => {
+            eprintln!("\nStopped.");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("\n{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(arguments: Arguments) -> Result<bool> {
+    if let Command::Test { list: true, .. } = arguments.command {
+        suites::list();
+        return Ok(true);
+    }
+    let project = Project::find()?;
+    let steps = Steps { logs: project.lucid.join("log"), interrupt: Interrupt::install()? };
+    match arguments.command {
+        Command::Run(arguments) => run::run(&project, &steps, &arguments).map(|()| true),
+        Command::Test { names, .. } => suites::run(&project, &steps, &names),
+        Command::BuildImage => {
+            setup(&project, &steps)?;
+            let image = build::image(&project, &steps)?;
+            print!("{}", build::Contents::read(&image)?.describe(&image)?);
+            Ok(true)
+        }
+        Command::Setup => setup(&project, &steps).map(|()| true),
+    }
+}

@@ -1,0 +1,501 @@
+//! The handle: opening, input, commands to the thread.
+
+use crate::handover::{self, DesktopRequest, Reply};
+use crate::keyboard::{Keyboard, Request};
+use crate::session::Session;
+use crate::{Button, CaptureProtocol, Closed, Error, FrameSink, Input};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use wayland_client::backend::WaylandError;
+use wayland_client::protocol::wl_pointer;
+use wayland_client::{Connection, DispatchError, EventQueue};
+use wayland_protocols_misc::zwp_virtual_keyboard_v1::client::zwp_virtual_keyboard_v1::ZwpVirtualKeyboardV1;
+use wayland_protocols_wlr::virtual_pointer::v1::client::zwlr_virtual_pointer_v1::ZwlrVirtualPointerV1;
+
+/// How long opening a desktop may take in all.
+const OPEN_SECONDS: u64 = 30;
+/// What a wheel's detent scrolls, in Wayland's units (libinput's 15 degrees).
+const DETENT: f64 = 15.0;
+/// The most detents in one event.
+const MAX_DETENTS: f64 = 100.0;
+
+// linux/input-event-codes.h
+const BTN_LEFT: u32 = 0x110;
+const BTN_RIGHT: u32 = 0x111;
+const BTN_MIDDLE: u32 = 0x112;
+const BTN_SIDE: u32 = 0x113;
+const BTN_EXTRA: u32 = 0x114;
+
+impl Button {
+    fn code(self) -> u32 {
+        match self {
+            Button::Left => BTN_LEFT,
+            Button::Right => BTN_RIGHT,
+            Button::Middle => BTN_MIDDLE,
+            Button::Back => BTN_SIDE,
+            Button::Forward => BTN_EXTRA,
+        }
+    }
+}
+
+/// What the handle and the thread share.
+pub(crate) struct Shared {
+    commands: Mutex<Commands>,
+    wake: OwnedFd,
+    /// The output's size: width in the upper half.
+    size: AtomicU64,
+    wakeups: AtomicU64,
+}
+
+/// What the thread is to do.
+#[derive(Default)]
+pub(crate) struct Commands {
+    pub(crate) credits: u32,
+    pub(crate) refresh: bool,
+    pub(crate) resize: Option<(u32, u32)>,
+    pub(crate) stop: bool,
+}
+
+impl Shared {
+    fn new() -> Result<Shared, Error> {
+        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(Error::system("making an eventfd"))?;
+        Ok(Shared { commands: Mutex::default(), wake, size: AtomicU64::new(0), wakeups: AtomicU64::new(0) })
+    }
+
+    fn command(&self, change: impl FnOnce(&mut Commands)) {
+        change(&mut lock(&self.commands));
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // The only failure of a valid eventfd is a full counter: then it is readable already.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    pub(crate) fn set_size(&self, (width, height): (u32, u32)) {
+        self.size.store(u64::from(width) << 32 | u64::from(height), Ordering::Relaxed);
+    }
+
+    fn size(&self) -> (u32, u32) {
+        let size = self.size.load(Ordering::Relaxed);
+        ((size >> 32) as u32, size as u32)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that holds these locks leaves the data half-changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Devices {
+    pointer: ZwlrVirtualPointerV1,
+    virtual_keyboard: ZwpVirtualKeyboardV1,
+    keyboard: Keyboard,
+    held_buttons: Vec<Button>,
+    /// The part of a detent that has been scrolled but not yet counted, vertical and horizontal.
+    wheel_rest: [f64; 2],
+}
+
+/// A running desktop. Dropping it ends the desktop.
+pub struct Desktop {
+    shared: Arc<Shared>,
+    connection: Connection,
+    devices: Mutex<Devices>,
+    protocol: CaptureProtocol,
+    started: Instant,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Desktop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Desktop").field("size", &self.shared.size()).field("protocol", &self.protocol).finish()
+    }
+}
+
+impl Desktop {
+    /// Connects to the launcher's socket, asks for a desktop and connects to its compositor. Blocks for
+    /// at most 30 s; about half a second is usual.
+    ///
+    /// `sink` is called on the desktop's own thread, for the first time after
+    /// [`request_frame`](Desktop::request_frame).
+    ///
+    /// # Errors
+    /// When the request is outside its limits, the launcher is not there or refuses, or the compositor
+    /// lacks something.
+    pub fn open(socket: &Path, request: &DesktopRequest, sink: impl FrameSink + 'static) -> Result<Desktop, Error> {
+        let deadline = Instant::now() + Duration::from_secs(OPEN_SECONDS);
+        let line = request.to_line()?;
+        let doing = || format!("asking the launcher at {} for a desktop", socket.display());
+        let mut launcher = UnixStream::connect(socket).map_err(Error::io(doing()))?;
+        launcher.set_write_timeout(Some(Duration::from_secs(OPEN_SECONDS))).map_err(Error::io(doing()))?;
+        match launcher.write_all(line.as_bytes()) {
+            // A launcher that refuses without reading has said why.
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+            written => written.map_err(Error::io(doing()))?,
+        }
+        let (line, descriptors) =
+            handover::receive_line(&launcher, deadline, "waiting for the launcher to start a desktop")?;
+        let keymap_size = match Reply::from_line(&line)? {
+            Reply::Ready { keymap_size } => keymap_size,
+            Reply::Failed { error } => return Err(Error::Launcher { reason: error }),
+        };
+        let Ok([wayland, keymap]) = <[OwnedFd; 2]>::try_from(descriptors) else {
+            return Err(Error::Protocol { what: "the reply came without its two descriptors".into() });
+        };
+        Desktop::start(launcher, UnixStream::from(wayland), keymap, keymap_size, deadline, Box::new(sink))
+    }
+
+    fn start(
+        launcher: UnixStream,
+        wayland: UnixStream,
+        keymap: OwnedFd,
+        keymap_size: u32,
+        deadline: Instant,
+        sink: Box<dyn FrameSink>,
+    ) -> Result<Desktop, Error> {
+        let keyboard = Keyboard::new(&read_keymap(&keymap, keymap_size)?)?;
+        let shared = Arc::new(Shared::new()?);
+        let connection = Connection::from_socket(wayland)
+            .map_err(|e| Error::Compositor { reason: format!("its socket is not usable: {e}") })?;
+        let queue = connection.new_event_queue();
+        let handle = queue.handle();
+        let mut session = Session::new(Arc::clone(&shared), sink);
+        let registry = connection.display().get_registry(&handle, ());
+        let mut events = Events { connection: connection.clone(), queue, shared: Arc::clone(&shared), launcher };
+        // Twice: the globals, then what the bound ones say (the output's mode, its heads).
+        events.barrier(&mut session, deadline)?;
+        let (pointer, virtual_keyboard, protocol) = session.bind(&registry, &handle)?;
+        virtual_keyboard.keymap(1 /* wl_keyboard.keymap_format.xkb_v1 */, keymap.as_fd(), keymap_size);
+        events.barrier(&mut session, deadline)?;
+        let devices = Devices {
+            pointer,
+            virtual_keyboard,
+            keyboard,
+            held_buttons: Vec::new(),
+            wheel_rest: [0.0; 2],
+        };
+        let thread = std::thread::Builder::new()
+            .name("lucid-desktop".into())
+            .spawn(move || {
+                let reason = events.serve(&mut session);
+                // The launcher kills everything as soon as its socket is closed.
+                drop(events);
+                session.closed(reason);
+            })
+            .map_err(Error::io("starting the desktop's thread"))?;
+        Ok(Desktop {
+            shared,
+            connection,
+            devices: Mutex::new(devices),
+            protocol,
+            started: Instant::now(),
+            thread: Some(thread),
+        })
+    }
+
+    /// Hands over what the user does. Cheap (one `sendmsg`), from any thread.
+    ///
+    /// # Errors
+    /// When the connection to the compositor is gone.
+    pub fn input(&self, input: Input) -> Result<(), Error> {
+        let time = self.time();
+        let mut devices = lock(&self.devices);
+        match input {
+            Input::Key { evdev, pressed } => {
+                let requests = devices.keyboard.key(evdev, pressed);
+                devices.type_keys(time, &requests);
+            }
+            Input::Locks { caps, num, scroll } => {
+                let requests = devices.keyboard.locks(caps, num, scroll);
+                devices.type_keys(time, &requests);
+            }
+            Input::PointerMove { x, y } => {
+                let (width, height) = self.shared.size();
+                if width > 0 && height > 0 {
+                    devices.pointer.motion_absolute(time, x.min(width - 1), y.min(height - 1), width, height);
+                    devices.pointer.frame();
+                }
+            }
+            Input::PointerMoveRelative { dx, dy } => {
+                let limit = |d: i32| f64::from(d.clamp(-8192, 8192));
+                devices.pointer.motion(time, limit(dx), limit(dy));
+                devices.pointer.frame();
+            }
+            Input::Button { button, pressed } => devices.button(time, button, pressed),
+            Input::Wheel { vertical, horizontal } => devices.wheel(time, [vertical, horizontal]),
+        }
+        self.flush()
+    }
+
+    /// Releases every key and button that is held (after the client lost its focus, say).
+    ///
+    /// # Errors
+    /// When the connection to the compositor is gone.
+    pub fn release_all(&self) -> Result<(), Error> {
+        let time = self.time();
+        let mut devices = lock(&self.devices);
+        let requests = devices.keyboard.release_all();
+        devices.type_keys(time, &requests);
+        for button in devices.held_buttons.clone() {
+            devices.button(time, button, false);
+        }
+        self.flush()
+    }
+
+    /// Asks for one more frame. Frames are given only as they are asked for, one for each call (at most
+    /// 1024 are remembered), and only when something has changed. The first frame is the whole picture.
+    pub fn request_frame(&self) {
+        self.shared.command(|commands| commands.credits = (commands.credits + 1).min(1024));
+    }
+
+    /// The whole next frame counts as damaged, and is given (if one is asked for) even when nothing
+    /// changes: for a client that has lost its picture.
+    pub fn refresh_all(&self) {
+        self.shared.command(|commands| commands.refresh = true);
+    }
+
+    /// Asks for another size of the output. Returns at once; a later frame has the new size, or
+    /// [`FrameSink::resize_failed`] is called. Of several sizes asked for in a row the last one counts.
+    ///
+    /// # Errors
+    /// When the size is not within [`handover::SIZES`].
+    pub fn resize(&self, width: u32, height: u32) -> Result<(), Error> {
+        handover::check_size(width, height)?;
+        self.shared.command(|commands| commands.resize = Some((width, height)));
+        Ok(())
+    }
+
+    /// How the pictures are taken.
+    #[must_use]
+    pub fn capture_protocol(&self) -> CaptureProtocol {
+        self.protocol
+    }
+
+    /// The output's present size in pixels.
+    #[must_use]
+    pub fn size(&self) -> (u32, u32) {
+        self.shared.size()
+    }
+
+    /// How often the desktop's thread has woken up. Stays the same while nothing happens.
+    #[must_use]
+    pub fn wakeups(&self) -> u64 {
+        self.shared.wakeups.load(Ordering::Relaxed)
+    }
+
+    fn time(&self) -> u32 {
+        self.started.elapsed().as_millis() as u32 // wraps, as Wayland's time stamps do
+    }
+
+    fn flush(&self) -> Result<(), Error> {
+        match self.connection.flush() {
+            Ok(()) => Ok(()),
+            Err(WaylandError::Io(e)) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                self.shared.wake(); // the thread waits until there is room
+                Ok(())
+            }
+            Err(e) => Err(gone(&e)),
+        }
+    }
+}
+
+impl Drop for Desktop {
+    fn drop(&mut self) {
+        // An error means that the desktop is gone, and its keys with it.
+        let _ = self.release_all();
+        self.shared.command(|commands| commands.stop = true);
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the frame sink panicked");
+        }
+    }
+}
+
+impl Devices {
+    fn type_keys(&self, time: u32, requests: &[Request]) {
+        for request in requests {
+            match *request {
+                Request::Key { evdev, pressed } => self.virtual_keyboard.key(time, evdev, u32::from(pressed)),
+                Request::Modifiers { depressed, latched, locked, group } => {
+                    self.virtual_keyboard.modifiers(depressed, latched, locked, group);
+                }
+            }
+        }
+    }
+
+    fn button(&mut self, time: u32, button: Button, pressed: bool) {
+        let held = self.held_buttons.iter().position(|&b| b == button);
+        let state = match (held, pressed) {
+            (None, true) => {
+                self.held_buttons.push(button);
+                wl_pointer::ButtonState::Pressed
+            }
+            (Some(at), false) => {
+                self.held_buttons.swap_remove(at);
+                wl_pointer::ButtonState::Released
+            }
+            _ => return,
+        };
+        self.pointer.button(time, button.code(), state);
+        self.pointer.frame();
+    }
+
+    fn wheel(&mut self, time: u32, detents: [f64; 2]) {
+        let axes = [wl_pointer::Axis::VerticalScroll, wl_pointer::Axis::HorizontalScroll];
+        let mut any = false;
+        for ((axis, amount), rest) in axes.into_iter().zip(detents).zip(&mut self.wheel_rest) {
+            if amount == 0.0 || !amount.is_finite() {
+                continue;
+            }
+            let amount = amount.clamp(-MAX_DETENTS, MAX_DETENTS);
+            if *rest * amount < 0.0 {
+                *rest = 0.0; // turned back: what was left of the other way does not count
+            }
+            *rest += amount;
+            let whole = rest.trunc();
+            *rest -= whole;
+            self.pointer.axis_source(wl_pointer::AxisSource::Wheel);
+            if whole == 0.0 {
+                self.pointer.axis(time, axis, amount * DETENT);
+            } else {
+                self.pointer.axis_discrete(time, axis, amount * DETENT, whole as i32);
+            }
+            any = true;
+        }
+        if any {
+            self.pointer.frame();
+        }
+    }
+}
+
+fn read_keymap(keymap: &OwnedFd, size: u32) -> Result<Vec<u8>, Error> {
+    let mut text = vec![0; size as usize];
+    let mut filled = 0;
+    while filled < text.len() {
+        let read = rustix::io::pread(keymap, &mut text[filled..], filled as u64)
+            .map_err(Error::system("reading the keymap of the launcher"))?;
+        if read == 0 {
+            return Err(Error::Keymap { reason: format!("it has {filled} bytes and not {size}") });
+        }
+        filled += read;
+    }
+    if text.pop() != Some(0) || text.contains(&0) {
+        return Err(Error::Keymap { reason: "it does not end with its only NUL".into() });
+    }
+    Ok(text)
+}
+
+fn gone(error: &dyn std::fmt::Display) -> Error {
+    Error::Compositor { reason: error.to_string() }
+}
+
+/// The thread's side: the connection and what wakes it.
+struct Events {
+    connection: Connection,
+    queue: EventQueue<Session>,
+    shared: Arc<Shared>,
+    launcher: UnixStream,
+}
+
+impl Events {
+    /// Everything that was asked before has been answered after this.
+    fn barrier(&mut self, session: &mut Session, deadline: Instant) -> Result<(), Error> {
+        session.synced = false;
+        self.connection.display().sync(&self.queue.handle(), ());
+        while !session.synced {
+            self.dispatch(session)?;
+            if session.synced {
+                break;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::TimedOut { doing: "setting up the compositor", seconds: OPEN_SECONDS });
+            }
+            self.wait(Some(left))?;
+        }
+        Ok(())
+    }
+
+    fn dispatch(&mut self, session: &mut Session) -> Result<(), Error> {
+        self.queue.dispatch_pending(session).map_err(|e| match e {
+            DispatchError::Backend(e) => gone(&e),
+            e @ DispatchError::BadMessage { .. } => gone(&e),
+        })?;
+        session.take_error()
+    }
+
+    /// Flushes, and sleeps until something comes.
+    fn wait(&mut self, limit: Option<Duration>) -> Result<(), Error> {
+        let mut interest = PollFlags::IN;
+        match self.connection.flush() {
+            Ok(()) => {}
+            Err(WaylandError::Io(e)) if e.kind() == std::io::ErrorKind::WouldBlock => interest |= PollFlags::OUT,
+            Err(e) => return Err(gone(&e)),
+        }
+        let Some(guard) = self.queue.prepare_read() else {
+            return Ok(()); // events are queued already
+        };
+        let limit = limit.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: i64::from(l.subsec_nanos()) });
+        let (readable, woken, launcher) = {
+            let fd = guard.connection_fd();
+            let mut poll = [
+                PollFd::new(&fd, interest),
+                PollFd::new(&self.shared.wake, PollFlags::IN),
+                PollFd::new(&self.launcher, PollFlags::IN),
+            ];
+            match rustix::event::poll(&mut poll, limit.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(Error::system("waiting for the compositor")(e)),
+            }
+            let [a, b, c] = poll.map(|p| p.revents());
+            (a, b, c)
+        };
+        self.shared.wakeups.fetch_add(1, Ordering::Relaxed);
+        if !woken.is_empty() {
+            let mut count = [0; 8];
+            match rustix::io::read(&self.shared.wake, &mut count) {
+                Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(Error::system("reading the desktop's commands")(e)),
+            }
+        }
+        if readable.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            match guard.read() {
+                Ok(_) => {}
+                Err(WaylandError::Io(e)) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(gone(&e)),
+            }
+        }
+        if !launcher.is_empty() {
+            // After the hand-over the launcher says nothing: it has closed.
+            return Err(Error::LauncherGone);
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, session: &mut Session) -> Closed {
+        loop {
+            let commands = std::mem::take(&mut *lock(&self.shared.commands));
+            if commands.stop {
+                return Closed::Dropped;
+            }
+            let handle = self.queue.handle();
+            let result = self
+                .dispatch(session)
+                .and_then(|()| session.step(commands, &handle))
+                .and_then(|()| self.wait(None));
+            if let Err(error) = result {
+                return Closed::Gone(error);
+            }
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The desktop socket, version 1: how a desktop is asked for and handed over.
+//!
+//! A Unix stream socket; one desktop per connection.
+//!
+//! 1. The client writes one line of JSON, at most [`MAX_LINE`] bytes with its line feed:
+//!    `{"version":1,"width":1280,"height":720,"keyboard":{"layout":"us","variant":""}}`
+//!    (pixels; XKB layout and variant).
+//! 2. The launcher answers with one line, at most [`MAX_LINE`] bytes:
+//!    - `{"version":1,"keymap_size":66181}`; the line's first byte carries two descriptors by
+//!      `SCM_RIGHTS`: first a connected Wayland socket, then a memfd that holds the keymap as XKB v1
+//!      text with a final NUL, `keymap_size` bytes in all (at most [`MAX_KEYMAP`]);
+//!    - or `{"version":1,"error":"..."}` without descriptors, and closes.
+//! 3. Nothing more is sent. The socket stays open as long as the desktop: when the client closes it,
+//!    for whatever reason, everything that was started for it is killed; when the compositor ends, the
+//!    launcher closes it.
+//!
+//! Unknown fields are refused on both sides: a change of the format is a change of the version.
+
+use crate::Error;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+use serde::{Deserialize, Serialize};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// The protocol's version.
+pub const VERSION: u32 = 1;
+/// The longest line, in bytes, with its line feed.
+pub const MAX_LINE: usize = 4096;
+/// The biggest keymap, in bytes. (The largest of xkeyboard-config 2.35 has about 70 kB.)
+pub const MAX_KEYMAP: u32 = 1 << 20;
+/// Widths and heights of a desktop, in pixels.
+pub const SIZES: RangeInclusive<u32> = 200..=8192;
+/// The longest layout or variant name, in bytes.
+pub const MAX_LAYOUT: usize = 32;
+
+/// What to ask the launcher for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DesktopRequest {
+    /// Width in pixels, within [`SIZES`].
+    pub width: u32,
+    /// Height in pixels, within [`SIZES`].
+    pub height: u32,
+    /// The keyboard.
+    pub keyboard: KeyboardLayout,
+}
+
+/// An XKB keyboard layout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyboardLayout {
+    /// XKB layout(s): `us`, `de`, `us,ru`; 1 to [`MAX_LAYOUT`] bytes of `a-z 0-9 _ , -`.
+    pub layout: String,
+    /// XKB variant(s), or empty; at most [`MAX_LAYOUT`] bytes of `a-z 0-9 _ , -`.
+    pub variant: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RequestLine {
+    version: u32,
+    width: u32,
+    height: u32,
+    keyboard: KeyboardLayout,
+}
+
+/// The launcher's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The desktop runs; the descriptors came along.
+    Ready {
+        /// Bytes of keymap in the memfd, with the final NUL.
+        keymap_size: u32,
+    },
+    /// There is no desktop.
+    Failed {
+        /// Why, for people.
+        error: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplyLine {
+    version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    keymap_size: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Checks a size against [`SIZES`].
+///
+/// # Errors
+/// When it is outside.
+pub fn check_size(width: u32, height: u32) -> Result<(), Error> {
+    if SIZES.contains(&width) && SIZES.contains(&height) {
+        return Ok(());
+    }
+    let (least, most) = (SIZES.start(), SIZES.end());
+    Err(Error::Request { what: format!("{width}x{height} is not within {least}..={most} pixels each way") })
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), Error> {
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b',' | b'-');
+    if name.len() <= MAX_LAYOUT && name.bytes().all(good) {
+        return Ok(());
+    }
+    Err(Error::Request {
+        what: format!("the keyboard {what} is not at most {MAX_LAYOUT} characters of a-z 0-9 _ , -"),
+    })
+}
+
+impl DesktopRequest {
+    /// Checks every limit.
+    ///
+    /// # Errors
+    /// Says which limit is exceeded.
+    pub fn check(&self) -> Result<(), Error> {
+        check_size(self.width, self.height)?;
+        if self.keyboard.layout.is_empty() {
+            return Err(Error::Request { what: "the keyboard layout is empty".into() });
+        }
+        check_name("layout", &self.keyboard.layout)?;
+        check_name("variant", &self.keyboard.variant)
+    }
+
+    /// The request as its line, with the line feed.
+    ///
+    /// # Errors
+    /// When the request is outside its limits.
+    pub fn to_line(&self) -> Result<String, Error> {
+        self.check()?;
+        let line = RequestLine {
+            version: VERSION,
+            width: self.width,
+            height: self.height,
+            keyboard: self.keyboard.clone(),
+        };
+        to_line(&line)
+    }
+
+    /// Reads a line (without or with its line feed).
+    ///
+    /// # Errors
+    /// When it is not a request of this version within its limits.
+    pub fn from_line(line: &[u8]) -> Result<DesktopRequest, Error> {
+        let RequestLine { version, width, height, keyboard } = parse("request", line)?;
+        check_version(version)?;
+        let request = DesktopRequest { width, height, keyboard };
+        request.check()?;
+        Ok(request)
+    }
+}
+
+impl Reply {
+    /// The reply as its line, with the line feed. A long error is cut to fit.
+    ///
+    /// # Errors
+    /// When it cannot be written as a line within the limit.
+    pub fn to_line(&self) -> Result<String, Error> {
+        to_line(&match self {
+            Reply::Ready { keymap_size } => {
+                ReplyLine { version: VERSION, keymap_size: Some(*keymap_size), error: None }
+            }
+            Reply::Failed { error } => {
+                // A character takes at most 6 bytes of JSON, so this always fits.
+                let error = error.chars().take(MAX_LINE / 6 - 20).collect();
+                ReplyLine { version: VERSION, keymap_size: None, error: Some(error) }
+            }
+        })
+    }
+
+    /// Reads a line (without or with its line feed).
+    ///
+    /// # Errors
+    /// When it is not a reply of this version.
+    pub fn from_line(line: &[u8]) -> Result<Reply, Error> {
+        let reply: ReplyLine = parse("reply", line)?;
+        check_version(reply.version)?;
+        match (reply.keymap_size, reply.error) {
+            (Some(keymap_size), None) if (1..=MAX_KEYMAP).contains(&keymap_size) => Ok(Reply::Ready { keymap_size }),
+            (Some(size), None) => {
+                Err(Error::Protocol { what: format!("a keymap of {size} bytes is not within 1..={MAX_KEYMAP}") })
+            }
+            (None, Some(error)) => Ok(Reply::Failed { error }),
+            _ => Err(Error::Protocol { what: "the reply has not exactly one of keymap_size and error".into() }),
+        }
+    }
+}
+
+fn to_line(value: &impl Serialize) -> Result<String, Error> {
+    let mut line = serde_json::to_string(value)
+        .map_err(|e| Error::Protocol { what: format!("a line could not be written: {e}") })?;
+    line.push('\n');
+    if line.len() > MAX_LINE {
+        return Err(Error::Protocol { what: format!("a line of {} bytes is longer than {MAX_LINE}", line.len()) });
+    }
+    Ok(line)
+}
+
+fn parse<'a, T: Deserialize<'a>>(what: &str, line: &'a [u8]) -> Result<T, Error> {
+    // serde_json's message names the place and the field, and quotes at most an unknown field's name.
+    serde_json::from_slice(line).map_err(|e| Error::Protocol { what: format!("the {what} is malformed: {e}") })
+}
+
+fn check_version(version: u32) -> Result<(), Error> {
+    if version == VERSION {
+        return Ok(());
+    }
+    Err(Error::Protocol { what: format!("the other side speaks version {version}, this side {VERSION}") })
+}
+
+/// Sends a reply with its descriptors (none for [`Reply::Failed`]).
+///
+/// # Errors
+/// When the other side is gone, or does not read within five seconds.
+pub fn send_reply(socket: &UnixStream, reply: &Reply, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    let doing = || "sending the reply on the desktop socket".to_owned();
+    let line = reply.to_line()?;
+    socket.set_write_timeout(Some(Duration::from_secs(5))).map_err(Error::io(doing()))?;
+    let mut rest = line.as_bytes();
+    let mut descriptors = Some(descriptors).filter(|d| !d.is_empty());
+    while !rest.is_empty() {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if let Some(descriptors) = descriptors
+            && !control.push(SendAncillaryMessage::ScmRights(descriptors))
+        {
+            return Err(Error::Protocol { what: "at most two descriptors go with a reply".into() });
+        }
+        let sent = rustix::io::retry_on_intr(|| {
+            rustix::net::sendmsg(socket, &[IoSlice::new(rest)], &mut control, SendFlags::NOSIGNAL)
+        })
+        .map_err(Error::system(doing()))?;
+        rest = rest.get(sent..).unwrap_or_default();
+        descriptors = None;
+    }
+    Ok(())
+}
+
+/// Receives one line of at most [`MAX_LINE`] bytes and at most two descriptors, until `deadline`.
+///
+/// # Errors
+/// When the other side closes, sends more than a line, or is too slow.
+pub fn receive_line(
+    socket: &UnixStream,
+    deadline: Instant,
+    doing: &'static str,
+) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
+    let started = Instant::now();
+    let mut line = Vec::new();
+    let mut descriptors = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let late = || Error::TimedOut { doing, seconds: (deadline - started).as_secs() };
+        if left.is_zero() {
+            return Err(late());
+        }
+        let wait = rustix::event::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let mut poll = [rustix::event::PollFd::new(socket, rustix::event::PollFlags::IN)];
+        match rustix::event::poll(&mut poll, Some(&wait)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(e) => return Err(Error::system(doing)(e)),
+        }
+        let mut bytes = [0; MAX_LINE];
+        let room = MAX_LINE - line.len();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let received = rustix::net::recvmsg(
+            socket.as_fd(),
+            &mut [IoSliceMut::new(&mut bytes[..room])],
+            &mut control,
+            flags,
+        );
+        let received = match received {
+            Ok(message) => message.bytes,
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => continue,
+            Err(e) => return Err(Error::system(doing)(e)),
+        };
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(passed) = message {
+                descriptors.extend(passed);
+            }
+        }
+        if received == 0 {
+            return Err(Error::Protocol { what: "the other side closed before its line was complete".into() });
+        }
+        line.extend_from_slice(&bytes[..received]);
+        if let Some(end) = line.iter().position(|&b| b == b'\n') {
+            if end + 1 != line.len() {
+                return Err(Error::Protocol { what: "more than one line was sent".into() });
+            }
+            return Ok((line, descriptors));
+        }
+        if line.len() == MAX_LINE {
+            return Err(Error::Protocol { what: format!("a line is longer than {MAX_LINE} bytes") });
+        }
+    }
+}

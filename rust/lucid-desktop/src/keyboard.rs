@@ -1,0 +1,136 @@
+//! Which modifiers and lock states follow from the keys.
+//!
+//! A virtual keyboard's client has to tell the compositor the modifiers itself
+//! (`zwp_virtual_keyboard_v1.modifiers`), so the keymap that the compositor uses is run here as well.
+
+use crate::Error;
+use kbvm::state_machine::{Direction, Event, State, StateMachine};
+use kbvm::{Components, Keycode, ModifierMask, xkb};
+use std::collections::BTreeSet;
+
+/// The highest key number of Linux (`KEY_MAX`).
+pub(crate) const MAX_KEY: u32 = 0x2ff;
+
+/// A request for the virtual keyboard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// `key`, in Linux' numbering.
+    Key { evdev: u32, pressed: bool },
+    /// `modifiers`.
+    Modifiers { depressed: u32, latched: u32, locked: u32, group: u32 },
+}
+
+const KEY_CAPSLOCK: u32 = 58;
+const KEY_NUMLOCK: u32 = 69;
+const KEY_SCROLLLOCK: u32 = 70;
+
+/// What the reader finds odd in a keymap but can live with.
+struct Quiet;
+
+impl xkb::diagnostic::DiagnosticHandler for Quiet {
+    fn filter(&self, _: xkb::diagnostic::DiagnosticKind, is_fatal: bool) -> bool {
+        !is_fatal // a fatal one is returned as the error
+    }
+
+    fn handle(&mut self, diagnostic: xkb::diagnostic::Diagnostic) {
+        tracing::debug!(%diagnostic, "keymap");
+    }
+}
+
+/// A keyboard with its keymap.
+pub(crate) struct Keyboard {
+    machine: StateMachine,
+    state: State,
+    components: Components,
+    held: BTreeSet<u32>,
+    num_mask: ModifierMask,
+    scroll_mask: ModifierMask,
+}
+
+impl Keyboard {
+    /// Reads a keymap of XKB v1 text (without the NUL).
+    pub(crate) fn new(text: &[u8]) -> Result<Keyboard, Error> {
+        let mut context = xkb::Context::builder();
+        // The text is complete: nothing is to be looked up on this machine.
+        context.clear();
+        context.enable_environment(false);
+        let keymap = context
+            .build()
+            .keymap_from_bytes(Quiet, None, text)
+            .map_err(|e| Error::Keymap { reason: e.to_string() })?;
+        let virtual_mask = |name: &str| {
+            keymap.virtual_modifiers().find(|m| m.name() == name).map_or(ModifierMask(0), |m| m.mask())
+        };
+        let (num_mask, scroll_mask) = (virtual_mask("NumLock"), virtual_mask("ScrollLock"));
+        let machine = keymap.to_builder().build_state_machine();
+        let state = machine.create_state();
+        let components = Components::default();
+        Ok(Keyboard { machine, state, components, held: BTreeSet::new(), num_mask, scroll_mask })
+    }
+
+    fn modifiers(&self) -> Request {
+        Request::Modifiers {
+            depressed: self.components.mods_pressed.0,
+            latched: self.components.mods_latched.0,
+            locked: self.components.mods_locked.0,
+            group: self.components.group.0,
+        }
+    }
+
+    /// A key goes down or up. Repeated presses and releases without a press give nothing.
+    pub(crate) fn key(&mut self, evdev: u32, pressed: bool) -> Vec<Request> {
+        if evdev > MAX_KEY || !(if pressed { self.held.insert(evdev) } else { self.held.remove(&evdev) }) {
+            return Vec::new();
+        }
+        self.turn(evdev, pressed)
+    }
+
+    fn turn(&mut self, evdev: u32, pressed: bool) -> Vec<Request> {
+        let direction = if pressed { Direction::Down } else { Direction::Up };
+        let mut events = Vec::new();
+        self.machine.handle_key(&mut self.state, &mut events, Keycode::from_evdev(evdev), direction);
+        let mut requests = Vec::new();
+        let mut changed = false;
+        for event in events {
+            changed |= self.components.apply_event(event);
+            let (key, pressed) = match event {
+                Event::KeyDown(key) => (key, true),
+                Event::KeyUp(key) => (key, false),
+                _ => continue,
+            };
+            if std::mem::take(&mut changed) {
+                requests.push(self.modifiers());
+            }
+            requests.push(Request::Key { evdev: key.to_evdev(), pressed });
+        }
+        if changed {
+            requests.push(self.modifiers());
+        }
+        requests
+    }
+
+    /// Makes the locks equal to the client's.
+    pub(crate) fn locks(&mut self, caps: bool, num: bool, scroll: bool) -> Vec<Request> {
+        let before = self.components.mods_locked;
+        let wanted = [
+            (KEY_CAPSLOCK, ModifierMask::LOCK, caps),
+            (KEY_NUMLOCK, self.num_mask, num),
+            (KEY_SCROLLLOCK, self.scroll_mask, scroll),
+        ];
+        for (key, mask, on) in wanted {
+            let is = self.components.mods_locked.0 & mask.0 != 0;
+            if mask.0 != 0 && is != on && !self.held.contains(&key) {
+                // Only the lock is taken over: no program sees a key that nobody pressed.
+                self.turn(key, true);
+                self.turn(key, false);
+            }
+        }
+        if self.components.mods_locked == before { Vec::new() } else { vec![self.modifiers()] }
+    }
+
+    /// Releases whatever is held.
+    pub(crate) fn release_all(&mut self) -> Vec<Request> {
+        let held: Vec<u32> = self.held.iter().copied().collect();
+        held.into_iter().flat_map(|evdev| self.key(evdev, false)).collect()
+    }
+}

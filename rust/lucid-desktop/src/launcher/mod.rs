@@ -1,0 +1,308 @@
+//! Starting desktops and ending them.
+
+mod descendants;
+mod keymap;
+mod listen;
+mod runtime;
+
+use crate::Paths;
+use lucid_desktop::handover::{self, DesktopRequest, Reply};
+use runtime::RuntimeDirectory;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A client has this long to send its request.
+const REQUEST_TIME: Duration = Duration::from_secs(5);
+/// The compositor and the keymap have this long to be ready.
+const START_TIME: Duration = Duration::from_secs(20);
+/// The programs of the desktop are looked for here.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// What may go wrong with the launcher.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LauncherError {
+    #[error("{doing}: {source}")]
+    System { doing: String, source: io::Error },
+    #[error(transparent)]
+    Handover(#[from] lucid_desktop::Error),
+    #[error("no connection was handed over: start the launcher by its systemd socket, or with --listen PATH")]
+    NoConnection,
+    #[error("{path} is not a readable file ({source}); give its path with {option}")]
+    NoFile { path: PathBuf, option: &'static str, source: io::Error },
+    #[error("the path {0} has characters that sway's configuration would interpret; use a-z A-Z 0-9 / . _ - +")]
+    Path(PathBuf),
+    #[error("the compositor ended before it was ready ({0}); what it said is above")]
+    CompositorEnded(String),
+    #[error("the compositor was not ready within {} s", START_TIME.as_secs())]
+    CompositorSlow,
+    #[error("compiling the keymap for layout \"{layout}\" variant \"{variant}\": {why}; choose another layout")]
+    Keymap { layout: String, variant: String, why: String },
+}
+
+impl LauncherError {
+    fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> LauncherError {
+        let doing = doing.into();
+        move |source| LauncherError::System { doing, source }
+    }
+
+    fn system(doing: impl Into<String>) -> impl FnOnce(rustix::io::Errno) -> LauncherError {
+        let doing = doing.into();
+        move |errno| LauncherError::System { doing, source: errno.into() }
+    }
+}
+
+/// The launcher with its settings.
+pub(crate) struct Launcher {
+    paths: Paths,
+    runtime: PathBuf,
+}
+
+/// Polls until one of the descriptors has something, or the deadline is over (then all are empty).
+fn wait<const N: usize>(
+    descriptors: [&dyn AsFd; N],
+    deadline: Option<Instant>,
+) -> Result<[PollFlags; N], LauncherError> {
+    loop {
+        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        let limit = left.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: i64::from(l.subsec_nanos()) });
+        let borrowed = descriptors.map(AsFd::as_fd);
+        let mut poll = borrowed.each_ref().map(|d| PollFd::new(d, PollFlags::IN));
+        match rustix::event::poll(&mut poll, limit.as_ref()) {
+            Ok(_) => return Ok(poll.each_ref().map(PollFd::revents)),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(LauncherError::system("waiting")(e)),
+        }
+    }
+}
+
+fn pidfd(pid: Pid) -> Result<OwnedFd, LauncherError> {
+    rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map_err(LauncherError::system(format!("watching process {}", pid.as_raw_nonzero())))
+}
+
+/// The running compositor.
+struct Compositor {
+    pid: Pid,
+    ended: OwnedFd,
+}
+
+impl Launcher {
+    pub(crate) fn new(paths: Paths) -> Result<Launcher, LauncherError> {
+        let runtime = paths.runtime.clone().unwrap_or_else(|| {
+            let given = std::env::var_os("RUNTIME_DIRECTORY");
+            // systemd separates several directories by colons; the first is ours.
+            let first = given.as_deref().and_then(|g| g.as_bytes().split(|&b| b == b':').next());
+            first.map_or_else(|| PathBuf::from("/tmp"), |f| PathBuf::from(OsStr::from_bytes(f)))
+        });
+        Ok(Launcher { paths, runtime })
+    }
+
+    /// Serves the connection that systemd handed over.
+    pub(crate) fn serve_from_systemd(&self) -> Result<(), LauncherError> {
+        let mut given = listenfd::ListenFd::from_env();
+        let socket: Option<UnixStream> = given
+            .take_custom(
+                0,
+                i32::from(rustix::net::AddressFamily::UNIX.as_raw()),
+                rustix::net::SocketType::STREAM.as_raw() as i32,
+                "Unix stream socket",
+            )
+            .map_err(LauncherError::io("taking the connection from systemd"))?;
+        let socket = socket.ok_or(LauncherError::NoConnection)?;
+        self.serve(socket, None)
+    }
+
+    /// Serves the connection that the listening launcher gave as standard input.
+    pub(crate) fn serve_standard_input(&self, parent: i32) -> Result<(), LauncherError> {
+        let parent = self.parent(parent)?;
+        let socket = io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(LauncherError::io("taking the connection from standard input"))?;
+        // What is started must not inherit it: a copy of it would keep the connection open.
+        let null = std::fs::File::open("/dev/null").map_err(LauncherError::io("opening /dev/null"))?;
+        rustix::stdio::dup2_stdin(&null).map_err(LauncherError::system("closing standard input"))?;
+        self.serve(UnixStream::from(socket), Some(parent))
+    }
+
+    /// The parent as something to wait for; an error if it has ended meanwhile.
+    fn parent(&self, parent: i32) -> Result<OwnedFd, LauncherError> {
+        let gone = || LauncherError::System {
+            doing: format!("watching the launcher, process {parent}"),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        let pid = Pid::from_raw(parent).ok_or_else(gone)?;
+        let watched = pidfd(pid)?;
+        if rustix::process::getppid() == Some(pid) { Ok(watched) } else { Err(gone()) }
+    }
+
+    /// Runs the compositor in this process' place.
+    pub(crate) fn run_compositor(&self, parent: i32, config: &Path) -> Result<(), LauncherError> {
+        // Should the launcher be killed, the compositor goes as well; its descendants have no display
+        // then, and whoever adopts them (the listening launcher, systemd's control group) kills them.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .map_err(LauncherError::system("tying the compositor to the launcher"))?;
+        self.parent(parent)?;
+        rustix::process::setsid().map_err(LauncherError::system("starting a session"))?;
+        let error = Command::new(&self.paths.sway).arg("--config").arg(config).exec();
+        Err(LauncherError::io(format!("starting {}", self.paths.sway.display()))(error))
+    }
+
+    /// One desktop, from the request to its end. `parent` is watched as well, if given.
+    fn serve(&self, socket: UnixStream, parent: Option<OwnedFd>) -> Result<(), LauncherError> {
+        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)
+            .map_err(LauncherError::system("protecting the connection"))?;
+        // Orphans of the desktop come to this process, so that none escapes.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(LauncherError::system("becoming the reaper of the desktop's processes"))?;
+        let result = self.serve_reaped(&socket, parent);
+        let killed = descendants::kill_all();
+        if let Err(error) = &result {
+            // The client learns why, unless it has its desktop already.
+            let reply = Reply::Failed { error: error.to_string() };
+            if let Err(error) = handover::send_reply(&socket, &reply, &[]) {
+                tracing::debug!(%error, "the client did not take the reason");
+            }
+        }
+        killed?;
+        match result {
+            Ok(Ended::Client) => tracing::info!("the desktop was closed"),
+            Ok(Ended::Parent) => tracing::info!("the launcher ended, and its desktop with it"),
+            Ok(Ended::Compositor) => tracing::info!("the compositor ended"),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn serve_reaped(&self, socket: &UnixStream, parent: Option<OwnedFd>) -> Result<Ended, LauncherError> {
+        let (line, descriptors) =
+            handover::receive_line(socket, Instant::now() + REQUEST_TIME, "waiting for the client's request")?;
+        if !descriptors.is_empty() {
+            return Err(lucid_desktop::Error::Protocol { what: "a request carries no descriptors".into() }.into());
+        }
+        let request = DesktopRequest::from_line(&line)?;
+        let started = Instant::now();
+        let deadline = started + START_TIME;
+        let runtime = RuntimeDirectory::make(&self.runtime)?;
+        let (compositor, ready) = self.start_compositor(&request, &runtime)?;
+        // While the compositor starts.
+        let keymap = keymap::compile(&self.paths.xkbcli, &request.keyboard, deadline)?;
+        let wayland = ready.connect(&runtime, socket, &compositor, deadline)?;
+        let Some(wayland) = wayland else { return Ok(Ended::Client) };
+        let reply = Reply::Ready { keymap_size: keymap.size };
+        handover::send_reply(socket, &reply, &[wayland.as_fd(), keymap.memory.as_fd()])?;
+        drop((wayland, keymap));
+        tracing::info!(
+            width = request.width,
+            height = request.height,
+            milliseconds = started.elapsed().as_millis() as u64,
+            "a desktop is ready"
+        );
+        // Without a parent the socket stands in for it.
+        let watched: [&dyn AsFd; 3] = [socket, &compositor.ended, parent.as_ref().map_or(socket, |p| p as &dyn AsFd)];
+        let [_, ended, parent_ended] = wait(watched, None)?;
+        Ok(match (ended.is_empty(), parent.is_some() && !parent_ended.is_empty()) {
+            (false, _) => Ended::Compositor,
+            (true, true) => Ended::Parent,
+            (true, false) => Ended::Client,
+        })
+    }
+
+    fn start_compositor(
+        &self,
+        request: &DesktopRequest,
+        runtime: &RuntimeDirectory,
+    ) -> Result<(Compositor, runtime::Announcement), LauncherError> {
+        let config = self.write_config(request, runtime)?;
+        let announcement = runtime.watch()?;
+        let myself = std::env::current_exe().map_err(LauncherError::io("finding the launcher's own program"))?;
+        let mut command = Command::new(myself);
+        command
+            .arg("run-compositor")
+            .args(["--parent", &std::process::id().to_string()])
+            .arg("--config")
+            .arg(config)
+            .arg("--sway")
+            .arg(&self.paths.sway)
+            .env_clear()
+            .env("HOME", &self.paths.home)
+            .env("PATH", PATH)
+            .env("LANG", "C.UTF-8")
+            .env("SHELL", "/bin/bash")
+            .env("XDG_RUNTIME_DIR", runtime.path())
+            .env("XDG_SESSION_TYPE", "wayland")
+            .env("XDG_CURRENT_DESKTOP", "sway")
+            .env("WLR_BACKENDS", "headless")
+            .env("WLR_HEADLESS_OUTPUTS", "1")
+            .env("WLR_RENDERER", "pixman")
+            .env("WLR_LIBINPUT_NO_DEVICES", "1")
+            .env("LIBSEAT_BACKEND", "noop")
+            .env("XKB_DEFAULT_LAYOUT", &request.keyboard.layout)
+            .env("XKB_DEFAULT_VARIANT", &request.keyboard.variant)
+            .stdin(Stdio::null())
+            // Standard output is for answers; what the compositor says goes to the journal.
+            .stdout(Stdio::from(
+                io::stderr().as_fd().try_clone_to_owned().map_err(LauncherError::io("sharing stderr"))?,
+            ))
+            .stderr(Stdio::inherit());
+        if self.paths.home.is_dir() {
+            command.current_dir(&self.paths.home);
+        } else {
+            command.current_dir("/");
+        }
+        let child = command.spawn().map_err(LauncherError::io("starting the compositor"))?;
+        let pid = Pid::from_child(&child);
+        Ok((Compositor { pid, ended: pidfd(pid)? }, announcement))
+    }
+
+    /// The output's size, then the given configuration.
+    fn write_config(
+        &self,
+        request: &DesktopRequest,
+        runtime: &RuntimeDirectory,
+    ) -> Result<PathBuf, LauncherError> {
+        let path = &self.paths.sway_config;
+        let path = path.canonicalize().and_then(|p| std::fs::File::open(&p).map(|_| p)).map_err(|source| {
+            LauncherError::NoFile { path: path.clone(), option: "--sway-config", source }
+        })?;
+        let plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._-+".contains(b);
+        if !path.as_os_str().as_bytes().iter().all(plain) {
+            return Err(LauncherError::Path(path));
+        }
+        let DesktopRequest { width, height, .. } = request;
+        let text = format!("output HEADLESS-1 mode --custom {width}x{height}\ninclude {}\n", path.display());
+        let config = runtime.path().join("sway-config");
+        std::fs::write(&config, text).map_err(LauncherError::io(format!("writing {}", config.display())))?;
+        Ok(config)
+    }
+}
+
+/// What ended a desktop.
+enum Ended {
+    Client,
+    Compositor,
+    Parent,
+}
+
+impl Compositor {
+    /// How it ended, for the message.
+    fn outcome(&self) -> String {
+        match rustix::process::waitpid(Some(self.pid), rustix::process::WaitOptions::NOHANG) {
+            Ok(Some((_, status))) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => format!("exit code {code}"),
+                (None, Some(signal)) => format!("signal {signal}"),
+                (None, None) => "for no known reason".into(),
+            },
+            Ok(None) | Err(_) => "for no known reason".into(),
+        }
+    }
+}

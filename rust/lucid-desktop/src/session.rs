@@ -1,0 +1,759 @@
+//! The Wayland side: what is bound, the picture, the size of the output.
+
+use crate::damage::{Damage, clip};
+use crate::desktop::{Commands, Shared};
+use crate::{CaptureProtocol, Closed, Error, Frame, FrameSink, Rect};
+use rustix::fs::{MemfdFlags, SealFlags};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use wayland_client::protocol::wl_buffer::WlBuffer;
+use wayland_client::protocol::wl_callback::{self, WlCallback};
+use wayland_client::protocol::wl_output::{self, WlOutput};
+use wayland_client::protocol::wl_registry::{self, WlRegistry};
+use wayland_client::protocol::wl_seat::WlSeat;
+use wayland_client::protocol::wl_shm::{self, WlShm};
+use wayland_client::protocol::wl_shm_pool::WlShmPool;
+use wayland_client::{Connection, Dispatch, Proxy, QueueHandle, WEnum, delegate_noop, event_created_child};
+use wayland_protocols::ext::image_capture_source::v1::client::ext_image_capture_source_v1::ExtImageCaptureSourceV1;
+use wayland_protocols::ext::image_capture_source::v1::client::ext_output_image_capture_source_manager_v1::ExtOutputImageCaptureSourceManagerV1;
+use wayland_protocols::ext::image_copy_capture::v1::client::ext_image_copy_capture_frame_v1::{
+    self, ExtImageCopyCaptureFrameV1,
+};
+use wayland_protocols::ext::image_copy_capture::v1::client::ext_image_copy_capture_manager_v1::{
+    ExtImageCopyCaptureManagerV1, Options,
+};
+use wayland_protocols::ext::image_copy_capture::v1::client::ext_image_copy_capture_session_v1::{
+    self, ExtImageCopyCaptureSessionV1,
+};
+use wayland_protocols_misc::zwp_virtual_keyboard_v1::client::zwp_virtual_keyboard_manager_v1::ZwpVirtualKeyboardManagerV1;
+use wayland_protocols_misc::zwp_virtual_keyboard_v1::client::zwp_virtual_keyboard_v1::ZwpVirtualKeyboardV1;
+use wayland_protocols_wlr::output_management::v1::client::zwlr_output_configuration_head_v1::ZwlrOutputConfigurationHeadV1;
+use wayland_protocols_wlr::output_management::v1::client::zwlr_output_configuration_v1::{
+    self, ZwlrOutputConfigurationV1,
+};
+use wayland_protocols_wlr::output_management::v1::client::zwlr_output_head_v1::{self, ZwlrOutputHeadV1};
+use wayland_protocols_wlr::output_management::v1::client::zwlr_output_manager_v1::{self, ZwlrOutputManagerV1};
+use wayland_protocols_wlr::output_management::v1::client::zwlr_output_mode_v1::{self, ZwlrOutputModeV1};
+use wayland_protocols_wlr::screencopy::v1::client::zwlr_screencopy_frame_v1::{self, ZwlrScreencopyFrameV1};
+use wayland_protocols_wlr::screencopy::v1::client::zwlr_screencopy_manager_v1::ZwlrScreencopyManagerV1;
+use wayland_protocols_wlr::virtual_pointer::v1::client::zwlr_virtual_pointer_manager_v1::ZwlrVirtualPointerManagerV1;
+use wayland_protocols_wlr::virtual_pointer::v1::client::zwlr_virtual_pointer_v1::ZwlrVirtualPointerV1;
+
+/// Captures that may fail one after the other (around a change of size one or two do).
+const MAX_FAILURES: u32 = 32;
+/// Times that a change of size is tried again when the compositor's state moved under it.
+const MAX_RESIZE_TRIES: u32 = 8;
+/// The widest and highest output whose picture is taken.
+const MAX_SIDE: u32 = 16384;
+/// The edge of the squares in which a damaged area is compared with the picture before.
+const TILE: u32 = 64;
+
+type Handle = QueueHandle<Session>;
+
+/// The shared memory that the compositor paints into.
+struct Buffer {
+    memory: OwnedFd,
+    buffer: WlBuffer,
+    layout: Layout,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Layout {
+    format: wl_shm::Format,
+    width: u32,
+    height: u32,
+    stride: u32,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.buffer.destroy();
+    }
+}
+
+enum Manager {
+    Screencopy(ZwlrScreencopyManagerV1),
+    Ext(ExtSession),
+}
+
+/// An ext-image-copy-capture session with what it asks of buffers.
+struct ExtSession {
+    session: ExtImageCopyCaptureSessionV1,
+    size: (u32, u32),
+    format: Option<wl_shm::Format>,
+    /// `done` has come since the last change.
+    known: bool,
+}
+
+enum CaptureFrame {
+    Screencopy(ZwlrScreencopyFrameV1),
+    Ext(ExtImageCopyCaptureFrameV1),
+}
+
+impl CaptureFrame {
+    fn destroy(&self) {
+        match self {
+            CaptureFrame::Screencopy(frame) => frame.destroy(),
+            CaptureFrame::Ext(frame) => frame.destroy(),
+        }
+    }
+}
+
+/// How far the present capture is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// The compositor has not yet said what buffer it wants.
+    Announced,
+    /// A copy can be asked for.
+    Prepared,
+    /// Asked for: comes with the next damage.
+    Copying,
+}
+
+struct Capture {
+    frame: CaptureFrame,
+    stage: Stage,
+    wanted: Option<Layout>,
+    y_invert: bool,
+    damage: Vec<Rect>,
+}
+
+struct Head {
+    head: ZwlrOutputHeadV1,
+    name: Option<String>,
+    enabled: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Resize {
+    size: (u32, u32),
+    tries: u32,
+}
+
+/// Everything that Wayland's events change.
+pub(crate) struct Session {
+    shared: Arc<Shared>,
+    sink: Box<dyn FrameSink>,
+    globals: Vec<(u32, String, u32)>,
+    pub(crate) synced: bool,
+    error: Option<Error>,
+
+    shm: Option<WlShm>,
+    output: Option<WlOutput>,
+    output_name: Option<String>,
+    manager: Option<Manager>,
+    capture: Option<Capture>,
+    buffer: Option<Buffer>,
+    failures: u32,
+
+    picture: Vec<u8>,
+    picture_size: (u32, u32),
+    delivered_size: (u32, u32),
+    /// What the sink has not seen yet.
+    damage: Damage,
+    /// Rows of the compositor's buffer on their way into the picture.
+    band: Vec<u8>,
+    credits: u32,
+
+    output_manager: Option<ZwlrOutputManagerV1>,
+    heads: Vec<Head>,
+    serial: Option<u32>,
+    resize_wanted: Option<Resize>,
+    resize_running: Option<Resize>,
+}
+
+impl Session {
+    pub(crate) fn new(shared: Arc<Shared>, sink: Box<dyn FrameSink>) -> Session {
+        Session {
+            shared,
+            sink,
+            globals: Vec::new(),
+            synced: false,
+            error: None,
+            shm: None,
+            output: None,
+            output_name: None,
+            manager: None,
+            capture: None,
+            buffer: None,
+            failures: 0,
+            picture: Vec::new(),
+            picture_size: (0, 0),
+            delivered_size: (0, 0),
+            damage: Damage::default(),
+            band: Vec::new(),
+            credits: 0,
+            output_manager: None,
+            heads: Vec::new(),
+            serial: None,
+            resize_wanted: None,
+            resize_running: None,
+        }
+    }
+
+    fn bind_global<I>(&self, registry: &WlRegistry, handle: &Handle, versions: (u32, u32)) -> Result<I, Error>
+    where
+        I: Proxy + 'static,
+        Session: Dispatch<I, ()>,
+    {
+        let interface = I::interface().name;
+        self.globals
+            .iter()
+            .find(|(_, name, version)| name == interface && *version >= versions.0)
+            .map(|(name, _, version)| registry.bind(*name, (*version).min(versions.1), handle, ()))
+            .ok_or(Error::Missing { interface })
+    }
+
+    /// Binds what is needed, after the globals are known.
+    pub(crate) fn bind(
+        &mut self,
+        registry: &WlRegistry,
+        handle: &Handle,
+    ) -> Result<(ZwlrVirtualPointerV1, ZwpVirtualKeyboardV1, CaptureProtocol), Error> {
+        self.shm = Some(self.bind_global::<WlShm>(registry, handle, (1, 1))?);
+        let output = self.bind_global::<WlOutput>(registry, handle, (2, 4))?;
+        let seat = self.bind_global::<WlSeat>(registry, handle, (1, 7))?;
+        self.output_manager = Some(self.bind_global::<ZwlrOutputManagerV1>(registry, handle, (1, 4))?);
+
+        let sources = self.bind_global::<ExtOutputImageCaptureSourceManagerV1>(registry, handle, (1, 1));
+        let captures = self.bind_global::<ExtImageCopyCaptureManagerV1>(registry, handle, (1, 1));
+        let protocol = if let (Ok(sources), Ok(captures)) = (sources, captures) {
+            let source = sources.create_source(&output, handle, ());
+            let session = captures.create_session(&source, Options::PaintCursors, handle, ());
+            source.destroy();
+            self.manager = Some(Manager::Ext(ExtSession { session, size: (0, 0), format: None, known: false }));
+            CaptureProtocol::ExtImageCopyCapture
+        } else {
+            let manager = self.bind_global::<ZwlrScreencopyManagerV1>(registry, handle, (3, 3))?;
+            self.manager = Some(Manager::Screencopy(manager));
+            CaptureProtocol::WlrScreencopy
+        };
+
+        let pointers = self.bind_global::<ZwlrVirtualPointerManagerV1>(registry, handle, (2, 2))?;
+        let pointer = pointers.create_virtual_pointer_with_output(Some(&seat), Some(&output), handle, ());
+        let keyboards = self.bind_global::<ZwpVirtualKeyboardManagerV1>(registry, handle, (1, 1))?;
+        let keyboard = keyboards.create_virtual_keyboard(&seat, handle, ());
+        self.output = Some(output);
+        Ok((pointer, keyboard, protocol))
+    }
+
+    pub(crate) fn take_error(&mut self) -> Result<(), Error> {
+        self.error.take().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn closed(&mut self, reason: Closed) {
+        self.sink.closed(reason);
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.error.get_or_insert(error);
+    }
+
+    /// Does what commands and events have made possible.
+    pub(crate) fn step(&mut self, commands: Commands, handle: &Handle) -> Result<(), Error> {
+        self.credits = self.credits.saturating_add(commands.credits);
+        if commands.refresh && !self.picture.is_empty() {
+            self.damage.all(self.picture_size);
+        }
+        if let Some(size) = commands.resize {
+            self.resize_wanted = Some(Resize { size, tries: 0 });
+        }
+        self.start_resize(handle);
+        self.deliver();
+        self.drive_capture(handle)
+    }
+
+    /// Gives the sink what it has not seen, if it asked for a frame.
+    fn deliver(&mut self) {
+        if self.credits == 0 || self.damage.is_empty() {
+            return;
+        }
+        if self.delivered_size != self.picture_size {
+            self.damage.all(self.picture_size);
+            self.delivered_size = self.picture_size;
+        }
+        self.credits -= 1;
+        let (width, height) = self.picture_size;
+        let stride = width as usize * 4;
+        self.sink.frame(Frame { width, height, stride, pixels: &self.picture, damage: self.damage.rects() });
+        self.damage.clear();
+    }
+
+    /// Keeps one capture prepared, and lets it run when a frame is asked for.
+    fn drive_capture(&mut self, handle: &Handle) -> Result<(), Error> {
+        let Some(output) = &self.output else { return Ok(()) };
+        if self.capture.is_none() {
+            let (frame, wanted) = match &self.manager {
+                Some(Manager::Screencopy(manager)) => {
+                    let frame = manager.capture_output(1 /* with the cursor */, output, handle, ());
+                    (CaptureFrame::Screencopy(frame), None)
+                }
+                Some(Manager::Ext(ext)) if ext.known => {
+                    let (width, height) = ext.size;
+                    let Some(format) = ext.format else {
+                        return Err(Error::Capture { reason: "no 32-bit RGB format is offered".into() });
+                    };
+                    let frame = ext.session.create_frame(handle, ());
+                    (CaptureFrame::Ext(frame), Some(Layout { format, width, height, stride: width.saturating_mul(4) }))
+                }
+                _ => return Ok(()),
+            };
+            let stage = if wanted.is_some() { Stage::Prepared } else { Stage::Announced };
+            self.capture = Some(Capture { frame, stage, wanted, y_invert: false, damage: Vec::new() });
+        }
+        if self.credits == 0 {
+            return Ok(());
+        }
+        let Some(Capture { stage: Stage::Prepared, wanted: Some(wanted), .. }) = self.capture else { return Ok(()) };
+        let fresh = self.prepare_buffer(wanted, handle)?;
+        if let (Some(capture), Some(buffer)) = (&mut self.capture, &self.buffer) {
+            capture.stage = Stage::Copying;
+            match &capture.frame {
+                CaptureFrame::Screencopy(frame) => frame.copy_with_damage(&buffer.buffer),
+                CaptureFrame::Ext(frame) => {
+                    frame.attach_buffer(&buffer.buffer);
+                    if fresh {
+                        let side = |v: u32| i32::try_from(v).unwrap_or(i32::MAX);
+                        frame.damage_buffer(0, 0, side(wanted.width), side(wanted.height));
+                    }
+                    frame.capture();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the buffer fit; says whether it is a new one.
+    fn prepare_buffer(&mut self, wanted: Layout, handle: &Handle) -> Result<bool, Error> {
+        if self.buffer.as_ref().is_some_and(|b| b.layout == wanted) {
+            return Ok(false);
+        }
+        self.buffer = None;
+        let Layout { format, width, height, stride } = wanted;
+        let plausible = (1..=MAX_SIDE).contains(&width)
+            && (1..=MAX_SIDE).contains(&height)
+            && (width * 4..=MAX_SIDE * 8).contains(&stride);
+        if !plausible {
+            let reason = format!("an output of {width}x{height} with rows of {stride} bytes is out of bounds");
+            return Err(Error::Capture { reason });
+        }
+        let size = u64::from(stride) * u64::from(height);
+        let pool_size = i32::try_from(size)
+            .map_err(|_| Error::Capture { reason: format!("a picture of {size} bytes is too big for Wayland") })?;
+        let doing = "making the memory for the desktop's picture";
+        let memory = rustix::fs::memfd_create("lucid-desktop", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+            .map_err(Error::system(doing))?;
+        rustix::fs::ftruncate(&memory, size).map_err(Error::system(doing))?;
+        rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+            .map_err(Error::system(doing))?;
+        let Some(shm) = &self.shm else { return Err(Error::Missing { interface: "wl_shm" }) };
+        let pool = shm.create_pool(memory.as_fd(), pool_size, handle, ());
+        // All are within MAX_SIDE * 8, so they fit.
+        let buffer = pool.create_buffer(0, width as i32, height as i32, stride as i32, format, handle, ());
+        pool.destroy();
+        self.buffer = Some(Buffer { memory, buffer, layout: wanted });
+        Ok(true)
+    }
+
+    /// The compositor has painted into the buffer.
+    fn copied(&mut self) {
+        let Some(capture) = self.capture.take() else { return };
+        capture.frame.destroy();
+        self.failures = 0;
+        if let Err(error) = self.take_picture(&capture) {
+            self.fail(error);
+        }
+    }
+
+    /// Takes over what differs into the private picture.
+    fn take_picture(&mut self, capture: &Capture) -> Result<(), Error> {
+        let Some(buffer) = &self.buffer else { return Ok(()) };
+        let Layout { width, height, stride, .. } = buffer.layout;
+        let (stride, row) = (stride as usize, width as usize * 4);
+        let whole = Rect { x: 0, y: 0, width, height };
+        let new = self.picture_size != (width, height);
+        if new {
+            self.picture = vec![0; row * height as usize];
+            self.picture_size = (width, height);
+            self.damage.all(self.picture_size);
+        }
+        let rects = if new { std::slice::from_ref(&whole) } else { &capture.damage[..] };
+        for rect in rects {
+            let bottom = rect.y + rect.height;
+            let mut y = rect.y;
+            while y < bottom {
+                // Up to the next multiple of TILE, so that tiles are the same ones in every frame.
+                let rows = (TILE - y % TILE).min(bottom - y);
+                let first = if capture.y_invert { height - y - rows } else { y };
+                self.band.resize(stride * rows as usize, 0);
+                read_exact(&buffer.memory, &mut self.band, first as usize * stride)?;
+                let mut x = rect.x;
+                while x < rect.x + rect.width {
+                    let columns = (TILE - x % TILE).min(rect.x + rect.width - x);
+                    let (left, bytes) = (x as usize * 4, columns as usize * 4);
+                    let mut changed = false;
+                    for i in 0..rows as usize {
+                        let from = if capture.y_invert { rows as usize - 1 - i } else { i } * stride + left;
+                        let to = (y as usize + i) * row + left;
+                        let (from, to) = (&self.band[from..from + bytes], &mut self.picture[to..to + bytes]);
+                        if from != to {
+                            to.copy_from_slice(from);
+                            changed = true;
+                        }
+                    }
+                    if changed && !new {
+                        self.damage.add(Rect { x, y, width: columns, height: rows });
+                    }
+                    x += columns;
+                }
+                y += rows;
+            }
+        }
+        Ok(())
+    }
+
+    /// The capture did not come about: it is tried anew, with what the compositor now wants.
+    fn capture_failed(&mut self) {
+        if let Some(capture) = self.capture.take() {
+            capture.frame.destroy();
+        }
+        self.failures += 1;
+        if self.failures > MAX_FAILURES {
+            self.fail(Error::Capture { reason: format!("the compositor failed {MAX_FAILURES} times in a row") });
+        }
+    }
+
+    /// Whether an event belongs to the present capture and not to one that was given up.
+    fn is_current(&self, id: &wayland_client::backend::ObjectId) -> bool {
+        self.capture.as_ref().is_some_and(|capture| match &capture.frame {
+            CaptureFrame::Screencopy(frame) => frame.id() == *id,
+            CaptureFrame::Ext(frame) => frame.id() == *id,
+        })
+    }
+
+    fn add_damage(&mut self, x: i32, y: i32, width: i32, height: i32) {
+        let Some(capture) = &mut self.capture else { return };
+        let Some(wanted) = capture.wanted else { return };
+        if let Some(rect) = clip(x, y, width, height, (wanted.width, wanted.height)) {
+            if capture.damage.len() >= crate::MAX_DAMAGE {
+                capture.damage.clear();
+                capture.damage.push(Rect { x: 0, y: 0, width: wanted.width, height: wanted.height });
+            } else {
+                capture.damage.push(rect);
+            }
+        }
+    }
+
+    fn start_resize(&mut self, handle: &Handle) {
+        if self.resize_running.is_some() {
+            return;
+        }
+        let (Some(manager), Some(serial)) = (&self.output_manager, self.serial) else { return };
+        let Some(resize) = self.resize_wanted.take() else { return };
+        let configuration = manager.create_configuration(serial, handle, ());
+        for head in &self.heads {
+            // Not by `enabled`: sway 1.7 says that of the only output too late.
+            let ours = match &self.output_name {
+                Some(name) => head.name.as_ref() == Some(name),
+                None => self.heads.len() == 1,
+            };
+            if ours {
+                let head = configuration.enable_head(&head.head, handle, ());
+                // Within handover::SIZES, so they fit. Refresh 0: the compositor chooses.
+                head.set_custom_mode(resize.size.0 as i32, resize.size.1 as i32, 0);
+            } else if head.enabled {
+                configuration.enable_head(&head.head, handle, ());
+            } else {
+                configuration.disable_head(&head.head);
+            }
+        }
+        configuration.apply();
+        self.resize_running = Some(resize);
+    }
+
+    fn resize_ended(&mut self, outcome: Outcome) {
+        let Some(resize) = self.resize_running.take() else { return };
+        match outcome {
+            Outcome::Succeeded => {}
+            Outcome::Cancelled if resize.tries < MAX_RESIZE_TRIES => {
+                // The serial is out of date; a new one has come or will come with `done`.
+                self.resize_wanted.get_or_insert(Resize { tries: resize.tries + 1, ..resize });
+            }
+            Outcome::Failed | Outcome::Cancelled => self.sink.resize_failed(resize.size.0, resize.size.1),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Outcome {
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+fn read_exact(memory: &OwnedFd, mut bytes: &mut [u8], at: usize) -> Result<(), Error> {
+    let mut at = at as u64;
+    while !bytes.is_empty() {
+        let read = rustix::io::retry_on_intr(|| rustix::io::pread(memory, &mut *bytes, at))
+            .map_err(Error::system("reading the desktop's picture"))?;
+        if read == 0 {
+            return Err(Error::Capture { reason: "its memory is too short".into() });
+        }
+        at += read as u64;
+        bytes = bytes.get_mut(read..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Formats whose bytes in memory are B, G, R, X on a little-endian machine.
+fn is_bgrx(format: wl_shm::Format) -> bool {
+    matches!(format, wl_shm::Format::Xrgb8888 | wl_shm::Format::Argb8888)
+}
+
+impl Dispatch<WlRegistry, ()> for Session {
+    fn event(
+        session: &mut Session,
+        _: &WlRegistry,
+        event: wl_registry::Event,
+        (): &(),
+        _: &Connection,
+        _: &Handle,
+    ) {
+        // At most as many as a compositor has interfaces; a bound for a compositor that misbehaves.
+        if let wl_registry::Event::Global { name, interface, version } = event
+            && session.globals.len() < 1024
+        {
+            session.globals.push((name, interface, version));
+        }
+    }
+}
+
+impl Dispatch<WlCallback, ()> for Session {
+    fn event(session: &mut Session, _: &WlCallback, _: wl_callback::Event, (): &(), _: &Connection, _: &Handle) {
+        session.synced = true;
+    }
+}
+
+impl Dispatch<WlOutput, ()> for Session {
+    fn event(
+        session: &mut Session,
+        _: &WlOutput,
+        event: wl_output::Event,
+        (): &(),
+        _: &Connection,
+        _: &Handle,
+    ) {
+        if let wl_output::Event::Name { name } = event {
+            session.output_name = Some(name);
+        } else if let wl_output::Event::Mode { flags: WEnum::Value(flags), width, height, .. } = event
+            && flags.contains(wl_output::Mode::Current)
+            && let (Ok(width), Ok(height)) = (u32::try_from(width), u32::try_from(height))
+        {
+            session.shared.set_size((width, height));
+            // A screencopy frame belongs to the size at which it was made.
+            let stale = session.capture.as_ref().is_some_and(|capture| {
+                matches!(capture.frame, CaptureFrame::Screencopy(_))
+                    && capture.wanted.is_none_or(|w| (w.width, w.height) != (width, height))
+            });
+            if stale && let Some(capture) = session.capture.take() {
+                capture.frame.destroy();
+            }
+        }
+    }
+}
+
+impl Dispatch<ZwlrScreencopyFrameV1, ()> for Session {
+    fn event(
+        session: &mut Session,
+        frame: &ZwlrScreencopyFrameV1,
+        event: zwlr_screencopy_frame_v1::Event,
+        (): &(),
+        _: &Connection,
+        _: &Handle,
+    ) {
+        use zwlr_screencopy_frame_v1::{Event, Flags};
+        if !session.is_current(&frame.id()) {
+            return;
+        }
+        let Some(capture) = &mut session.capture else { return };
+        match event {
+            Event::Buffer { format: WEnum::Value(format), width, height, stride } if is_bgrx(format) => {
+                capture.wanted = Some(Layout { format, width, height, stride });
+            }
+            Event::BufferDone if capture.wanted.is_some() => capture.stage = Stage::Prepared,
+            Event::BufferDone => {
+                session.fail(Error::Capture { reason: "no 32-bit RGB format is offered".into() });
+            }
+            Event::Flags { flags: WEnum::Value(flags) } => capture.y_invert = flags.contains(Flags::YInvert),
+            Event::Damage { x, y, width, height } => {
+                let int = |v: u32| i32::try_from(v).unwrap_or(i32::MAX);
+                session.add_damage(int(x), int(y), int(width), int(height));
+            }
+            Event::Ready { .. } => session.copied(),
+            Event::Failed => session.capture_failed(),
+            _ => {}
+        }
+    }
+}
+
+impl Dispatch<ExtImageCopyCaptureSessionV1, ()> for Session {
+    fn event(
+        session: &mut Session,
+        _: &ExtImageCopyCaptureSessionV1,
+        event: ext_image_copy_capture_session_v1::Event,
+        (): &(),
+        _: &Connection,
+        _: &Handle,
+    ) {
+        use ext_image_copy_capture_session_v1::Event;
+        let Some(Manager::Ext(ext)) = &mut session.manager else { return };
+        match event {
+            Event::BufferSize { width, height } => {
+                if std::mem::take(&mut ext.known) {
+                    ext.format = None; // a new set of constraints begins
+                }
+                ext.size = (width, height);
+            }
+            Event::ShmFormat { format: WEnum::Value(format) } if is_bgrx(format) => {
+                if std::mem::take(&mut ext.known) || ext.format != Some(wl_shm::Format::Xrgb8888) {
+                    ext.format = Some(format);
+                }
+            }
+            Event::Done => ext.known = true,
+            Event::Stopped => {
+                session.fail(Error::Capture { reason: "the compositor stopped the capture".into() });
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Dispatch<ExtImageCopyCaptureFrameV1, ()> for Session {
+    fn event(
+        session: &mut Session,
+        frame: &ExtImageCopyCaptureFrameV1,
+        event: ext_image_copy_capture_frame_v1::Event,
+        (): &(),
+        _: &Connection,
+        _: &Handle,
+    ) {
+        use ext_image_copy_capture_frame_v1::Event;
+        if !session.is_current(&frame.id()) {
+            return;
+        }
+        match event {
+            Event::Transform { transform: WEnum::Value(transform) } => {
+                if let Some(capture) = &mut session.capture {
+                    capture.y_invert = transform == wl_output::Transform::Flipped180;
+                }
+            }
+            Event::Damage { x, y, width, height } => session.add_damage(x, y, width, height),
+            Event::Ready => session.copied(),
+            Event::Failed { .. } => session.capture_failed(),
+            _ => {}
+        }
+    }
+}
+
+impl Dispatch<ZwlrOutputManagerV1, ()> for Session {
+    fn event(
+        session: &mut Session,
+        _: &ZwlrOutputManagerV1,
+        event: zwlr_output_manager_v1::Event,
+        (): &(),
+        _: &Connection,
+        _: &Handle,
+    ) {
+        match event {
+            zwlr_output_manager_v1::Event::Head { head } => {
+                session.heads.push(Head { head, name: None, enabled: false });
+            }
+            zwlr_output_manager_v1::Event::Done { serial } => session.serial = Some(serial),
+            _ => {}
+        }
+    }
+
+    event_created_child!(Session, ZwlrOutputManagerV1, [
+        zwlr_output_manager_v1::EVT_HEAD_OPCODE => (ZwlrOutputHeadV1, ()),
+    ]);
+}
+
+impl Dispatch<ZwlrOutputHeadV1, ()> for Session {
+    fn event(
+        session: &mut Session,
+        head: &ZwlrOutputHeadV1,
+        event: zwlr_output_head_v1::Event,
+        (): &(),
+        _: &Connection,
+        _: &Handle,
+    ) {
+        match event {
+            zwlr_output_head_v1::Event::Enabled { enabled } => {
+                session.heads.iter_mut().filter(|h| h.head == *head).for_each(|h| h.enabled = enabled != 0);
+            }
+            zwlr_output_head_v1::Event::Name { name } => {
+                session.heads.iter_mut().filter(|h| h.head == *head).for_each(|h| h.name = Some(name.clone()));
+            }
+            zwlr_output_head_v1::Event::Finished => {
+                session.heads.retain(|h| h.head != *head);
+                if head.version() >= 3 {
+                    head.release();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    event_created_child!(Session, ZwlrOutputHeadV1, [
+        zwlr_output_head_v1::EVT_MODE_OPCODE => (ZwlrOutputModeV1, ()),
+    ]);
+}
+
+impl Dispatch<ZwlrOutputModeV1, ()> for Session {
+    fn event(
+        _: &mut Session,
+        mode: &ZwlrOutputModeV1,
+        event: zwlr_output_mode_v1::Event,
+        (): &(),
+        _: &Connection,
+        _: &Handle,
+    ) {
+        if matches!(event, zwlr_output_mode_v1::Event::Finished) && mode.version() >= 3 {
+            mode.release();
+        }
+    }
+}
+
+impl Dispatch<ZwlrOutputConfigurationV1, ()> for Session {
+    fn event(
+        session: &mut Session,
+        configuration: &ZwlrOutputConfigurationV1,
+        event: zwlr_output_configuration_v1::Event,
+        (): &(),
+        _: &Connection,
+        _: &Handle,
+    ) {
+        use zwlr_output_configuration_v1::Event;
+        let outcome = match event {
+            Event::Succeeded => Outcome::Succeeded,
+            Event::Cancelled => Outcome::Cancelled,
+            _ => Outcome::Failed,
+        };
+        configuration.destroy();
+        session.resize_ended(outcome);
+    }
+}
+
+delegate_noop!(Session: ignore WlShm);
+delegate_noop!(Session: ignore WlShmPool);
+delegate_noop!(Session: ignore WlBuffer);
+delegate_noop!(Session: ignore WlSeat);
+delegate_noop!(Session: ZwlrScreencopyManagerV1);
+delegate_noop!(Session: ZwlrVirtualPointerManagerV1);
+delegate_noop!(Session: ZwlrVirtualPointerV1);
+delegate_noop!(Session: ZwpVirtualKeyboardManagerV1);
+delegate_noop!(Session: ZwpVirtualKeyboardV1);
+delegate_noop!(Session: ZwlrOutputConfigurationHeadV1);
+delegate_noop!(Session: ExtOutputImageCaptureSourceManagerV1);
+delegate_noop!(Session: ExtImageCaptureSourceV1);
+delegate_noop!(Session: ExtImageCopyCaptureManagerV1);

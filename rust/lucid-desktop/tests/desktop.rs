@@ -1,0 +1,829 @@
+//! The whole way with a real sway and a real terminal: launcher, pictures, input, end.
+//!
+//! `LUCID_TEST_SWAY` names another sway (a wrapper script, say) to be tested with.
+
+use lucid_desktop::{
+    Button, CaptureProtocol, Closed, Desktop, DesktopRequest, Frame, FrameSink, Input, KeyboardLayout, Rect,
+};
+use std::collections::BTreeSet;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// The user that a test run by root starts the launcher as.
+const NOBODY: u32 = 65534;
+
+/// Far beyond what anything takes: a test that hangs fails, and never passes by time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn sway() -> PathBuf {
+    std::env::var_os("LUCID_TEST_SWAY").map_or_else(|| "/usr/bin/sway".into(), PathBuf::from)
+}
+
+/// Whether sway and foot are here; says so when they are not.
+fn parts_are_here() -> bool {
+    for part in [sway(), "/usr/bin/foot".into(), "/usr/bin/xkbcli".into()] {
+        if !part.exists() {
+            eprintln!("skipped: {} is not installed", part.display());
+            return false;
+        }
+    }
+    true
+}
+
+macro_rules! needs_sway {
+    () => {
+        if !parts_are_here() {
+            return;
+        }
+    };
+}
+
+/// A launcher on a socket in a directory of its own.
+struct Launcher {
+    directory: PathBuf,
+    process: Child,
+}
+
+impl Launcher {
+    fn start(test: &str, extra: &[&str]) -> Launcher {
+        let directory = std::env::temp_dir().join(format!("lucid-desktop-test-{test}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir_all(&directory).unwrap();
+        let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files");
+        for file in ["sway-config", "foot.ini"] {
+            std::fs::copy(files.join(file), directory.join(file)).unwrap();
+        }
+        let mut process = Command::new(env!("CARGO_BIN_EXE_lucid-desktop"));
+        if rustix::process::geteuid().is_root() {
+            // sway refuses to run as root.
+            std::os::unix::fs::chown(&directory, Some(NOBODY), Some(NOBODY)).unwrap();
+            process.uid(NOBODY).gid(NOBODY);
+        }
+        let process = process
+            .arg("--listen")
+            .arg(directory.join("socket"))
+            .arg("--sway-config")
+            .arg(directory.join("sway-config"))
+            .arg("--sway")
+            .arg(sway())
+            .arg("--home")
+            .arg(&directory)
+            .arg("--runtime")
+            .arg(&directory)
+            .args(extra)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut launcher = Launcher { directory, process };
+        launcher.wait_for_line("waiting for connections");
+        launcher
+    }
+
+    /// Reads what the launcher says up to a line; the rest goes to the test's own output.
+    fn wait_for_line(&mut self, what: &str) {
+        use std::io::BufRead;
+        let mut lines = std::io::BufReader::new(self.process.stderr.take().unwrap()).lines();
+        loop {
+            let line = lines.next().expect("the launcher ended").unwrap();
+            eprintln!("{line}");
+            if line.contains(what) {
+                break;
+            }
+        }
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                eprintln!("{line}");
+            }
+        });
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.join("socket")
+    }
+
+    fn open(&self, width: u32, height: u32, layout: &str) -> Screen {
+        let keyboard = KeyboardLayout { layout: layout.into(), variant: String::new() };
+        let request = DesktopRequest { width, height, keyboard };
+        let (events, received) = channel();
+        let desktop = Desktop::open(&self.socket(), &request, Sink { events }).unwrap();
+        Screen { desktop, received, size: (0, 0), pixels: Vec::new(), frames: 0 }
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+enum Event {
+    Frame { size: (u32, u32), pixels: Vec<u8>, damage: Vec<Rect> },
+    ResizeFailed(u32, u32),
+    Closed(String),
+}
+
+struct Sink {
+    events: Sender<Event>,
+}
+
+impl FrameSink for Sink {
+    fn frame(&mut self, frame: Frame<'_>) {
+        assert_eq!(frame.stride, frame.width as usize * 4);
+        assert_eq!(frame.pixels.len(), frame.stride * frame.height as usize);
+        let size = (frame.width, frame.height);
+        let _ = self.events.send(Event::Frame { size, pixels: frame.pixels.to_vec(), damage: frame.damage.to_vec() });
+    }
+
+    fn resize_failed(&mut self, width: u32, height: u32) {
+        let _ = self.events.send(Event::ResizeFailed(width, height));
+    }
+
+    fn closed(&mut self, reason: Closed) {
+        let _ = self.events.send(Event::Closed(format!("{reason:?}")));
+    }
+}
+
+/// A desktop as a client sees it: built from the damaged rectangles alone.
+struct Screen {
+    desktop: Desktop,
+    received: Receiver<Event>,
+    size: (u32, u32),
+    pixels: Vec<u8>,
+    frames: usize,
+}
+
+impl Screen {
+    /// The next frame; everything outside of its damage must be as before.
+    fn next(&mut self) -> Vec<Rect> {
+        let event = self.received.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            let path = self.save();
+            panic!("no frame came after the one in {}", path.display())
+        });
+        match event {
+            Event::Frame { size, pixels, damage } => {
+                assert!((1..=lucid_desktop::MAX_DAMAGE).contains(&damage.len()));
+                for r in &damage {
+                    assert!(r.width > 0 && r.height > 0 && r.x + r.width <= size.0 && r.y + r.height <= size.1);
+                }
+                if size != self.size {
+                    assert_eq!(damage, [Rect { x: 0, y: 0, width: size.0, height: size.1 }]);
+                    self.size = size;
+                    self.pixels = vec![0; pixels.len()];
+                }
+                let stride = size.0 as usize * 4;
+                for r in &damage {
+                    for y in r.y as usize..(r.y + r.height) as usize {
+                        let row = y * stride + r.x as usize * 4..y * stride + (r.x + r.width) as usize * 4;
+                        self.pixels[row.clone()].copy_from_slice(&pixels[row]);
+                    }
+                }
+                assert!(self.pixels == pixels, "something changed outside of the damage");
+                self.frames += 1;
+                damage
+            }
+            Event::ResizeFailed(w, h) => panic!("the size {w}x{h} was refused"),
+            Event::Closed(reason) => panic!("the desktop closed: {reason}"),
+        }
+    }
+
+    fn ask(&mut self) -> Vec<Rect> {
+        self.desktop.request_frame();
+        self.next()
+    }
+
+    fn pixel(&self, x: u32, y: u32) -> [u8; 3] {
+        let at = (y as usize * self.size.0 as usize + x as usize) * 4;
+        [self.pixels[at + 2], self.pixels[at + 1], self.pixels[at]]
+    }
+
+    /// Whether every pixel has the colour, but for those of the pointer (which is where `terminal` put it).
+    fn flat(&self, rgb: [u8; 3]) -> bool {
+        let bgr = [rgb[2], rgb[1], rgb[0]];
+        let width = self.size.0 as usize;
+        let pointer = |at: usize| (at % width).abs_diff(POINTER) < 40 && (at / width).abs_diff(POINTER) < 40;
+        !self.pixels.is_empty()
+            && self.pixels.chunks_exact(4).enumerate().all(|(at, p)| p[..3] == bgr || pointer(at))
+    }
+
+    /// Keeps the picture as a file, for whoever looks into a failure.
+    fn save(&self) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("lucid-desktop-test-{}.ppm", std::process::id()));
+        let mut file = format!("P6 {} {} 255\n", self.size.0, self.size.1).into_bytes();
+        file.extend(self.pixels.chunks_exact(4).flat_map(|p| [p[2], p[1], p[0]]));
+        std::fs::write(&path, file).unwrap();
+        path
+    }
+
+    /// How many pixels have the colour, in percent.
+    fn share(&self, rgb: [u8; 3]) -> usize {
+        let bgr = [rgb[2], rgb[1], rgb[0]];
+        let same = self.pixels.chunks_exact(4).filter(|p| p[..3] == bgr).count();
+        same * 100 / (self.pixels.len() / 4).max(1)
+    }
+
+    fn until(&mut self, what: impl Fn(&Screen) -> bool) {
+        while !what(self) {
+            self.ask();
+        }
+    }
+
+    /// Waits for the terminal with its prompt: its background, and something on it.
+    fn terminal(&mut self) {
+        let at = POINTER as u32;
+        self.desktop.input(Input::PointerMove { x: at, y: at }).unwrap();
+        let background = [0x10, 0x10, 0x10];
+        self.until(|s| s.share(background) > 50 && s.pixels.chunks_exact(4).any(|p| p[0] > 0xc0));
+    }
+
+    fn type_text(&self, text: &str) {
+        for c in text.chars() {
+            let (keys, last) = us_key(c);
+            for key in &keys {
+                self.key(*key, true);
+            }
+            self.key(last, true);
+            self.key(last, false);
+            for key in &keys {
+                self.key(*key, false);
+            }
+        }
+    }
+
+    fn key(&self, evdev: u32, pressed: bool) {
+        self.desktop.input(Input::Key { evdev, pressed }).unwrap();
+    }
+
+    fn tap(&self, evdev: u32) {
+        self.key(evdev, true);
+        self.key(evdev, false);
+    }
+}
+
+/// Where the pointer rests, from the left and from the top.
+const POINTER: usize = 60;
+
+const SHIFT: u32 = 42;
+const ALT_GR: u32 = 100;
+const CAPS: u32 = 58;
+const ENTER: u32 = 28;
+
+/// The keys that write a character with the layout `us`.
+fn us_key(c: char) -> (Vec<u32>, u32) {
+    let rows = [
+        (1, "\x1b1234567890-=", "\x1b!@#$%^&*()_+"),
+        (16, "qwertyuiop[]\n", "QWERTYUIOP{}\n"),
+        (30, "asdfghjkl;'`", "ASDFGHJKL:\"~"),
+        (43, "\\zxcvbnm,./", "|ZXCVBNM<>?"),
+        (57, " ", " "),
+    ];
+    for (first, plain, shifted) in rows {
+        if let Some(at) = plain.chars().position(|p| p == c) {
+            return (vec![], first + at as u32);
+        }
+        if let Some(at) = shifted.chars().position(|p| p == c) {
+            return (vec![SHIFT], first + at as u32);
+        }
+    }
+    panic!("no key for {c:?}");
+}
+
+/// A command that paints the whole terminal in a colour (and hides its cursor).
+fn paint(hex: &str) -> String {
+    format!("printf '\\033]11;#{hex}\\007\\033[?25l\\033[2J'; read x\n")
+}
+
+/// Waits until a file holds something, by its own events.
+fn wait_for_file(path: &Path, holds: impl Fn(&str) -> bool) -> String {
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    use rustix::fs::inotify;
+    let inotify = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+    let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::MODIFY | inotify::WatchFlags::CLOSE_WRITE;
+    inotify::add_watch(&inotify, path.parent().unwrap(), flags).unwrap();
+    loop {
+        let text = std::fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+        if holds(&text) {
+            return text;
+        }
+        let limit = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        let ready = rustix::event::poll(&mut [PollFd::new(&inotify, PollFlags::IN)], Some(&limit)).unwrap();
+        assert!(ready > 0, "{} holds only {text:?}", path.display());
+        let mut buffer = [0; 4096];
+        rustix::io::read(&inotify, &mut buffer).unwrap();
+    }
+}
+
+/// Every process below `root`, by name.
+fn descendants(root: u32) -> BTreeSet<(u32, String)> {
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let name = stat[stat.find('(').unwrap() + 1..stat.rfind(')').unwrap()].to_owned();
+        let rest: Vec<&str> = stat[stat.rfind(')').unwrap() + 1..].split_whitespace().collect();
+        parents.push((pid, rest[1].parse::<u32>().unwrap(), name));
+    }
+    let mut found = BTreeSet::from([(root, String::new())]);
+    loop {
+        let before = found.len();
+        for (pid, parent, name) in &parents {
+            if found.iter().any(|(p, _)| p == parent) && *pid != root {
+                found.insert((*pid, name.clone()));
+            }
+        }
+        if found.len() == before {
+            found.remove(&(root, String::new()));
+            return found;
+        }
+    }
+}
+
+/// Blocks until all of the processes have ended.
+fn wait_for_end(processes: &BTreeSet<(u32, String)>, watched: &[rustix::fd::OwnedFd]) {
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    for (fd, process) in watched.iter().zip(processes) {
+        let limit = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        let ready = rustix::event::poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&limit)).unwrap();
+        assert!(ready > 0, "still running: {process:?}");
+    }
+}
+
+fn watch(processes: &BTreeSet<(u32, String)>) -> Vec<rustix::fd::OwnedFd> {
+    let open = |pid: u32| {
+        let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap()
+    };
+    processes.iter().map(|(pid, _)| open(*pid)).collect()
+}
+
+fn names(processes: &BTreeSet<(u32, String)>) -> Vec<&str> {
+    processes.iter().map(|(_, name)| name.as_str()).collect()
+}
+
+#[test]
+fn typed_keys_paint_the_terminal_in_exactly_the_colour_asked_for_corners_included() {
+    needs_sway!();
+    let launcher = Launcher::start("paint", &[]);
+    let mut screen = launcher.open(1001, 601, "us");
+    let damage = screen.ask();
+    assert_eq!(damage, [Rect { x: 0, y: 0, width: 1001, height: 601 }]);
+    eprintln!("captured by {}", screen.desktop.capture_protocol());
+    screen.terminal();
+    for (hex, rgb) in [("c81e5a", [0xc8, 0x1e, 0x5a]), ("ffffff", [255; 3]), ("0000ff", [0, 0, 255])] {
+        screen.type_text(&paint(hex));
+        screen.until(|s| s.flat(rgb));
+        for (x, y) in [(0, 0), (1000, 0), (0, 600), (1000, 600)] {
+            assert_eq!(screen.pixel(x, y), rgb);
+        }
+        screen.tap(ENTER);
+    }
+}
+
+#[test]
+fn while_nothing_changes_nothing_is_delivered_and_the_thread_sleeps() {
+    needs_sway!();
+    let launcher = Launcher::start("idle", &[]);
+    let mut screen = launcher.open(800, 600, "us");
+    screen.terminal();
+    screen.type_text(&paint("204060"));
+    screen.until(|s| s.flat([0x20, 0x40, 0x60]));
+    // A frame is asked for and stays due. What is still on its way (the pointer's first picture, say)
+    // comes first: quiet means that a whole pause goes by without a wake-up.
+    screen.desktop.request_frame();
+    let mut before = u64::MAX;
+    for _ in 0..100 {
+        let now = screen.desktop.wakeups();
+        if now == before {
+            break;
+        }
+        before = now;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert_eq!(screen.desktop.wakeups(), before, "the thread never comes to rest");
+    let came = screen.received.try_iter().count();
+    assert!(came <= 1);
+    if came == 1 {
+        screen.desktop.request_frame();
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let (wakeups, ticks) = (screen.desktop.wakeups(), thread_ticks());
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(screen.desktop.wakeups(), wakeups, "the thread woke up although nothing happened");
+    assert_eq!(thread_ticks(), ticks, "the thread used the processor although nothing happened");
+    assert!(screen.received.try_recv().is_err(), "a frame came although nothing happened");
+    // And it is not asleep for good.
+    screen.tap(ENTER);
+    screen.type_text(&paint("f01020"));
+    screen.next();
+    screen.until(|s| s.flat([0xf0, 0x10, 0x20]));
+}
+
+/// Processor time of the thread called lucid-desktop, in ticks.
+fn thread_ticks() -> u64 {
+    let mut total = None;
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        if stat.contains("(lucid-desktop)") {
+            let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 1..].split_whitespace().collect();
+            *total.get_or_insert(0) += fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        }
+    }
+    total.expect("the desktop's thread is not there")
+}
+
+#[test]
+fn a_refresh_gives_the_whole_picture_without_any_change() {
+    needs_sway!();
+    let launcher = Launcher::start("refresh", &[]);
+    let mut screen = launcher.open(640, 480, "us");
+    screen.terminal();
+    screen.type_text(&paint("204060"));
+    screen.until(|s| s.flat([0x20, 0x40, 0x60]));
+    for _ in 0..3 {
+        screen.desktop.refresh_all();
+        assert_eq!(screen.ask(), [Rect { x: 0, y: 0, width: 640, height: 480 }]);
+        assert!(screen.flat([0x20, 0x40, 0x60]));
+    }
+}
+
+#[test]
+fn the_output_takes_every_size_asked_for_and_the_last_one_stays() {
+    needs_sway!();
+    let launcher = Launcher::start("resize", &[]);
+    let mut screen = launcher.open(640, 480, "us");
+    screen.terminal();
+    screen.type_text(&paint("30c030"));
+    for size in [(1024, 768), (333, 777), (1921, 1081), (200, 200)] {
+        screen.desktop.resize(size.0, size.1).unwrap();
+        screen.until(|s| s.size == size && s.flat([0x30, 0xc0, 0x30]));
+        assert_eq!(screen.desktop.size(), size);
+    }
+    for width in 400..460 {
+        screen.desktop.resize(width, 300).unwrap();
+    }
+    screen.until(|s| s.size == (459, 300) && s.flat([0x30, 0xc0, 0x30]));
+    assert!(screen.desktop.resize(199, 300).is_err());
+    assert!(screen.desktop.resize(300, 8193).is_err());
+}
+
+#[test]
+fn the_picture_built_from_damage_equals_a_fresh_one_after_many_changes() {
+    needs_sway!();
+    let launcher = Launcher::start("damage", &[]);
+    let mut screen = launcher.open(900, 700, "us");
+    screen.terminal();
+    let mut partial = 0;
+    for i in 0..20 {
+        screen.type_text(&format!("printf '\\033[{};{}H\\033[4{}m%s\\033[0m' line{i}\n", i + 2, i * 3 + 1, i % 7 + 1));
+        let damage = screen.ask();
+        partial += usize::from(!damage.iter().any(|r| r.width == 900 && r.height == 700));
+    }
+    assert!(partial > 15, "only {partial} of 20 frames were less than the whole picture");
+    // A mark at the end: when it is painted, so is everything before it.
+    screen.type_text("printf '\\033[48;2;1;200;3m\\033[2J\\033[?25l\\033[7;7H\\033[48;2;90;9;9mdone'; read x\n");
+    screen.until(|s| s.share([90, 9, 9]) > 0 || s.pixels.chunks_exact(4).any(|p| p[..3] == [9, 9, 90]));
+    screen.until(|s| s.share([1, 200, 3]) > 95);
+    // Painted and taken anew: a change of size and back.
+    let kept = screen.pixels.clone();
+    screen.desktop.resize(901, 700).unwrap();
+    screen.until(|s| s.size == (901, 700));
+    screen.desktop.resize(900, 700).unwrap();
+    screen.until(|s| s.size == (900, 700) && s.share([1, 200, 3]) > 95 && s.pixels == kept);
+}
+
+#[test]
+fn capitals_and_third_level_characters_of_a_german_keyboard_arrive() {
+    needs_sway!();
+    let launcher = Launcher::start("german", &[]);
+    let mut screen = launcher.open(640, 480, "de");
+    screen.terminal();
+    let d = &screen;
+    // cat > out
+    for key in [46, 30, 20, 57] {
+        d.tap(key);
+    }
+    d.tap(86); // <
+    d.key(14, true); // and back again: Backspace
+    d.key(14, false);
+    d.key(SHIFT, true);
+    d.tap(86); // >
+    d.key(SHIFT, false);
+    for key in [57, 24, 22, 20, ENTER] {
+        d.tap(key);
+    }
+    // The shell has given the terminal to cat.
+    let out = launcher.directory.join("out");
+    wait_for_file(&out, |_| out.exists());
+    // qQ
+    d.tap(16);
+    d.key(SHIFT, true);
+    d.tap(16);
+    d.key(SHIFT, false);
+    // z and y are exchanged; umlauts
+    for key in [21, 44, 39, 40, 26, 12] {
+        d.tap(key);
+    }
+    // AltGr: @ { [ ] } \ ~ | and the euro sign
+    d.key(ALT_GR, true);
+    for key in [16, 8, 9, 10, 11, 12, 27, 86, 18] {
+        d.tap(key);
+    }
+    d.key(ALT_GR, false);
+    // Caps Lock by its key, and as a state of the client's
+    d.tap(CAPS);
+    d.tap(30);
+    d.tap(CAPS);
+    d.tap(30);
+    d.desktop.input(Input::Locks { caps: true, num: false, scroll: false }).unwrap();
+    d.tap(48);
+    d.desktop.input(Input::Locks { caps: false, num: true, scroll: true }).unwrap();
+    d.tap(48);
+    // The key pad follows Num Lock.
+    d.tap(79);
+    d.tap(ENTER);
+    let text = wait_for_file(&out, |text| text.contains('\n'));
+    assert_eq!(text, "qQzyöäüß@{[]}\\~|€AaBb1\n");
+}
+
+#[test]
+fn held_keys_and_buttons_are_released_together_and_repeats_are_dropped() {
+    needs_sway!();
+    let launcher = Launcher::start("release", &[]);
+    let mut screen = launcher.open(640, 480, "us");
+    screen.terminal();
+    screen.type_text("cat > out\n");
+    let out = launcher.directory.join("out");
+    wait_for_file(&out, |_| out.exists());
+    screen.key(SHIFT, true);
+    screen.key(SHIFT, true);
+    screen.tap(30);
+    screen.desktop.release_all().unwrap();
+    screen.tap(30);
+    // A release without a press, and keys that there are not.
+    screen.key(31, false);
+    screen.key(100_000, true);
+    screen.key(u32::MAX, true);
+    screen.tap(ENTER);
+    let text = wait_for_file(&out, |text| text.contains('\n'));
+    assert_eq!(text, "Aa\n");
+}
+
+#[test]
+fn all_five_buttons_both_wheels_and_the_pointers_place_arrive() {
+    needs_sway!();
+    let launcher = Launcher::start("mouse", &[]);
+    let mut screen = launcher.open(800, 600, "us");
+    screen.terminal();
+    // xterm's mouse reports: ESC [ < code ; column ; row M (press) or m (release)
+    screen.type_text("stty raw -echo; printf '\\033[?1000h\\033[?1006h\\033]11;#402010\\007\\033[2J'; cat -v > out\n");
+    screen.until(|s| s.share([0x40, 0x20, 0x10]) > 90);
+    let d = &screen.desktop;
+    d.input(Input::PointerMove { x: 0, y: 0 }).unwrap();
+    for button in [Button::Left, Button::Middle, Button::Right, Button::Back, Button::Forward] {
+        d.input(Input::Button { button, pressed: true }).unwrap();
+        d.input(Input::Button { button, pressed: false }).unwrap();
+    }
+    let out = launcher.directory.join("out");
+    let text = wait_for_file(&out, |text| text.matches('m').count() == 5);
+    let expected = [0, 1, 2, 128, 129].map(|code| format!("^[[<{code};1;1M^[[<{code};1;1m")).concat();
+    assert_eq!(text, expected);
+    // One detent each: down 65, up 64, right 67, left 66. foot scrolls several lines for each detent.
+    let mut before = text.len();
+    for (vertical, horizontal, code) in [(1.0, 0.0, 65), (-1.0, 0.0, 64), (0.0, 1.0, 67), (0.0, -1.0, 66)] {
+        d.input(Input::Wheel { vertical, horizontal }).unwrap();
+        // The next button draws the line.
+        d.input(Input::Button { button: Button::Left, pressed: true }).unwrap();
+        d.input(Input::Button { button: Button::Left, pressed: false }).unwrap();
+        let text = wait_for_file(&out, |text| text[before..].ends_with("^[[<0;1;1m"));
+        let reports = text[before..].strip_suffix("^[[<0;1;1M^[[<0;1;1m").unwrap();
+        let (press, release) = (format!("^[[<{code};1;1M"), format!("^[[<{code};1;1m"));
+        assert!(reports.contains(&press), "{reports}");
+        assert_eq!(reports.replace(&press, "").replace(&release, ""), "");
+        before = text.len();
+    }
+    // The far corner, absolutely and by a move beyond the edge.
+    d.input(Input::PointerMove { x: 100_000, y: 100_000 }).unwrap();
+    d.input(Input::Button { button: Button::Left, pressed: true }).unwrap();
+    d.input(Input::Button { button: Button::Left, pressed: false }).unwrap();
+    let text = wait_for_file(&out, |text| text[before..].ends_with('m'));
+    let corner = text[before..].to_owned();
+    assert!(corner.starts_with("^[[<0;") && !corner.contains(";1;") && !corner.contains(";1M"), "{corner}");
+    before = text.len();
+    d.input(Input::PointerMove { x: 0, y: 0 }).unwrap();
+    d.input(Input::PointerMoveRelative { dx: 5000, dy: 5000 }).unwrap();
+    d.input(Input::Button { button: Button::Left, pressed: true }).unwrap();
+    d.input(Input::Button { button: Button::Left, pressed: false }).unwrap();
+    let text = wait_for_file(&out, |text| text[before..].ends_with('m'));
+    assert_eq!(text[before..], corner);
+}
+
+/// A desktop whose user has started something that outlives its terminal.
+fn with_a_stubborn_process(launcher: &Launcher, screen: &mut Screen) -> BTreeSet<(u32, String)> {
+    screen.terminal();
+    screen.type_text("(setsid sh -c 'trap \"\" HUP TERM INT; echo x > up; sleep 12345' &); read x\n");
+    wait_for_file(&launcher.directory.join("up"), |text| text == "x\n");
+    // The shell has said so before it starts its sleep.
+    let processes = loop {
+        let processes = descendants(launcher.process.id());
+        if names(&processes).contains(&"sleep") {
+            break processes;
+        }
+        std::thread::yield_now();
+    };
+    for name in ["foot", "bash", "sleep"] {
+        assert!(names(&processes).contains(&name), "{name} is not among {processes:?}");
+    }
+    processes
+}
+
+fn runtime_directories(launcher: &Launcher) -> usize {
+    let entries = std::fs::read_dir(&launcher.directory).unwrap().flatten();
+    entries.filter(|e| e.file_name().to_string_lossy().starts_with("lucid-desktop-")).count()
+}
+
+#[test]
+fn when_the_desktop_is_dropped_nothing_is_left_running() {
+    needs_sway!();
+    let launcher = Launcher::start("dropped", &[]);
+    let mut screen = launcher.open(640, 480, "us");
+    let processes = with_a_stubborn_process(&launcher, &mut screen);
+    let watched = watch(&processes);
+    assert_eq!(runtime_directories(&launcher), 1);
+    let Screen { desktop, received, .. } = screen;
+    drop(desktop);
+    let last = received.iter().last().unwrap();
+    assert!(matches!(last, Event::Closed(reason) if reason == "Dropped"));
+    wait_for_end(&processes, &watched);
+    assert_eq!(runtime_directories(&launcher), 0);
+}
+
+#[test]
+fn when_the_launchers_child_is_killed_nothing_is_left_running_and_the_client_is_told() {
+    needs_sway!();
+    let launcher = Launcher::start("killed-child", &[]);
+    let mut screen = launcher.open(640, 480, "us");
+    let processes = with_a_stubborn_process(&launcher, &mut screen);
+    let watched = watch(&processes);
+    let child = processes.iter().find(|(_, name)| name == "lucid-desktop").unwrap().0;
+    let child = rustix::process::Pid::from_raw(child as i32).unwrap();
+    rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+    wait_for_end(&processes, &watched);
+    let last = screen.received.iter().last().unwrap();
+    assert!(matches!(&last, Event::Closed(reason) if reason.starts_with("Gone")));
+    assert!(screen.desktop.input(Input::PointerMove { x: 1, y: 1 }).is_err());
+    // The launcher goes on, and has cleaned up.
+    let mut screen = launcher.open(640, 480, "us");
+    screen.ask();
+    assert_eq!(runtime_directories(&launcher), 1);
+}
+
+#[test]
+fn when_the_launcher_is_killed_nothing_is_left_running() {
+    needs_sway!();
+    let mut launcher = Launcher::start("killed-launcher", &[]);
+    let mut screen = launcher.open(640, 480, "us");
+    let processes = with_a_stubborn_process(&launcher, &mut screen);
+    let watched = watch(&processes);
+    launcher.process.kill().unwrap();
+    wait_for_end(&processes, &watched);
+    let last = screen.received.iter().last().unwrap();
+    assert!(matches!(&last, Event::Closed(reason) if reason.starts_with("Gone")));
+}
+
+#[test]
+fn when_the_compositor_ends_the_client_is_told_and_nothing_is_left_running() {
+    needs_sway!();
+    let launcher = Launcher::start("exit", &[]);
+    let mut screen = launcher.open(640, 480, "us");
+    let processes = with_a_stubborn_process(&launcher, &mut screen);
+    let watched = watch(&processes);
+    screen.tap(ENTER);
+    screen.type_text("swaymsg exit\n");
+    wait_for_end(&processes, &watched);
+    let last = screen.received.iter().last().unwrap();
+    assert!(matches!(&last, Event::Closed(reason) if reason.starts_with("Gone")));
+}
+
+#[test]
+fn a_client_that_is_killed_leaves_nothing_running() {
+    needs_sway!();
+    // The client is this test program once more, so that it can be killed like one.
+    if let Some(socket) = std::env::var_os("LUCID_TEST_CLIENT_OF") {
+        let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
+        let request = DesktopRequest { width: 640, height: 480, keyboard };
+        let (events, received) = channel();
+        let desktop = Desktop::open(Path::new(&socket), &request, Sink { events }).unwrap();
+        let mut screen = Screen { desktop, received, size: (0, 0), pixels: Vec::new(), frames: 0 };
+        screen.terminal();
+        screen.type_text("(setsid sh -c 'trap \"\" HUP TERM INT; echo x > up; sleep 12345' &); read x\n");
+        loop {
+            screen.ask();
+        }
+    }
+    let launcher = Launcher::start("killed-client", &[]);
+    let mut client = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_client_that_is_killed_leaves_nothing_running", "--nocapture"])
+        .env("LUCID_TEST_CLIENT_OF", launcher.socket())
+        .spawn()
+        .unwrap();
+    wait_for_file(&launcher.directory.join("up"), |text| text == "x\n");
+    let processes = descendants(launcher.process.id());
+    let watched = watch(&processes);
+    assert!(names(&processes).contains(&"foot"), "{processes:?}");
+    client.kill().unwrap();
+    client.wait().unwrap();
+    wait_for_end(&processes, &watched);
+    assert_eq!(descendants(launcher.process.id()), BTreeSet::new());
+}
+
+#[test]
+fn more_desktops_than_allowed_are_refused_with_a_reason_and_one_that_ends_makes_room() {
+    needs_sway!();
+    let launcher = Launcher::start("max", &["--max", "2"]);
+    let first = launcher.open(300, 300, "us");
+    let _second = launcher.open(300, 300, "us");
+    let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
+    let request = DesktopRequest { width: 300, height: 300, keyboard };
+    let open = || Desktop::open(&launcher.socket(), &request, Sink { events: channel().0 });
+    let error = open().unwrap_err().to_string();
+    assert!(error.contains("2 desktops run already"), "{error}");
+    let child = names(&descendants(launcher.process.id())).iter().filter(|n| **n == "lucid-desktop").count();
+    assert_eq!(child, 2);
+    let processes = descendants(launcher.process.id());
+    let watched = watch(&processes);
+    drop(first);
+    // The first connection's process is one of the two; wait until one of them has ended.
+    let ended = || watched.iter().zip(&processes).any(|(fd, (_, name))| {
+        use rustix::event::{PollFd, PollFlags, Timespec};
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        name == "lucid-desktop"
+            && rustix::event::poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).unwrap() > 0
+    });
+    while !ended() {
+        std::thread::yield_now();
+    }
+    open().unwrap();
+}
+
+#[test]
+fn a_layout_that_does_not_exist_and_a_sway_that_does_not_start_are_told_to_the_client() {
+    needs_sway!();
+    let launcher = Launcher::start("layout", &[]);
+    let keyboard = KeyboardLayout { layout: "nosuch".into(), variant: String::new() };
+    let request = DesktopRequest { width: 640, height: 480, keyboard };
+    let sink = || Sink { events: channel().0 };
+    let error = Desktop::open(&launcher.socket(), &request, sink()).unwrap_err().to_string();
+    assert!(error.contains("layout \"nosuch\""), "{error}");
+    std::fs::remove_file(launcher.directory.join("sway-config")).unwrap();
+    let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
+    let request = DesktopRequest { keyboard, ..request };
+    let error = Desktop::open(&launcher.socket(), &request, sink()).unwrap_err().to_string();
+    assert!(error.contains("--sway-config"), "{error}");
+    // The processes of the two connections end by themselves.
+    let processes = descendants(launcher.process.id());
+    wait_for_end(&processes, &watch(&processes));
+}
+
+#[test]
+fn what_is_not_a_request_is_refused_and_starts_nothing() {
+    use std::io::{Read, Write};
+    needs_sway!();
+    let launcher = Launcher::start("garbage", &[]);
+    let long = "x".repeat(5000);
+    for line in [
+        "hello\n",
+        "{\"version\":2,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"}}\n",
+        "{\"version\":1,\"width\":100,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"}}\n",
+        "{\"version\":1,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"$(id)\",\"variant\":\"\"}}\n",
+        long.as_str(),
+    ] {
+        let mut socket = std::os::unix::net::UnixStream::connect(launcher.socket()).unwrap();
+        socket.write_all(line.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        // A peer that has not read everything resets the connection after its answer.
+        let _ = socket.read_to_string(&mut answer);
+        assert!(answer.starts_with("{\"version\":1,\"error\":\""), "{line}: {answer}");
+    }
+}
+
+#[test]
+fn the_newer_capture_protocol_is_used_where_there_is_one() {
+    needs_sway!();
+    let launcher = Launcher::start("protocol", &[]);
+    let screen = launcher.open(300, 300, "us");
+    let version = Command::new(sway()).arg("--version").output().unwrap().stdout;
+    let version = String::from_utf8(version).unwrap();
+    let number: Vec<u32> = version.rsplit("version ").next().unwrap().trim().split(['.', '-', ' '])
+        .map_while(|n| n.parse().ok()).collect();
+    let expected = if number >= vec![1, 11] {
+        CaptureProtocol::ExtImageCopyCapture
+    } else {
+        CaptureProtocol::WlrScreencopy
+    };
+    assert_eq!(screen.desktop.capture_protocol(), expected, "{version}");
+}

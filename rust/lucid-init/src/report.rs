@@ -1,0 +1,79 @@
+//! `/run/lucid/boot.json`: what this boot found, for the services after the hand-over.
+//!
+//! One JSON object (UTF-8, a final newline):
+//! `{"slot":"a","partition":2,"tryboot":false,"disk":"/dev/vda","select":"/dev/vda1",
+//! "data":{"state":"ok","message":"…"}}`. `partition` is the boot partition's number; `select` is
+//! `null` when that partition is missing; `state` is one of `ok`, `made`, `repaired`, `unavailable`
+//! (then `/data` is in memory and lost at power-off); `message` is one sentence for people.
+
+use serde::Serialize;
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Boot {
+    /// `a` or `b`.
+    pub(crate) slot: &'static str,
+    /// The boot partition's number: 2 or 3.
+    pub(crate) partition: u32,
+    /// Whether this is a one-shot try.
+    pub(crate) tryboot: bool,
+    /// The boot disk's device file.
+    pub(crate) disk: String,
+    /// The device file of the partition that holds `lucid.toml`.
+    pub(crate) select: Option<String>,
+    /// The data partition.
+    pub(crate) data: Data,
+}
+
+/// What became of the data partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Data {
+    /// In one word.
+    pub(crate) state: DataState,
+    /// In one sentence.
+    pub(crate) message: String,
+}
+
+/// What became of the data partition, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DataState {
+    /// Mounted as it was.
+    Ok,
+    /// It was blank and has a new file system.
+    Made,
+    /// It was damaged and has been repaired.
+    Repaired,
+    /// Not usable; `/data` is in memory.
+    Unavailable,
+}
+
+impl Boot {
+    /// The file's text.
+    pub(crate) fn text(&self) -> Result<String, serde_json::Error> {
+        Ok(serde_json::to_string(self)? + "\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_has_the_golden_text() {
+        let boot = Boot {
+            slot: "b",
+            partition: 3,
+            tryboot: true,
+            disk: "/dev/vda".into(),
+            select: Some("/dev/vda1".into()),
+            data: Data { state: DataState::Unavailable, message: "a \"word\"".into() },
+        };
+        assert_eq!(boot.text().unwrap(), include_str!("../tests/golden/boot.json"));
+        let words: Vec<String> = [DataState::Ok, DataState::Made, DataState::Repaired]
+            .iter()
+            .map(|s| serde_json::to_string(s).unwrap())
+            .collect();
+        assert_eq!(words, ["\"ok\"", "\"made\"", "\"repaired\""]);
+    }
+}

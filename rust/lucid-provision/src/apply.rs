@@ -1,0 +1,309 @@
+//! `lucid-provision apply`: from the card and the store to the files that the services read.
+//!
+//! Written on every boot below the run directory (normally `/run`):
+//!
+//! - `lucid-provision/rdp-account.json` (0600): `{"version":1,"accounts":[{"user":"lucid","nt_hash":"<32 hex>"}]}`
+//! - `lucid-provision/desktop.json` (0644): `{"version":1,"keyboard":{"layout":"us","variant":""},"name":"lucid"}`
+//! - `lucid-provision/announce.json` (0600, removed by `announce`): [`Announcement`]
+//! - `systemd/network/10-lucid.network`
+//!
+//! In what order: the results are saved before the card is touched, and a secret is wiped only when
+//! it has been saved. A wrong `lucid.toml` changes nothing: the device is what it was before.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::card::{Card, Found};
+use crate::config::{Config, FILE_HINT, Password, Settings};
+use crate::error::Error;
+use crate::secret::{NtHash, Secret, random_password};
+use crate::store::{Account, Store, make_dirs, read_json, write, write_json};
+
+/// Who connects when nobody says otherwise.
+const DEFAULT_USER: &str = "lucid";
+
+/// Where everything is.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// `boot.json` of lucid-init.
+    pub boot: PathBuf,
+    /// The select partition, instead of the one that `boot.json` names.
+    pub select: Option<PathBuf>,
+    /// Normally `/run`.
+    pub run: PathBuf,
+    /// Normally `/data/lucid/provision`.
+    pub data: PathBuf,
+}
+
+/// What `announce` needs to know. Removed by it, because it may hold the password.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Announcement {
+    /// 1.
+    pub version: u32,
+    /// The RDP user.
+    pub user: String,
+    /// A password that the device has just made.
+    pub password: Option<Zeroizing<String>>,
+    /// The device made the password, now or earlier.
+    pub made: bool,
+    /// What the owner has to know, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// What came out.
+#[derive(Debug)]
+pub struct Applied {
+    /// What is in force now.
+    pub settings: Settings,
+    /// What the owner has to know, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// The parts of `boot.json` that matter here. More may be in it.
+#[derive(Deserialize)]
+struct Boot {
+    select: Option<PathBuf>,
+    data: BootData,
+}
+
+#[derive(Deserialize)]
+struct BootData {
+    state: String,
+    message: String,
+}
+
+#[derive(Serialize)]
+struct AccountsFile<'a> {
+    version: u32,
+    accounts: [AccountEntry<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct AccountEntry<'a> {
+    user: &'a str,
+    nt_hash: &'a str,
+}
+
+#[derive(Serialize)]
+struct DesktopFile<'a> {
+    version: u32,
+    keyboard: &'a crate::config::Keyboard,
+    name: &'a str,
+}
+
+/// Where the RDP account is written.
+pub fn account_path(run: &Path) -> PathBuf {
+    run.join("lucid-provision/rdp-account.json")
+}
+
+/// Where the hand-over to `announce` is written.
+pub fn announcement_path(run: &Path) -> PathBuf {
+    run.join("lucid-provision/announce.json")
+}
+
+/// Does everything. An error means that the files for the services could not be written; whatever
+/// else goes wrong is in the notes.
+pub fn apply(places: &Places) -> Result<Applied, Error> {
+    let mut notes = Vec::new();
+    let boot = read_json::<Boot>(&places.boot).unwrap_or_else(|e| {
+        notes.push(e.to_string());
+        None
+    });
+    // Without boot.json (on an ordinary machine) the data directory is taken at its word.
+    let lasting = boot.as_ref().is_none_or(|b| b.data.state != "unavailable");
+    if let Some(boot) = &boot
+        && boot.data.state != "ok"
+        && boot.data.state != "made"
+    {
+        notes.push(boot.data.message.clone());
+    }
+    let device = places.select.clone().or_else(|| boot.and_then(|b| b.select));
+    if device.is_none() {
+        notes.push("the card has no select partition, so there is no lucid.toml".to_owned());
+    }
+    let card = device.map(Card::new);
+
+    let mut answer = Vec::new();
+    let (bytes, config) = read_card(card.as_ref(), &mut notes, &mut answer);
+
+    let store = Store::new(places.data.clone());
+    let known_account = keep(store.account(), &mut notes);
+    let known_settings = keep(store.settings(), &mut notes);
+
+    let settings = match &config {
+        Some(config) => config.settings.clone(),
+        None => known_settings.clone().unwrap_or_default(),
+    };
+    let (account, fresh) = decide_account(config.as_ref(), known_account.clone(), &mut notes)?;
+
+    let mut saved = lasting;
+    if lasting {
+        let mut save = |result: Result<(), Error>| {
+            if let Err(e) = result {
+                saved = false;
+                notes.push(format!("{e}; the settings will not survive a restart"));
+            }
+        };
+        if known_settings.as_ref() != Some(&settings) {
+            save(store.save_settings(&settings));
+        }
+        if known_account.as_ref() != Some(&account) {
+            save(store.save_account(&account));
+        }
+    } else {
+        notes.push("settings and password will not survive a restart".to_owned());
+    }
+
+    write_outputs(&places.run, &settings, &account)?;
+
+    if let (Some(card), Some(bytes), Some(Config { password: Password::New(_, span), .. })) =
+        (&card, &bytes, &config)
+    {
+        if saved {
+            if let Err(e) = card.wipe(bytes, span.clone()) {
+                notes.push(e.to_string());
+                answer.push(e.to_string());
+            }
+        } else {
+            notes.push("the password stays in lucid.toml, because the device could not store it".to_owned());
+        }
+    }
+    if let Some(card) = &card {
+        let text = (!answer.is_empty()).then(|| format!("{}\n{FILE_HINT}\n", answer.join("\n")));
+        if let Err(e) = card.answer(text.as_deref()) {
+            notes.push(e.to_string());
+        }
+    }
+
+    let announcement = Announcement {
+        version: 1,
+        user: account.user.clone(),
+        password: fresh.map(|p| Zeroizing::new(p.expose().to_owned())),
+        made: account.made,
+        notes: notes.clone(),
+    };
+    write_json(&announcement_path(&places.run), &announcement, 0o600)?;
+    Ok(Applied { settings, notes })
+}
+
+/// Reads and understands the card's file. Every problem goes to `notes`, those that the owner can mend
+/// at a computer also to `answer`.
+fn read_card(
+    card: Option<&Card>,
+    notes: &mut Vec<String>,
+    answer: &mut Vec<String>,
+) -> (Option<Zeroizing<Vec<u8>>>, Option<Config>) {
+    let Some(card) = card else { return (None, None) };
+    let bytes = match card.read() {
+        Ok(Found::Bytes(bytes)) => bytes,
+        Ok(Found::Nothing) => return (None, None),
+        Ok(Found::Misnamed(name)) => {
+            let message = format!("there is a file {name}; rename it to lucid.toml (show file extensions)");
+            notes.push(message.clone());
+            answer.push(message);
+            return (None, None);
+        }
+        Err(e) => {
+            notes.push(e.to_string());
+            return (None, None);
+        }
+    };
+    match Config::parse(&bytes) {
+        Ok(config) => {
+            for problem in &config.unsupported {
+                let message = format!("lucid.toml, {problem}");
+                notes.push(message.clone());
+                answer.push(message);
+            }
+            (Some(bytes), Some(config))
+        }
+        Err(problem) => {
+            let message = Error::Config(problem).to_string();
+            notes.push(format!("{message}; the file was not applied, the settings from before hold"));
+            answer.push(message);
+            (None, None)
+        }
+    }
+}
+
+fn keep<T>(result: Result<Option<T>, Error>, notes: &mut Vec<String>) -> Option<T> {
+    result.unwrap_or_else(|e| {
+        notes.push(e.to_string());
+        None
+    })
+}
+
+/// The account that holds now, and the password if the device has just made it.
+fn decide_account(
+    config: Option<&Config>,
+    known: Option<Account>,
+    notes: &mut Vec<String>,
+) -> Result<(Account, Option<Secret>), Error> {
+    let user = config.and_then(|c| c.user.clone());
+    match config.map(|c| &c.password) {
+        Some(Password::New(password, _)) => {
+            let user = user.unwrap_or_else(|| DEFAULT_USER.to_owned());
+            let hash: NtHash = password.nt_hash();
+            return Ok((Account { user, hash, made: false, shown: true }, None));
+        }
+        Some(Password::Used) if known.is_none() => notes.push(
+            "the password in lucid.toml was used before and the device no longer knows it; a new one was made".to_owned(),
+        ),
+        _ => {}
+    }
+    match known {
+        // A password that nobody has seen is useless: it is made again.
+        Some(account) if !account.made || account.shown => {
+            let user = user.unwrap_or_else(|| account.user.clone());
+            Ok((Account { user, ..account }, None))
+        }
+        other => {
+            let user = user.or_else(|| other.map(|a| a.user)).unwrap_or_else(|| DEFAULT_USER.to_owned());
+            let password = random_password()?;
+            Ok((Account { user, hash: password.nt_hash(), made: true, shown: false }, Some(password)))
+        }
+    }
+}
+
+fn write_outputs(run: &Path, settings: &Settings, account: &Account) -> Result<(), Error> {
+    make_dirs(&run.join("lucid-provision"), 0o755)?;
+    let accounts = AccountsFile {
+        version: 1,
+        accounts: [AccountEntry { user: &account.user, nt_hash: account.hash.expose() }],
+    };
+    write_json(&account_path(run), &accounts, 0o600)?;
+    let desktop = DesktopFile { version: 1, keyboard: &settings.keyboard, name: &settings.name };
+    write_json(&run.join("lucid-provision/desktop.json"), &desktop, 0o644)?;
+    make_dirs(&run.join("systemd/network"), 0o755)?;
+    let network = run.join("systemd/network/10-lucid.network");
+    write(&network, network_file(settings).as_bytes(), 0o644)
+}
+
+/// The systemd-networkd file for wired networks.
+pub fn network_file(settings: &Settings) -> String {
+    let network = &settings.network;
+    let mut text = String::from("# Written by lucid-provision on every start.\n[Match]\nName=en* eth*\n\n[Network]\n");
+    match network.address {
+        Some((ip, prefix)) => text.push_str(&format!("DHCP=no\nAddress={ip}/{prefix}\n")),
+        None => text.push_str("DHCP=yes\n"),
+    }
+    if let Some(gateway) = network.gateway {
+        text.push_str(&format!("Gateway={gateway}\n"));
+    }
+    for server in &network.dns {
+        text.push_str(&format!("DNS={server}\n"));
+    }
+    text
+}
+
+/// Notes that the password has been announced, so that the next start does not make another one.
+pub fn mark_shown(data: &Path) -> Result<(), Error> {
+    let store = Store::new(data.to_owned());
+    match store.account()? {
+        Some(account) if account.made && !account.shown => store.save_account(&Account { shown: true, ..account }),
+        _ => Ok(()),
+    }
+}

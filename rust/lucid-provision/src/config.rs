@@ -1,0 +1,540 @@
+//! `lucid.toml`, version 1: how the owner of a card tells the device what to be.
+//!
+//! The file lies on the card's first partition (`select`, FAT), is UTF-8 (a byte order mark and
+//! Windows line ends are accepted), at most 64 KiB, and TOML 1.0. Every key may be left out:
+//!
+//! | key | value | default |
+//! | --- | --- | --- |
+//! | `version` | `1` | `1` |
+//! | `name` | host name: 1 to 63 letters, digits, `-`; no `-` at either end (RFC 1123) | `"lucid"` |
+//! | `network.method` | `"dhcp"` or `"static"` | `"dhcp"` |
+//! | `network.address` | address and prefix, such as `"192.168.1.20/24"`; with `static` only, and needed there | |
+//! | `network.gateway` | address; with `static` only | none |
+//! | `network.dns` | up to 4 addresses | from DHCP |
+//! | `network.wifi` | `ssid`, `passphrase`, `country`: checked, **not used by this version**, and reported | |
+//! | `rdp.user` | 1 to 32 letters, digits, `.`, `_`, `-`; begins with a letter or digit | `"lucid"` |
+//! | `rdp.password` | 8 to 128 characters, or `"(used)"` | made by the device |
+//! | `keyboard.layout` | XKB layout: 1 to 32 of `a-z 0-9 _ -` | `"us"` |
+//! | `keyboard.variant` | XKB variant: up to 32 of `a-z A-Z 0-9 _ -` | `""` |
+//!
+//! Any other key is an error, so a typing error never goes unnoticed.
+//!
+//! **Secrets.** When the device has stored what it needs, the value of `rdp.password` is overwritten on
+//! the card by `"(used)"` and spaces, so that the file keeps its length and stays valid. `"(used)"` then
+//! means: keep the password that the device knows. (A password has at least 8 characters and therefore
+//! 10 bytes with its quotes; the mark has 8 bytes and always fits.)
+//!
+//! The tables are walked here and not by serde, because serde's messages repeat a value of the wrong
+//! type, and that may be a password.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::secret::Secret;
+
+/// The largest file that is read.
+pub const MAX_BYTES: usize = 64 * 1024;
+/// What stands in the place of a secret that has been used, with its quotes.
+pub const USED: &str = "\"(used)\"";
+/// What helps the reader of a message on the card.
+pub const FILE_HINT: &str = "Lines and columns count from 1. Mend lucid.toml on this partition and start the \
+                             device again; this file vanishes when all is well.";
+/// The same as [`USED`], as the parser gives it.
+const USED_VALUE: &str = "(used)";
+
+/// What is wrong with a file, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Line and column, both from 1, the column in characters. `None`: the whole file.
+    pub place: Option<(usize, usize)>,
+    /// What was found and what is allowed. Never holds a secret.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((line, column)) = self.place {
+            write!(f, "line {line}, column {column}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+/// What the file says about the network.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// A fixed address with its prefix length; `None`: DHCP.
+    pub address: Option<(IpAddr, u8)>,
+    /// The router, with a fixed address.
+    pub gateway: Option<IpAddr>,
+    /// Name servers.
+    pub dns: Vec<IpAddr>,
+}
+
+/// The keyboard that people type on.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keyboard {
+    /// XKB layout.
+    pub layout: String,
+    /// XKB variant; empty for none.
+    pub variant: String,
+}
+
+/// Everything in the file that is not secret.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The host name, in lower case.
+    pub name: String,
+    /// The network.
+    pub network: Network,
+    /// The keyboard.
+    pub keyboard: Keyboard,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: "lucid".to_owned(),
+            network: Network { address: None, gateway: None, dns: Vec::new() },
+            keyboard: Keyboard { layout: "us".to_owned(), variant: String::new() },
+        }
+    }
+}
+
+/// What stands for `rdp.password`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Password {
+    /// Nothing: the device keeps the one it has, or makes one.
+    Unset,
+    /// The mark of a password that was used before: the device keeps the one it has.
+    Used,
+    /// A new one, and the bytes of the file (quotes included) that hold it.
+    New(Secret, Range<usize>),
+}
+
+/// A whole valid file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// All that is not secret.
+    pub settings: Settings,
+    /// `rdp.user`, if given.
+    pub user: Option<String>,
+    /// `rdp.password`.
+    pub password: Password,
+    /// What was understood but cannot be done by this version.
+    pub unsupported: Vec<Problem>,
+}
+
+impl Config {
+    /// Reads a whole file.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+        if bytes.len() > MAX_BYTES {
+            return Err(Problem {
+                place: None,
+                message: format!("the file has {} bytes, at most {MAX_BYTES} are allowed", bytes.len()),
+            });
+        }
+        if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+            return Err(Problem {
+                place: None,
+                message: "the file is UTF-16 text; save it as UTF-8 (in Notepad: Save as, Encoding: UTF-8)"
+                    .to_owned(),
+            });
+        }
+        let skipped = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+        let body = &bytes[skipped..];
+        let text = match std::str::from_utf8(body) {
+            Ok(text) => text,
+            Err(e) => {
+                let good = std::str::from_utf8(&body[..e.valid_up_to()]).unwrap_or_default();
+                return Err(Problem {
+                    place: Some(place(good, good.len())),
+                    message: "this is not UTF-8 text; save the file as UTF-8".to_owned(),
+                });
+            }
+        };
+        Walk { text, skipped }.file()
+    }
+}
+
+/// Line and column, from 1, of a byte offset.
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = &text[..text.floor_char_boundary(offset.min(text.len()))];
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    (line, column)
+}
+
+type Key<'a> = Spanned<std::borrow::Cow<'a, str>>;
+type Value<'a> = Spanned<DeValue<'a>>;
+
+struct Walk<'a> {
+    text: &'a str,
+    /// Bytes of a byte order mark before the text.
+    skipped: usize,
+}
+
+impl Walk<'_> {
+    fn problem(&self, span: Range<usize>, message: impl Into<String>) -> Problem {
+        Problem { place: Some(place(self.text, span.start)), message: message.into() }
+    }
+
+    fn file(&self) -> Result<Config, Problem> {
+        let document = DeTable::parse(self.text).map_err(|e| {
+            // The parser's messages are fixed texts without parts of the file.
+            let message = e.message().lines().next().unwrap_or("not valid TOML").to_owned();
+            match e.span() {
+                Some(span) => self.problem(span, format!("not valid TOML: {message}")),
+                None => Problem { place: None, message: format!("not valid TOML: {message}") },
+            }
+        })?;
+        let mut config = Config {
+            settings: Settings::default(),
+            user: None,
+            password: Password::Unset,
+            unsupported: Vec::new(),
+        };
+        for (key, value) in document.get_ref() {
+            match key.get_ref().as_ref() {
+                "version" => self.version(value)?,
+                "name" => config.settings.name = self.name(value)?,
+                "network" => self.network(value, &mut config)?,
+                "rdp" => self.rdp(value, &mut config)?,
+                "keyboard" => self.keyboard(value, &mut config)?,
+                _ => return Err(self.unknown(key, "", "version, name, network, rdp, keyboard")),
+            }
+        }
+        Ok(config)
+    }
+
+    fn unknown(&self, key: &Key<'_>, table: &str, allowed: &str) -> Problem {
+        let found: String = key.get_ref().chars().take(40).collect();
+        let place = if table.is_empty() { String::new() } else { format!(" in [{table}]") };
+        self.problem(
+            key.span(),
+            format!("unknown key {:?}{place}; allowed there: {allowed}", found),
+        )
+    }
+
+    fn table<'v>(&self, name: &str, value: &'v Value<'_>) -> Result<&'v DeTable<'v>, Problem> {
+        match value.get_ref() {
+            DeValue::Table(table) => Ok(table),
+            other => Err(self.problem(
+                value.span(),
+                format!("{name} must be a table, written [{name}], not {}", kind(other)),
+            )),
+        }
+    }
+
+    fn string<'v>(&self, name: &str, value: &'v Value<'_>) -> Result<&'v str, Problem> {
+        match value.get_ref() {
+            DeValue::String(text) => Ok(text),
+            other => Err(self.problem(
+                value.span(),
+                format!("{name} must be text in quotation marks, not {}", kind(other)),
+            )),
+        }
+    }
+
+    fn version(&self, value: &Value<'_>) -> Result<(), Problem> {
+        match value.get_ref() {
+            DeValue::Integer(n) if n.radix() == 10 && n.as_str() == "1" => Ok(()),
+            DeValue::Integer(_) => {
+                Err(self.problem(value.span(), "version must be 1, the only one that this device knows"))
+            }
+            other => Err(self.problem(value.span(), format!("version must be the number 1, not {}", kind(other)))),
+        }
+    }
+
+    fn name(&self, value: &Value<'_>) -> Result<String, Problem> {
+        let text = self.string("name", value)?;
+        let good = (1..=63).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !text.starts_with('-')
+            && !text.ends_with('-');
+        if good {
+            Ok(text.to_ascii_lowercase())
+        } else {
+            Err(self.problem(
+                value.span(),
+                format!(
+                    "name is {}; it must be 1 to 63 letters, digits or -, without - at either end",
+                    quoted(text)
+                ),
+            ))
+        }
+    }
+
+    fn network(&self, value: &Value<'_>, config: &mut Config) -> Result<(), Problem> {
+        let table = self.table("network", value)?;
+        let (mut fixed, mut address, mut gateway) = (false, None, None);
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "method" => match self.string("network.method", value)? {
+                    "dhcp" => fixed = false,
+                    "static" => fixed = true,
+                    other => {
+                        let message =
+                            format!("network.method is {}; it must be \"dhcp\" or \"static\"", quoted(other));
+                        return Err(self.problem(value.span(), message));
+                    }
+                },
+                "address" => address = Some((self.address(value)?, value.span())),
+                "gateway" => gateway = Some((self.ip("network.gateway", value)?, value.span())),
+                "dns" => config.settings.network.dns = self.dns(value)?,
+                "wifi" => {
+                    self.wifi(value)?;
+                    let message = "[network.wifi] is not supported by this image yet, the device uses its \
+                                   network cable only; the passphrase stays on the card as it is";
+                    config.unsupported.push(self.problem(key.span(), message));
+                }
+                _ => return Err(self.unknown(key, "network", "method, address, gateway, dns, wifi")),
+            }
+        }
+        if !fixed {
+            if let Some((what, span)) = address
+                .map(|(_, span)| ("address", span))
+                .or_else(|| gateway.map(|(_, span)| ("gateway", span)))
+            {
+                let message = format!("network.{what} is only allowed with method = \"static\"");
+                return Err(self.problem(span, message));
+            }
+            return Ok(());
+        }
+        let Some(((ip, prefix), _)) = address else {
+            let message = "method = \"static\" needs an address, such as address = \"192.168.1.20/24\"";
+            return Err(self.problem(value.span(), message));
+        };
+        if let Some((gateway, span)) = &gateway
+            && !reachable(ip, prefix, *gateway)
+        {
+            let message = format!("network.gateway {gateway} is not in the network of {ip}/{prefix}, or is it itself");
+            return Err(self.problem(span.clone(), message));
+        }
+        config.settings.network.address = Some((ip, prefix));
+        config.settings.network.gateway = gateway.map(|(ip, _)| ip);
+        Ok(())
+    }
+
+    fn address(&self, value: &Value<'_>) -> Result<(IpAddr, u8), Problem> {
+        let text = self.string("network.address", value)?;
+        let parsed = text.split_once('/').and_then(|(ip, prefix)| {
+            let plain = prefix.len() <= 3 && prefix.bytes().all(|b| b.is_ascii_digit());
+            let (ip, prefix) = (ip.parse::<IpAddr>().ok()?, prefix.parse::<u8>().ok().filter(|_| plain)?);
+            let longest = if ip.is_ipv4() { 32 } else { 128 };
+            ((1..=longest).contains(&prefix) && usable(ip) && !is_edge(ip, prefix)).then_some((ip, prefix))
+        });
+        parsed.ok_or_else(|| {
+            let message = format!(
+                "network.address is {}; it must be a host's address and prefix, such as \"192.168.1.20/24\"",
+                quoted(text)
+            );
+            self.problem(value.span(), message)
+        })
+    }
+
+    fn ip(&self, name: &str, value: &Value<'_>) -> Result<IpAddr, Problem> {
+        let text = self.string(name, value)?;
+        text.parse().ok().filter(|ip| usable(*ip)).ok_or_else(|| {
+            let message = format!("{name} is {}; it must be an address, such as \"192.168.1.1\"", quoted(text));
+            self.problem(value.span(), message)
+        })
+    }
+
+    fn dns(&self, value: &Value<'_>) -> Result<Vec<IpAddr>, Problem> {
+        let DeValue::Array(list) = value.get_ref() else {
+            let message = format!(
+                "network.dns must be a list, such as [\"192.168.1.1\"], not {}",
+                kind(value.get_ref())
+            );
+            return Err(self.problem(value.span(), message));
+        };
+        if list.len() > 4 {
+            let message = format!("network.dns has {} addresses, at most 4 are allowed", list.len());
+            return Err(self.problem(value.span(), message));
+        }
+        list.iter().map(|item| self.ip("an entry of network.dns", item)).collect()
+    }
+
+    fn wifi(&self, value: &Value<'_>) -> Result<(), Problem> {
+        let table = self.table("network.wifi", value)?;
+        let mut ssid = false;
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "ssid" => {
+                    if !(1..=32).contains(&self.string("network.wifi.ssid", value)?.len()) {
+                        return Err(self.problem(value.span(), "network.wifi.ssid must have 1 to 32 bytes"));
+                    }
+                    ssid = true;
+                }
+                "passphrase" => {
+                    let text = self.string("network.wifi.passphrase", value)?;
+                    if !(8..=63).contains(&text.len()) || !text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+                        let message = "network.wifi.passphrase must have 8 to 63 printable ASCII characters";
+                        return Err(self.problem(value.span(), message));
+                    }
+                }
+                "country" => {
+                    let text = self.string("network.wifi.country", value)?;
+                    if text.len() != 2 || !text.bytes().all(|b| b.is_ascii_uppercase()) {
+                        let message = format!(
+                            "network.wifi.country is {}; it must be two capital letters, such as \"DE\"",
+                            quoted(text)
+                        );
+                        return Err(self.problem(value.span(), message));
+                    }
+                }
+                _ => return Err(self.unknown(key, "network.wifi", "ssid, passphrase, country")),
+            }
+        }
+        if ssid { Ok(()) } else { Err(self.problem(value.span(), "[network.wifi] needs an ssid")) }
+    }
+
+    fn rdp(&self, value: &Value<'_>, config: &mut Config) -> Result<(), Problem> {
+        for (key, value) in self.table("rdp", value)? {
+            match key.get_ref().as_ref() {
+                "user" => {
+                    let text = self.string("rdp.user", value)?;
+                    if !is_user(text) {
+                        let message = format!(
+                            "rdp.user is {}; it must be 1 to 32 letters, digits, ., _ or - and begin with a letter or digit",
+                            quoted(text)
+                        );
+                        return Err(self.problem(value.span(), message));
+                    }
+                    config.user = Some(text.to_owned());
+                }
+                "password" => {
+                    let text = self.string("rdp.password", value)?;
+                    let (length, span) = (text.chars().count(), value.span());
+                    if text == USED_VALUE {
+                        config.password = Password::Used;
+                    } else if !(8..=128).contains(&length) {
+                        let message = format!("rdp.password has {length} characters; it must have 8 to 128");
+                        return Err(self.problem(span, message));
+                    } else if text.chars().any(char::is_control) {
+                        return Err(self.problem(span, "rdp.password has a control character in it"));
+                    } else {
+                        let in_file = span.start + self.skipped..span.end + self.skipped;
+                        config.password = Password::New(Secret::new(text.to_owned()), in_file);
+                    }
+                }
+                _ => return Err(self.unknown(key, "rdp", "user, password")),
+            }
+        }
+        Ok(())
+    }
+
+    fn keyboard(&self, value: &Value<'_>, config: &mut Config) -> Result<(), Problem> {
+        for (key, value) in self.table("keyboard", value)? {
+            let good = |text: &str, least: usize, capitals: bool| {
+                (least..=32).contains(&text.len())
+                    && text.bytes().all(|b| {
+                        b.is_ascii_lowercase()
+                            || b.is_ascii_digit()
+                            || matches!(b, b'_' | b'-')
+                            || capitals && b.is_ascii_uppercase()
+                    })
+            };
+            match key.get_ref().as_ref() {
+                "layout" => {
+                    let text = self.string("keyboard.layout", value)?;
+                    if !good(text, 1, false) {
+                        let message = format!(
+                            "keyboard.layout is {}; it must be the name of an XKB layout, such as \"us\" or \"de\"",
+                            quoted(text)
+                        );
+                        return Err(self.problem(value.span(), message));
+                    }
+                    config.settings.keyboard.layout = text.to_owned();
+                }
+                "variant" => {
+                    let text = self.string("keyboard.variant", value)?;
+                    if !good(text, 0, true) {
+                        let message = format!(
+                            "keyboard.variant is {}; it must be the name of an XKB variant, such as \"nodeadkeys\"",
+                            quoted(text)
+                        );
+                        return Err(self.problem(value.span(), message));
+                    }
+                    config.settings.keyboard.variant = text.to_owned();
+                }
+                _ => return Err(self.unknown(key, "keyboard", "layout, variant")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a text can be the name of an RDP user.
+pub fn is_user(text: &str) -> bool {
+    (1..=32).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && text.as_bytes()[0].is_ascii_alphanumeric()
+}
+
+/// A value for a message: cut, and with control characters escaped. Not for secrets.
+fn quoted(text: &str) -> String {
+    if text.chars().count() > 40 {
+        format!("{:?}…", text.chars().take(40).collect::<String>())
+    } else {
+        format!("{text:?}")
+    }
+}
+
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "text",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+fn usable(ip: IpAddr) -> bool {
+    !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast()
+}
+
+/// The network's own address or its broadcast address.
+fn is_edge(ip: IpAddr, prefix: u8) -> bool {
+    let IpAddr::V4(ip) = ip else { return false };
+    let hosts = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+    prefix <= 30 && (u32::from(ip) & hosts == 0 || u32::from(ip) & hosts == hosts)
+}
+
+/// Whether a gateway is another host of the same network. IPv6 routers are link-local as a rule.
+fn reachable(ip: IpAddr, prefix: u8, gateway: IpAddr) -> bool {
+    match (ip, gateway) {
+        (IpAddr::V4(ip), IpAddr::V4(gateway)) => {
+            let hosts = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+            ip != gateway && (u32::from(ip) ^ u32::from(gateway)) & !hosts == 0
+        }
+        (IpAddr::V6(ip), IpAddr::V6(gateway)) => {
+            let hosts = u128::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+            let local = gateway.segments()[0] & 0xffc0 == 0xfe80;
+            ip != gateway && (local || (u128::from(ip) ^ u128::from(gateway)) & !hosts == 0)
+        }
+        _ => false,
+    }
+}
+
+/// The bytes that take the place of a secret of `length` bytes, quotes included.
+/// `None`: too short, which no valid password is.
+pub fn mark(length: usize) -> Option<Vec<u8>> {
+    let mut bytes = USED.as_bytes().to_vec();
+    (length >= bytes.len()).then(|| {
+        bytes.resize(length, b' ');
+        bytes
+    })
+}

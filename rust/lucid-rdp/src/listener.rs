@@ -1,0 +1,219 @@
+//! Accepts clients. An attacker can cost this process one TLS handshake at a time and a bounded number of
+//! sockets, and nothing else: who has not authenticated holds no desktop, no thread and no large buffer.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use lucid_desktop::KeyboardLayout;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+
+use crate::error::Refused;
+use crate::handshake::{self, SharedHost, Stage};
+use crate::session::{self, End};
+use crate::{Error, status};
+
+/// A client has this long to send its first message.
+const FIRST_MESSAGE: Duration = Duration::from_secs(15);
+/// And this long for the whole handshake: some 15 round trips, which take 6 s through Tor, and a person
+/// may be asked to accept a certificate in the middle of it.
+const HANDSHAKE: Duration = Duration::from_secs(90);
+/// Connections that wait to be authenticated. When one more comes, the one that has waited longest without
+/// saying anything goes (or, if all speak, the oldest).
+const MAX_WAITING: usize = 128;
+
+/// How the listener runs.
+pub(crate) struct Settings {
+    pub(crate) desktop: PathBuf,
+    pub(crate) keyboard: KeyboardLayout,
+    pub(crate) max_sessions: usize,
+}
+
+struct Waiting {
+    id: u64,
+    stage: watch::Receiver<Stage>,
+    evict: Rc<Notify>,
+}
+
+/// Who waits to be authenticated, oldest first.
+#[derive(Default)]
+struct Lobby(RefCell<Vec<Waiting>>);
+
+impl Lobby {
+    fn enter(&self, id: u64, stage: watch::Receiver<Stage>) -> Rc<Notify> {
+        let mut waiting = self.0.borrow_mut();
+        if waiting.len() >= MAX_WAITING {
+            let victim = waiting.iter().position(|w| *w.stage.borrow() == Stage::Silent).unwrap_or(0);
+            waiting.remove(victim).evict.notify_one();
+        }
+        let evict = Rc::new(Notify::new());
+        waiting.push(Waiting { id, stage, evict: Rc::clone(&evict) });
+        evict
+    }
+
+    fn leave(&self, id: u64) {
+        self.0.borrow_mut().retain(|w| w.id != id);
+    }
+}
+
+/// Serves until told to stop. Must run within a [`tokio::task::LocalSet`].
+pub(crate) async fn serve(
+    listener: TcpListener,
+    host: SharedHost,
+    settings: Settings,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let lobby = Rc::new(Lobby::default());
+    let sessions = Rc::new(Cell::new(0_usize));
+    let settings = Rc::new(settings);
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut id = 0_u64;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopping.changed() => break,
+            Some(_) = tasks.join_next() => continue,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(e) => {
+                // Out of file descriptors, or the client is gone already: neither ends the service.
+                tracing::warn!("accepting a connection: {e}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        id += 1;
+        if id == 1 {
+            tracing::info!("first connection at {:.3} s after the kernel started", status::uptime());
+        }
+        let task = client(
+            id,
+            stream,
+            peer,
+            SharedHost::clone(&host),
+            Rc::clone(&settings),
+            Rc::clone(&lobby),
+            Rc::clone(&sessions),
+            stopping.clone(),
+        );
+        tasks.spawn_local(task);
+    }
+    // Sessions say good-bye by themselves; they have been told.
+    let _ = tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await;
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call, from the loop above")]
+async fn client(
+    id: u64,
+    stream: TcpStream,
+    peer: SocketAddr,
+    host: SharedHost,
+    settings: Rc<Settings>,
+    lobby: Rc<Lobby>,
+    sessions: Rc<Cell<usize>>,
+    stopping: watch::Receiver<bool>,
+) {
+    if let Err(e) = tune(&stream) {
+        tracing::debug!(%peer, "setting socket options: {e}");
+    }
+    let (stage, stage_seen) = watch::channel(Stage::Silent);
+    let evict = lobby.enter(id, stage_seen.clone());
+    let mut opening = None;
+    let handshake = handshake::accept(&host, stream, peer, &stage, |size| {
+        opening = Some(session::open_desktop(&settings.desktop, size, settings.keyboard.clone()));
+    });
+    let shaken = tokio::select! {
+        shaken = handshake => shaken,
+        () = silent_too_long(stage_seen.clone()) => Err(Refused::TimedOut(FIRST_MESSAGE.as_secs())),
+        () = tokio::time::sleep(HANDSHAKE) => Err(Refused::TimedOut(HANDSHAKE.as_secs())),
+        () = evict.notified() => Err(Refused::Crowded),
+    };
+    lobby.leave(id);
+    let (connection, opening) = match (shaken, opening) {
+        (Ok(connection), Some(opening)) => (connection, opening),
+        (Ok(_), None) => {
+            tracing::error!(%peer, "a client came through the handshake without a desktop size");
+            return;
+        }
+        (Err(refused), _) => {
+            // What the client sent is not repeated: it may be a password in the wrong field.
+            match refused {
+                Refused::Crowded | Refused::Gone(_) | Refused::TimedOut(_)
+                    if *stage_seen.borrow() == Stage::Silent =>
+                {
+                    tracing::debug!(%peer, "refused: {refused}");
+                }
+                _ => tracing::warn!(%peer, "refused: {refused}"),
+            }
+            return;
+        }
+    };
+    if sessions.get() >= settings.max_sessions {
+        tracing::warn!(%peer, "refused: {} sessions are open, as many as are allowed", sessions.get());
+        return;
+    }
+    sessions.set(sessions.get() + 1);
+    let ended = session::run(connection, opening, peer, stopping).await;
+    sessions.set(sessions.get() - 1);
+    match ended {
+        Ok(End::Client) => tracing::info!(%peer, "session ends: the client left"),
+        Ok(End::Desktop) => tracing::info!(%peer, "session ends: the desktop was closed"),
+        Ok(End::Stopping) => tracing::info!(%peer, "session ends: the host is stopping"),
+        Err(error) => tracing::error!(%peer, "session ends: {error}"),
+    }
+}
+
+async fn silent_too_long(stage: watch::Receiver<Stage>) {
+    tokio::time::sleep(FIRST_MESSAGE).await;
+    if *stage.borrow() != Stage::Silent {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Input must not wait for more of it, and a client whose network vanished must be noticed.
+fn tune(stream: &TcpStream) -> std::io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(30))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepcnt(stream, 3)?;
+    sockopt::set_tcp_user_timeout(stream, 60_000)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_it_is_crowded_the_oldest_silent_one_goes() {
+        let lobby = Lobby::default();
+        let mut kept = Vec::new();
+        for id in 0..MAX_WAITING as u64 {
+            let (stage, seen) = watch::channel(if id < 3 { Stage::Speaking } else { Stage::Silent });
+            kept.push((stage, lobby.enter(id, seen)));
+        }
+        let (_stage, seen) = watch::channel(Stage::Silent);
+        lobby.enter(1000, seen);
+        let ids: Vec<_> = lobby.0.borrow().iter().map(|w| w.id).collect();
+        assert_eq!(ids.len(), MAX_WAITING);
+        assert!(ids.contains(&0) && ids.contains(&2) && ids.contains(&1000) && !ids.contains(&3));
+    }
+
+    #[test]
+    fn when_all_speak_the_oldest_goes() {
+        let lobby = Lobby::default();
+        let mut kept = Vec::new();
+        for id in 0..=MAX_WAITING as u64 {
+            let (stage, seen) = watch::channel(Stage::Speaking);
+            kept.push((stage, lobby.enter(id, seen)));
+        }
+        assert_eq!(lobby.0.borrow().first().map(|w| w.id), Some(1));
+    }
+}

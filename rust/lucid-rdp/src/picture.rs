@@ -1,0 +1,241 @@
+//! Pictures of the desktop become what one client can show. Runs on the desktop's own thread.
+
+use std::sync::{Arc, Mutex};
+
+use ironrdp_graphics::clearcodec::ClearCodecEncoder;
+use lucid_desktop::{Closed, Frame, FrameSink, Rect};
+use lucid_video::{Encoder as _, OpenH264, Picture, Settings};
+use tokio::sync::mpsc;
+
+use crate::bitmap::BitmapEncoder;
+use crate::capabilities::RemoteFx;
+use crate::remotefx::RemoteFxEncoder;
+use crate::Error;
+
+/// In which form a client gets its pictures; the first that it can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Codec {
+    /// H.264 4:2:0 through the graphics pipeline.
+    Avc420,
+    /// Lossless ClearCodec through the graphics pipeline.
+    ClearCodec,
+    /// RemoteFX in surface commands.
+    RemoteFx(RemoteFx),
+    /// Lossless RDP 6.0 bitmaps.
+    Bitmap,
+}
+
+impl Codec {
+    /// The codec's name for people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Codec::Avc420 => "EGFX AVC420",
+            Codec::ClearCodec => "EGFX ClearCodec",
+            Codec::RemoteFx(_) => "RemoteFX",
+            Codec::Bitmap => "RDP 6.0 bitmaps",
+        }
+    }
+}
+
+/// An encoded piece of a picture and where it belongs.
+#[derive(Debug)]
+pub(crate) struct Tile {
+    pub(crate) place: Rect,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What the session sends.
+#[derive(Debug)]
+pub(crate) enum Encoded {
+    /// One access unit and the rectangles that it renews.
+    Avc420 { bytes: Vec<u8>, damage: Vec<Rect>, qp: u8 },
+    /// Tiles of one picture.
+    ClearCodec(Vec<Tile>),
+    /// The payloads of fast-path surface command updates.
+    SurfaceCommands(Vec<Vec<u8>>),
+    /// The payloads of fast-path bitmap updates.
+    Bitmaps(Vec<Vec<u8>>),
+}
+
+/// What comes from the desktop's thread.
+#[derive(Debug)]
+pub(crate) enum FromDesktop {
+    /// The next picture.
+    Picture(Encoded),
+    /// Encoding failed; the session cannot go on.
+    Failed(Error),
+    /// The desktop is gone.
+    Closed(Closed),
+}
+
+/// What the session tells the painter; read at each frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    pub(crate) codec: Codec,
+    pub(crate) max_update: usize,
+    /// Counts up when the client has lost what it had: the next picture must stand alone.
+    pub(crate) generation: u32,
+}
+
+/// The order that holds now; none until the client's abilities are known.
+pub(crate) type Orders = Arc<Mutex<Option<Order>>>;
+
+/// Encodes frames as ordered and passes them on.
+pub(crate) struct Painter {
+    orders: Orders,
+    out: mpsc::Sender<FromDesktop>,
+    encoder: Option<Active>,
+}
+
+struct Active {
+    order: Order,
+    width: u32,
+    height: u32,
+    encoder: AnyEncoder,
+}
+
+enum AnyEncoder {
+    Avc420(Box<OpenH264>),
+    ClearCodec(Box<ClearCodecEncoder>),
+    RemoteFx(Box<RemoteFxEncoder>),
+    Bitmap(BitmapEncoder),
+}
+
+impl Painter {
+    pub(crate) fn new(orders: Orders, out: mpsc::Sender<FromDesktop>) -> Painter {
+        Painter { orders, out, encoder: None }
+    }
+
+    fn encode(&mut self, frame: Frame<'_>) -> Result<Option<Encoded>, Error> {
+        let order = *self.orders.lock().map_err(|_| Error::Internal("a thread died while giving orders"))?;
+        // Frames are asked for only after the order is given.
+        let Some(order) = order else { return Ok(None) };
+        let renew = self.encoder.as_ref().is_none_or(|a| {
+            a.order.generation != order.generation
+                || a.order.codec != order.codec
+                || (a.width, a.height) != (frame.width, frame.height)
+        });
+        let whole = [Rect { x: 0, y: 0, width: frame.width, height: frame.height }];
+        let damage = if renew { &whole } else { frame.damage };
+        if renew {
+            let encoder = match order.codec {
+                Codec::Avc420 => AnyEncoder::Avc420(Box::new(OpenH264::new(Settings::desktop(frame.width, frame.height))?)),
+                Codec::ClearCodec => AnyEncoder::ClearCodec(Box::new(ClearCodecEncoder::new())),
+                Codec::RemoteFx(remotefx) => AnyEncoder::RemoteFx(Box::new(RemoteFxEncoder::new(remotefx))),
+                Codec::Bitmap => AnyEncoder::Bitmap(BitmapEncoder::new()),
+            };
+            self.encoder = Some(Active { order, width: frame.width, height: frame.height, encoder });
+        }
+        let Some(active) = &mut self.encoder else { return Ok(None) };
+        let encoded = match &mut active.encoder {
+            AnyEncoder::Avc420(encoder) => {
+                let rects: Vec<_> = damage
+                    .iter()
+                    .map(|r| lucid_video::Rect { x: r.x, y: r.y, width: r.width, height: r.height })
+                    .collect();
+                let picture = Picture {
+                    width: frame.width,
+                    height: frame.height,
+                    stride: frame.stride,
+                    pixels: frame.pixels,
+                    damage: &rects,
+                };
+                let encoded = encoder.encode(picture)?;
+                Encoded::Avc420 { bytes: encoded.bytes.to_vec(), damage: damage.to_vec(), qp: encoded.qp }
+            }
+            AnyEncoder::ClearCodec(encoder) => {
+                let mut pixels = Vec::new();
+                let tiles = damage
+                    .iter()
+                    .flat_map(|r| split(*r, CLEARCODEC_TILE, CLEARCODEC_TILE))
+                    .map(|place| {
+                        cut(&frame, place, &mut pixels);
+                        let (w, h) = (u16::try_from(place.width), u16::try_from(place.height));
+                        let (Ok(w), Ok(h)) = (w, h) else { return Err(Error::Encode("a tile")) };
+                        Ok(Tile { place, bytes: encoder.encode(&pixels, w, h) })
+                    })
+                    .collect::<Result<_, _>>()?;
+                Encoded::ClearCodec(tiles)
+            }
+            AnyEncoder::RemoteFx(encoder) => {
+                Encoded::SurfaceCommands(encoder.encode(&frame, damage, order.max_update)?)
+            }
+            AnyEncoder::Bitmap(encoder) => Encoded::Bitmaps(encoder.encode(&frame, damage)?),
+        };
+        Ok(Some(encoded))
+    }
+
+    fn send(&self, message: FromDesktop) {
+        // The session may have ended meanwhile; then nobody wants it any more.
+        let _ = self.out.blocking_send(message);
+    }
+}
+
+impl FrameSink for Painter {
+    fn frame(&mut self, frame: Frame<'_>) {
+        match self.encode(frame) {
+            Ok(Some(encoded)) => self.send(FromDesktop::Picture(encoded)),
+            Ok(None) => self.send(FromDesktop::Failed(Error::Internal("a picture came before its order"))),
+            Err(error) => self.send(FromDesktop::Failed(error)),
+        }
+    }
+
+    fn closed(&mut self, reason: Closed) {
+        self.send(FromDesktop::Closed(reason));
+    }
+}
+
+/// Width and height of a lossless tile: large enough for long runs, small enough that a change deep inside of
+/// a window does not send it whole.
+const CLEARCODEC_TILE: u32 = 256;
+
+/// Cuts a rectangle into pieces of at most `width` by `height`.
+pub(crate) fn split(rect: Rect, width: u32, height: u32) -> impl Iterator<Item = Rect> {
+    let columns = rect.width.div_ceil(width);
+    let rows = rect.height.div_ceil(height);
+    (0..rows).flat_map(move |row| {
+        (0..columns).map(move |column| Rect {
+            x: rect.x + column * width,
+            y: rect.y + row * height,
+            width: width.min(rect.width - column * width),
+            height: height.min(rect.height - row * height),
+        })
+    })
+}
+
+/// Copies a rectangle of the frame, row after row, without gaps.
+pub(crate) fn cut(frame: &Frame<'_>, place: Rect, out: &mut Vec<u8>) {
+    out.clear();
+    let (x, width) = (place.x as usize * 4, place.width as usize * 4);
+    for y in place.y..place.y + place.height {
+        let start = y as usize * frame.stride + x;
+        out.extend_from_slice(&frame.pixels[start..start + width]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_a_rectangle_once_and_nothing_else() {
+        for (w, h) in [(1, 1), (64, 64), (65, 63), (300, 130)] {
+            let rect = Rect { x: 5, y: 7, width: w, height: h };
+            let mut seen = vec![0u8; 400 * 400];
+            for piece in split(rect, 64, 64) {
+                assert!(piece.width <= 64 && piece.height <= 64 && piece.width > 0 && piece.height > 0);
+                for y in piece.y..piece.y + piece.height {
+                    for x in piece.x..piece.x + piece.width {
+                        seen[(y * 400 + x) as usize] += 1;
+                    }
+                }
+            }
+            for y in 0..400 {
+                for x in 0..400 {
+                    let inside = (5..5 + w).contains(&x) && (7..7 + h).contains(&y);
+                    assert_eq!(seen[(y * 400 + x) as usize], u8::from(inside), "{x},{y} of {w}x{h}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! What other programs may know: `status.json` (version 1) in the run directory.
+//!
+//! ```json
+//! {"version":1,"port":3389,"certificate_sha256":"AA:BB:…","ready":true}
+//! ```
+
+use std::io::Write as _;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::Error;
+
+#[derive(Serialize)]
+struct Status<'a> {
+    version: u32,
+    port: u16,
+    certificate_sha256: &'a str,
+    ready: bool,
+}
+
+/// Writes the status file, whole or not at all.
+pub(crate) fn write(run: &Path, port: u16, fingerprint: &str) -> Result<(), Error> {
+    let path = run.join("status.json");
+    let failed = |source| Error::File { doing: "writing", path: path.clone(), source };
+    let text = serde_json::to_vec(&Status { version: 1, port, certificate_sha256: fingerprint, ready: true })
+        .map_err(|e| failed(e.into()))?;
+    let temporary = run.join("status.json.new");
+    std::fs::create_dir_all(run)
+        .and_then(|()| std::fs::File::create(&temporary))
+        .and_then(|mut f| f.write_all(&text))
+        .and_then(|()| std::fs::rename(&temporary, &path))
+        .map_err(failed)
+}
+
+/// Seconds since the kernel started, as the console counts them.
+pub(crate) fn uptime() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of an uptime fit a double")]
+    let seconds = now.tv_sec as f64 + now.tv_nsec as f64 / 1e9;
+    seconds
+}

@@ -1,0 +1,235 @@
+//! BGRX to planar YUV 4:2:0, full-range BT.709.
+//!
+//! MS-RDPEGFX 3.3.8.3.1 decodes with the BT.709 matrix at full range (Rec. ITU-R BT.709-6, 3.2:
+//! `Kr = 0.2126`, `Kb = 0.0722`; Y, Cb and Cr use 0..=255, Cb and Cr with 128 as their middle):
+//!
+//! ```text
+//! Y  = 0.2126 R + 0.7152 G + 0.0722 B
+//! Cb = 128 + (B - Y) / 1.8556
+//! Cr = 128 + (R - Y) / 1.5748
+//! ```
+//!
+//! A chroma sample is taken from the mean of its 2x2 pixels; where the picture ends within them (odd
+//! sizes) the last column or row counts twice. Every sample is the real number above rounded to the
+//! nearest integer (a half upwards) and cut at 255: there is no error of approximation at all.
+
+use crate::{Error, MAX_HEIGHT, MAX_WIDTH, Picture};
+
+/// A rectangle in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rect {
+    /// Left edge.
+    pub x: u32,
+    /// Top edge.
+    pub y: u32,
+    /// Width.
+    pub width: u32,
+    /// Height.
+    pub height: u32,
+}
+
+/// A picture in planar YUV 4:2:0, its size rounded up to multiples of 16. What lies beyond the picture
+/// repeats its last column and row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct I420 {
+    width: usize,
+    height: usize,
+    coded_width: usize,
+    coded_height: usize,
+    y: Vec<u8>,
+    u: Vec<u8>,
+    v: Vec<u8>,
+}
+
+impl I420 {
+    /// Room for pictures of one size.
+    ///
+    /// # Errors
+    /// When the size is 0 or above [`MAX_WIDTH`] x [`MAX_HEIGHT`].
+    pub fn new(width: u32, height: u32) -> Result<I420, Error> {
+        if !(1..=MAX_WIDTH).contains(&width) || !(1..=MAX_HEIGHT).contains(&height) {
+            return Err(Error::Settings { width, height, what: "the size is 0 or too big" });
+        }
+        let (width, height) = (width as usize, height as usize);
+        let (coded_width, coded_height) = (width.next_multiple_of(16), height.next_multiple_of(16));
+        let samples = coded_width * coded_height;
+        let plane = |length: usize| vec![0; length];
+        Ok(I420 {
+            width,
+            height,
+            coded_width,
+            coded_height,
+            y: plane(samples),
+            u: plane(samples / 4),
+            v: plane(samples / 4),
+        })
+    }
+
+    /// Width and height of the planes in luma samples: multiples of 16.
+    #[must_use]
+    pub fn coded_size(&self) -> (usize, usize) {
+        (self.coded_width, self.coded_height)
+    }
+
+    /// Luma, rows of the coded width.
+    #[must_use]
+    pub fn y(&self) -> &[u8] {
+        &self.y
+    }
+
+    /// Cb, rows of half the coded width.
+    #[must_use]
+    pub fn u(&self) -> &[u8] {
+        &self.u
+    }
+
+    /// Cr, rows of half the coded width.
+    #[must_use]
+    pub fn v(&self) -> &[u8] {
+        &self.v
+    }
+
+    /// Converts the whole picture.
+    ///
+    /// # Errors
+    /// When the picture is of another size or its pixels are too few.
+    pub fn convert(&mut self, picture: Picture<'_>) -> Result<(), Error> {
+        let whole = Rect { x: 0, y: 0, width: picture.width, height: picture.height };
+        self.convert_damage(Picture { damage: &[whole], ..picture })
+    }
+
+    /// Converts the picture's damaged rectangles, cut to the picture and widened to even edges. If
+    /// nothing else has changed since the last conversion, the result is that of [`I420::convert`].
+    ///
+    /// # Errors
+    /// When the picture is of another size or its pixels are too few.
+    pub fn convert_damage(&mut self, picture: Picture<'_>) -> Result<(), Error> {
+        let (width, height) = (picture.width, picture.height);
+        let wrong = |what| Error::Picture { width, height, what };
+        if (width as usize, height as usize) != (self.width, self.height) {
+            return Err(wrong("its size is not the encoder's"));
+        }
+        let row_bytes = self.width * 4;
+        if picture.stride < row_bytes {
+            return Err(wrong("its stride is less than a row"));
+        }
+        let needed = picture.stride.checked_mul(self.height - 1).and_then(|b| b.checked_add(row_bytes));
+        if needed.is_none_or(|needed| picture.pixels.len() < needed) {
+            return Err(wrong("it has too few pixels"));
+        }
+        for rect in picture.damage {
+            let left = (rect.x.min(width) & !1) as usize;
+            let top = (rect.y.min(height) & !1) as usize;
+            // The widened edge of an odd size is the edge of the picture.
+            let right = (rect.x.saturating_add(rect.width) as usize).next_multiple_of(2).min(self.width);
+            let bottom = (rect.y.saturating_add(rect.height) as usize).next_multiple_of(2).min(self.height);
+            if left < right && top < bottom && rect.width > 0 && rect.height > 0 {
+                self.convert_rect(picture, (left, right), (top, bottom));
+            }
+        }
+        Ok(())
+    }
+
+    fn convert_rect(&mut self, picture: Picture<'_>, (left, right): (usize, usize), (top, bottom): (usize, usize)) {
+        let half = self.coded_width / 2;
+        let pixels = |y: usize| &picture.pixels[y * picture.stride..][left * 4..right * 4];
+        for y in (top..bottom).step_by(2) {
+            let upper = pixels(y);
+            let lower = if y + 1 < bottom { pixels(y + 1) } else { upper };
+            luma_row(upper, &mut self.y[y * self.coded_width..][left..right]);
+            if y + 1 < bottom {
+                luma_row(lower, &mut self.y[(y + 1) * self.coded_width..][left..right]);
+            }
+            let chroma = y / 2 * half;
+            let columns = left / 2..right.div_ceil(2);
+            chroma_row(upper, lower, &mut self.u[chroma..][columns.clone()], &mut self.v[chroma..][columns]);
+        }
+        if right == self.width {
+            let luma = &mut self.y[top * self.coded_width..bottom * self.coded_width];
+            repeat_last_column(luma, self.coded_width, self.width);
+            let rows = top / 2 * half..bottom.div_ceil(2) * half;
+            for plane in [&mut self.u, &mut self.v] {
+                repeat_last_column(&mut plane[rows.clone()], half, self.width.div_ceil(2));
+            }
+        }
+        if bottom == self.height {
+            // The padded columns included: they may have changed as well.
+            repeat_last_row(&mut self.y, self.coded_width, self.height, left);
+            for plane in [&mut self.u, &mut self.v] {
+                repeat_last_row(plane, half, self.height.div_ceil(2), left / 2);
+            }
+        }
+    }
+}
+
+fn repeat_last_column(rows: &mut [u8], stride: usize, width: usize) {
+    for row in rows.chunks_exact_mut(stride) {
+        let last = row[width - 1];
+        row[width..].fill(last);
+    }
+}
+
+fn repeat_last_row(plane: &mut [u8], stride: usize, height: usize, left: usize) {
+    let (picture, padding) = plane.split_at_mut(height * stride);
+    let last = &picture[(height - 1) * stride..];
+    for row in padding.chunks_exact_mut(stride) {
+        row[left..].copy_from_slice(&last[left..]);
+    }
+}
+
+/// `2^24` times the luma coefficients. Their rounding is off by less than 255 * 1.5 / 2^24 = 2.3e-5 of a
+/// step in all, and exact luma values are multiples of 1e-4, so that half a multiple (5e-5) on top of the
+/// half for rounding puts every value, ties included, on its right side.
+const Y_R: u32 = 3_566_836; // 0.2126
+const Y_G: u32 = 11_999_065; // 0.7152
+const Y_B: u32 = 1_211_315; // 0.0722
+const Y_HALF: u32 = (1 << 23) + 839; // 0.5 + 5e-5
+
+#[inline(always)]
+fn luma(pixel: u32) -> u8 {
+    let (b, g, r) = (pixel & 255, (pixel >> 8) & 255, (pixel >> 16) & 255);
+    ((Y_R * r + Y_G * g + Y_B * b + Y_HALF) >> 24) as u8
+}
+
+/// Rounds `numerator / denominator + 128`, where the numerator is below 2^23 in magnitude and
+/// `denominator` is eight times `eighth`.
+///
+/// The quotient of integers is exact: `m / eighth` is at least 0.5 / eighth (1e-4) away from an integer
+/// once 0.5 is added to `m`, and f32's error for results up to 256 is at most 256 * 2^-22 = 6.1e-5.
+#[inline(always)]
+fn divide(numerator: i32, eighth: i32, inverse: f32) -> u8 {
+    let denominator = 8 * eighth;
+    let m = (numerator + 128 * denominator + denominator / 2) >> 3;
+    let quotient = ((m as f32 + 0.5) * inverse) as i32;
+    quotient.min(255) as u8
+}
+
+/// `(Cb, Cr)` of the sums of four pixels. With `Y` put in, `Cb - 128` is
+/// `(0.9278 B - 0.2126 R - 0.7152 G) / 1.8556` and `Cr - 128` is
+/// `(0.7874 R - 0.7152 G - 0.0722 B) / 1.5748`; both fractions are doubled by 5000.
+#[inline(always)]
+fn chroma(b: i32, g: i32, r: i32) -> (u8, u8) {
+    let cb = divide(4639 * b - 1063 * r - 3576 * g, 4639, 1.0 / 4639.0);
+    let cr = divide(3937 * r - 3576 * g - 361 * b, 3937, 1.0 / 3937.0);
+    (cb, cr)
+}
+
+fn luma_row(pixels: &[u8], out: &mut [u8]) {
+    for (out, pixel) in out.iter_mut().zip(pixels.as_chunks::<4>().0) {
+        *out = luma(u32::from_le_bytes(*pixel));
+    }
+}
+
+fn chroma_row(upper: &[u8], lower: &[u8], u: &mut [u8], v: &mut [u8]) {
+    let (upper_pairs, upper_rest) = upper.as_chunks::<8>();
+    let (lower_pairs, lower_rest) = lower.as_chunks::<8>();
+    let pairs = upper_pairs.len();
+    for (((u, v), a), b) in u.iter_mut().zip(v.iter_mut()).zip(upper_pairs).zip(lower_pairs) {
+        let sum = |at: usize| i32::from(a[at]) + i32::from(a[at + 4]) + i32::from(b[at]) + i32::from(b[at + 4]);
+        (*u, *v) = chroma(sum(0), sum(1), sum(2));
+    }
+    if let ([b0, g0, r0, _], [b1, g1, r1, _]) = (upper_rest, lower_rest) {
+        let twice = |a: &u8, b: &u8| 2 * (i32::from(*a) + i32::from(*b));
+        (u[pairs], v[pairs]) = chroma(twice(b0, b1), twice(g0, g1), twice(r0, r1));
+    }
+}

@@ -1,0 +1,172 @@
+//! OpenH264 behind the [`Encoder`] trait.
+
+// One call into OpenH264's own interface has no safe form in the crate: changing the bitrate and reading
+// the statistics (ISVCEncoder::SetOption, GetOption).
+#![allow(unsafe_code)]
+
+use crate::colour::I420;
+use crate::{Encoded, Encoder, Error, MAX_HEIGHT, MAX_WIDTH, Picture, Settings};
+use openh264::OpenH264API;
+use openh264::encoder::{
+    BitRate, Complexity, EncoderConfig, FrameRate, FrameType, IntraFramePeriod, Profile, QpRange, RateControlMode,
+    SpsPpsStrategy, UsageType, VuiConfig,
+};
+use openh264::formats::YUVSlices;
+use openh264_sys2::{
+    ENCODER_OPTION_BITRATE, ENCODER_OPTION_GET_STATISTICS, SBitrateInfo, SEncoderStatistics, SPATIAL_LAYER_ALL,
+};
+
+/// OpenH264, built from source, in software.
+pub struct OpenH264 {
+    encoder: openh264::encoder::Encoder,
+    settings: Settings,
+    planes: I420,
+    /// The planes hold the previous picture, so only damage need be converted.
+    primed: bool,
+    key_frame_wanted: bool,
+    bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for OpenH264 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenH264").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+fn code(error: &openh264::Error) -> i32 {
+    // The crate keeps the code to itself and writes it into the message.
+    let digits = |c: char| !c.is_ascii_digit() && c != '-';
+    error.to_string().split(digits).find_map(|word| word.parse().ok()).unwrap_or(-1)
+}
+
+impl OpenH264 {
+    /// Sets an encoder up.
+    ///
+    /// # Errors
+    /// When the settings are out of their limits, or OpenH264 refuses them.
+    pub fn new(settings: Settings) -> Result<OpenH264, Error> {
+        let Settings { width, height, .. } = settings;
+        let wrong = |what| Err(Error::Settings { width, height, what });
+        if !(1..=MAX_WIDTH).contains(&width) || !(1..=MAX_HEIGHT).contains(&height) {
+            return wrong("the size is 0 or too big");
+        }
+        if !(10_000..=1_000_000_000).contains(&settings.bitrate_bps) {
+            return wrong("the rate is not within 10 kbit/s and 1 Gbit/s");
+        }
+        if !(1.0..=240.0).contains(&settings.max_fps) {
+            return wrong("the picture rate is not within 1 and 240");
+        }
+        if settings.min_qp > settings.max_qp || settings.max_qp > 51 {
+            return wrong("the quantisers are not 0 <= min <= max <= 51");
+        }
+        if !(1..=4).contains(&settings.threads) {
+            return wrong("the threads are not within 1 and 4");
+        }
+        let config = EncoderConfig::new()
+            .usage_type(UsageType::ScreenContentRealTime)
+            .profile(Profile::Baseline)
+            .complexity(Complexity::Low)
+            .rate_control_mode(RateControlMode::Bitrate)
+            .bitrate(BitRate::from_bps(settings.bitrate_bps))
+            .max_frame_rate(FrameRate::from_hz(settings.max_fps))
+            .qp(QpRange::new(settings.min_qp, settings.max_qp))
+            // A desktop's picture is never dropped.
+            .skip_frames(false)
+            // Key frames come when they are asked for, and carry the same SPS and PPS each time.
+            .intra_frame_period(IntraFramePeriod::from_num_frames(0))
+            .scene_change_detect(false)
+            .sps_pps_strategy(SpsPpsStrategy::ConstantId)
+            // These trade fine detail for rate in camera pictures; text has nothing but fine detail.
+            .adaptive_quantization(false)
+            .background_detection(false)
+            .long_term_reference(false)
+            .num_threads(u16::from(settings.threads))
+            .vui(VuiConfig::bt709_full());
+        let encoder = openh264::encoder::Encoder::with_api_config(OpenH264API::from_source(), config)
+            .map_err(|e| Error::OpenH264 { doing: "making an encoder", code: code(&e) })?;
+        let planes = I420::new(width, height)?;
+        let mut encoder =
+            OpenH264 { encoder, settings, planes, primed: false, key_frame_wanted: false, bytes: Vec::new() };
+        encoder.bytes.reserve(64 * 1024);
+        Ok(encoder)
+    }
+
+    fn average_qp(&mut self) -> Result<u8, Error> {
+        let mut statistics = SEncoderStatistics::default();
+        // SAFETY: GetOption(ENCODER_OPTION_GET_STATISTICS) writes one SEncoderStatistics (codec_app_def.h)
+        // and keeps no pointer to it; the encoder has been initialised by its first picture.
+        let code = unsafe {
+            let raw = self.encoder.raw_api();
+            raw.get_option(ENCODER_OPTION_GET_STATISTICS, (&raw mut statistics).cast())
+        };
+        if code != 0 {
+            return Err(Error::OpenH264 { doing: "reading the statistics", code });
+        }
+        Ok(statistics.uiAverageFrameQP.min(51) as u8)
+    }
+}
+
+impl Encoder for OpenH264 {
+    fn encode(&mut self, picture: Picture<'_>) -> Result<Encoded<'_>, Error> {
+        if self.primed {
+            self.planes.convert_damage(picture)?;
+        } else {
+            self.planes.convert(picture)?;
+        }
+        // The first picture is a key frame anyway, and the encoder is initialised only with it.
+        if std::mem::take(&mut self.key_frame_wanted) && self.primed {
+            self.encoder.force_intra_frame();
+        }
+        self.primed = true;
+        let (width, height) = self.planes.coded_size();
+        let strides = (width, width / 2, width / 2);
+        let source = YUVSlices::new((self.planes.y(), self.planes.u(), self.planes.v()), (width, height), strides);
+        let stream = self
+            .encoder
+            .encode(&source)
+            .map_err(|e| Error::OpenH264 { doing: "encoding a picture", code: code(&e) })?;
+        self.bytes.clear();
+        stream.write_vec(&mut self.bytes);
+        let frame_type = stream.frame_type();
+        let raw_type = stream.raw_info().eFrameType;
+        if self.bytes.is_empty() || !matches!(frame_type, FrameType::IDR | FrameType::I | FrameType::P) {
+            return Err(Error::NothingEncoded { frame_type: raw_type });
+        }
+        let key_frame = frame_type == FrameType::IDR;
+        let qp = self.average_qp()?;
+        Ok(Encoded { bytes: &self.bytes, key_frame, qp })
+    }
+
+    fn force_key_frame(&mut self) {
+        self.key_frame_wanted = true;
+    }
+
+    fn set_bitrate(&mut self, bitrate_bps: u32) -> Result<(), Error> {
+        let Settings { width, height, .. } = self.settings;
+        if !(10_000..=1_000_000_000).contains(&bitrate_bps) {
+            let what = "the rate is not within 10 kbit/s and 1 Gbit/s";
+            return Err(Error::Settings { width, height, what });
+        }
+        let settings = Settings { bitrate_bps, ..self.settings };
+        if !self.primed {
+            *self = OpenH264::new(settings)?;
+            return Ok(());
+        }
+        let mut rate = SBitrateInfo { iLayer: SPATIAL_LAYER_ALL, iBitrate: bitrate_bps as i32 };
+        // SAFETY: SetOption(ENCODER_OPTION_BITRATE) reads one SBitrateInfo (codec_app_def.h) and keeps no
+        // pointer to it; the encoder has been initialised by its first picture.
+        let code = unsafe {
+            let raw = self.encoder.raw_api();
+            raw.set_option(ENCODER_OPTION_BITRATE, (&raw mut rate).cast())
+        };
+        if code != 0 {
+            return Err(Error::OpenH264 { doing: "changing the rate", code });
+        }
+        self.settings = settings;
+        Ok(())
+    }
+
+    fn name(&self) -> &'static str {
+        "OpenH264"
+    }
+}

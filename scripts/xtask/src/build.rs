@@ -1,0 +1,226 @@
+//! Builds the device's services, the services and tools of this machine, and the disk image.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    error::{At, Error, Result},
+    progress::Steps,
+    setup::{DEVICE_TARGET, Project},
+};
+
+/// Every program of ours that goes into the image.
+pub(crate) const SERVICES: [&str; 5] =
+    ["lucid-init", "lucid-power", "lucid-provision", "lucid-desktop", "lucid-rdp"];
+
+/// Builds the device's services as static programs, and gives their folder.
+pub(crate) fn services(project: &Project, steps: &Steps) -> Result<PathBuf> {
+    let mut build = project.command("cargo");
+    build.args(["zigbuild", "--release", "--target", DEVICE_TARGET]);
+    for service in SERVICES {
+        build.args(["--package", service, "--bin", service]);
+    }
+    steps.run("building the device's services", &mut build)?;
+    let folder = project.target.join(DEVICE_TARGET).join("release");
+    for service in SERVICES {
+        must_be_static(&folder.join(service))?;
+    }
+    Ok(folder)
+}
+
+/// An error unless the file is an aarch64 program that needs no loader.
+pub(crate) fn must_be_static(path: &Path) -> Result<()> {
+    let bytes = fs::read(path).at("reading", path)?;
+    match needs_loader(&bytes) {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            Err(Error::broken(format!("{} is not static: it names a program interpreter", path.display())))
+        }
+        Err(why) => Err(Error::broken(format!("{} is no program for the device: {why}", path.display()))),
+    }
+}
+
+/// Whether a 64-bit little-endian aarch64 ELF file has a PT_INTERP header (ELF-64 object file format, version 1.5).
+fn needs_loader(elf: &[u8]) -> std::result::Result<bool, &'static str> {
+    const EM_AARCH64: u16 = 183;
+    const PT_INTERP: u32 = 3;
+    let field = |at: usize, length: usize| {
+        let bytes = at.checked_add(length).and_then(|end| elf.get(at..end)).ok_or("it is cut short")?;
+        Ok::<u64, &str>(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    };
+    if elf.get(..6) != Some(b"\x7fELF\x02\x01") {
+        return Err("it is no 64-bit little-endian ELF file");
+    }
+    if field(18, 2)? != u64::from(EM_AARCH64) {
+        return Err("it is for another processor");
+    }
+    let table = usize::try_from(field(32, 8)?).map_err(|_| "its header table is too far away")?;
+    let (size, count) = (field(54, 2)? as usize, field(56, 2)? as usize);
+    for index in 0..count {
+        let at = table.checked_add(index * size).ok_or("its header table is too far away")?;
+        // The whole header must be there, not only its kind.
+        field((at + size).saturating_sub(8), 8)?;
+        if field(at, 4)? == u64::from(PT_INTERP) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Programs for this machine, in the profile that the tests use as well.
+pub(crate) fn host(project: &Project, steps: &Steps, programs: &[&str]) -> Result<()> {
+    let mut build = project.command("cargo");
+    build.arg("build");
+    for program in programs {
+        build.args(["--package", program, "--bin", program]);
+    }
+    steps.run(&format!("building {} for this machine", programs.join(", ")), &mut build).map(drop)
+}
+
+/// A program that [`host`] built.
+pub(crate) fn host_program(project: &Project, name: &str) -> PathBuf {
+    project.target.join("debug").join(name)
+}
+
+/// The image tool, to be called.
+pub(crate) fn image_tool(project: &Project, words: &[&OsStr]) -> std::process::Command {
+    let mut tool = project.command(&host_program(project, "lucid-image").to_string_lossy());
+    tool.args(words);
+    tool
+}
+
+/// Builds services and image; gives the image's folder.
+pub(crate) fn image(project: &Project, steps: &Steps) -> Result<PathBuf> {
+    let services = services(project, steps)?;
+    host(project, steps, &["lucid-image"])?;
+    let out = project.lucid.join("image");
+    assemble(project, steps, &services, &out, "assembling the disk image")?;
+    Ok(out)
+}
+
+/// Makes the tree with programs of Debian 13 that Debian 12 has only in older versions.
+pub(crate) fn trixie_tools(project: &Project, steps: &Steps) -> Result<PathBuf> {
+    /// The newer client and compositor, and what reads our EROFS.
+    const PROGRAMS: &str = "freerdp3-x11,sway,erofs-utils";
+    host(project, steps, &["lucid-image"])?;
+    let cache = project.lucid.join("tools");
+    let words = ["tools", "--suite", "trixie", "--include", PROGRAMS].map(OsStr::new);
+    let mut tool = image_tool(project, &words);
+    let step = "getting newer client and compositor";
+    steps.run(step, tool.arg(&cache))?;
+    // It says on its last line where the tree is.
+    let log = steps.log_path(step);
+    let said = fs::read_to_string(&log).at("reading", &log)?;
+    let tree = said.lines().map(PathBuf::from).rev().find(|path| path.is_dir());
+    tree.ok_or_else(|| Error::talk("lucid-image", format!("it did not say where the tools are: {said}")))
+}
+
+/// Runs the image tool once.
+pub(crate) fn assemble(
+    project: &Project,
+    steps: &Steps,
+    services: &Path,
+    out: &Path,
+    step: &str,
+) -> Result<()> {
+    let cache = project.lucid.join("image-cache");
+    let mut tool = image_tool(
+        project,
+        &[
+            OsStr::new("build"),
+            OsStr::new("--services"),
+            services.as_os_str(),
+            OsStr::new("--out"),
+            out.as_os_str(),
+            OsStr::new("--cache"),
+            cache.as_os_str(),
+        ],
+    );
+    steps.run(step, &mut tool).map(drop)
+}
+
+/// What the image tool wrote down about an image.
+pub(crate) struct Contents(serde_json::Value);
+
+impl Contents {
+    /// Reads `contents.json` beside the image.
+    pub(crate) fn read(image: &Path) -> Result<Self> {
+        let path = image.join("contents.json");
+        let bytes = fs::read(&path).at("reading", &path)?;
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(|error| Error::talk(path.display().to_string(), error))
+    }
+
+    /// A size in bytes.
+    pub(crate) fn bytes(&self, key: &str) -> Result<u64> {
+        self.0[key].as_u64().ok_or_else(|| Error::talk("contents.json", format!("it has no number {key}")))
+    }
+
+    /// The largest files, one a line.
+    pub(crate) fn largest(&self) -> Vec<String> {
+        let items = self.0["largest"].as_array().map(Vec::as_slice).unwrap_or_default();
+        items
+            .iter()
+            .map(|item| {
+                let bytes = item["bytes"].as_u64().unwrap_or_default();
+                format!("{:7.2} MB  {}", bytes as f64 / 1e6, item["path"].as_str().unwrap_or("?"))
+            })
+            .collect()
+    }
+
+    /// A text for whoever built it.
+    pub(crate) fn describe(&self, image: &Path) -> Result<String> {
+        let disk = image.join("lucid.img");
+        let size = fs::metadata(&disk).at("reading", &disk)?.len();
+        let mb = |key: &str| self.bytes(key).map(|bytes| bytes as f64 / 1e6);
+        Ok(format!(
+            "\nimage         {} ({:.0} MB)\nroot          {:.1} MB and {:.1} MB of hashes, from {:.1} MB of files\n\
+             kernel        {} ({:.1} MB), initramfs {:.1} MB\nroot hash     {}\npackage list  {}\n\n\
+             Its largest files, before compression:\n  {}\n",
+            disk.display(),
+            size as f64 / 1e6,
+            mb("root_bytes")?,
+            mb("hash_bytes")?,
+            mb("files_bytes")?,
+            self.0["kernel"].as_str().unwrap_or("?"),
+            mb("kernel_bytes")?,
+            mb("initramfs_bytes")?,
+            self.0["root_hash"].as_str().unwrap_or("?"),
+            image.join("packages.spdx.json").display(),
+            self.largest().join("\n  ")
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn elf(kind: u8, machine: u8) -> Vec<u8> {
+        let mut bytes = vec![0; 64 + 56];
+        bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        bytes[18] = machine;
+        bytes[32] = 64;
+        bytes[54] = 56;
+        bytes[56] = 1;
+        bytes[64] = kind;
+        bytes
+    }
+
+    #[test]
+    fn a_program_with_an_interpreter_is_not_static() {
+        assert_eq!(needs_loader(&elf(3, 183)), Ok(true));
+        assert_eq!(needs_loader(&elf(1, 183)), Ok(false));
+    }
+
+    #[test]
+    fn programs_of_other_machines_and_cut_files_are_refused() {
+        assert!(needs_loader(&elf(1, 62)).is_err());
+        assert!(needs_loader(&elf(1, 183)[..70]).is_err());
+        assert!(needs_loader(b"#!/bin/sh\n").is_err());
+    }
+}

@@ -1,0 +1,385 @@
+//! Real RDP clients: xfreerdp on an X server of its own that has no screen, driven by xdotool, and what its window
+//! shows.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+    time::Duration,
+};
+
+use crate::{
+    error::{At, Error, Result},
+    progress::{Background, Interrupt, ask_well},
+    setup::Project,
+};
+
+/// Which generation of FreeRDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Generation {
+    /// xfreerdp 2.11 of Debian 12.
+    Two,
+    /// xfreerdp 3 of Debian 13, from the tools tree.
+    Three,
+}
+
+impl Generation {
+    /// How it is called in the names of checks.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Generation::Two => "xfreerdp 2",
+            Generation::Three => "xfreerdp 3",
+        }
+    }
+
+    /// The command, without arguments.
+    fn command(self, place: &Place) -> Result<Command> {
+        match self {
+            Generation::Two => Ok(place.project.command("xfreerdp")),
+            Generation::Three => foreign(place.project, place.tools, "usr/bin/xfreerdp3"),
+        }
+    }
+}
+
+/// Where clients come from.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// The checkout.
+    pub(crate) project: &'a Project,
+    /// The tree with programs of Debian 13.
+    pub(crate) tools: &'a Path,
+    /// Ctrl-C.
+    pub(crate) interrupt: &'a Interrupt,
+}
+
+/// A command for a program in a tree of another Debian release, run with that tree's own loader and libraries.
+pub(crate) fn foreign(project: &Project, tree: &Path, program: &str) -> Result<Command> {
+    let path = tree.join(program);
+    if !path.exists() {
+        return Err(Error::CannotCheck(format!(
+            "{} is missing; `lucid-image tools` makes that tree",
+            path.display()
+        )));
+    }
+    let mut command = project.command(&tree.join("usr/lib64/ld-linux-x86-64.so.2").to_string_lossy());
+    let libraries = tree.join("usr/lib/x86_64-linux-gnu");
+    command.arg("--library-path").arg(&libraries).arg(&path);
+    Ok(command)
+}
+
+/// Whom to talk to, as whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Login {
+    /// The port on this machine.
+    pub(crate) port: u16,
+    /// The account.
+    pub(crate) user: String,
+    /// Its password, if one is given at all.
+    pub(crate) password: Option<String>,
+}
+
+/// How a client connects.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mode {
+    /// Which client.
+    pub(crate) client: Generation,
+    /// `tls` or `nla`.
+    pub(crate) security: &'static str,
+    /// Called so in the names of checks.
+    pub(crate) codec: &'static str,
+    /// The client's own options for it.
+    pub(crate) options: &'static [&'static str],
+    /// The farthest that a channel of a pixel may be from what was painted.
+    pub(crate) tolerance: u8,
+    /// The size of the desktop.
+    pub(crate) size: (usize, usize),
+}
+
+impl Mode {
+    /// The name in checks.
+    pub(crate) fn name(&self) -> String {
+        format!("{}, {}, {}", self.client.name(), self.security.to_uppercase(), self.codec)
+    }
+}
+
+/// An X server without a screen.
+pub(crate) struct Screen {
+    /// Ends with this.
+    _server: Background,
+    number: String,
+    size: (usize, usize),
+    dir: PathBuf,
+}
+
+impl Screen {
+    /// Starts one of that size; it takes a free number itself.
+    pub(crate) fn start(dir: &Path, size: (usize, usize), interrupt: &Interrupt) -> Result<Self> {
+        fs::create_dir_all(dir).at("making", dir)?;
+        let log = dir.join("xvfb.log");
+        fs::write(&log, "").at("emptying", &log)?;
+        let mut server = Command::new("Xvfb");
+        server.args(["-displayfd", "1", "-nolisten", "tcp", "-noreset", "-screen", "0"]);
+        server.arg(format!("{}x{}x24", size.0, size.1));
+        let mut server = Background::start(&server, &log)?;
+        let number = interrupt.wait_for("an X server (Xvfb)", Duration::from_secs(30), || {
+            server.must_run("starting an X server")?;
+            let text = server.output()?;
+            let whole = text.strip_suffix('\n').and_then(|text| text.lines().last());
+            Ok(whole.filter(|line| line.bytes().all(|byte| byte.is_ascii_digit())).map(str::to_owned))
+        })?;
+        Ok(Self { _server: server, number, size, dir: dir.to_owned() })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("DISPLAY", format!(":{}", self.number));
+        command
+    }
+
+    /// What is on the screen now.
+    pub(crate) fn picture(&self) -> Result<Picture> {
+        let mut import = self.command("import");
+        import.args(["-silent", "-window", "root", "-depth", "8", "rgb:-"]);
+        let rgb = ask_well("reading the screen", &mut import, b"")?.out;
+        let (width, height) = self.size;
+        if rgb.len() != width * height * 3 {
+            return Err(Error::talk("import", format!("{} bytes for {width}x{height} pixels", rgb.len())));
+        }
+        Ok(Picture { width, height, rgb })
+    }
+
+    /// Types text into what has the keyboard.
+    pub(crate) fn type_text(&self, text: &str) -> Result<()> {
+        let mut xdotool = self.command("xdotool");
+        ask_well("typing", xdotool.args(["type", "--clearmodifiers", "--delay", "25", "--", text]), b"")
+            .map(drop)
+    }
+
+    /// Presses and releases a key.
+    pub(crate) fn key(&self, name: &str) -> Result<()> {
+        ask_well("pressing a key", self.command("xdotool").args(["key", "--clearmodifiers", name]), b"")
+            .map(drop)
+    }
+}
+
+/// A client that is running.
+pub(crate) struct Client {
+    program: Background,
+    /// Its own screen.
+    pub(crate) screen: Screen,
+}
+
+/// How a client ended.
+pub(crate) struct Ending {
+    /// Its status.
+    pub(crate) status: ExitStatus,
+    /// Everything it said.
+    pub(crate) said: String,
+}
+
+impl Client {
+    /// Starts a client with a screen of its own in `dir`.
+    pub(crate) fn start(place: Place, dir: &Path, mode: &Mode, login: &Login, more: &[&str]) -> Result<Self> {
+        let screen = Screen::start(dir, mode.size, place.interrupt)?;
+        let mut command = mode.client.command(&place)?;
+        command
+            .env("DISPLAY", format!(":{}", screen.number))
+            // Known certificates and settings of whoever runs this stay out.
+            .env("HOME", dir)
+            .env("XDG_CONFIG_HOME", dir)
+            .arg(format!("/v:127.0.0.1:{}", login.port))
+            .arg(format!("/u:{}", login.user))
+            .args(login.password.iter().map(|password| format!("/p:{password}")))
+            .arg(format!("/sec:{}", mode.security))
+            .arg(format!("/size:{}x{}", mode.size.0, mode.size.1))
+            .args(["/cert:ignore", "/kbd:0x409", "-decorations"])
+            .args(mode.options)
+            .args(more);
+        let log = dir.join("client.log");
+        fs::write(&log, "").at("emptying", &log)?;
+        let program = Background::start(&command, &log)?;
+        Ok(Self { program, screen })
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn wait_end(mut self, bound: Duration, interrupt: &Interrupt) -> Result<Ending> {
+        let waited = interrupt.wait_for("the client's end", bound, || self.program.ended());
+        let said = self.program.output()?;
+        match waited {
+            Ok(status) => Ok(Ending { status, said }),
+            Err(Error::Late { what, seconds, details }) => {
+                Err(Error::Late { what, seconds, details: format!("{details}; it said:\n{said}") })
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// An error with what it said, when it has ended.
+    pub(crate) fn must_run(&mut self) -> Result<()> {
+        self.program.must_run("keeping an RDP session")
+    }
+
+    /// Ends it without any good-bye.
+    pub(crate) fn kill(&mut self) {
+        self.program.kill();
+    }
+
+    /// Waits until a terminal with a prompt is shown and nothing changes any more.
+    pub(crate) fn wait_desktop(&mut self, bound: Duration, interrupt: &Interrupt) -> Result<Picture> {
+        let mut last: Option<Picture> = None;
+        let mut alike = 0;
+        let outcome = interrupt.wait_for("a desktop with a terminal in the client's window", bound, || {
+            self.must_run()?;
+            let picture = self.screen.picture()?;
+            alike = if last.as_ref() == Some(&picture) { alike + 1 } else { 0 };
+            let ready = alike >= 3 && picture.has_prompt();
+            last = Some(picture);
+            Ok(if ready { last.take() } else { None })
+        });
+        self.explain(outcome, last.as_ref())
+    }
+
+    /// Waits until the whole window, corners and edges included, is within `tolerance` of `colour`, and gives the
+    /// farthest that any pixel is from it.
+    pub(crate) fn wait_colour(
+        &mut self,
+        colour: [u8; 3],
+        tolerance: u8,
+        bound: Duration,
+        interrupt: &Interrupt,
+    ) -> Result<u8> {
+        let mut last: Option<Picture> = None;
+        let what = format!(
+            "the colour #{:02x}{:02x}{:02x} everywhere in the client's window",
+            colour[0], colour[1], colour[2]
+        );
+        let outcome = interrupt.wait_for(&what, bound, || {
+            self.must_run()?;
+            let picture = self.screen.picture()?;
+            let farthest = picture.farthest(colour);
+            last = Some(picture);
+            Ok((farthest <= tolerance).then_some(farthest))
+        });
+        let outcome = match (outcome, &last) {
+            (Err(Error::Late { what, seconds, details }), Some(picture)) => Err(Error::Late {
+                what,
+                seconds,
+                details: format!("{details}: {}", picture.describe(colour, tolerance)),
+            }),
+            (outcome, _) => outcome,
+        };
+        self.explain(outcome, last.as_ref())
+    }
+
+    /// Keeps what was seen, when something did not come.
+    fn explain<T>(&self, outcome: Result<T>, last: Option<&Picture>) -> Result<T> {
+        match outcome {
+            Err(Error::Late { what, seconds, mut details }) => {
+                if let Some(picture) = last {
+                    let path = self.screen.dir.join("last-seen.png");
+                    picture.save(&path)?;
+                    details.push_str(&format!("; the last picture is {}", path.display()));
+                }
+                details
+                    .push_str(&format!("; the client said:\n{}", crate::progress::tail(&self.program.log)));
+                Err(Error::Late { what, seconds, details })
+            }
+            other => other,
+        }
+    }
+}
+
+/// The pixels of a screen, three bytes each.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Picture {
+    width: usize,
+    height: usize,
+    rgb: Vec<u8>,
+}
+
+impl Picture {
+    fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
+        let at = (y * self.width + x) * 3;
+        self.rgb.get(at..at + 3).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default()
+    }
+
+    /// The farthest that any channel of any pixel is from a colour.
+    pub(crate) fn farthest(&self, colour: [u8; 3]) -> u8 {
+        let (pixels, _) = self.rgb.as_chunks::<3>();
+        pixels.iter().map(|pixel| distance(*pixel, colour)).max().unwrap_or(u8::MAX)
+    }
+
+    /// Whether something is written at the top left on an otherwise even ground: a terminal's prompt.
+    pub(crate) fn has_prompt(&self) -> bool {
+        let ground = self.pixel(self.width / 2, self.height / 2);
+        let (pixels, _) = self.rgb.as_chunks::<3>();
+        let even = pixels.iter().filter(|pixel| distance(**pixel, ground) <= 8).count();
+        let written = (0..self.height.min(60))
+            .flat_map(|y| (0..self.width.min(400)).map(move |x| (x, y)))
+            .filter(|(x, y)| distance(self.pixel(*x, *y), ground) > 64)
+            .count();
+        even * 100 >= pixels.len() * 90 && written >= 20
+    }
+
+    /// Where a picture differs from a colour, in words.
+    fn describe(&self, colour: [u8; 3], tolerance: u8) -> String {
+        let (pixels, _) = self.rgb.as_chunks::<3>();
+        let right = pixels.iter().filter(|pixel| distance(**pixel, colour) <= tolerance).count();
+        let (right_edge, bottom) = (self.width - 1, self.height - 1);
+        let corners = [(0, 0), (right_edge, 0), (0, bottom), (right_edge, bottom)].map(|(x, y)| {
+            let [r, g, b] = self.pixel(x, y);
+            format!("({x},{y}) #{r:02x}{g:02x}{b:02x}")
+        });
+        let first_wrong = pixels
+            .iter()
+            .position(|pixel| distance(*pixel, colour) > tolerance)
+            .map(|at| format!("; first other pixel at ({},{})", at % self.width, at / self.width))
+            .unwrap_or_default();
+        format!(
+            "{:.3} % of the pixels are within {tolerance}; corners {}{first_wrong}; farthest {}",
+            100.0 * right as f64 / pixels.len() as f64,
+            corners.join(" "),
+            self.farthest(colour)
+        )
+    }
+
+    /// Writes it as a PNG.
+    pub(crate) fn save(&self, path: &Path) -> Result<()> {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).at("making", dir)?;
+        }
+        let mut convert = Command::new("convert");
+        convert.args(["-size", &format!("{}x{}", self.width, self.height), "-depth", "8", "rgb:-"]).arg(path);
+        ask_well("writing a screenshot", &mut convert, &self.rgb).map(drop)
+    }
+}
+
+fn distance(a: [u8; 3], b: [u8; 3]) -> u8 {
+    a.iter().zip(b).map(|(a, b)| a.abs_diff(b)).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn even(colour: [u8; 3]) -> Picture {
+        Picture { width: 640, height: 480, rgb: colour.repeat(640 * 480) }
+    }
+
+    #[test]
+    fn one_wrong_pixel_in_the_last_corner_is_found() {
+        let mut picture = even([42, 127, 60]);
+        assert_eq!(picture.farthest([42, 127, 60]), 0);
+        *picture.rgb.last_mut().unwrap() = 0;
+        assert_eq!(picture.farthest([42, 127, 60]), 60);
+        assert!(picture.describe([42, 127, 60], 2).contains("first other pixel at (639,479)"));
+    }
+
+    #[test]
+    fn an_even_ground_is_no_prompt_and_writing_on_it_is() {
+        let mut picture = even([0, 0, 0]);
+        assert!(!picture.has_prompt());
+        picture.rgb[3 * 640..3 * 640 + 90].fill(255);
+        assert!(picture.has_prompt());
+    }
+}

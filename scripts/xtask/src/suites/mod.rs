@@ -1,0 +1,112 @@
+//! The suites of `scripts/test`.
+
+mod boot;
+mod image;
+mod rdp;
+mod unit;
+
+use std::{cell::OnceCell, path::PathBuf};
+
+use crate::{
+    build,
+    error::{Error, Result},
+    progress::Steps,
+    setup::{Project, setup},
+    suite::Report,
+};
+
+/// One suite.
+struct Suite {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Context, &mut Report) -> Result<()>,
+}
+
+/// In the order in which they run: the quickest to find a mistake first.
+const SUITES: [Suite; 4] = [
+    Suite {
+        name: "unit",
+        about: "format, lints, every crate's own tests, the README's claims",
+        run: unit::run,
+    },
+    Suite {
+        name: "image",
+        about: "the disk image: reproducible, sealed, small, nothing on it to run",
+        run: image::run,
+    },
+    Suite {
+        name: "boot",
+        about: "the machine in QEMU: start, slots, damage, provisioning, memory",
+        run: boot::run,
+    },
+    Suite { name: "rdp", about: "real RDP clients, on this machine and in QEMU", run: rdp::run },
+];
+
+/// What the suites share.
+struct Context<'a> {
+    project: &'a Project,
+    steps: &'a Steps,
+    image: OnceCell<PathBuf>,
+    tools: OnceCell<PathBuf>,
+}
+
+impl<'a> Context<'a> {
+    fn new(project: &'a Project, steps: &'a Steps) -> Self {
+        Self { project, steps, image: OnceCell::new(), tools: OnceCell::new() }
+    }
+
+    /// The image's folder; built once in a run.
+    fn image(&self) -> Result<PathBuf> {
+        if let Some(image) = self.image.get() {
+            return Ok(image.clone());
+        }
+        let built = build::image(self.project, self.steps)?;
+        Ok(self.image.get_or_init(|| built).clone())
+    }
+
+    /// The tree with programs of Debian 13; made once.
+    fn tools(&self) -> Result<PathBuf> {
+        if let Some(tools) = self.tools.get() {
+            return Ok(tools.clone());
+        }
+        let made = build::trixie_tools(self.project, self.steps)?;
+        Ok(self.tools.get_or_init(|| made).clone())
+    }
+}
+
+/// Prints the suites.
+pub(crate) fn list() {
+    for suite in &SUITES {
+        println!("{:<6} {}", suite.name, suite.about);
+    }
+}
+
+/// The names of all suites.
+fn names() -> Vec<&'static str> {
+    SUITES.iter().map(|suite| suite.name).collect()
+}
+
+/// Runs the named suites, or all; gives whether all is well.
+pub(crate) fn run(project: &Project, steps: &Steps, wanted: &[String]) -> Result<bool> {
+    if let Some(unknown) = wanted.iter().find(|name| !names().contains(&name.as_str())) {
+        return Err(Error::broken(format!("there is no suite {unknown}, only {}", names().join(", "))));
+    }
+    setup(project, steps)?;
+    let context = Context::new(project, steps);
+    let mut report = Report::new();
+    for suite in
+        SUITES.iter().filter(|suite| wanted.is_empty() || wanted.iter().any(|name| name == suite.name))
+    {
+        report.begin(suite.name);
+        // What stops a whole suite is a failure like any other, and the next suite still runs.
+        match (suite.run)(&context, &mut report) {
+            Ok(()) => {}
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => {
+                report.check("the suite can be run to its end", || Err::<&str, _>(error));
+            }
+        }
+        steps.interrupt.check()?;
+    }
+    Ok(report.finish())
+}
