@@ -51,7 +51,9 @@ impl Archive {
         for file in files.iter().filter(|file| file.is_file()) {
             match file.extension().and_then(|extension| extension.to_str()) {
                 Some("list") => entries.extend(one_line(&std::fs::read_to_string(file).at("reading", file)?)),
-                Some("sources") => entries.extend(deb822(&std::fs::read_to_string(file).at("reading", file)?)),
+                Some("sources") => {
+                    entries.extend(deb822(&std::fs::read_to_string(file).at("reading", file)?))
+                }
                 _ => {}
             }
         }
@@ -59,9 +61,9 @@ impl Archive {
         if !keyring.is_file() {
             return Err(Error::Apt { path: keyring, why: "Debian's archive keys are not installed".into() });
         }
-        from_entries(&entries)
-            .map(|(main, security)| Self { main, security, keyring })
-            .ok_or_else(|| Error::Apt { path: etc.to_owned(), why: "no entry has the suite of a Debian release".into() })
+        from_entries(&entries).map(|(main, security)| Self { main, security, keyring }).ok_or_else(|| {
+            Error::Apt { path: etc.to_owned(), why: "no entry has the suite of a Debian release".into() }
+        })
     }
 
     /// The `deb` lines for a release.
@@ -98,9 +100,10 @@ fn from_entries(entries: &[Entry]) -> Option<(String, Option<String>)> {
         .filter(debian)
         .find(|entry| entry.suites.iter().any(|suite| RELEASES.contains(&suite.as_str())))?;
     let security = entries.iter().filter(debian).find(|entry| {
-        entry.suites.iter().any(|suite| {
-            suite.strip_suffix("-security").is_some_and(|release| RELEASES.contains(&release))
-        })
+        entry
+            .suites
+            .iter()
+            .any(|suite| suite.strip_suffix("-security").is_some_and(|release| RELEASES.contains(&release)))
     });
     Some((main.uri.clone(), security.map(|entry| entry.uri.clone())))
 }
@@ -186,7 +189,8 @@ mod tests {
 
     #[test]
     fn a_disabled_entry_is_not_used() {
-        let text = "Enabled: no\nTypes: deb\nURIs: http://mirror.invalid/debian\nSuites: trixie\nComponents: main\n";
+        let text =
+            "Enabled: no\nTypes: deb\nURIs: http://mirror.invalid/debian\nSuites: trixie\nComponents: main\n";
         assert_eq!(from_entries(&deb822(text)), None);
     }
 }

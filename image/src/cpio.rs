@@ -16,7 +16,8 @@ const CHARACTER: u32 = 0o020_000;
 impl Archive {
     /// Appends one entry; sizes are bounded by the format to 32 bits.
     fn entry(&mut self, name: &str, mode: u32, device: (u32, u32), contents: &[u8]) -> Result<(), String> {
-        let size = u32::try_from(contents.len()).map_err(|_| format!("{name} is too large for an initramfs"))?;
+        let size =
+            u32::try_from(contents.len()).map_err(|_| format!("{name} is too large for an initramfs"))?;
         let name_size = u32::try_from(name.len() + 1).map_err(|_| format!("{name} is too long a name"))?;
         self.inode += 1;
         let links = 1;

@@ -83,8 +83,10 @@ impl Request {
             self.download(archive, &home, &root, &list)?;
         }
         let text = fs::read(&list).at("reading", &list)?;
-        let packages = serde_json::from_slice(&text)
-            .map_err(|error| Error::Format { path: list, why: format!("{error}; delete it and try again") })?;
+        let packages = serde_json::from_slice(&text).map_err(|error| Error::Format {
+            path: list,
+            why: format!("{error}; delete it and try again"),
+        })?;
         Ok(DebianTree { root, packages })
     }
 
@@ -95,7 +97,8 @@ impl Request {
         }
         fs::create_dir_all(home).at("making", home)?;
         let sources = home.join("sources.list");
-        fs::write(&sources, archive.lines(&self.suite, self.backports).join("\n") + "\n").at("writing", &sources)?;
+        fs::write(&sources, archive.lines(&self.suite, self.backports).join("\n") + "\n")
+            .at("writing", &sources)?;
         run(Command::new("mmdebstrap")
             .arg("--variant=extract")
             .arg(format!("--architectures={}", self.architecture))
@@ -121,9 +124,11 @@ fn read_packages(archives: &Path) -> Result<Vec<Package>> {
         if path.extension() != Some(OsStr::new("deb")) {
             continue;
         }
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().replace("%3a", ":")).unwrap_or_default();
+        let stem =
+            path.file_stem().map(|stem| stem.to_string_lossy().replace("%3a", ":")).unwrap_or_default();
         let mut parts = stem.split('_').map(str::to_owned);
-        let (Some(name), Some(version), Some(architecture)) = (parts.next(), parts.next(), parts.next()) else {
+        let (Some(name), Some(version), Some(architecture)) = (parts.next(), parts.next(), parts.next())
+        else {
             return Err(Error::Format { path, why: "is not named like a Debian package".into() });
         };
         let sha256 = hex::encode(Sha256::digest(fs::read(&path).at("reading", &path)?));

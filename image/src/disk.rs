@@ -29,7 +29,8 @@ pub fn create(path: &Path, partitions: &[Partition], disk_guid: &str, bytes: u64
     if path.exists() {
         fs::remove_file(path).at("removing", path)?;
     }
-    let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path).at("making", path)?;
+    let mut file =
+        OpenOptions::new().read(true).write(true).create_new(true).open(path).at("making", path)?;
     file.set_len(bytes).at("sizing", path)?;
     let error = table_error(path);
     let sectors = u32::try_from(bytes / SECTOR - 1).unwrap_or(u32::MAX);
@@ -37,7 +38,10 @@ pub fn create(path: &Path, partitions: &[Partition], disk_guid: &str, bytes: u64
     let mut disk = GptConfig::new()
         .writable(true)
         .logical_block_size(LogicalBlockSize::Lb512)
-        .create_from_device(file, Some(disk_guid.parse().map_err(|why| error(format!("{disk_guid}: {why}")))?))
+        .create_from_device(
+            file,
+            Some(disk_guid.parse().map_err(|why| error(format!("{disk_guid}: {why}")))?),
+        )
         .map_err(|why| error(why.to_string()))?;
     let mut entries = std::collections::BTreeMap::new();
     for partition in partitions {
@@ -51,7 +55,10 @@ pub fn create(path: &Path, partitions: &[Partition], disk_guid: &str, bytes: u64
             partition.number,
             gpt::partition::Partition {
                 part_type_guid: kind,
-                part_guid: partition.guid.parse().map_err(|why| error(format!("{}: {why}", partition.guid)))?,
+                part_guid: partition
+                    .guid
+                    .parse()
+                    .map_err(|why| error(format!("{}: {why}", partition.guid)))?,
                 first_lba,
                 last_lba: first_lba + partition.bytes() / SECTOR - 1,
                 flags,

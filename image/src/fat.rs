@@ -55,7 +55,8 @@ impl Place<'_> {
     /// # Errors
     /// When the disk cannot be written.
     pub fn format(&self, id: u32, label: &str) -> Result<()> {
-        let (kind, cluster) = if self.bytes < 16 << 20 { (FatType::Fat16, 512) } else { (FatType::Fat32, 1024) };
+        let (kind, cluster) =
+            if self.bytes < 16 << 20 { (FatType::Fat16, 512) } else { (FatType::Fat32, 1024) };
         let mut text = [b' '; 11];
         for (to, from) in text.iter_mut().zip(label.to_ascii_uppercase().bytes()) {
             *to = from;

@@ -36,7 +36,7 @@ pub const SYSTEM_MODULES: [&str; 16] = [
     "macb",
     "dwc3",
     "xhci_plat_hcd",
-    "r8152",     // the common USB network adapters
+    "r8152", // the common USB network adapters
     "ax88179_178a",
     "cdc_ether",
 ];
@@ -148,7 +148,8 @@ impl Kernel {
         let path = self.directory.join(relative);
         let packed = fs::read(&path).at("reading", &path)?;
         let mut bytes = Vec::new();
-        lzma_rs::xz_decompress(&mut packed.as_slice(), &mut bytes).map_err(|why| error(format!("{why:?}")))?;
+        lzma_rs::xz_decompress(&mut packed.as_slice(), &mut bytes)
+            .map_err(|why| error(format!("{why:?}")))?;
         for needed in depends(&bytes).map_err(error)? {
             self.add(&canonical(&needed), done, depth + 1)?;
         }

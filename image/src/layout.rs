@@ -41,12 +41,48 @@ pub const DISK_GUID: &str = "6c756369-6400-4000-8000-000000000000";
 
 /// The six partitions in the order in which they lie on the disk.
 pub const PARTITIONS: [Partition; 6] = [
-    Partition { number: 1, name: "select", mib: 8, kind: Kind::Select, guid: "6c756369-6400-4000-8000-000000000001" },
-    Partition { number: 2, name: "boot-a", mib: 128, kind: Kind::Boot, guid: "6c756369-6400-4000-8000-000000000002" },
-    Partition { number: 3, name: "boot-b", mib: 128, kind: Kind::Boot, guid: "6c756369-6400-4000-8000-000000000003" },
-    Partition { number: 4, name: "root-a", mib: 256, kind: Kind::Root, guid: "6c756369-6400-4000-8000-000000000004" },
-    Partition { number: 5, name: "root-b", mib: 256, kind: Kind::Root, guid: "6c756369-6400-4000-8000-000000000005" },
-    Partition { number: 6, name: "data", mib: 64, kind: Kind::Data, guid: "6c756369-6400-4000-8000-000000000006" },
+    Partition {
+        number: 1,
+        name: "select",
+        mib: 8,
+        kind: Kind::Select,
+        guid: "6c756369-6400-4000-8000-000000000001",
+    },
+    Partition {
+        number: 2,
+        name: "boot-a",
+        mib: 128,
+        kind: Kind::Boot,
+        guid: "6c756369-6400-4000-8000-000000000002",
+    },
+    Partition {
+        number: 3,
+        name: "boot-b",
+        mib: 128,
+        kind: Kind::Boot,
+        guid: "6c756369-6400-4000-8000-000000000003",
+    },
+    Partition {
+        number: 4,
+        name: "root-a",
+        mib: 256,
+        kind: Kind::Root,
+        guid: "6c756369-6400-4000-8000-000000000004",
+    },
+    Partition {
+        number: 5,
+        name: "root-b",
+        mib: 256,
+        kind: Kind::Root,
+        guid: "6c756369-6400-4000-8000-000000000005",
+    },
+    Partition {
+        number: 6,
+        name: "data",
+        mib: 64,
+        kind: Kind::Data,
+        guid: "6c756369-6400-4000-8000-000000000006",
+    },
 ];
 
 impl Partition {

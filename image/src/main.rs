@@ -112,13 +112,20 @@ fn run(what: What) -> Result<()> {
             Ok(())
         }
         What::Put { image, partition, file, name } => {
-            let contents = std::fs::read(&file).map_err(|source| Error::File { doing: "reading", path: file, source })?;
+            let contents = std::fs::read(&file).map_err(|source| Error::File {
+                doing: "reading",
+                path: file,
+                source,
+            })?;
             fat_of(&image, &partition)?.put(&name, &contents)
         }
         What::Get { image, partition, name } => {
             let contents = fat_of(&image, &partition)?.get(&name)?;
-            std::io::Write::write_all(&mut std::io::stdout(), &contents)
-                .map_err(|source| Error::File { doing: "writing", path: "standard output".into(), source })
+            std::io::Write::write_all(&mut std::io::stdout(), &contents).map_err(|source| Error::File {
+                doing: "writing",
+                path: "standard output".into(),
+                source,
+            })
         }
         What::FirmwareTry { image } => firmware(&image).put("tryboot", b"1\n"),
         What::Tools { include, suite, cache } => {
@@ -141,7 +148,11 @@ fn build(services: PathBuf, out: PathBuf, cache: PathBuf) -> Result<()> {
         mib(contents.files_bytes),
         mib(contents.hash_bytes)
     );
-    println!("kernel     {:.1} MiB, initramfs {:.1} MiB", mib(contents.kernel_bytes), mib(contents.initramfs_bytes));
+    println!(
+        "kernel     {:.1} MiB, initramfs {:.1} MiB",
+        mib(contents.kernel_bytes),
+        mib(contents.initramfs_bytes)
+    );
     println!("root hash  {}", contents.root_hash);
     println!("largest files of the root, uncompressed:");
     for item in &contents.largest {
@@ -171,12 +182,17 @@ fn list(image: &Path, json: bool) -> Result<()> {
         return print_json(image, &table);
     }
     for found in table {
-        println!("{}  {:8} {:5} MiB at {:5} MiB", found.number, found.name, found.bytes >> 20, found.start >> 20);
-        if let Some(partition) = PARTITIONS.iter().find(|p| p.name == found.name) {
-            if matches!(partition.kind, Kind::Select | Kind::Boot) {
-                for entry in disk::fat(image, partition).list()? {
-                    println!("     {:10}  {}", entry.bytes, entry.name);
-                }
+        println!(
+            "{}  {:8} {:5} MiB at {:5} MiB",
+            found.number,
+            found.name,
+            found.bytes >> 20,
+            found.start >> 20
+        );
+        let fat = |kind| matches!(kind, Kind::Select | Kind::Boot);
+        if let Some(partition) = PARTITIONS.iter().find(|p| p.name == found.name && fat(p.kind)) {
+            for entry in disk::fat(image, partition).list()? {
+                println!("     {:10}  {}", entry.bytes, entry.name);
             }
         }
     }

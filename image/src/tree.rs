@@ -99,9 +99,12 @@ fn pick(side: &Side<'_>, debian: &Path) -> Result<BTreeSet<PathBuf>> {
 /// Paths that match a pattern whose last part may hold one `*`.
 fn matching(debian: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
     let path = Path::new(pattern);
-    let (parent, last) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default().to_string_lossy());
+    let (parent, last) =
+        (path.parent().unwrap_or(path), path.file_name().unwrap_or_default().to_string_lossy());
     let Some((before, after)) = last.split_once('*') else {
-        return Ok(fs::symlink_metadata(debian.join(path)).map(|_| vec![path.to_owned()]).unwrap_or_default());
+        return Ok(fs::symlink_metadata(debian.join(path))
+            .map(|_| vec![path.to_owned()])
+            .unwrap_or_default());
     };
     let directory = debian.join(parent);
     let mut found = Vec::new();
@@ -171,7 +174,8 @@ fn with_libraries(tree: &'static str, debian: &Path, picked: BTreeSet<PathBuf>) 
         if !bytes.starts_with(b"\x7fELF") {
             continue;
         }
-        let elf = Elf::parse(&bytes).map_err(|error| Error::Format { path: full.clone(), why: error.to_string() })?;
+        let elf = Elf::parse(&bytes)
+            .map_err(|error| Error::Format { path: full.clone(), why: error.to_string() })?;
         let mut wanted = Vec::new();
         if let Some(interpreter) = elf.interpreter {
             wanted.push(resolve(Path::new("x"), Path::new(interpreter)));
@@ -207,9 +211,8 @@ fn with_libraries(tree: &'static str, debian: &Path, picked: BTreeSet<PathBuf>) 
 /// When a file cannot be read or written.
 pub fn overlay(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).at("making", to)?;
-    let mut entries = fs::read_dir(from)
-        .and_then(Iterator::collect::<std::io::Result<Vec<_>>>)
-        .at("listing", from)?;
+    let mut entries =
+        fs::read_dir(from).and_then(Iterator::collect::<std::io::Result<Vec<_>>>).at("listing", from)?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let (source, target) = (entry.path(), to.join(entry.file_name()));
@@ -296,7 +299,8 @@ fn walk(root: &Path, directory: &Path, found: &mut Vec<Item>) -> Result<()> {
         } else if meta.is_file() {
             let bytes = fs::read(&path).at("reading", &path)?;
             let script = bytes.starts_with(b"#!");
-            let elf = bytes.starts_with(b"\x7fELF") && path.extension().is_none_or(|extension| extension != "ko");
+            let elf =
+                bytes.starts_with(b"\x7fELF") && path.extension().is_none_or(|extension| extension != "ko");
             found.push(Item {
                 path: path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned(),
                 bytes: meta.len(),

@@ -53,7 +53,10 @@ fn verify_slot(image: &Path, slot: char) -> Result<Verified> {
     let (used, rest) = contents.split_at(used);
     parameters.check(used).map_err(damaged)?;
     if let Some(byte) = rest.iter().position(|byte| *byte != 0) {
-        return Err(damaged(format!("byte {} of the partition, behind the hash tree, is not zero", used.len() + byte)));
+        return Err(damaged(format!(
+            "byte {} of the partition, behind the hash tree, is not zero",
+            used.len() + byte
+        )));
     }
     Ok(Verified { slot, root_hash: hex::encode(parameters.root), bytes: used.len() as u64 })
 }

@@ -79,7 +79,8 @@ impl Parameters {
         else {
             return Err(format!("lucid.verity={value} is not v1,<blocks>,<salt>,<root hash>"));
         };
-        let data_blocks = blocks.parse().map_err(|error| format!("lucid.verity: data blocks {blocks}: {error}"))?;
+        let data_blocks =
+            blocks.parse().map_err(|error| format!("lucid.verity: data blocks {blocks}: {error}"))?;
         let salt = hex::decode(salt).map_err(|error| format!("lucid.verity: salt: {error}"))?;
         let mut hash = Hash::default();
         hex::decode_to_slice(root, &mut hash).map_err(|error| format!("lucid.verity: root hash: {error}"))?;

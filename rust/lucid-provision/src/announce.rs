@@ -127,12 +127,11 @@ pub struct Options {
 /// Waits, prints, forgets. Returns what the journal may know: no password.
 pub fn announce(options: &Options) -> Result<String, Error> {
     let path = announcement_path(&options.run);
-    let announcement = read_json::<Announcement>(&path)?.ok_or(Error::NothingToAnnounce { path: path.clone() })?;
+    let announcement =
+        read_json::<Announcement>(&path)?.ok_or(Error::NothingToAnnounce { path: path.clone() })?;
     let deadline = Instant::now() + options.limit;
-    let status = wait(deadline, || ready(&options.status)).ok_or_else(|| Error::NotReady {
-        path: options.status.clone(),
-        seconds: options.limit.as_secs(),
-    })?;
+    let status = wait(deadline, || ready(&options.status))
+        .ok_or_else(|| Error::NotReady { path: options.status.clone(), seconds: options.limit.as_secs() })?;
     let addresses = wait(deadline, || Some(addresses()).filter(|a| !a.is_empty())).unwrap_or_default();
     let block = Block { addresses: &addresses, status: &status, announcement: &announcement };
 
@@ -145,10 +144,11 @@ pub fn announce(options: &Options) -> Result<String, Error> {
     } else {
         options.consoles.clone()
     };
-    let failed = console::write_all(&consoles, &block.text());
-    if !consoles.is_empty() && failed.len() == consoles.len() {
-        // Nobody has seen it: keep the hand-over for another try.
-        let (path, source) = failed.into_iter().next().unwrap_or_else(|| unreachable!("it is not empty"));
+    let mut failed = console::write_all(&consoles, &block.text());
+    if failed.len() == consoles.len()
+        && let Some((path, source)) = failed.pop()
+    {
+        // Nobody has seen it: the hand-over stays for another try.
         return Err(Error::File { doing: "writing to the console", path, source });
     }
     let mut report = format!(

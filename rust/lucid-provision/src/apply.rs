@@ -285,7 +285,8 @@ fn write_outputs(run: &Path, settings: &Settings, account: &Account) -> Result<(
 /// The systemd-networkd file for wired networks.
 pub fn network_file(settings: &Settings) -> String {
     let network = &settings.network;
-    let mut text = String::from("# Written by lucid-provision on every start.\n[Match]\nName=en* eth*\n\n[Network]\n");
+    let mut text =
+        String::from("# Written by lucid-provision on every start.\n[Match]\nName=en* eth*\n\n[Network]\n");
     match network.address {
         Some((ip, prefix)) => text.push_str(&format!("DHCP=no\nAddress={ip}/{prefix}\n")),
         None => text.push_str("DHCP=yes\n"),
@@ -303,7 +304,9 @@ pub fn network_file(settings: &Settings) -> String {
 pub fn mark_shown(data: &Path) -> Result<(), Error> {
     let store = Store::new(data.to_owned());
     match store.account()? {
-        Some(account) if account.made && !account.shown => store.save_account(&Account { shown: true, ..account }),
+        Some(account) if account.made && !account.shown => {
+            store.save_account(&Account { shown: true, ..account })
+        }
         _ => Ok(()),
     }
 }

@@ -88,7 +88,10 @@ impl Card {
         let wrong = |reason| Error::Wipe { device: self.device.clone(), reason };
         let new = mark(span.len()).ok_or_else(|| wrong("the secret is shorter than its mark"))?;
         let mut wanted = Zeroizing::new(seen.to_vec());
-        wanted.get_mut(span.clone()).ok_or_else(|| wrong("the secret is not in the file"))?.copy_from_slice(&new);
+        wanted
+            .get_mut(span.clone())
+            .ok_or_else(|| wrong("the secret is not in the file"))?
+            .copy_from_slice(&new);
         {
             let fs = self.open(true).map_err(&doing)?;
             {

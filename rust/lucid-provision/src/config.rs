@@ -219,10 +219,7 @@ impl Walk<'_> {
     fn unknown(&self, key: &Key<'_>, table: &str, allowed: &str) -> Problem {
         let found: String = key.get_ref().chars().take(40).collect();
         let place = if table.is_empty() { String::new() } else { format!(" in [{table}]") };
-        self.problem(
-            key.span(),
-            format!("unknown key {:?}{place}; allowed there: {allowed}", found),
-        )
+        self.problem(key.span(), format!("unknown key {:?}{place}; allowed there: {allowed}", found))
     }
 
     fn table<'v>(&self, name: &str, value: &'v Value<'_>) -> Result<&'v DeTable<'v>, Problem> {
@@ -251,7 +248,9 @@ impl Walk<'_> {
             DeValue::Integer(_) => {
                 Err(self.problem(value.span(), "version must be 1, the only one that this device knows"))
             }
-            other => Err(self.problem(value.span(), format!("version must be the number 1, not {}", kind(other)))),
+            other => {
+                Err(self.problem(value.span(), format!("version must be the number 1, not {}", kind(other))))
+            }
         }
     }
 
@@ -317,7 +316,8 @@ impl Walk<'_> {
         if let Some((gateway, span)) = &gateway
             && !reachable(ip, prefix, *gateway)
         {
-            let message = format!("network.gateway {gateway} is not in the network of {ip}/{prefix}, or is it itself");
+            let message =
+                format!("network.gateway {gateway} is not in the network of {ip}/{prefix}, or is it itself");
             return Err(self.problem(span.clone(), message));
         }
         config.settings.network.address = Some((ip, prefix));
@@ -345,7 +345,8 @@ impl Walk<'_> {
     fn ip(&self, name: &str, value: &Value<'_>) -> Result<IpAddr, Problem> {
         let text = self.string(name, value)?;
         text.parse().ok().filter(|ip| usable(*ip)).ok_or_else(|| {
-            let message = format!("{name} is {}; it must be an address, such as \"192.168.1.1\"", quoted(text));
+            let message =
+                format!("{name} is {}; it must be an address, such as \"192.168.1.1\"", quoted(text));
             self.problem(value.span(), message)
         })
     }

@@ -68,7 +68,8 @@ impl Store {
         let path = self.dir.join("account.json");
         let Some(file) = read_json::<AccountFile>(&path)? else { return Ok(None) };
         let hash = NtHash::parse(&file.nt_hash).filter(|_| file.version == 1 && is_user(&file.user));
-        let hash = hash.ok_or_else(|| Error::Stored { path, reason: "its values are not valid".to_owned() })?;
+        let hash =
+            hash.ok_or_else(|| Error::Stored { path, reason: "its values are not valid".to_owned() })?;
         Ok(Some(Account { user: file.user, hash, made: file.made, shown: file.shown }))
     }
 
@@ -105,11 +106,11 @@ impl Store {
 
 /// Makes a directory with its parents.
 pub fn make_dirs(path: &Path, mode: u32) -> Result<(), Error> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|source| Error::File { doing: "making", path: path.to_owned(), source })
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|source| Error::File {
+        doing: "making",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Reads a JSON file of ours; `None` when there is none.

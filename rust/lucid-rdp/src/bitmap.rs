@@ -45,9 +45,8 @@ impl BitmapEncoder {
             }
         }
         let mut encoder = BitmapStreamEncoder::new(padded, place.height as usize);
-        let len = encoder
-            .encode_bitmap::<BgrAChannels>(&rows, &mut self.compressed, true)
-            .map_err(|_| failed())?;
+        let len =
+            encoder.encode_bitmap::<BgrAChannels>(&rows, &mut self.compressed, true).map_err(|_| failed())?;
         let small = |v: u32| u16::try_from(v).map_err(|_| failed());
         let padded = u16::try_from(padded).map_err(|_| failed())?;
         let height = small(place.height)?;

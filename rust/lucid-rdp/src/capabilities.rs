@@ -3,9 +3,9 @@
 
 use ironrdp_acceptor::DesktopSize;
 use ironrdp_pdu::rdp::capability_sets::{
-    Bitmap, BitmapCodecs, BitmapDrawingFlags, CapabilitySet, CmdFlags, Codec, CodecProperty, EntropyBits, General,
-    GeneralExtraFlags, Input, InputFlags, MultifragmentUpdate, Order, OrderFlags, OrderSupportExFlags, Pointer,
-    RemoteFxContainer, SurfaceCommands, VirtualChannel, VirtualChannelFlags,
+    Bitmap, BitmapCodecs, BitmapDrawingFlags, CapabilitySet, CmdFlags, Codec, CodecProperty, EntropyBits,
+    General, GeneralExtraFlags, Input, InputFlags, MultifragmentUpdate, Order, OrderFlags,
+    OrderSupportExFlags, Pointer, RemoteFxContainer, SurfaceCommands, VirtualChannel, VirtualChannelFlags,
 };
 
 use crate::error::Refused;
@@ -46,7 +46,10 @@ pub(crate) fn offered(size: DesktopSize) -> Vec<CapabilitySet> {
             keyboard_function_key: 128,
             keyboard_ime_filename: String::new(),
         }),
-        CapabilitySet::VirtualChannel(VirtualChannel { flags: VirtualChannelFlags::NO_COMPRESSION, chunk_size: None }),
+        CapabilitySet::VirtualChannel(VirtualChannel {
+            flags: VirtualChannelFlags::NO_COMPRESSION,
+            chunk_size: None,
+        }),
         CapabilitySet::MultiFragmentUpdate(MultifragmentUpdate { max_request_size: MAX_REQUEST }),
         CapabilitySet::BitmapCodecs(BitmapCodecs(vec![
             Codec { id: 0, property: CodecProperty::RemoteFx(RemoteFxContainer::ServerContainer(1)) },
@@ -92,12 +95,14 @@ pub(crate) fn confirmed(sets: &[CapabilitySet]) -> Result<Client, Refused> {
                 surface_commands = commands.flags.contains(CmdFlags::SET_SURFACE_BITS);
             }
             CapabilitySet::MultiFragmentUpdate(update) => {
-                max_update = usize::try_from(update.max_request_size).unwrap_or(usize::MAX).max(DEFAULT_MAX_UPDATE);
+                max_update =
+                    usize::try_from(update.max_request_size).unwrap_or(usize::MAX).max(DEFAULT_MAX_UPDATE);
             }
             CapabilitySet::BitmapCodecs(BitmapCodecs(codecs)) => {
                 for codec in codecs {
                     if let CodecProperty::RemoteFx(RemoteFxContainer::ClientContainer(container))
-                    | CodecProperty::ImageRemoteFx(RemoteFxContainer::ClientContainer(container)) = &codec.property
+                    | CodecProperty::ImageRemoteFx(RemoteFxContainer::ClientContainer(container)) =
+                        &codec.property
                         && let Some(caps) = container.caps_data.0.0.last()
                     {
                         remotefx = Some(RemoteFx { codec_id: codec.id, entropy: caps.entropy_bits });
@@ -107,5 +112,8 @@ pub(crate) fn confirmed(sets: &[CapabilitySet]) -> Result<Client, Refused> {
             _ => {}
         }
     }
-    Ok(Client { remotefx: remotefx.filter(|_| surface_commands), max_update: max_update.min(32 * 1024 * 1024) })
+    Ok(Client {
+        remotefx: remotefx.filter(|_| surface_commands),
+        max_update: max_update.min(32 * 1024 * 1024),
+    })
 }

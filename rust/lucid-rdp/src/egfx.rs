@@ -93,7 +93,13 @@ impl Egfx<'_> {
     }
 
     /// One H.264 picture; returns the bytes to send, or `None` when the client is not ready for it.
-    pub(crate) fn avc420(&mut self, bytes: &[u8], damage: &[Rect], qp: u8, time_ms: u32) -> Result<Option<Vec<u8>>, Error> {
+    pub(crate) fn avc420(
+        &mut self,
+        bytes: &[u8],
+        damage: &[Rect],
+        qp: u8,
+        time_ms: u32,
+    ) -> Result<Option<Vec<u8>>, Error> {
         let server = self.pipeline.processor_mut();
         let Some(surface) = server.surface_ids().next() else { return Ok(None) };
         let regions: Vec<_> = damage

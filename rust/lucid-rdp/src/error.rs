@@ -6,7 +6,9 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// The account file cannot be read.
-    #[error("reading the RDP account from {path}: {source}; without an account nobody may connect, so lucid-rdp does not start")]
+    #[error(
+        "reading the RDP account from {path}: {source}; without an account nobody may connect, so lucid-rdp does not start"
+    )]
     AccountRead {
         /// The file.
         path: PathBuf,
@@ -32,7 +34,9 @@ pub enum Error {
         source: io::Error,
     },
     /// The key and certificate on disk do not make a TLS server.
-    #[error("the TLS key and certificate in {dir} are not usable: {what}; remove tls-key.pem and tls-cert.pem to have new ones made (clients will see a new fingerprint)")]
+    #[error(
+        "the TLS key and certificate in {dir} are not usable: {what}; remove tls-key.pem and tls-cert.pem to have new ones made (clients will see a new fingerprint)"
+    )]
     Tls {
         /// Their directory.
         dir: PathBuf,

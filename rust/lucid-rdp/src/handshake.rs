@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ironrdp_acceptor::credssp::CredsspSequence;
 use ironrdp_acceptor::{
-    Acceptor, AcceptorResult, BeginResult, ConnectionSetupHandler, ConnectorResult, DesktopSize, ReceivedCredentials,
+    Acceptor, AcceptorResult, ConnectionSetupHandler, ConnectorResult, DesktopSize, ReceivedCredentials,
 };
 use ironrdp_connector::sspi;
 use ironrdp_connector::sspi::credssp::TsRequest;
@@ -19,7 +19,7 @@ use ironrdp_core::WriteBuf;
 use ironrdp_dvc::DrdynvcServer;
 use ironrdp_egfx::server::GraphicsPipelineServer;
 use ironrdp_pdu::nego::SecurityProtocol;
-use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream};
+use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream, single_sequence_step_read};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
@@ -78,16 +78,16 @@ pub(crate) async fn accept(
         DrdynvcServer::new().with_dynamic_channel(GraphicsPipelineServer::new(Box::new(Handler))),
     );
 
-    let framed: Framed<TokioStream<TcpStream>> = Framed::new(stream);
-    let begun = ironrdp_acceptor::accept_begin(framed, &mut acceptor)
-        .await
-        .map_err(|e| classify(&e, "the first message"))?;
+    let mut framed: Framed<TokioStream<TcpStream>> = Framed::new(stream);
+    negotiate(&mut framed, &mut acceptor).await?;
     stage.send_replace(Stage::Speaking);
-    let BeginResult::ShouldUpgrade(stream) = begun else {
-        // Cannot be: the acceptor was told that TLS or NLA is a must.
-        return Err(Refused::Security);
-    };
-    let stream = host.identity.acceptor.accept(stream).await.map_err(|_| Refused::Malformed("the TLS handshake"))?;
+    let (stream, early) = framed.into_inner();
+    if !early.is_empty() {
+        // A client speaks TLS only after it has read the answer.
+        return Err(Refused::Malformed("the first message"));
+    }
+    let stream =
+        host.identity.acceptor.accept(stream).await.map_err(|_| Refused::Malformed("the TLS handshake"))?;
     let mut framed: TokioFramed<_> = Framed::new(stream);
     acceptor.mark_security_upgrade_as_done();
 
@@ -98,8 +98,14 @@ pub(crate) async fn accept(
         stage.send_replace(Stage::Authenticated);
     }
 
-    let mut gate =
-        Gate { account: &host.account, authenticated: nla, stage, opening: Some(opening), denied: None, size: None };
+    let mut gate = Gate {
+        account: &host.account,
+        authenticated: nla,
+        stage,
+        opening: Some(opening),
+        denied: None,
+        size: None,
+    };
     let finalized = ironrdp_acceptor::accept_finalize_with(framed, &mut acceptor, &mut gate).await;
     if let Some(denied) = gate.denied {
         return Err(denied);
@@ -112,6 +118,26 @@ pub(crate) async fn accept(
     }
     let size = gate.size.ok_or(Refused::Malformed("the connection's settings"))?;
     Ok(Connection { framed, result, size })
+}
+
+/// X.224 negotiation (MS-RDPBCGR 2.2.1.1, 2.2.1.2). Our own loop, because ironrdp-acceptor's does not send the
+/// answer with which it refuses a client.
+async fn negotiate(
+    framed: &mut Framed<TokioStream<TcpStream>>,
+    acceptor: &mut Acceptor,
+) -> Result<(), Refused> {
+    const DOING: &str = "the first message";
+    let mut out = WriteBuf::new();
+    while acceptor.reached_security_upgrade().is_none() {
+        let step = single_sequence_step_read(framed, acceptor, &mut out).await;
+        // Also when the step failed: then this tells the client why.
+        let filled = out.filled().to_vec();
+        if !filled.is_empty() {
+            framed.write_all(&filled).await.map_err(|_| Refused::Gone(DOING))?;
+        }
+        step.map_err(|e| classify(&e, DOING))?;
+    }
+    Ok(())
 }
 
 /// The points of the state machine at which this host decides.
@@ -131,8 +157,8 @@ impl<F: FnOnce(DesktopSize)> ConnectionSetupHandler for Gate<'_, F> {
             // NLA has checked the password already.
             return Ok(());
         }
-        let admitted = received
-            .is_some_and(|r| self.account.admits(&r.credentials.username, &r.credentials.password));
+        let admitted =
+            received.is_some_and(|r| self.account.admits(&r.credentials.username, &r.credentials.password));
         if admitted {
             self.authenticated = true;
             self.stage.send_replace(Stage::Authenticated);
@@ -179,8 +205,11 @@ async fn credssp(
             Ok(None) => return Ok(()),
             Err(e) => return Err(denied_by_ntlm(&e)),
         }
-        let message = framed.read_by_hint(&BoundedTsRequest).await.map_err(|e| gone_or_malformed(&e, DOING))?;
-        let Some(request) = sequence.decode_client_message(&message).map_err(|_| Refused::Malformed(DOING))? else {
+        let message =
+            framed.read_by_hint(&BoundedTsRequest).await.map_err(|e| gone_or_malformed(&e, DOING))?;
+        let Some(request) =
+            sequence.decode_client_message(&message).map_err(|_| Refused::Malformed(DOING))?
+        else {
             return Ok(());
         };
         let result = {

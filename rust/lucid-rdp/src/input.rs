@@ -106,57 +106,57 @@ fn evdev(code: u8, extended: bool) -> Option<u32> {
     let key = match (extended, code) {
         // Linux numbers its first keys after the scan codes: Escape to F10, Num Lock, the keypad, F11, F12.
         (false, 0x01..=0x53 | 0x56..=0x58) => u32::from(code),
-        (false, 0x54) => 99, // SysRq (Alt + Print)
-        (false, 0x59) => 117, // keypad =
-        (false, 0x5c) => 95, // keypad , (Japanese)
+        (false, 0x54) => 99,                                  // SysRq (Alt + Print)
+        (false, 0x59) => 117,                                 // keypad =
+        (false, 0x5c) => 95,                                  // keypad , (Japanese)
         (false, 0x64..=0x6e) => 183 + u32::from(code - 0x64), // F13 to F23
-        (false, 0x70) => 93, // Katakana/Hiragana
-        (false, 0x73) => 89, // Ro
-        (false, 0x76) => 194, // F24
-        (false, 0x77) => 91, // Hiragana
-        (false, 0x78) => 90, // Katakana
-        (false, 0x79) => 92, // Henkan
-        (false, 0x7b) => 94, // Muhenkan
-        (false, 0x7d) => 124, // Yen
-        (false, 0x7e) => 121, // keypad , (Brazilian)
-        (true, 0x10) => 165, // previous track
-        (true, 0x19) => 163, // next track
-        (true, 0x1c) => 96,  // keypad Enter
-        (true, 0x1d) => 97,  // right Ctrl
-        (true, 0x20) => 113, // mute
-        (true, 0x21) => 140, // calculator
-        (true, 0x22) => 164, // play, pause
-        (true, 0x24) => 166, // stop
-        (true, 0x2e) => 114, // volume down
-        (true, 0x30) => 115, // volume up
-        (true, 0x32) => 172, // home page
-        (true, 0x35) => 98,  // keypad /
-        (true, 0x37) => 99,  // Print
-        (true, 0x38) => 100, // right Alt, AltGr
-        (true, 0x45) => 69,  // Num Lock, as some clients send it
-        (true, 0x46) => KEY_PAUSE, // Ctrl + Break
-        (true, 0x47) => 102, // Home
-        (true, 0x48) => 103, // Up
-        (true, 0x49) => 104, // Page Up
-        (true, 0x4b) => 105, // Left
-        (true, 0x4d) => 106, // Right
-        (true, 0x4f) => 107, // End
-        (true, 0x50) => 108, // Down
-        (true, 0x51) => 109, // Page Down
-        (true, 0x52) => 110, // Insert
-        (true, 0x53) => 111, // Delete
-        (true, 0x5b) => 125, // left Super
-        (true, 0x5c) => 126, // right Super
-        (true, 0x5d) => 127, // Menu
-        (true, 0x65) => 217, // search
-        (true, 0x66) => 156, // bookmarks
-        (true, 0x67) => 173, // refresh
-        (true, 0x68) => 128, // stop loading
-        (true, 0x69) => 159, // forward
-        (true, 0x6a) => 158, // back
-        (true, 0x6b) => 157, // computer
-        (true, 0x6c) => 155, // mail
-        (true, 0x6d) => 226, // media
+        (false, 0x70) => 93,                                  // Katakana/Hiragana
+        (false, 0x73) => 89,                                  // Ro
+        (false, 0x76) => 194,                                 // F24
+        (false, 0x77) => 91,                                  // Hiragana
+        (false, 0x78) => 90,                                  // Katakana
+        (false, 0x79) => 92,                                  // Henkan
+        (false, 0x7b) => 94,                                  // Muhenkan
+        (false, 0x7d) => 124,                                 // Yen
+        (false, 0x7e) => 121,                                 // keypad , (Brazilian)
+        (true, 0x10) => 165,                                  // previous track
+        (true, 0x19) => 163,                                  // next track
+        (true, 0x1c) => 96,                                   // keypad Enter
+        (true, 0x1d) => 97,                                   // right Ctrl
+        (true, 0x20) => 113,                                  // mute
+        (true, 0x21) => 140,                                  // calculator
+        (true, 0x22) => 164,                                  // play, pause
+        (true, 0x24) => 166,                                  // stop
+        (true, 0x2e) => 114,                                  // volume down
+        (true, 0x30) => 115,                                  // volume up
+        (true, 0x32) => 172,                                  // home page
+        (true, 0x35) => 98,                                   // keypad /
+        (true, 0x37) => 99,                                   // Print
+        (true, 0x38) => 100,                                  // right Alt, AltGr
+        (true, 0x45) => 69,                                   // Num Lock, as some clients send it
+        (true, 0x46) => KEY_PAUSE,                            // Ctrl + Break
+        (true, 0x47) => 102,                                  // Home
+        (true, 0x48) => 103,                                  // Up
+        (true, 0x49) => 104,                                  // Page Up
+        (true, 0x4b) => 105,                                  // Left
+        (true, 0x4d) => 106,                                  // Right
+        (true, 0x4f) => 107,                                  // End
+        (true, 0x50) => 108,                                  // Down
+        (true, 0x51) => 109,                                  // Page Down
+        (true, 0x52) => 110,                                  // Insert
+        (true, 0x53) => 111,                                  // Delete
+        (true, 0x5b) => 125,                                  // left Super
+        (true, 0x5c) => 126,                                  // right Super
+        (true, 0x5d) => 127,                                  // Menu
+        (true, 0x65) => 217,                                  // search
+        (true, 0x66) => 156,                                  // bookmarks
+        (true, 0x67) => 173,                                  // refresh
+        (true, 0x68) => 128,                                  // stop loading
+        (true, 0x69) => 159,                                  // forward
+        (true, 0x6a) => 158,                                  // back
+        (true, 0x6b) => 157,                                  // computer
+        (true, 0x6c) => 155,                                  // mail
+        (true, 0x6d) => 226,                                  // media
         _ => return None,
     };
     Some(key)
@@ -190,7 +190,8 @@ fn pointer(mouse: MousePdu, out: &mut Vec<Input>) {
 fn extended_pointer(mouse: MouseXPdu, out: &mut Vec<Input>) {
     out.push(Input::PointerMove { x: mouse.x_position.into(), y: mouse.y_position.into() });
     let pressed = mouse.flags.contains(PointerXFlags::DOWN);
-    for (flag, button) in [(PointerXFlags::BUTTON1, Button::Back), (PointerXFlags::BUTTON2, Button::Forward)] {
+    for (flag, button) in [(PointerXFlags::BUTTON1, Button::Back), (PointerXFlags::BUTTON2, Button::Forward)]
+    {
         if mouse.flags.contains(flag) {
             out.push(Input::Button { button, pressed });
         }
@@ -249,7 +250,9 @@ mod tests {
                 );
             }
         }
-        for (flag, button) in [(PointerXFlags::BUTTON1, Button::Back), (PointerXFlags::BUTTON2, Button::Forward)] {
+        for (flag, button) in
+            [(PointerXFlags::BUTTON1, Button::Back), (PointerXFlags::BUTTON2, Button::Forward)]
+        {
             let event = MouseXPdu { flags: flag | PointerXFlags::DOWN, x_position: 7, y_position: 9 };
             assert_eq!(
                 fast(FastPathInputEvent::MouseEventEx(event)),

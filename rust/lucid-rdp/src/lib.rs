@@ -71,7 +71,13 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
     let port = listener.local_addr().map_err(listen)?.port();
     status::write(&options.run, port, &identity.fingerprint)?;
-    tracing::info!(port, user = account.user(), fingerprint = identity.fingerprint, "ready at {:.3} s", status::uptime());
+    tracing::info!(
+        port,
+        user = account.user(),
+        fingerprint = identity.fingerprint,
+        "ready at {:.3} s",
+        status::uptime()
+    );
     // Without systemd there is nobody to tell, which is no error.
     if let Err(e) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
         tracing::warn!("telling the service manager that this service is ready: {e}");

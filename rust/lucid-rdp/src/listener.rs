@@ -103,7 +103,9 @@ pub(crate) async fn serve(
         tasks.spawn_local(task);
     }
     // Sessions say good-bye by themselves; they have been told.
-    let _ = tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await;
+    let _ =
+        tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} })
+            .await;
     Ok(())
 }
 

@@ -48,7 +48,8 @@ struct DesktopSettings {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // LUCID_LOG takes tracing's target=level list; what it gets wrong is not silently ignored.
-    let filter = std::env::var("LUCID_LOG").unwrap_or_else(|_| "warn,lucid_rdp=info,lucid_desktop=info".into());
+    let filter =
+        std::env::var("LUCID_LOG").unwrap_or_else(|_| "warn,lucid_rdp=info,lucid_desktop=info".into());
     let filter: tracing_subscriber::filter::Targets = match filter.parse() {
         Ok(filter) => filter,
         Err(e) => {
@@ -73,10 +74,9 @@ fn start(arguments: Arguments) -> Result<(), Error> {
         Some(path) => desktop_settings(path)?,
         None => (KeyboardLayout { layout: "us".into(), variant: String::new() }, "lucid".into()),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Error::File { doing: "starting the runtime for", path: arguments.state.clone(), source })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| {
+        Error::File { doing: "starting the runtime for", path: arguments.state.clone(), source }
+    })?;
     runtime.block_on(lucid_rdp::run(Options {
         listen: arguments.listen,
         state: arguments.state,
@@ -90,10 +90,16 @@ fn start(arguments: Arguments) -> Result<(), Error> {
 }
 
 fn desktop_settings(path: PathBuf) -> Result<(KeyboardLayout, String), Error> {
-    let text = std::fs::read(&path)
-        .map_err(|source| Error::File { doing: "reading the desktop's settings from", path: path.clone(), source })?;
-    let settings: DesktopSettings = serde_json::from_slice(&text)
-        .map_err(|e| Error::File { doing: "reading the desktop's settings from", path: path.clone(), source: e.into() })?;
+    let text = std::fs::read(&path).map_err(|source| Error::File {
+        doing: "reading the desktop's settings from",
+        path: path.clone(),
+        source,
+    })?;
+    let settings: DesktopSettings = serde_json::from_slice(&text).map_err(|e| Error::File {
+        doing: "reading the desktop's settings from",
+        path: path.clone(),
+        source: e.into(),
+    })?;
     if settings.version != 1 {
         let source = std::io::Error::other(format!("version {} is not known, only 1 is", settings.version));
         return Err(Error::File { doing: "reading the desktop's settings from", path, source });

@@ -7,10 +7,10 @@ use lucid_desktop::{Closed, Frame, FrameSink, Rect};
 use lucid_video::{Encoder as _, OpenH264, Picture, Settings};
 use tokio::sync::mpsc;
 
+use crate::Error;
 use crate::bitmap::BitmapEncoder;
 use crate::capabilities::RemoteFx;
 use crate::remotefx::RemoteFxEncoder;
-use crate::Error;
 
 /// In which form a client gets its pictures; the first that it can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +119,9 @@ impl Painter {
         let damage = if renew { &whole } else { frame.damage };
         if renew {
             let encoder = match order.codec {
-                Codec::Avc420 => AnyEncoder::Avc420(Box::new(OpenH264::new(Settings::desktop(frame.width, frame.height))?)),
+                Codec::Avc420 => {
+                    AnyEncoder::Avc420(Box::new(OpenH264::new(Settings::desktop(frame.width, frame.height))?))
+                }
                 Codec::ClearCodec => AnyEncoder::ClearCodec(Box::new(ClearCodecEncoder::new())),
                 Codec::RemoteFx(remotefx) => AnyEncoder::RemoteFx(Box::new(RemoteFxEncoder::new(remotefx))),
                 Codec::Bitmap => AnyEncoder::Bitmap(BitmapEncoder::new()),

@@ -3,10 +3,10 @@
 use ironrdp_core::{Encode as _, WriteCursor, encode_vec};
 use ironrdp_graphics::color_conversion::to_64x64_ycbcr_tile;
 use ironrdp_graphics::image_processing::PixelFormat;
-use ironrdp_graphics::rfx_encode_component;
+use ironrdp_graphics::{dwt, rlgr, subband_reconstruction};
 use ironrdp_pdu::codecs::rfx::{
-    Block, ChannelsPdu, CodecChannel, CodecVersionsPdu, ContextPdu, EntropyAlgorithm, FrameBeginPdu, FrameEndPdu,
-    OperatingMode, Quant, RegionPdu, RfxChannel, RfxRectangle, SyncPdu, Tile, TileSetPdu,
+    Block, ChannelsPdu, CodecChannel, CodecVersionsPdu, ContextPdu, EntropyAlgorithm, FrameBeginPdu,
+    FrameEndPdu, OperatingMode, Quant, RegionPdu, RfxChannel, RfxRectangle, SyncPdu, Tile, TileSetPdu,
 };
 use ironrdp_pdu::geometry::ExclusiveRectangle;
 use ironrdp_pdu::rdp::capability_sets::EntropyBits;
@@ -23,12 +23,20 @@ const MAX_COMPONENT: usize = 64 * 64 * 4;
 /// What surrounds the tiles of a message, at most: headers, and the region's rectangles.
 const OVERHEAD: usize = 2048;
 
+/// Where the coarsest sub-band begins in a tile (MS-RDPRFX 3.1.8.1.5): after three finer levels.
+const LL3: usize = 4032;
+/// The finest steps that MS-RDPRFX 2.2.2.1.5 allows for what the eye sees, coarser ones for finest detail:
+/// the values of the specification's own examples.
+const QUANT: Quant = Quant { ll3: 6, lh3: 6, hl3: 6, hh3: 6, lh2: 7, hl2: 7, hh2: 8, lh1: 8, hl1: 8, hh1: 9 };
+
 /// Encodes damaged tiles.
 pub(crate) struct RemoteFxEncoder {
     codec_id: u8,
     entropy: EntropyAlgorithm,
     frame: u32,
     planes: Box<[[i16; 4096]; 3]>,
+    scratch: Box<[i16; 4096]>,
+    pixels: Vec<u8>,
 }
 
 struct OwnedTile {
@@ -50,7 +58,14 @@ impl RemoteFxEncoder {
             EntropyBits::Rlgr1 => EntropyAlgorithm::Rlgr1,
             EntropyBits::Rlgr3 => EntropyAlgorithm::Rlgr3,
         };
-        RemoteFxEncoder { codec_id: client.codec_id, entropy, frame: 0, planes: Box::new([[0; 4096]; 3]) }
+        RemoteFxEncoder {
+            codec_id: client.codec_id,
+            entropy,
+            frame: 0,
+            planes: Box::new([[0; 4096]; 3]),
+            scratch: Box::new([0; 4096]),
+            pixels: Vec::new(),
+        }
     }
 
     /// Encodes every tile that the damage touches, as surface commands of at most `max_update` bytes each.
@@ -99,16 +114,17 @@ impl RemoteFxEncoder {
         let (x, y) = (column * TILE, row * TILE);
         let width = TILE.min(frame.width - x);
         let height = TILE.min(frame.height - y);
-        let start = y as usize * frame.stride + x as usize * 4;
-        let stride = u32::try_from(frame.stride).map_err(|_| failed())?;
+        whole_tile(frame, Rect { x, y, width, height }, &mut self.pixels);
         let [luma, cb, cr] = &mut *self.planes;
-        to_64x64_ycbcr_tile(&frame.pixels[start..], width, height, stride, PixelFormat::BgrX32, luma, cb, cr)
+        to_64x64_ycbcr_tile(&self.pixels, TILE, TILE, TILE * 4, PixelFormat::BgrX32, luma, cb, cr)
             .map_err(|_| failed())?;
-        let quant = Quant::default();
         let mut parts = [Vec::new(), Vec::new(), Vec::new()];
         for (part, plane) in parts.iter_mut().zip([luma, cb, cr]) {
             part.resize(MAX_COMPONENT, 0);
-            let len = rfx_encode_component(plane, part, &quant, self.entropy).map_err(|_| failed())?;
+            dwt::encode(plane, self.scratch.as_mut_slice());
+            quantise(plane, &QUANT);
+            subband_reconstruction::encode(&mut plane[LL3..]);
+            let len = rlgr::encode(self.entropy, plane, part).map_err(|_| failed())?;
             part.truncate(len);
             part.shrink_to_fit();
         }
@@ -116,7 +132,12 @@ impl RemoteFxEncoder {
         Ok(OwnedTile { x: small(column)?, y: small(row)?, parts })
     }
 
-    fn message(&mut self, frame: &Frame<'_>, rectangles: &[RfxRectangle], tiles: &[OwnedTile]) -> Result<Vec<u8>, Error> {
+    fn message(
+        &mut self,
+        frame: &Frame<'_>,
+        rectangles: &[RfxRectangle],
+        tiles: &[OwnedTile],
+    ) -> Result<Vec<u8>, Error> {
         let failed = |_| Error::Encode("RemoteFX");
         let width = u16::try_from(frame.width).map_err(|_| Error::Encode("RemoteFX"))?;
         let height = u16::try_from(frame.height).map_err(|_| Error::Encode("RemoteFX"))?;
@@ -126,7 +147,10 @@ impl RemoteFxEncoder {
             let signed = |v: u16| i16::try_from(v).map_err(|_| Error::Encode("RemoteFX"));
             blocks.push(Block::Sync(SyncPdu));
             blocks.push(Block::CodecVersions(CodecVersionsPdu));
-            blocks.push(Block::Channels(ChannelsPdu(vec![RfxChannel { width: signed(width)?, height: signed(height)? }])));
+            blocks.push(Block::Channels(ChannelsPdu(vec![RfxChannel {
+                width: signed(width)?,
+                height: signed(height)?,
+            }])));
             blocks.push(Block::CodecChannel(CodecChannel::Context(ContextPdu {
                 flags: OperatingMode::IMAGE_MODE,
                 entropy_algorithm: self.entropy,
@@ -139,7 +163,7 @@ impl RemoteFxEncoder {
         blocks.push(Block::CodecChannel(CodecChannel::Region(RegionPdu { rectangles: rectangles.to_vec() })));
         blocks.push(Block::CodecChannel(CodecChannel::TileSet(TileSetPdu {
             entropy_algorithm: self.entropy,
-            quants: vec![Quant::default()],
+            quants: vec![QUANT],
             tiles: tiles
                 .iter()
                 .map(|t| Tile {
@@ -177,7 +201,120 @@ impl RemoteFxEncoder {
     }
 }
 
+/// Copies a tile, and repeats its last column and row where the picture ends within it.
+fn whole_tile(frame: &Frame<'_>, place: Rect, out: &mut Vec<u8>) {
+    const ROW: usize = TILE as usize * 4;
+    out.clear();
+    let width = place.width as usize * 4;
+    for y in place.y..place.y + place.height {
+        let start = y as usize * frame.stride + place.x as usize * 4;
+        let row = &frame.pixels[start..start + width];
+        out.extend_from_slice(row);
+        for _ in place.width..TILE {
+            out.extend_from_slice(&row[width - 4..]);
+        }
+    }
+    for _ in place.height..TILE {
+        out.extend_from_within(out.len() - ROW..);
+    }
+}
+
+/// Divides each sub-band by its step, to the nearest (MS-RDPRFX 3.1.8.1.5). ironrdp-graphics' own rounds down,
+/// which turns every small negative coefficient into a whole step of noise.
+fn quantise(plane: &mut [i16; 4096], quant: &Quant) {
+    let mut rest = plane.as_mut_slice();
+    for (len, step) in [
+        (1024, quant.hl1),
+        (1024, quant.lh1),
+        (1024, quant.hh1),
+        (256, quant.hl2),
+        (256, quant.lh2),
+        (256, quant.hh2),
+        (64, quant.hl3),
+        (64, quant.lh3),
+        (64, quant.hh3),
+        (64, quant.ll3),
+    ] {
+        let (band, after) = rest.split_at_mut(len);
+        let shift = step - 1;
+        let half = 1 << (shift - 1);
+        for value in band {
+            *value = value.saturating_add(half) >> shift;
+        }
+        rest = after;
+    }
+}
+
 fn rectangle(r: &Rect) -> Result<RfxRectangle, Error> {
     let small = |v: u32| u16::try_from(v).map_err(|_| Error::Encode("RemoteFX"));
     Ok(RfxRectangle { x: small(r.x)?, y: small(r.y)?, width: small(r.width)?, height: small(r.height)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ironrdp_graphics::color_conversion::{YCbCrBuffer, ycbcr_to_rgba};
+    use ironrdp_graphics::quantization;
+
+    /// Encodes a picture of at most one tile and decodes it as a client does.
+    fn round_trip(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
+        let client = RemoteFx { codec_id: 3, entropy: EntropyBits::Rlgr3 };
+        let mut encoder = RemoteFxEncoder::new(client);
+        let frame = Frame { width, height, stride: width as usize * 4, pixels, damage: &[] };
+        let tile = encoder.tile(&frame, 0, 0).unwrap();
+        let mut planes = [[0i16; 4096]; 3];
+        let mut scratch = [0i16; 4096];
+        for (plane, part) in planes.iter_mut().zip(&tile.parts) {
+            rlgr::decode(EntropyAlgorithm::Rlgr3, part, plane).unwrap();
+            subband_reconstruction::decode(&mut plane[LL3..]);
+            quantization::decode(plane, &QUANT);
+            dwt::decode(plane, &mut scratch);
+        }
+        let [y, cb, cr] = &planes;
+        let mut out = vec![0; 4096 * 4];
+        ycbcr_to_rgba(YCbCrBuffer { y, cb, cr }, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn a_flat_colour_comes_back_within_2_up_to_the_last_row_and_column_of_a_cut_tile() {
+        for level in 0..6 * 6 * 6u32 {
+            let channel = |v: u32| (v % 6 * 51) as u8;
+            let (r, g, b) = (channel(level), channel(level / 6), channel(level / 36));
+            for (width, height) in [(64, 64), (64, 16), (1, 1), (37, 63)] {
+                let pixels: Vec<u8> = [b, g, r, 0].repeat((width * height) as usize);
+                let out = round_trip(width, height, &pixels);
+                for y in 0..height {
+                    for x in 0..width {
+                        let at = (y * 64 + x) as usize * 4;
+                        for (got, want) in out[at..at + 3].iter().zip([r, g, b]) {
+                            assert!(
+                                got.abs_diff(want) <= 2,
+                                "{r},{g},{b} came back as {:?}",
+                                &out[at..at + 3]
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_message_is_larger_than_the_client_takes_and_every_damaged_tile_is_sent() {
+        let (width, height) = (512u32, 512u32);
+        let mut state = 1u32;
+        let pixels: Vec<u8> = (0..width * height * 4)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            })
+            .collect();
+        let frame = Frame { width, height, stride: width as usize * 4, pixels: &pixels, damage: &[] };
+        let mut encoder = RemoteFxEncoder::new(RemoteFx { codec_id: 3, entropy: EntropyBits::Rlgr1 });
+        let limit = 128 * 1024;
+        let messages = encoder.encode(&frame, &[Rect { x: 0, y: 0, width, height }], limit).unwrap();
+        assert!(messages.len() > 1);
+        assert!(messages.iter().all(|m| m.len() <= limit));
+    }
 }

@@ -18,9 +18,7 @@ use ironrdp_pdu::gcc::ClientEarlyCapabilityFlags;
 use ironrdp_pdu::input::fast_path::FastPathInput;
 use ironrdp_pdu::mcs::{DisconnectProviderUltimatum, DisconnectReason, McsMessage, SendDataIndication};
 use ironrdp_pdu::rdp::headers::{ShareControlHeader, ShareControlPdu, ShareDataHeader, ShareDataPdu};
-use ironrdp_pdu::rdp::server_error_info::{
-    ErrorInfo, ProtocolIndependentCode, ServerSetErrorInfoPdu,
-};
+use ironrdp_pdu::rdp::server_error_info::{ErrorInfo, ProtocolIndependentCode, ServerSetErrorInfoPdu};
 use ironrdp_pdu::x224::X224;
 use ironrdp_svc::server_encode_svc_messages;
 use ironrdp_tokio::{Framed, FramedWrite as _, TokioStream, split_tokio_framed};
@@ -237,8 +235,8 @@ impl Session {
         for (_, channel, id) in self.result.static_channels.iter_mut() {
             let Some(id) = id else { continue };
             let messages = channel.start().map_err(|_| Error::Encode("a channel's start"))?;
-            let encoded =
-                server_encode_svc_messages(messages, id, user).map_err(|_| Error::Encode("a channel's start"))?;
+            let encoded = server_encode_svc_messages(messages, id, user)
+                .map_err(|_| Error::Encode("a channel's start"))?;
             bytes.extend_from_slice(&encoded);
         }
         self.send(bytes).await
@@ -312,7 +310,8 @@ impl Session {
     async fn picture(&mut self, encoded: Encoded) -> Result<(), Error> {
         self.asked = false;
         // Only differences matter to the client; it wraps after 49 days.
-        let time_ms = u32::try_from(self.began.elapsed().as_millis() & u128::from(u32::MAX)).unwrap_or_default();
+        let time_ms =
+            u32::try_from(self.began.elapsed().as_millis() & u128::from(u32::MAX)).unwrap_or_default();
         let bytes = match encoded {
             Encoded::Avc420 { bytes, damage, qp } => match self.pipeline() {
                 Some(mut pipeline) => pipeline.avc420(&bytes, &damage, qp, time_ms)?,
@@ -377,8 +376,9 @@ impl Session {
             McsMessage::SendDataRequest(data) => {
                 let id = data.channel_id;
                 if let Some(channel) = self.result.static_channels.get_by_channel_id_mut(id) {
-                    let answers =
-                        channel.process(&data.user_data).map_err(|_| Error::Protocol("a virtual channel's data"))?;
+                    let answers = channel
+                        .process(&data.user_data)
+                        .map_err(|_| Error::Protocol("a virtual channel's data"))?;
                     let answer = server_encode_svc_messages(answers, id, self.result.user_channel_id)
                         .map_err(|_| Error::Encode("a channel's answer"))?;
                     self.send(answer).await?;
@@ -393,7 +393,8 @@ impl Session {
     }
 
     fn share_data(&mut self, bytes: &[u8]) -> Result<bool, Error> {
-        let control: ShareControlHeader = decode(bytes).map_err(|_| Error::Protocol("a share control PDU"))?;
+        let control: ShareControlHeader =
+            decode(bytes).map_err(|_| Error::Protocol("a share control PDU"))?;
         let ShareControlPdu::Data(data) = control.share_control_pdu else { return Ok(false) };
         match data.share_data_pdu {
             ShareDataPdu::Input(input) => {
@@ -431,11 +432,16 @@ fn updates(code: UpdateCode, payloads: &[Vec<u8>]) -> Result<Vec<u8>, Error> {
 }
 
 /// Says why (MS-RDPBCGR 2.2.5.1) and hangs up (MCS Disconnect Provider Ultimatum).
-fn farewell(result: &AcceptorResult, code: ProtocolIndependentCode, reason: DisconnectReason) -> Result<Vec<u8>, Error> {
+fn farewell(
+    result: &AcceptorResult,
+    code: ProtocolIndependentCode,
+    reason: DisconnectReason,
+) -> Result<Vec<u8>, Error> {
     let failed = |_| Error::Encode("a farewell");
     let mut bytes = Vec::new();
     if result.client_early_capability_flags.contains(ClientEarlyCapabilityFlags::SUPPORT_ERR_INFO_PDU) {
-        let info = ShareDataPdu::ServerSetErrorInfo(ServerSetErrorInfoPdu(ErrorInfo::ProtocolIndependentCode(code)));
+        let info =
+            ShareDataPdu::ServerSetErrorInfo(ServerSetErrorInfoPdu(ErrorInfo::ProtocolIndependentCode(code)));
         let pdu = ShareControlHeader {
             share_id: 0,
             pdu_source: result.io_channel_id,
@@ -447,13 +453,18 @@ fn farewell(result: &AcceptorResult, code: ProtocolIndependentCode, reason: Disc
             }),
         };
         let user_data = encode_vec(&pdu).map_err(failed)?.into();
-        let indication =
-            SendDataIndication { initiator_id: result.user_channel_id, channel_id: result.io_channel_id, user_data };
+        let indication = SendDataIndication {
+            initiator_id: result.user_channel_id,
+            channel_id: result.io_channel_id,
+            user_data,
+        };
         bytes = encode_vec(&X224(indication)).map_err(failed)?;
     }
     bytes.extend(
-        encode_vec(&X224(McsMessage::DisconnectProviderUltimatum(DisconnectProviderUltimatum::from_reason(reason))))
-            .map_err(failed)?,
+        encode_vec(&X224(McsMessage::DisconnectProviderUltimatum(DisconnectProviderUltimatum::from_reason(
+            reason,
+        ))))
+        .map_err(failed)?,
     );
     Ok(bytes)
 }

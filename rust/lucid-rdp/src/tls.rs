@@ -46,10 +46,13 @@ impl Identity {
             Some(pem) => {
                 let key = rcgen::KeyPair::from_pem(&pem).map_err(|e| tls(format!("{KEY}: {e}")))?;
                 let cert_path = state.join(CERT);
-                let text = fs::read(&cert_path)
-                    .map_err(|source| Error::File { doing: "reading the TLS certificate", path: cert_path, source })?;
-                let certificate =
-                    CertificateDer::from_pem_slice(&text).map_err(|_| tls(format!("{CERT} is no PEM certificate")))?;
+                let text = fs::read(&cert_path).map_err(|source| Error::File {
+                    doing: "reading the TLS certificate",
+                    path: cert_path,
+                    source,
+                })?;
+                let certificate = CertificateDer::from_pem_slice(&text)
+                    .map_err(|_| tls(format!("{CERT} is no PEM certificate")))?;
                 (key, certificate)
             }
             None => {

@@ -233,3 +233,38 @@ fn chroma_row(upper: &[u8], lower: &[u8], u: &mut [u8], v: &mut [u8]) {
         (u[pairs], v[pairs]) = chroma(twice(b0, b1), twice(g0, g1), twice(r0, r1));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn luma_of_every_colour_is_the_real_number_rounded_half_upwards() {
+        for pixel in 0..1_u32 << 24 {
+            let (b, g, r) = (pixel & 255, (pixel >> 8) & 255, pixel >> 16);
+            let exact = (2126 * r + 7152 * g + 722 * b + 5000) / 10_000;
+            assert_eq!(u32::from(luma(pixel | 0xff00_0000)), exact, "{pixel:06x}");
+        }
+    }
+
+    #[test]
+    fn every_chroma_quotient_is_the_real_number_rounded_half_upwards_and_cut_at_255() {
+        for (eighth, inverse) in [(4639, 1.0 / 4639.0), (3937, 1.0 / 3937.0)] {
+            let most = eighth * 1020; // four pixels of the one channel that counts positively
+            for numerator in -most..=most {
+                let denominator = i64::from(eighth) * 8;
+                let exact = (2 * i64::from(numerator) + 257 * denominator).div_euclid(2 * denominator);
+                assert_eq!(i64::from(divide(numerator, eighth, inverse)), exact.min(255), "{numerator}");
+            }
+        }
+    }
+
+    #[test]
+    fn black_grey_and_white_use_the_full_range_and_no_colour() {
+        for grey in 0..=255 {
+            assert_eq!(luma(u32::from_le_bytes([grey, grey, grey, 0])), grey);
+            let sum = 4 * i32::from(grey);
+            assert_eq!(chroma(sum, sum, sum), (128, 128));
+        }
+    }
+}

@@ -172,7 +172,7 @@ fn provisioned_and_slots(bench: &Bench, report: &mut Report) -> Result<()> {
     let interrupt = &bench.context.steps.interrupt;
     let disks = bench.disks("slots")?;
     disks.provision(&format!(
-        "name = \"{NAME}\"\n\n[network]\naddress = \"{ADDRESS}/24\"\ngateway = \"10.0.2.2\"\ndns = [\"10.0.2.3\"]\n\n\
+        "name = \"{NAME}\"\n\n[network]\nmethod = \"static\"\naddress = \"{ADDRESS}/24\"\ngateway = \"10.0.2.2\"\ndns = [\"10.0.2.3\"]\n\n\
          [rdp]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n\n[keyboard]\nlayout = \"us\"\n"
     ))?;
     let options = Options { guest: Some(ADDRESS), ..Options::default() };
@@ -415,22 +415,15 @@ fn flipped(bench: &Bench, disks: &Disks, place: u64, scrub: bool) -> Result<Stri
 fn reachable(bench: &Bench, disks: &Disks, words: &[&str]) -> Result<String> {
     let mut machine = Machine::start(disks, &Options::default(), &bench.context.steps.interrupt)?;
     let announcement = machine.wait_ready(0)?;
-    let console = machine.console()?;
-    let line = console
-        .lines()
-        .find(|line| words.iter().all(|word| line.contains(word)))
-        .ok_or_else(|| {
-            let about: Vec<&str> = console
-                .lines()
-                .filter(|line| line.contains("lucid-init") || line.contains("lucid-provision"))
-                .collect();
-            Error::broken(format!(
-                "no line of the console says {words:?}; these come nearest:\n{}",
-                about.join("\n")
-            ))
-        })?
-        .trim()
-        .to_owned();
+    let what = format!("a line of the console with {words:?}");
+    let line = machine.wait_console(&what, Duration::from_secs(20), 0, |text| {
+        // A line counts once it is whole.
+        let whole = text.rsplit_once('\n')?.0;
+        whole
+            .lines()
+            .find(|line| words.iter().all(|word| line.contains(word)))
+            .map(|line| line.trim().to_owned())
+    })?;
     admitted(bench, &disks.dir.join("client"), &login(&machine, &announcement)?)?;
     Ok(format!("says: {line}"))
 }

@@ -140,7 +140,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     if dir.exists() {
         fs::remove_dir_all(&dir).at("emptying", &dir)?;
     }
-    for folder in ["state", "run", "bin", "runtime"] {
+    for folder in ["state", "run", "home", "runtime"] {
         let folder = dir.join(folder);
         fs::create_dir_all(&folder).at("making", &folder)?;
     }
@@ -187,12 +187,13 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     });
 
     write_account(&account, &login)?;
-    let path = compositor_first(project, tools, &dir.join("bin"))?;
-    let mark = format!("LUCID_TEST_RUN={}", std::process::id());
+    // Its environment has nothing of ours, but a home that is this run's alone.
+    let home = dir.join("home");
+    let mark = format!("HOME={}", home.display());
     let mut desktop = Command::new(build::host_program(project, "lucid-desktop"));
-    desktop.arg("--listen").arg(&socket);
-    let (key, value) = mark.split_once('=').unwrap_or_default();
-    desktop.env("PATH", path).env(key, value).env("XDG_RUNTIME_DIR", dir.join("runtime"));
+    desktop.arg("--listen").arg(&socket).arg("--home").arg(&home).arg("--runtime").arg(dir.join("runtime"));
+    desktop.arg("--sway").arg(compositor(project, tools, &dir)?);
+    desktop.arg("--sway-config").arg(project.root.join("image/desktop/etc/sway/config"));
     let mut desktop = Background::start(&desktop, &dir.join("lucid-desktop.log"))?;
     let mut rdp_service = Background::start(&serve(login.port, &account), &dir.join("lucid-rdp.log"))?;
     interrupt.wait_for("the services", Duration::from_secs(30), || {
@@ -211,12 +212,11 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     common(&target, report)?;
 
     report.check("host: a client killed in mid-session leaves nothing running", || {
-        let ours = desktop.id();
         interrupt.wait_for("the end of earlier desktops", target.bound, || {
-            Ok(marked(&mark, ours).is_empty().then_some(()))
+            Ok(marked(&mark).is_empty().then_some(()))
         })?;
         let mut client = target.session("killed", &MODES[0])?;
-        let during = marked(&mark, ours);
+        let during = marked(&mark);
         if !during.iter().any(|name| name == "sway") || !during.iter().any(|name| name == "foot") {
             return Err(Error::broken(format!("a session runs without sway and foot: {during:?}")));
         }
@@ -225,7 +225,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
         let mut left = Vec::new();
         interrupt
             .wait_for("the end of the killed client's desktop", target.bound, || {
-                left = marked(&mark, ours);
+                left = marked(&mark);
                 Ok(left.is_empty().then_some(()))
             })
             .map_err(|error| Error::broken(format!("{error}: {left:?} still run")))?;
@@ -573,32 +573,31 @@ fn set_private(path: &Path) -> Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).at("setting the mode of", path)
 }
 
-/// A PATH in which `sway` is the one of Debian 13, run with its own libraries.
-fn compositor_first(project: &crate::setup::Project, tools: &Path, bin: &Path) -> Result<std::ffi::OsString> {
+/// A program that is the sway of Debian 13, run with its own libraries.
+fn compositor(project: &crate::setup::Project, tools: &Path, dir: &Path) -> Result<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
     let command = foreign(project, tools, "usr/bin/sway")?;
     let words: Vec<String> = std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''")))
         .collect();
-    let wrapper = bin.join("sway");
+    let wrapper = dir.join("sway");
     fs::write(&wrapper, format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "))).at("writing", &wrapper)?;
-    use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).at("setting the mode of", &wrapper)?;
-    let mut path = bin.as_os_str().to_owned();
-    path.push(":");
-    path.push(std::env::var_os("PATH").unwrap_or_default());
-    Ok(path)
+    Ok(wrapper)
 }
 
-/// The names of all processes with this mark in their environment, except `own`. Reparented ones count as well.
-fn marked(mark: &str, own: u32) -> Vec<String> {
+/// The names of all processes with this mark in their environment. Reparented ones count as well.
+fn marked(mark: &str) -> Vec<String> {
     let mut names = BTreeSet::new();
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     for entry in entries.flatten() {
-        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        if entry.file_name().to_str().is_none_or(|name| name.parse::<u32>().is_err()) {
+            continue;
+        }
         // A process may be gone between the two looks.
         let Ok(environment) = fs::read(entry.path().join("environ")) else { continue };
-        if id != own && environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()) {
+        if environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()) {
             let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             names.insert(program_name(&words));
         }

@@ -1,0 +1,192 @@
+//! The format of `lucid.toml`: what is accepted, and what is said about what is not.
+
+use std::fs;
+use std::path::PathBuf;
+
+use lucid_provision::EXAMPLE;
+use lucid_provision::apply::network_file;
+use lucid_provision::config::{Config, MAX_BYTES, Password, USED, mark};
+
+fn golden(part: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(part)
+}
+
+#[test]
+fn every_broken_file_is_refused_with_its_golden_message() {
+    let mut seen = 0;
+    let mut wrong = Vec::new();
+    for entry in fs::read_dir(golden("bad")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "toml") {
+            continue;
+        }
+        seen += 1;
+        let message = match Config::parse(&fs::read(&path).unwrap()) {
+            Ok(_) => "ACCEPTED".to_owned(),
+            Err(problem) => problem.to_string(),
+        };
+        let wanted = fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
+        if message != wanted.trim_end() {
+            wrong.push(format!("{}: {message}", path.file_stem().unwrap().to_string_lossy()));
+        }
+    }
+    assert!(wrong.is_empty(), "not the golden message:\n{}", wrong.join("\n"));
+    assert!(seen >= 30, "only {seen} files");
+}
+
+#[test]
+fn no_message_repeats_a_secret() {
+    for secret in ["hunter22hunter22", "0x1234567890", "1234567890123", "[\"hunter22hunter22\"]"] {
+        for line in [
+            format!("[rdp]\npassword = {secret}\n"),
+            format!("[rdp]\npassword = \"{secret}\n"),
+            format!("[rdp]\npassword = \"{secret}\u{7}\"\n"),
+            format!("[rdp]\npassword \"{secret}\"\n"),
+            format!("[rdp]\npassword = '''{secret}\n"),
+            format!("[rdp]\npassword = \"\\q{secret}\"\n"),
+            format!("[rdp]\npassword = {{ {secret} }}\n"),
+            format!("[network.wifi]\nssid = \"x\"\npassphrase = {secret}\n"),
+        ] {
+            let problem = Config::parse(line.as_bytes()).expect_err(&line).to_string();
+            let shown = secret.trim_matches(['[', ']', '"']);
+            assert!(!problem.contains(shown), "{line} -> {problem}");
+        }
+    }
+}
+
+#[test]
+fn the_example_is_valid_with_and_without_its_comments() {
+    let plain = Config::parse(EXAMPLE.as_bytes()).unwrap();
+    assert_eq!(plain.settings, lucid_provision::config::Settings::default());
+    let all: String = EXAMPLE
+        .lines()
+        .map(|l| match l.strip_prefix('#') {
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest,
+            _ => l,
+        })
+        .map(|l| if l == "method = \"dhcp\"" { "method = \"static\"\n" } else { l }.to_owned() + "\n")
+        .collect();
+    let config = Config::parse(all.as_bytes()).unwrap();
+    assert!(config.settings.network.address.is_some() && config.settings.network.dns.len() == 2);
+    assert!(matches!(config.password, Password::New(..)));
+}
+
+#[test]
+fn a_whole_file_gives_the_golden_network_file() {
+    let config = Config::parse(&fs::read(golden("good.toml")).unwrap()).unwrap();
+    assert_eq!(config.settings.name, "desk-1");
+    assert_eq!(config.user.as_deref(), Some("anna"));
+    assert_eq!(config.settings.keyboard.layout, "de");
+    assert_eq!(config.settings.keyboard.variant, "nodeadkeys");
+    assert_eq!(network_file(&config.settings), fs::read_to_string(golden("10-lucid.network")).unwrap());
+}
+
+#[test]
+fn an_empty_file_means_all_defaults() {
+    for text in ["", "\n", "# nothing\n", "\u{feff}"] {
+        let config = Config::parse(text.as_bytes()).unwrap();
+        assert_eq!(config.settings, Default::default());
+        assert_eq!(config.password, Password::Unset);
+    }
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_line_ends_do_not_move_the_secret() {
+    let plain = "[rdp]\npassword = \"secret-secret\" # mine\n";
+    for text in
+        [plain.to_owned(), plain.replace('\n', "\r\n"), format!("\u{feff}{}", plain.replace('\n', "\r\n"))]
+    {
+        let config = Config::parse(text.as_bytes()).unwrap();
+        let Password::New(secret, span) = config.password else { panic!("no password in {text:?}") };
+        assert_eq!(secret.expose(), "secret-secret");
+        assert_eq!(&text.as_bytes()[span], b"\"secret-secret\"");
+    }
+}
+
+#[test]
+fn a_marked_file_is_valid_has_the_same_length_and_means_used() {
+    let files = [
+        "[rdp]\npassword = \"12345678\"\n",
+        "[rdp]\npassword = '12345678' # eight\nuser = \"x\"\n",
+        "rdp = { user = \"x\", password = \"correct horse battery\" }\n",
+        "[rdp]\npassword = \"\"\"\nlong\r\nlines12\"\"\"\n",
+        "rdp.password = \"ž1234567\"",
+        "\u{feff}[rdp]\r\npassword = \"\\u0041bcdefgh\"\r\n[keyboard]\r\nlayout = \"de\"\r\n",
+    ];
+    for text in files {
+        let config = match Config::parse(text.as_bytes()) {
+            Ok(config) => config,
+            // Line ends are control characters: several lines are no password.
+            Err(problem) => {
+                assert!(text.contains("\"\"\""), "{problem}");
+                continue;
+            }
+        };
+        let Password::New(_, span) = config.password.clone() else { panic!("{text}") };
+        let mut bytes = text.as_bytes().to_vec();
+        bytes[span.clone()].copy_from_slice(&mark(span.len()).unwrap());
+        let after = Config::parse(&bytes).unwrap();
+        assert_eq!(after.password, Password::Used, "{}", String::from_utf8_lossy(&bytes));
+        assert_eq!((after.settings, after.user), (config.settings, config.user));
+    }
+    assert_eq!(mark(USED.len()).unwrap(), USED.as_bytes());
+    assert_eq!(mark(USED.len() - 1), None);
+}
+
+#[test]
+fn the_size_is_bounded() {
+    let mut text = "# x\n".repeat(MAX_BYTES / 4);
+    assert!(Config::parse(text.as_bytes()).is_ok());
+    text.push('#');
+    let problem = Config::parse(text.as_bytes()).unwrap_err().to_string();
+    assert!(problem.contains("at most 65536"), "{problem}");
+    // Deep nesting, the classic way to exhaust a parser's stack.
+    assert!(Config::parse(format!("a = {}", "[".repeat(60_000)).as_bytes()).is_err());
+    assert!(Config::parse(format!("a{} = 1", ".a".repeat(30_000)).as_bytes()).is_err());
+}
+
+#[test]
+fn random_changes_never_panic_and_what_is_accepted_is_within_the_bounds() {
+    let good = fs::read(golden("good.toml")).unwrap();
+    // A fixed xorshift: the same changes on every run.
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as usize
+    };
+    let pieces: [&[u8]; 12] =
+        [b"\"", b"'", b"\n", b"[", b"]", b"=", b"{", b"}", b"\\", b"\xff", b"rdp", b"(used)"];
+    let mut accepted = 0;
+    for _ in 0..20_000 {
+        let mut bytes = good.clone();
+        for _ in 0..=next() % 3 {
+            let at = next() % bytes.len();
+            match next() % 4 {
+                0 => bytes[at] = next() as u8,
+                1 => drop(bytes.remove(at)),
+                2 => drop(bytes.splice(at..at, pieces[next() % pieces.len()].iter().copied())),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        match Config::parse(&bytes) {
+            Ok(config) => {
+                accepted += 1;
+                assert!((1..=63).contains(&config.settings.name.len()));
+                assert!(config.settings.keyboard.layout.len() <= 32);
+                if let Password::New(secret, span) = &config.password {
+                    assert!(secret.expose().chars().count() >= 8);
+                    assert!(mark(span.len()).is_some() && span.end <= bytes.len());
+                }
+            }
+            Err(problem) => {
+                if let Some((line, column)) = problem.place {
+                    assert!(line >= 1 && column >= 1);
+                    assert!(line <= bytes.iter().filter(|b| **b == b'\n').count() + 1);
+                }
+            }
+        }
+    }
+    assert!(accepted > 100, "only {accepted} accepted: the changes are too coarse to test anything");
+}
