@@ -92,15 +92,19 @@ pub(crate) async fn accept(
     acceptor.mark_security_upgrade_as_done();
 
     let nla = acceptor.should_perform_credssp();
+    let mut authenticated = false;
     if nla {
-        credssp(&mut framed, host, peer).await?;
+        authenticated = credssp(&mut framed, host, peer).await?;
         acceptor.mark_credssp_as_done();
+    }
+    if authenticated {
         stage.send_replace(Stage::Authenticated);
     }
 
     let mut gate = Gate {
         account: &host.account,
-        authenticated: nla,
+        nla,
+        authenticated,
         stage,
         opening: Some(opening),
         denied: None,
@@ -143,6 +147,7 @@ async fn negotiate(
 /// The points of the state machine at which this host decides.
 struct Gate<'a, F> {
     account: &'a Account,
+    nla: bool,
     authenticated: bool,
     stage: &'a watch::Sender<Stage>,
     opening: Option<F>,
@@ -171,7 +176,13 @@ impl<F: FnOnce(DesktopSize)> ConnectionSetupHandler for Gate<'_, F> {
 
     async fn prepare_capability_exchange(&mut self, size: DesktopSize) -> ConnectorResult<()> {
         if !self.authenticated {
-            self.denied = Some(Refused::ReconnectCookie);
+            // With TLS, credentials are always asked for, unless the client claims to be reconnecting.
+            let why = if self.nla {
+                Refused::Credentials("NLA, by the password's hash")
+            } else {
+                Refused::ReconnectCookie
+            };
+            self.denied = Some(why);
             return Err(general_err!("not authenticated"));
         }
         self.size = Some(size);
@@ -182,13 +193,14 @@ impl<F: FnOnce(DesktopSize)> ConnectionSetupHandler for Gate<'_, F> {
     }
 }
 
-/// Runs NLA's CredSSP (MS-CSSP) with NTLM against the account. Our own loop, because ironrdp-acceptor's
-/// does not bound the size of a message.
+/// Runs NLA's CredSSP (MS-CSSP) with NTLM against the account, and returns whether the client also knows the
+/// password itself: NTLM proves no more than knowledge of its hash, but the client has to hand over the password
+/// at the end. Our own loop, because ironrdp-acceptor's does not bound the size of a message.
 async fn credssp(
     framed: &mut TokioFramed<TlsStream<TcpStream>>,
     host: &Host,
     peer: SocketAddr,
-) -> Result<(), Refused> {
+) -> Result<bool, Refused> {
     const DOING: &str = "network-level authentication";
     let identity = host.account.identity().map_err(|_| Refused::Malformed(DOING))?;
     let mut sequence = CredsspSequence::init(
@@ -199,10 +211,11 @@ async fn credssp(
     )
     .map_err(|_| Refused::Malformed(DOING))?;
     let mut out = WriteBuf::new();
+    let mut knows_password = false;
     loop {
         match sequence.next_pdu_hint() {
             Ok(Some(_)) => {}
-            Ok(None) => return Ok(()),
+            Ok(None) => return Ok(knows_password),
             Err(e) => return Err(denied_by_ntlm(&e)),
         }
         let message =
@@ -210,7 +223,7 @@ async fn credssp(
         let Some(request) =
             sequence.decode_client_message(&message).map_err(|_| Refused::Malformed(DOING))?
         else {
-            return Ok(());
+            return Ok(knows_password);
         };
         let result = {
             let mut generator = sequence.process_ts_request(request);
@@ -221,8 +234,12 @@ async fn credssp(
             }
         };
         out.clear();
-        let (written, _delegated) =
+        let (written, delegated) =
             sequence.handle_process_result(result, &mut out).map_err(|_| Refused::Malformed(DOING))?;
+        if let Some(delegated) = delegated {
+            knows_password =
+                host.account.admits(delegated.username.account_name(), delegated.password.as_ref());
+        }
         if let Some(len) = written.size() {
             framed.write_all(&out[..len]).await.map_err(|_| Refused::Gone(DOING))?;
         }
@@ -286,3 +303,6 @@ fn classify(error: &ironrdp_connector::ConnectorError, doing: &'static str) -> R
 
 /// The host's part that all clients share.
 pub(crate) type SharedHost = Arc<Host>;
+
+#[cfg(test)]
+mod tests;

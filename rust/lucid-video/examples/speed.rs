@@ -81,7 +81,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("scalar f64: {plain:.2} ms; ratio {:.1}", plain / ours);
 
     for (name, count) in [("scrolling text", 120), ("the same picture", 60), ("a small change", 60)] {
-        let mut encoder = OpenH264::new(Settings::desktop(width, height))?;
+        let mut settings = Settings::desktop(width, height);
+if let Ok(q)=std::env::var("QP") {settings.max_qp=q.parse()?; settings.min_qp=settings.max_qp;}
+        let mut encoder = OpenH264::new(settings)?;
         encoder.encode(whole_picture(&pixels, width, &whole))?;
         let (mut bytes, mut qps, mut times) = (0, 0, Vec::new());
         let mut changed = pixels.clone();

@@ -70,14 +70,31 @@ fn needs_loader(elf: &[u8]) -> std::result::Result<bool, &'static str> {
     Ok(false)
 }
 
-/// Programs for this machine, in the profile that the tests use as well.
-pub(crate) fn host(project: &Project, steps: &Steps, programs: &[&str]) -> Result<()> {
+/// How much of the workspace is built for this machine.
+#[derive(Clone, Copy)]
+pub(crate) enum Host {
+    /// What an image needs: the image tool alone.
+    ImageTool,
+    /// Everything, exactly as the tests are built: with the same features of every crate, so that nothing is
+    /// compiled twice.
+    AsForTests,
+}
+
+/// Builds programs for this machine, in the profile that the tests use as well.
+pub(crate) fn host(project: &Project, steps: &Steps, what: Host) -> Result<()> {
     let mut build = project.command("cargo");
     build.arg("build");
-    for program in programs {
-        build.args(["--package", program, "--bin", program]);
-    }
-    steps.run(&format!("building {} for this machine", programs.join(", ")), &mut build).map(drop)
+    let step = match what {
+        Host::ImageTool => {
+            build.args(["--package", "lucid-image", "--bin", "lucid-image"]);
+            "building the image tool"
+        }
+        Host::AsForTests => {
+            build.args(["--workspace", "--all-targets"]);
+            "building everything for this machine"
+        }
+    };
+    steps.run(step, &mut build).map(drop)
 }
 
 /// A program that [`host`] built.
@@ -93,9 +110,9 @@ pub(crate) fn image_tool(project: &Project, words: &[&OsStr]) -> std::process::C
 }
 
 /// Builds services and image; gives the image's folder.
-pub(crate) fn image(project: &Project, steps: &Steps) -> Result<PathBuf> {
+pub(crate) fn image(project: &Project, steps: &Steps, host_part: Host) -> Result<PathBuf> {
     let services = services(project, steps)?;
-    host(project, steps, &["lucid-image"])?;
+    host(project, steps, host_part)?;
     let out = project.lucid.join("image");
     assemble(project, steps, &services, &out, "assembling the disk image")?;
     Ok(out)
@@ -105,7 +122,7 @@ pub(crate) fn image(project: &Project, steps: &Steps) -> Result<PathBuf> {
 pub(crate) fn trixie_tools(project: &Project, steps: &Steps) -> Result<PathBuf> {
     /// The newer client and compositor, and what reads our EROFS.
     const PROGRAMS: &str = "freerdp3-x11,sway,erofs-utils";
-    host(project, steps, &["lucid-image"])?;
+    host(project, steps, Host::AsForTests)?;
     let cache = project.lucid.join("tools");
     let words = ["tools", "--suite", "trixie", "--include", PROGRAMS].map(OsStr::new);
     let mut tool = image_tool(project, &words);

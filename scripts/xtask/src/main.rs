@@ -77,7 +77,7 @@ fn act(arguments: Arguments) -> Result<bool> {
         Command::Test { names, .. } => suites::run(&project, &steps, &names),
         Command::BuildImage => {
             setup(&project, &steps)?;
-            let image = build::image(&project, &steps)?;
+            let image = build::image(&project, &steps, build::Host::ImageTool)?;
             print!("{}", build::Contents::read(&image)?.describe(&image)?);
             Ok(true)
         }

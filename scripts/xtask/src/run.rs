@@ -42,7 +42,7 @@ pub(crate) struct RunArguments {
 pub(crate) fn run(project: &Project, steps: &Steps, arguments: &RunArguments) -> Result<()> {
     let start = Instant::now();
     setup(project, steps)?;
-    let image = build::image(project, steps)?;
+    let image = build::image(project, steps, build::Host::ImageTool)?;
     let dir = project.lucid.join("machine").join(if arguments.keep { "kept" } else { "run" });
     let secret = dir.join("password");
     let disks = if arguments.keep && dir.join("lucid.img").exists() {

@@ -60,7 +60,7 @@ impl<'a> Context<'a> {
         if let Some(image) = self.image.get() {
             return Ok(image.clone());
         }
-        let built = build::image(self.project, self.steps)?;
+        let built = build::image(self.project, self.steps, build::Host::AsForTests)?;
         Ok(self.image.get_or_init(|| built).clone())
     }
 

@@ -97,7 +97,7 @@ const MODES: [Mode; 6] = [
 /// Runs the suite.
 pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     let tools = context.tools()?;
-    build::host(context.project, context.steps, &["lucid-desktop", "lucid-rdp"])?;
+    build::host(context.project, context.steps, build::Host::AsForTests)?;
     on_this_machine(context, &tools, report)?;
     in_qemu(context, &tools, report)
 }

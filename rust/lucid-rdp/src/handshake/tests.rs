@@ -1,0 +1,306 @@
+//! A real client (ironrdp-connector's state machine over real TLS on loopback) and hostile ones against the
+//! real handshake.
+
+use std::time::Duration;
+
+use ironrdp_connector::sspi::NetworkRequest;
+use ironrdp_connector::{ClientConnector, Config, Credentials};
+use ironrdp_pdu::PduHint as _;
+use ironrdp_pdu::gcc::{ConnectionType, KeyboardType};
+use ironrdp_pdu::rdp::capability_sets::{MajorPlatformType, RailSupportLevel};
+use ironrdp_pdu::rdp::client_info::{PerformanceFlags, TimezoneInfo};
+use ironrdp_pdu::rdp::session_info::ServerAutoReconnect;
+use ironrdp_tokio::NetworkClient;
+use rustls_pki_types::{CertificateDer, ServerName as TlsName, UnixTime};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio_rustls::rustls;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+
+use super::*;
+
+fn host() -> SharedHost {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let dir = std::env::temp_dir().join(format!("lucid-rdp-handshake-{}-{number}", std::process::id()));
+    let identity = tls::Identity::load_or_make(&dir, "lucid").unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    let account = Account::load(std::path::Path::new("testdata/account-v1.json")).unwrap();
+    let size = |width, height| DesktopSize { width, height };
+    SharedHost::new(Host { identity, account, default_size: size(1280, 720), max_size: size(4096, 2304) })
+}
+
+/// What the host made of one client, and whether it began to open a desktop.
+struct Seen {
+    outcome: Result<Connection, Refused>,
+    opened: Option<DesktopSize>,
+}
+
+/// Runs `client` against the handshake.
+async fn against<F: Future<Output = T>, T>(host: &Host, client: impl FnOnce(TcpStream) -> F) -> (Seen, T) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = async {
+        let (stream, peer) = listener.accept().await.unwrap();
+        let (stage, _seen) = watch::channel(Stage::Silent);
+        let mut opened = None;
+        let handshake = accept(host, stream, peer, &stage, |size| opened = Some(size));
+        let outcome = tokio::time::timeout(Duration::from_secs(30), handshake).await.unwrap();
+        Seen { outcome, opened }
+    };
+    let connecting = async { client(TcpStream::connect(address).await.unwrap()).await };
+    tokio::join!(serving, connecting)
+}
+
+#[derive(Debug)]
+struct AnyCertificate;
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &TlsName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+struct NoNetwork;
+
+impl NetworkClient for NoNetwork {
+    async fn send(&mut self, _: &NetworkRequest) -> ConnectorResult<Vec<u8>> {
+        Err(general_err!("no network in this test"))
+    }
+}
+
+/// How the test's client behaves.
+#[derive(Clone, Copy)]
+struct Client {
+    nla: bool,
+    user: &'static str,
+    password: &'static str,
+    cookie: bool,
+}
+
+impl Client {
+    const GOOD: Client = Client { nla: false, user: "lucid", password: "password", cookie: false };
+
+    fn connector(self, address: SocketAddr) -> ClientConnector {
+        let config = Config {
+            desktop_size: DesktopSize { width: 1000, height: 600 },
+            monitor_layout: None,
+            desktop_scale_factor: 0,
+            desktop_physical_size: None,
+            desktop_orientation: None,
+            device_scale_factor: None,
+            monitor_extended_layout: None,
+            relative_mouse_input: false,
+            enable_tls: !self.nla,
+            enable_credssp: self.nla,
+            enable_standard_rdp_security: false,
+            credentials: Credentials::UsernamePassword {
+                username: self.user.into(),
+                password: self.password.into(),
+            },
+            domain: None,
+            client_build: 0,
+            client_name: "test".into(),
+            keyboard_type: KeyboardType::IBM_ENHANCED,
+            keyboard_subtype: 0,
+            keyboard_functional_keys_count: 12,
+            keyboard_layout: 0,
+            connection_type: ConnectionType::Lan,
+            ime_file_name: String::new(),
+            bitmap: None,
+            dig_product_id: String::new(),
+            client_dir: String::new(),
+            alternate_shell: String::new(),
+            work_dir: String::new(),
+            remote_application_mode: false,
+            rail_support_level: RailSupportLevel::empty(),
+            platform: MajorPlatformType::UNIX,
+            hardware_id: None,
+            request_data: None,
+            autologon: true,
+            enable_audio_playback: false,
+            enable_audio_capture: false,
+            performance_flags: PerformanceFlags::empty(),
+            license_cache: None,
+            timezone_info: TimezoneInfo::default(),
+            compression_type: None,
+            enable_server_pointer: false,
+            pointer_software_rendering: false,
+            multitransport_flags: None,
+            support_dyn_vc_gfx_protocol: true,
+        };
+        let connector = ClientConnector::new(config, address);
+        if self.cookie {
+            connector.with_auto_reconnect_cookie(ServerAutoReconnect { logon_id: 1, random_bits: [7; 16] })
+        } else {
+            connector
+        }
+    }
+
+    /// Connects; `Ok` when the host let it in.
+    async fn connect(self, stream: TcpStream, public_key: Vec<u8>) -> ConnectorResult<()> {
+        let mut connector = self.connector(stream.local_addr().unwrap());
+        let mut framed: Framed<TokioStream<TcpStream>> = Framed::new(stream);
+        let upgrade = ironrdp_tokio::connect_begin(&mut framed, &mut connector).await?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate))
+            .with_no_client_auth();
+        let tls = tokio_rustls::TlsConnector::from(Arc::new(tls));
+        let name = TlsName::try_from("lucid").unwrap();
+        let stream = tls.connect(name, framed.into_inner_no_leftover()).await.unwrap();
+        let mut framed: TokioFramed<_> = Framed::new(stream);
+        let upgraded = ironrdp_tokio::mark_as_upgraded(upgrade, &mut connector);
+        let name = ServerName::new("lucid");
+        ironrdp_tokio::connect_finalize(
+            upgraded,
+            connector,
+            &mut framed,
+            &mut NoNetwork,
+            name,
+            public_key,
+            None,
+        )
+        .await
+        .map(|_| ())
+    }
+}
+
+async fn outcome(client: Client) -> Seen {
+    let host = host();
+    let key = host.identity.public_key.clone();
+    let (seen, _) = against(&host, |stream| client.connect(stream, key)).await;
+    seen
+}
+
+#[tokio::test]
+async fn the_right_password_gets_a_desktop_of_the_size_asked_for_with_tls_and_with_nla() {
+    for nla in [false, true] {
+        let seen = outcome(Client { nla, ..Client::GOOD }).await;
+        let connection = seen.outcome.unwrap_or_else(|e| panic!("nla {nla}: {e}"));
+        assert_eq!((connection.size.width, connection.size.height), (1000, 600));
+        assert!(seen.opened.is_some());
+    }
+}
+
+#[tokio::test]
+async fn wrong_credentials_never_open_a_desktop() {
+    for nla in [false, true] {
+        for (user, password) in [
+            ("lucid", "wrong"),
+            ("lucid", ""),
+            ("nobody", "password"),
+            ("", ""),
+            ("lucid", "$NTLM$:8846f7eaee8fb117ad06bdd830b7586c"),
+        ] {
+            let seen = outcome(Client { nla, user, password, ..Client::GOOD }).await;
+            assert!(seen.opened.is_none(), "nla {nla}, {user}, {password}");
+            match seen.outcome {
+                Err(Refused::Credentials(_)) => {}
+                // A client's NTLM refuses an empty user by itself.
+                Err(Refused::Gone(_) | Refused::Malformed(_)) if nla && user.is_empty() => {}
+                Err(other) => panic!("nla {nla}, {user}, {password}: {other}"),
+                Ok(_) => panic!("nla {nla}, {user}, {password}: let in"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_made_up_reconnect_cookie_does_not_replace_a_password() {
+    for password in ["wrong", "password"] {
+        let seen = outcome(Client { password, cookie: true, ..Client::GOOD }).await;
+        assert!(seen.opened.is_none());
+        assert!(matches!(seen.outcome, Err(Refused::ReconnectCookie)), "{:?}", seen.outcome.err());
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_tls_is_told_that_tls_is_needed() {
+    // MS-RDPBCGR 2.2.1.1: X.224 Connection Request without RDP_NEG_REQ, which means standard security.
+    let request = [0x03, 0x00, 0x00, 0x0b, 0x06, 0xe0, 0, 0, 0, 0, 0];
+    let (seen, answer) = against(&host(), |mut stream| async move {
+        stream.write_all(&request).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        answer
+    })
+    .await;
+    assert!(matches!(seen.outcome, Err(Refused::Security)), "{:?}", seen.outcome.err());
+    // 2.2.1.2.2 RDP_NEG_FAILURE: type 3, length 8, SSL_REQUIRED_BY_SERVER (1), little endian.
+    assert_eq!(answer[11..], [0x03, 0, 0x08, 0, 0x01, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn rubbish_is_refused_without_repeating_it() {
+    // A valid request for TLS and NLA, then damaged in every byte, and cut at every length.
+    let request: [u8; 19] = [0x03, 0, 0, 0x13, 0x0e, 0xe0, 0, 0, 0, 0, 0, 0x01, 0, 0x08, 0, 0x03, 0, 0, 0];
+    let host = host();
+    let mut cases: Vec<Vec<u8>> = (0..request.len()).map(|n| request[..n].to_vec()).collect();
+    for at in 0..request.len() {
+        for value in [0x00, 0x7f, 0x80, 0xff] {
+            let mut damaged = request.to_vec();
+            damaged[at] = value;
+            cases.push(damaged);
+        }
+    }
+    // What follows a good request is no TLS.
+    cases.push([request.as_slice(), b"hunter2 hunter2 hunter2"].concat());
+    for case in cases {
+        let sent = case.clone();
+        let (seen, ()) = against(&host, |mut stream| async move {
+            // The host may have hung up already.
+            let _ = stream.write_all(&sent).await;
+            let _ = stream.shutdown().await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        })
+        .await;
+        let refused = seen.outcome.err().unwrap_or_else(|| panic!("{case:02x?} was let in"));
+        assert!(!refused.to_string().contains("hunter2"), "{refused}");
+        assert!(seen.opened.is_none());
+    }
+}
+
+#[test]
+fn a_credssp_message_is_bounded_before_it_is_read() {
+    let hint = BoundedTsRequest;
+    // DER: SEQUENCE of 64 bytes, of 64 KiB less one, of 64 KiB, of 2 GiB; and a header that is cut off.
+    assert_eq!(hint.find_size(&[0x30, 0x40]).unwrap(), Some((true, 66)));
+    assert!(hint.find_size(&[0x30, 0x82, 0xff, 0xff, 0, 0, 0, 0]).is_err());
+    assert!(hint.find_size(&[0x30, 0x83, 0x01, 0x00, 0x00, 0, 0, 0]).is_err());
+    assert!(hint.find_size(&[0x30, 0x84, 0x80, 0x00, 0x00, 0x00, 0, 0]).is_err());
+    assert_eq!(hint.find_size(&[0x30]).unwrap(), None);
+    assert!(hint.find_size(b"GET / HTTP/1.1\r\n").is_err());
+}
