@@ -95,7 +95,7 @@ pub struct Contents {
     pub root_bytes: u64,
     /// Bytes of its hash tree.
     pub hash_bytes: u64,
-    /// Bytes of the files in the root before compression, hard links counted once per name.
+    /// Bytes of the files in the root before compression; what both trees share is counted once.
     pub files_bytes: u64,
     /// Bytes of the kernel.
     pub kernel_bytes: u64,
@@ -182,8 +182,11 @@ impl Build {
         steps.done("disk image");
 
         let items = tree::items(&staging)?;
-        let mut largest: Vec<Largest> =
-            items.iter().map(|item| Largest { path: item.path.clone(), bytes: item.bytes }).collect();
+        let mut largest: Vec<Largest> = items
+            .iter()
+            .filter(|item| !item.again)
+            .map(|item| Largest { path: item.path.clone(), bytes: item.bytes })
+            .collect();
         largest.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.path.cmp(&b.path)));
         largest.truncate(10);
         let size_of =
@@ -195,7 +198,7 @@ impl Build {
             root_hash: hex::encode(parameters.root),
             root_bytes,
             hash_bytes: made.blocks.len() as u64,
-            files_bytes: items.iter().map(|item| item.bytes).sum(),
+            files_bytes: items.iter().filter(|item| !item.again).map(|item| item.bytes).sum(),
             kernel_bytes: size_of("kernel_2712.img"),
             initramfs_bytes: size_of("initramfs"),
             largest,
@@ -338,7 +341,7 @@ impl Build {
         fs::rename(&partial, image).at("renaming to", image)
     }
 
-    /// The disk that plays the EEPROM in QEMU, and the environment that spares its two seconds.
+    /// The disk that plays the EEPROM in QEMU.
     fn write_firmware(&self, tools: &Tools, epoch: i64) -> Result<()> {
         let script = self.cache.join("boot.scr");
         run(tools

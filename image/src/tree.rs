@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use goblin::elf::Elf;
@@ -272,6 +272,8 @@ pub struct Item {
     pub path: String,
     /// Its size in bytes.
     pub bytes: u64,
+    /// Whether it is another name of a file listed before it (a hard link).
+    pub again: bool,
     /// Whether it can be run: an executable mode, an ELF program or library, or a `#!` script.
     pub executable: bool,
     /// Whether its first two bytes are `#!`.
@@ -285,11 +287,12 @@ pub struct Item {
 pub fn items(root: &Path) -> Result<Vec<Item>> {
     let mut found = Vec::new();
     walk(root, root, &mut found)?;
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(found)
+    found.sort_by(|(_, a), (_, b)| a.path.cmp(&b.path));
+    let mut seen = BTreeSet::new();
+    Ok(found.into_iter().map(|(inode, item)| Item { again: !seen.insert(inode), ..item }).collect())
 }
 
-fn walk(root: &Path, directory: &Path, found: &mut Vec<Item>) -> Result<()> {
+fn walk(root: &Path, directory: &Path, found: &mut Vec<(u64, Item)>) -> Result<()> {
     for entry in fs::read_dir(directory).at("listing", directory)? {
         let entry = entry.at("listing", directory)?;
         let path = entry.path();
@@ -301,12 +304,14 @@ fn walk(root: &Path, directory: &Path, found: &mut Vec<Item>) -> Result<()> {
             let script = bytes.starts_with(b"#!");
             let elf =
                 bytes.starts_with(b"\x7fELF") && path.extension().is_none_or(|extension| extension != "ko");
-            found.push(Item {
+            let item = Item {
+                again: false,
                 path: path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned(),
                 bytes: meta.len(),
                 executable: script || elf || meta.permissions().mode() & 0o111 != 0,
                 script,
-            });
+            };
+            found.push((meta.ino(), item));
         }
     }
     Ok(())

@@ -129,12 +129,6 @@ pub fn announce(options: &Options) -> Result<String, Error> {
     let path = announcement_path(&options.run);
     let announcement =
         read_json::<Announcement>(&path)?.ok_or(Error::NothingToAnnounce { path: path.clone() })?;
-    let deadline = Instant::now() + options.limit;
-    let status = wait(deadline, || ready(&options.status))
-        .ok_or_else(|| Error::NotReady { path: options.status.clone(), seconds: options.limit.as_secs() })?;
-    let addresses = wait(deadline, || Some(addresses()).filter(|a| !a.is_empty())).unwrap_or_default();
-    let block = Block { addresses: &addresses, status: &status, announcement: &announcement };
-
     let consoles = if options.consoles.is_empty() {
         console::active().map_err(|source| Error::File {
             doing: "reading",
@@ -144,6 +138,17 @@ pub fn announce(options: &Options) -> Result<String, Error> {
     } else {
         options.consoles.clone()
     };
+    let deadline = Instant::now() + options.limit;
+    let Some(status) = wait(deadline, || ready(&options.status)) else {
+        let error = Error::NotReady { path: options.status.clone(), seconds: options.limit.as_secs() };
+        // The hand-over stays, so that a later try can still show the password.
+        for (path, e) in console::write_all(&consoles, &format!("\nLucid is not ready: {error}\n")) {
+            eprintln!("lucid-provision: writing to {}: {e}", path.display());
+        }
+        return Err(error);
+    };
+    let addresses = wait(deadline, || Some(addresses()).filter(|a| !a.is_empty())).unwrap_or_default();
+    let block = Block { addresses: &addresses, status: &status, announcement: &announcement };
     let mut failed = console::write_all(&consoles, &block.text());
     if failed.len() == consoles.len()
         && let Some((path, source)) = failed.pop()

@@ -177,31 +177,39 @@ fn repeat_last_row(plane: &mut [u8], stride: usize, height: usize, left: usize) 
     }
 }
 
-/// `2^24` times the luma coefficients. Their rounding is off by less than 255 * 1.5 / 2^24 = 2.3e-5 of a
-/// step in all, and exact luma values are multiples of 1e-4, so that half a multiple (5e-5) on top of the
-/// half for rounding puts every value, ties included, on its right side.
-const Y_R: u32 = 3_566_836; // 0.2126
-const Y_G: u32 = 11_999_065; // 0.7152
-const Y_B: u32 = 1_211_315; // 0.0722
-const Y_HALF: u32 = (1 << 23) + 839; // 0.5 + 5e-5
-
+/// `floor(m / divisor)` for integers `m` that make it at most 256, and `inverse = 1 / divisor` with a
+/// divisor of at most 5000.
+///
+/// Exact: `(m + 0.5) / divisor` is at least `0.5 / 5000 = 1e-4` away from an integer, and the three
+/// roundings of f32 are off by less than `256 * 1.5 * 2^-23 = 4.6e-5`. Added to 2^23, where f32's step
+/// is 1, the quotient is rounded to the nearest integer, which then stands in the lowest bits: this way
+/// vectorises on every machine, a conversion with saturation does not.
 #[inline(always)]
-fn luma(pixel: u32) -> u8 {
-    let (b, g, r) = (pixel & 255, (pixel >> 8) & 255, (pixel >> 16) & 255);
-    ((Y_R * r + Y_G * g + Y_B * b + Y_HALF) >> 24) as u8
+fn quotient(m: f32, inverse: f32) -> f32 {
+    (m + 0.5) * inverse - 0.5
 }
 
-/// Rounds `numerator / denominator + 128`, where the numerator is below 2^23 in magnitude and
-/// `denominator` is eight times `eighth`.
-///
-/// The quotient of integers is exact: `m / eighth` is at least 0.5 / eighth (1e-4) away from an integer
-/// once 0.5 is added to `m`, and f32's error for results up to 256 is at most 256 * 2^-22 = 6.1e-5.
+/// The lowest bits of the nearest integer.
+#[inline(always)]
+fn to_integer(value: f32) -> u8 {
+    (value + 8_388_608.0).to_bits() as u8
+}
+
+/// `round((2126 R + 7152 G + 722 B) / 10000)`, everything halved.
+#[inline(always)]
+fn luma(pixel: u32) -> u8 {
+    let channel = |shift: u32| ((pixel >> shift) & 255) as i32;
+    let m = 1063 * channel(16) + 3576 * channel(8) + 361 * channel(0) + 2500;
+    to_integer(quotient(m as f32, 1.0 / 5000.0))
+}
+
+/// `round(numerator / (8 * eighth) + 128)`, cut at 255, where the numerator is below 2^23 in magnitude.
 #[inline(always)]
 fn divide(numerator: i32, eighth: i32, inverse: f32) -> u8 {
     let denominator = 8 * eighth;
     let m = (numerator + 128 * denominator + denominator / 2) >> 3;
-    let quotient = ((m as f32 + 0.5) * inverse) as i32;
-    quotient.min(255) as u8
+    // At most 256, and that only by the half that was added.
+    to_integer(quotient(m as f32, inverse).min(255.0))
 }
 
 /// `(Cb, Cr)` of the sums of four pixels. With `Y` put in, `Cb - 128` is
@@ -221,17 +229,27 @@ fn luma_row(pixels: &[u8], out: &mut [u8]) {
 }
 
 fn chroma_row(upper: &[u8], lower: &[u8], u: &mut [u8], v: &mut [u8]) {
-    let (upper_pairs, upper_rest) = upper.as_chunks::<8>();
-    let (lower_pairs, lower_rest) = lower.as_chunks::<8>();
+    let (upper, lower) = (upper.as_chunks::<4>().0, lower.as_chunks::<4>().0);
+    let (upper_pairs, upper_rest) = upper.as_chunks::<2>();
+    let (lower_pairs, lower_rest) = lower.as_chunks::<2>();
     let pairs = upper_pairs.len();
     for (((u, v), a), b) in u.iter_mut().zip(v.iter_mut()).zip(upper_pairs).zip(lower_pairs) {
-        let sum = |at: usize| i32::from(a[at]) + i32::from(a[at + 4]) + i32::from(b[at]) + i32::from(b[at + 4]);
-        (*u, *v) = chroma(sum(0), sum(1), sum(2));
+        (*u, *v) = chroma_of([a[0], a[1], b[0], b[1]]);
     }
-    if let ([b0, g0, r0, _], [b1, g1, r1, _]) = (upper_rest, lower_rest) {
-        let twice = |a: &u8, b: &u8| 2 * (i32::from(*a) + i32::from(*b));
-        (u[pairs], v[pairs]) = chroma(twice(b0, b1), twice(g0, g1), twice(r0, r1));
+    if let (&[a], &[b]) = (upper_rest, lower_rest) {
+        (u[pairs], v[pairs]) = chroma_of([a, a, b, b]);
     }
+}
+
+/// Chroma of four pixels.
+#[inline(always)]
+fn chroma_of(pixels: [[u8; 4]; 4]) -> (u8, u8) {
+    let [a, b, c, d] = pixels.map(u32::from_le_bytes);
+    // Two sums in one word: each stays below 2^16.
+    let even = |p: u32| p & 0x00ff_00ff;
+    let red_blue = even(a) + even(b) + even(c) + even(d);
+    let green = even(a >> 8) + even(b >> 8) + even(c >> 8) + even(d >> 8);
+    chroma((red_blue & 0xffff) as i32, (green & 0xffff) as i32, (red_blue >> 16) as i32)
 }
 
 #[cfg(test)]

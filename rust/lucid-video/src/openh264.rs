@@ -1,7 +1,7 @@
 //! OpenH264 behind the [`Encoder`] trait.
 
-// One call into OpenH264's own interface has no safe form in the crate: changing the bitrate and reading
-// the statistics (ISVCEncoder::SetOption, GetOption).
+// Two calls into OpenH264's own interface have no safe form in the crate: SetOption for a new rate and
+// GetOption for the quantiser.
 #![allow(unsafe_code)]
 
 use crate::colour::I420;
@@ -13,7 +13,7 @@ use openh264::encoder::{
 };
 use openh264::formats::YUVSlices;
 use openh264_sys2::{
-    ENCODER_OPTION_BITRATE, ENCODER_OPTION_GET_STATISTICS, SBitrateInfo, SEncoderStatistics, SPATIAL_LAYER_ALL,
+    ENCODER_OPTION_BITRATE, ENCODER_OPTION_GET_STATISTICS, ENCODER_OPTION_MAX_BITRATE, SBitrateInfo, SEncoderStatistics, SPATIAL_LAYER_0,
 };
 
 /// OpenH264, built from source, in software.
@@ -59,9 +59,6 @@ impl OpenH264 {
         if settings.min_qp > settings.max_qp || settings.max_qp > 51 {
             return wrong("the quantisers are not 0 <= min <= max <= 51");
         }
-        if !(1..=4).contains(&settings.threads) {
-            return wrong("the threads are not within 1 and 4");
-        }
         let config = EncoderConfig::new()
             .usage_type(UsageType::ScreenContentRealTime)
             .profile(Profile::Baseline)
@@ -72,15 +69,17 @@ impl OpenH264 {
             .qp(QpRange::new(settings.min_qp, settings.max_qp))
             // A desktop's picture is never dropped.
             .skip_frames(false)
-            // Key frames come when they are asked for, and carry the same SPS and PPS each time.
+            // No periodic key frames; each carries the same SPS and PPS. Scene detection is part of
+            // screen content (OpenH264 turns it on otherwise, with a warning).
             .intra_frame_period(IntraFramePeriod::from_num_frames(0))
-            .scene_change_detect(false)
+            .scene_change_detect(true)
             .sps_pps_strategy(SpsPpsStrategy::ConstantId)
             // These trade fine detail for rate in camera pictures; text has nothing but fine detail.
             .adaptive_quantization(false)
             .background_detection(false)
             .long_term_reference(false)
-            .num_threads(u16::from(settings.threads))
+            // One slice a picture, as MS-RDPEGFX clients expect; so one thread.
+            .num_threads(1)
             .vui(VuiConfig::bt709_full());
         let encoder = openh264::encoder::Encoder::with_api_config(OpenH264API::from_source(), config)
             .map_err(|e| Error::OpenH264 { doing: "making an encoder", code: code(&e) })?;
@@ -152,15 +151,19 @@ impl Encoder for OpenH264 {
             *self = OpenH264::new(settings)?;
             return Ok(());
         }
-        let mut rate = SBitrateInfo { iLayer: SPATIAL_LAYER_ALL, iBitrate: bitrate_bps as i32 };
-        // SAFETY: SetOption(ENCODER_OPTION_BITRATE) reads one SBitrateInfo (codec_app_def.h) and keeps no
-        // pointer to it; the encoder has been initialised by its first picture.
-        let code = unsafe {
-            let raw = self.encoder.raw_api();
-            raw.set_option(ENCODER_OPTION_BITRATE, (&raw mut rate).cast())
-        };
-        if code != 0 {
-            return Err(Error::OpenH264 { doing: "changing the rate", code });
+        // The ceiling first when the rate rises, last when it falls: OpenH264 refuses a rate above it.
+        let mut options = [ENCODER_OPTION_MAX_BITRATE, ENCODER_OPTION_BITRATE];
+        if bitrate_bps < self.settings.bitrate_bps {
+            options.reverse();
+        }
+        for option in options {
+            let mut rate = SBitrateInfo { iLayer: SPATIAL_LAYER_0, iBitrate: bitrate_bps as i32 };
+            // SAFETY: SetOption reads one SBitrateInfo for both options (codec_app_def.h) and keeps no
+            // pointer to it; the encoder has been initialised by its first picture.
+            let code = unsafe { self.encoder.raw_api().set_option(option, (&raw mut rate).cast()) };
+            if code != 0 {
+                return Err(Error::OpenH264 { doing: "changing the rate", code });
+            }
         }
         self.settings = settings;
         Ok(())

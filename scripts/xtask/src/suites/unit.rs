@@ -111,26 +111,28 @@ fn readme(project: &Project) -> Result<String> {
             }
         }
     }
-    for command in text.split("scripts/test").skip(1) {
-        let line = command.lines().next().unwrap_or_default();
-        let line = line.split(['`', '#', '(', ',', '.']).next().unwrap_or_default();
-        if !line.starts_with(' ') {
-            continue;
-        }
-        // Only the words of a command, not those of a sentence after it.
-        if command.starts_with(line) && command[line.len()..].starts_with(['`', '#', '\n']) {
-            for name in line.split_whitespace().filter(|word| !word.starts_with('-') && *word != "NAME…") {
-                checked += 1;
-                if !super::names().contains(&name) {
-                    wrong.push(format!("`scripts/test {name}`: there is no such suite"));
-                }
-            }
+    for name in suites_named(&text) {
+        checked += 1;
+        if !super::names().contains(&name) {
+            wrong.push(format!("`scripts/test {name}`: there is no such suite"));
         }
     }
     if checked == 0 {
         wrong.push("it names none at all".to_owned());
     }
     if wrong.is_empty() { Ok(format!("{checked} checked")) } else { Err(Error::broken(wrong.join("\n"))) }
+}
+
+/// The suites that stand behind `scripts/test` on a line of a code block or in a piece of code in a sentence.
+fn suites_named(text: &str) -> Vec<&str> {
+    let lines = text.lines().map(str::trim);
+    let pieces = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+    lines
+        .chain(pieces)
+        .filter_map(|code| code.strip_prefix("scripts/test ")?.split('#').next())
+        .flat_map(str::split_whitespace)
+        .filter(|word| !word.starts_with('-') && !word.starts_with("NAME"))
+        .collect()
 }
 
 fn first_folder(word: &str) -> &str {
@@ -159,6 +161,15 @@ mod tests {
         let summary = Summary::parse(text).unwrap();
         assert_eq!((summary.passed, summary.skipped), (2, 4));
         assert_eq!(summary.failed, ["(2/3) xtask b::c"]);
+    }
+
+    #[test]
+    fn suites_are_read_from_code_and_not_from_sentences() {
+        let text = "Run `scripts/test boot rdp` or\n```\nscripts/test unit   # quick\nscripts/test --list\n```\n\
+                    What scripts/test does is said below: `scripts/test NAME...`.\n";
+        let mut names = suites_named(text);
+        names.sort_unstable();
+        assert_eq!(names, ["boot", "rdp", "unit"]);
     }
 
     #[test]
