@@ -8,7 +8,7 @@ use crate::error::{At, Error, Result};
 
 /// What `lucid-init` loads before the root is mounted, in this order. A module's own needs are
 /// put before it.
-pub const INITRAMFS_MODULES: [&str; 9] = [
+pub const INITRAMFS_MODULES: [&str; 10] = [
     "virtio_blk", // QEMU's disk
     // The Pi 5's card: its controller, and the pins and supplies that the card's slot hangs on.
     "pinctrl_brcmstb",
@@ -19,6 +19,7 @@ pub const INITRAMFS_MODULES: [&str; 9] = [
     "dm_verity",
     "erofs",
     "ext4",
+    "overlay", // for a data partition that is full
 ];
 
 /// What services load later: on every machine, and on a Pi 5 only (see the units).

@@ -116,7 +116,10 @@ pub struct Desktop {
 
 impl std::fmt::Debug for Desktop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Desktop").field("size", &self.shared.size()).field("protocol", &self.protocol).finish()
+        f.debug_struct("Desktop")
+            .field("size", &self.shared.size())
+            .field("protocol", &self.protocol)
+            .finish()
     }
 }
 
@@ -130,7 +133,11 @@ impl Desktop {
     /// # Errors
     /// When the request is outside its limits, the launcher is not there or refuses, or the compositor
     /// lacks something.
-    pub fn open(socket: &Path, request: &DesktopRequest, sink: impl FrameSink + 'static) -> Result<Desktop, Error> {
+    pub fn open(
+        socket: &Path,
+        request: &DesktopRequest,
+        sink: impl FrameSink + 'static,
+    ) -> Result<Desktop, Error> {
         let deadline = Instant::now() + Duration::from_secs(OPEN_SECONDS);
         let line = request.to_line()?;
         let doing = || format!("asking the launcher at {} for a desktop", socket.display());
@@ -169,19 +176,15 @@ impl Desktop {
         let handle = queue.handle();
         let mut session = Session::new(Arc::clone(&shared), sink);
         let registry = connection.display().get_registry(&handle, ());
-        let mut events = Events { connection: connection.clone(), queue, shared: Arc::clone(&shared), launcher };
-        // Twice: the globals, then what the bound ones say (the output's mode, its heads).
+        let mut events =
+            Events { connection: connection.clone(), queue, shared: Arc::clone(&shared), launcher };
+        // First the globals; after binding, what the bound ones say (the output's mode, its heads).
         events.barrier(&mut session, deadline)?;
         let (pointer, virtual_keyboard, protocol) = session.bind(&registry, &handle)?;
         virtual_keyboard.keymap(1 /* wl_keyboard.keymap_format.xkb_v1 */, keymap.as_fd(), keymap_size);
         events.barrier(&mut session, deadline)?;
-        let devices = Devices {
-            pointer,
-            virtual_keyboard,
-            keyboard,
-            held_buttons: Vec::new(),
-            wheel_rest: [0.0; 2],
-        };
+        let devices =
+            Devices { pointer, virtual_keyboard, keyboard, held_buttons: Vec::new(), wheel_rest: [0.0; 2] };
         let thread = std::thread::Builder::new()
             .name("lucid-desktop".into())
             .spawn(move || {
@@ -439,13 +442,16 @@ impl Events {
         let mut interest = PollFlags::IN;
         match self.connection.flush() {
             Ok(()) => {}
-            Err(WaylandError::Io(e)) if e.kind() == std::io::ErrorKind::WouldBlock => interest |= PollFlags::OUT,
+            Err(WaylandError::Io(e)) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                interest |= PollFlags::OUT
+            }
             Err(e) => return Err(gone(&e)),
         }
         let Some(guard) = self.queue.prepare_read() else {
             return Ok(()); // events are queued already
         };
-        let limit = limit.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: i64::from(l.subsec_nanos()) });
+        let limit =
+            limit.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: i64::from(l.subsec_nanos()) });
         let (readable, woken, launcher) = {
             let fd = guard.connection_fd();
             let mut poll = [

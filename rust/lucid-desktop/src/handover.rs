@@ -18,7 +18,8 @@
 
 use crate::Error;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 use serde::{Deserialize, Serialize};
 use std::io::{IoSlice, IoSliceMut};
@@ -185,12 +186,16 @@ impl Reply {
         let reply: ReplyLine = parse("reply", line)?;
         check_version(reply.version)?;
         match (reply.keymap_size, reply.error) {
-            (Some(keymap_size), None) if (1..=MAX_KEYMAP).contains(&keymap_size) => Ok(Reply::Ready { keymap_size }),
-            (Some(size), None) => {
-                Err(Error::Protocol { what: format!("a keymap of {size} bytes is not within 1..={MAX_KEYMAP}") })
+            (Some(keymap_size), None) if (1..=MAX_KEYMAP).contains(&keymap_size) => {
+                Ok(Reply::Ready { keymap_size })
             }
+            (Some(size), None) => Err(Error::Protocol {
+                what: format!("a keymap of {size} bytes is not within 1..={MAX_KEYMAP}"),
+            }),
             (None, Some(error)) => Ok(Reply::Failed { error }),
-            _ => Err(Error::Protocol { what: "the reply has not exactly one of keymap_size and error".into() }),
+            _ => {
+                Err(Error::Protocol { what: "the reply has not exactly one of keymap_size and error".into() })
+            }
         }
     }
 }
@@ -200,14 +205,17 @@ fn to_line(value: &impl Serialize) -> Result<String, Error> {
         .map_err(|e| Error::Protocol { what: format!("a line could not be written: {e}") })?;
     line.push('\n');
     if line.len() > MAX_LINE {
-        return Err(Error::Protocol { what: format!("a line of {} bytes is longer than {MAX_LINE}", line.len()) });
+        return Err(Error::Protocol {
+            what: format!("a line of {} bytes is longer than {MAX_LINE}", line.len()),
+        });
     }
     Ok(line)
 }
 
 fn parse<'a, T: Deserialize<'a>>(what: &str, line: &'a [u8]) -> Result<T, Error> {
     // serde_json's message names the place and the field, and quotes at most an unknown field's name.
-    serde_json::from_slice(line).map_err(|e| Error::Protocol { what: format!("the {what} is malformed: {e}") })
+    serde_json::from_slice(line)
+        .map_err(|e| Error::Protocol { what: format!("the {what} is malformed: {e}") })
 }
 
 fn check_version(version: u32) -> Result<(), Error> {
@@ -263,7 +271,10 @@ pub fn receive_line(
         if left.is_zero() {
             return Err(late());
         }
-        let wait = rustix::event::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let wait = rustix::event::Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
         let mut poll = [rustix::event::PollFd::new(socket, rustix::event::PollFlags::IN)];
         match rustix::event::poll(&mut poll, Some(&wait)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => continue,
@@ -292,7 +303,9 @@ pub fn receive_line(
             }
         }
         if received == 0 {
-            return Err(Error::Protocol { what: "the other side closed before its line was complete".into() });
+            return Err(Error::Protocol {
+                what: "the other side closed before its line was complete".into(),
+            });
         }
         line.extend_from_slice(&bytes[..received]);
         if let Some(end) = line.iter().position(|&b| b == b'\n') {

@@ -134,3 +134,111 @@ impl Keyboard {
         held.into_iter().flat_map(|evdev| self.key(evdev, false)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The keymap of a layout, by xkbcli; none (with a word about it) where that is missing.
+    fn keyboard(layout: &str, variant: &str) -> Option<Keyboard> {
+        let arguments = ["compile-keymap", "--layout", layout, "--variant", variant];
+        match std::process::Command::new("xkbcli").args(arguments).output() {
+            Ok(output) => {
+                assert!(output.status.success());
+                Some(Keyboard::new(&output.stdout).unwrap())
+            }
+            Err(error) => {
+                eprintln!("skipped: xkbcli: {error}");
+                None
+            }
+        }
+    }
+
+    fn modifiers(depressed: u32, latched: u32, locked: u32, group: u32) -> Request {
+        Request::Modifiers { depressed, latched, locked, group }
+    }
+
+    const LEFT_CONTROL: u32 = 29;
+    const LEFT_SHIFT: u32 = 42;
+    const LEFT_ALT: u32 = 56;
+    const RIGHT_ALT: u32 = 100;
+    const LEFT_META: u32 = 125;
+
+    /// The depressed modifiers while a key is held.
+    fn depressed(keyboard: &mut Keyboard, evdev: u32) -> u32 {
+        let requests = keyboard.key(evdev, true);
+        let mask = requests.iter().find_map(|r| match r {
+            Request::Modifiers { depressed, .. } => Some(*depressed),
+            Request::Key { .. } => None,
+        });
+        assert!(requests.contains(&Request::Key { evdev, pressed: true }));
+        keyboard.key(evdev, false);
+        mask.unwrap_or(0)
+    }
+
+    #[test]
+    fn each_modifier_key_sets_the_modifier_of_the_keymap() {
+        let Some(mut us) = keyboard("us", "") else { return };
+        for (key, mask) in
+            [(LEFT_SHIFT, 1), (LEFT_CONTROL, 4), (LEFT_ALT, 8), (LEFT_META, 64), (RIGHT_ALT, 8)]
+        {
+            assert_eq!(depressed(&mut us, key) & 0xff, mask, "key {key}");
+        }
+        let Some(mut de) = keyboard("de", "") else { return };
+        assert_eq!(depressed(&mut de, RIGHT_ALT) & 0xff, 128);
+        // neo: Caps Lock is its third level, and a digit-row key its fourth.
+        let Some(mut neo) = keyboard("de", "neo") else { return };
+        assert_eq!(depressed(&mut neo, KEY_CAPSLOCK) & 0xff, 128);
+    }
+
+    #[test]
+    fn locks_follow_their_keys_and_the_clients_state() {
+        let Some(mut us) = keyboard("us", "") else { return };
+        us.key(KEY_CAPSLOCK, true);
+        us.key(KEY_CAPSLOCK, false);
+        assert_eq!(us.components.mods_locked.0, 2);
+        assert_eq!(us.locks(true, false, false), []);
+        assert_eq!(us.locks(false, true, true), [modifiers(0, 0, 16, 0)]);
+        assert_eq!(us.locks(true, true, false), [modifiers(0, 0, 18, 0)]);
+        assert_eq!(us.locks(false, false, false), [modifiers(0, 0, 0, 0)]);
+        // Where the key does something else, nothing comes of it.
+        let Some(mut neo) = keyboard("de", "neo") else { return };
+        assert_eq!(neo.locks(true, false, false), []);
+        assert!(neo.held.is_empty());
+    }
+
+    #[test]
+    fn releasing_everything_leaves_no_key_and_no_modifier() {
+        let Some(mut us) = keyboard("us", "") else { return };
+        for key in [LEFT_SHIFT, LEFT_CONTROL, 30] {
+            us.key(key, true);
+        }
+        assert_eq!(us.key(30, true), [], "a repeat");
+        let requests = us.release_all();
+        let released = |evdev| requests.contains(&Request::Key { evdev, pressed: false });
+        assert!(released(LEFT_SHIFT) && released(LEFT_CONTROL) && released(30));
+        assert_eq!(us.components.mods.0, 0);
+        assert_eq!(us.release_all(), []);
+        assert_eq!(us.key(30, false), [], "a release without a press");
+    }
+
+    #[test]
+    fn every_layout_key_that_there_can_be_is_passed_on_once() {
+        let Some(mut us) = keyboard("us", "") else { return };
+        for evdev in 1..=MAX_KEY {
+            let down = us.key(evdev, true).iter().filter(|r| matches!(r, Request::Key { .. })).count();
+            let up = us.key(evdev, false).iter().filter(|r| matches!(r, Request::Key { .. })).count();
+            assert_eq!((down, up), (1, 1), "key {evdev}");
+        }
+        assert_eq!(us.key(MAX_KEY + 1, true), []);
+        assert_eq!(us.key(u32::MAX, true), []);
+    }
+
+    #[test]
+    fn what_is_no_keymap_is_an_error() {
+        for text in ["", "xkb_keymap", "xkb_keymap {", "hello", "xkb_keymap { include \"us\" };", "\u{fffd}"]
+        {
+            assert!(Keyboard::new(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

@@ -32,7 +32,9 @@ use wayland_protocols_wlr::output_management::v1::client::zwlr_output_configurat
     self, ZwlrOutputConfigurationV1,
 };
 use wayland_protocols_wlr::output_management::v1::client::zwlr_output_head_v1::{self, ZwlrOutputHeadV1};
-use wayland_protocols_wlr::output_management::v1::client::zwlr_output_manager_v1::{self, ZwlrOutputManagerV1};
+use wayland_protocols_wlr::output_management::v1::client::zwlr_output_manager_v1::{
+    self, ZwlrOutputManagerV1,
+};
 use wayland_protocols_wlr::output_management::v1::client::zwlr_output_mode_v1::{self, ZwlrOutputModeV1};
 use wayland_protocols_wlr::screencopy::v1::client::zwlr_screencopy_frame_v1::{self, ZwlrScreencopyFrameV1};
 use wayland_protocols_wlr::screencopy::v1::client::zwlr_screencopy_manager_v1::ZwlrScreencopyManagerV1;
@@ -221,7 +223,8 @@ impl Session {
             let source = sources.create_source(&output, handle, ());
             let session = captures.create_session(&source, Options::PaintCursors, handle, ());
             source.destroy();
-            self.manager = Some(Manager::Ext(ExtSession { session, size: (0, 0), format: None, known: false }));
+            self.manager =
+                Some(Manager::Ext(ExtSession { session, size: (0, 0), format: None, known: false }));
             CaptureProtocol::ExtImageCopyCapture
         } else {
             let manager = self.bind_global::<ZwlrScreencopyManagerV1>(registry, handle, (3, 3))?;
@@ -294,7 +297,10 @@ impl Session {
                         return Err(Error::Capture { reason: "no 32-bit RGB format is offered".into() });
                     };
                     let frame = ext.session.create_frame(handle, ());
-                    (CaptureFrame::Ext(frame), Some(Layout { format, width, height, stride: width.saturating_mul(4) }))
+                    (
+                        CaptureFrame::Ext(frame),
+                        Some(Layout { format, width, height, stride: width.saturating_mul(4) }),
+                    )
                 }
                 _ => return Ok(()),
             };
@@ -304,7 +310,9 @@ impl Session {
         if self.credits == 0 {
             return Ok(());
         }
-        let Some(Capture { stage: Stage::Prepared, wanted: Some(wanted), .. }) = self.capture else { return Ok(()) };
+        let Some(Capture { stage: Stage::Prepared, wanted: Some(wanted), .. }) = self.capture else {
+            return Ok(());
+        };
         let fresh = self.prepare_buffer(wanted, handle)?;
         if let (Some(capture), Some(buffer)) = (&mut self.capture, &self.buffer) {
             capture.stage = Stage::Copying;
@@ -334,15 +342,18 @@ impl Session {
             && (1..=MAX_SIDE).contains(&height)
             && (width * 4..=MAX_SIDE * 8).contains(&stride);
         if !plausible {
-            let reason = format!("an output of {width}x{height} with rows of {stride} bytes is out of bounds");
+            let reason =
+                format!("an output of {width}x{height} with rows of {stride} bytes is out of bounds");
             return Err(Error::Capture { reason });
         }
         let size = u64::from(stride) * u64::from(height);
-        let pool_size = i32::try_from(size)
-            .map_err(|_| Error::Capture { reason: format!("a picture of {size} bytes is too big for Wayland") })?;
+        let pool_size = i32::try_from(size).map_err(|_| Error::Capture {
+            reason: format!("a picture of {size} bytes is too big for Wayland"),
+        })?;
         let doing = "making the memory for the desktop's picture";
-        let memory = rustix::fs::memfd_create("lucid-desktop", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-            .map_err(Error::system(doing))?;
+        let memory =
+            rustix::fs::memfd_create("lucid-desktop", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+                .map_err(Error::system(doing))?;
         rustix::fs::ftruncate(&memory, size).map_err(Error::system(doing))?;
         rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
             .map_err(Error::system(doing))?;
@@ -419,7 +430,9 @@ impl Session {
         }
         self.failures += 1;
         if self.failures > MAX_FAILURES {
-            self.fail(Error::Capture { reason: format!("the compositor failed {MAX_FAILURES} times in a row") });
+            self.fail(Error::Capture {
+                reason: format!("the compositor failed {MAX_FAILURES} times in a row"),
+            });
         }
     }
 
@@ -529,7 +542,14 @@ impl Dispatch<WlRegistry, ()> for Session {
 }
 
 impl Dispatch<WlCallback, ()> for Session {
-    fn event(session: &mut Session, _: &WlCallback, _: wl_callback::Event, (): &(), _: &Connection, _: &Handle) {
+    fn event(
+        session: &mut Session,
+        _: &WlCallback,
+        _: wl_callback::Event,
+        (): &(),
+        _: &Connection,
+        _: &Handle,
+    ) {
         session.synced = true;
     }
 }
@@ -614,10 +634,11 @@ impl Dispatch<ExtImageCopyCaptureSessionV1, ()> for Session {
                 }
                 ext.size = (width, height);
             }
-            Event::ShmFormat { format: WEnum::Value(format) } if is_bgrx(format) => {
-                if std::mem::take(&mut ext.known) || ext.format != Some(wl_shm::Format::Xrgb8888) {
-                    ext.format = Some(format);
-                }
+            Event::ShmFormat { format: WEnum::Value(format) }
+                if is_bgrx(format) && (ext.known || ext.format != Some(wl_shm::Format::Xrgb8888)) =>
+            {
+                ext.known = false;
+                ext.format = Some(format);
             }
             Event::Done => ext.known = true,
             Event::Stopped => {
@@ -692,7 +713,11 @@ impl Dispatch<ZwlrOutputHeadV1, ()> for Session {
                 session.heads.iter_mut().filter(|h| h.head == *head).for_each(|h| h.enabled = enabled != 0);
             }
             zwlr_output_head_v1::Event::Name { name } => {
-                session.heads.iter_mut().filter(|h| h.head == *head).for_each(|h| h.name = Some(name.clone()));
+                session
+                    .heads
+                    .iter_mut()
+                    .filter(|h| h.head == *head)
+                    .for_each(|h| h.name = Some(name.clone()));
             }
             zwlr_output_head_v1::Event::Finished => {
                 session.heads.retain(|h| h.head != *head);

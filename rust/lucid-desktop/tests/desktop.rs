@@ -2,6 +2,9 @@
 //!
 //! `LUCID_TEST_SWAY` names another sway (a wrapper script, say) to be tested with.
 
+// The whole file is a test, its helper functions included.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use lucid_desktop::{
     Button, CaptureProtocol, Closed, Desktop, DesktopRequest, Frame, FrameSink, Input, KeyboardLayout, Rect,
 };
@@ -49,7 +52,8 @@ struct Launcher {
 
 impl Launcher {
     fn start(test: &str, extra: &[&str]) -> Launcher {
-        let directory = std::env::temp_dir().join(format!("lucid-desktop-test-{test}-{}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("lucid-desktop-test-{test}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&directory);
         std::fs::create_dir_all(&directory).unwrap();
         let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files");
@@ -136,7 +140,11 @@ impl FrameSink for Sink {
         assert_eq!(frame.stride, frame.width as usize * 4);
         assert_eq!(frame.pixels.len(), frame.stride * frame.height as usize);
         let size = (frame.width, frame.height);
-        let _ = self.events.send(Event::Frame { size, pixels: frame.pixels.to_vec(), damage: frame.damage.to_vec() });
+        let _ = self.events.send(Event::Frame {
+            size,
+            pixels: frame.pixels.to_vec(),
+            damage: frame.damage.to_vec(),
+        });
     }
 
     fn resize_failed(&mut self, width: u32, height: u32) {
@@ -168,7 +176,9 @@ impl Screen {
             Event::Frame { size, pixels, damage } => {
                 assert!((1..=lucid_desktop::MAX_DAMAGE).contains(&damage.len()));
                 for r in &damage {
-                    assert!(r.width > 0 && r.height > 0 && r.x + r.width <= size.0 && r.y + r.height <= size.1);
+                    assert!(
+                        r.width > 0 && r.height > 0 && r.x + r.width <= size.0 && r.y + r.height <= size.1
+                    );
                 }
                 if size != self.size {
                     assert_eq!(damage, [Rect { x: 0, y: 0, width: size.0, height: size.1 }]);
@@ -216,7 +226,8 @@ impl Screen {
     /// Whether the picture is another one's, but for the pointer.
     fn equals(&self, other: &[u8]) -> bool {
         let pairs = self.pixels.chunks_exact(4).zip(other.chunks_exact(4)).enumerate();
-        self.pixels.len() == other.len() && pairs.into_iter().all(|(at, (a, b))| a[..3] == b[..3] || self.is_pointer(at))
+        self.pixels.len() == other.len()
+            && pairs.into_iter().all(|(at, (a, b))| a[..3] == b[..3] || self.is_pointer(at))
     }
 
     /// Keeps the picture as a file, for whoever looks into a failure.
@@ -438,7 +449,8 @@ fn thread_ticks() -> u64 {
         let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
         if stat.contains("(lucid-desktop)") {
             let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 1..].split_whitespace().collect();
-            *total.get_or_insert(0) += fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+            *total.get_or_insert(0) +=
+                fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         }
     }
     total.expect("the desktop's thread is not there")
@@ -487,13 +499,20 @@ fn the_picture_built_from_damage_equals_a_fresh_one_after_many_changes() {
     screen.terminal();
     let mut partial = 0;
     for i in 0..20 {
-        screen.type_text(&format!("printf '\\033[{};{}H\\033[4{}m%s\\033[0m' line{i}\n", i + 2, i * 3 + 1, i % 7 + 1));
+        screen.type_text(&format!(
+            "printf '\\033[{};{}H\\033[4{}m%s\\033[0m' line{i}\n",
+            i + 2,
+            i * 3 + 1,
+            i % 7 + 1
+        ));
         let damage = screen.ask();
         partial += usize::from(!damage.iter().any(|r| r.width == 900 && r.height == 700));
     }
     assert!(partial > 15, "only {partial} of 20 frames were less than the whole picture");
     // A mark at the end: when it is painted, so is everything before it.
-    screen.type_text("printf '\\033[48;2;1;200;3m\\033[2J\\033[?25l\\033[20;20H\\033[48;2;90;9;9mdone'; read x\n");
+    screen.type_text(
+        "printf '\\033[48;2;1;200;3m\\033[2J\\033[?25l\\033[20;20H\\033[48;2;90;9;9mdone'; read x\n",
+    );
     screen.until(|s| s.share([90, 9, 9]) > 0 || s.pixels.chunks_exact(4).any(|p| p[..3] == [9, 9, 90]));
     screen.until(|s| s.share([1, 200, 3]) > 95);
     // Painted and taken anew: a change of size and back.
@@ -589,7 +608,9 @@ fn all_five_buttons_both_wheels_and_the_pointers_place_arrive() {
     let mut screen = launcher.open(800, 595, "us");
     screen.terminal();
     // xterm's mouse reports: ESC [ < code ; column ; row M (press) or m (release)
-    screen.type_text("stty raw -echo; printf '\\033[?1000h\\033[?1006h\\033]11;#402010\\007\\033[2J'; cat -v > out\n");
+    screen.type_text(
+        "stty raw -echo; printf '\\033[?1000h\\033[?1006h\\033]11;#402010\\007\\033[2J'; cat -v > out\n",
+    );
     screen.until(|s| s.share([0x40, 0x20, 0x10]) > 90);
     let d = &screen.desktop;
     d.input(Input::PointerMove { x: 0, y: 0 }).unwrap();
@@ -767,12 +788,14 @@ fn more_desktops_than_allowed_are_refused_with_a_reason_and_one_that_ends_makes_
     let watched = watch(&processes);
     drop(first);
     // The first connection's process is one of the two; wait until one of them has ended.
-    let ended = || watched.iter().zip(&processes).any(|(fd, (_, name))| {
-        use rustix::event::{PollFd, PollFlags, Timespec};
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        name == "lucid-desktop"
-            && rustix::event::poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).unwrap() > 0
-    });
+    let ended = || {
+        watched.iter().zip(&processes).any(|(fd, (_, name))| {
+            use rustix::event::{PollFd, PollFlags, Timespec};
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            name == "lucid-desktop"
+                && rustix::event::poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).unwrap() > 0
+        })
+    };
     while !ended() {
         std::thread::yield_now();
     }
@@ -828,12 +851,65 @@ fn the_newer_capture_protocol_is_used_where_there_is_one() {
     let screen = launcher.open(300, 300, "us");
     let version = Command::new(sway()).arg("--version").output().unwrap().stdout;
     let version = String::from_utf8(version).unwrap();
-    let number: Vec<u32> = version.rsplit("version ").next().unwrap().trim().split(['.', '-', ' '])
-        .map_while(|n| n.parse().ok()).collect();
+    let number: Vec<u32> = version
+        .rsplit("version ")
+        .next()
+        .unwrap()
+        .trim()
+        .split(['.', '-', ' '])
+        .map_while(|n| n.parse().ok())
+        .collect();
     let expected = if number >= vec![1, 11] {
         CaptureProtocol::ExtImageCopyCapture
     } else {
         CaptureProtocol::WlrScreencopy
     };
     assert_eq!(screen.desktop.capture_protocol(), expected, "{version}");
+}
+
+#[test]
+fn a_connection_from_systemd_gets_one_desktop_and_the_launcher_ends_well_with_it() {
+    use lucid_desktop::handover::{Reply, receive_line};
+    use std::io::Write;
+    needs_sway!();
+    let launcher = Launcher::start("systemd", &[]); // for its directory
+    let (mut client, server) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut process = Command::new("/bin/sh");
+    if rustix::process::geteuid().is_root() {
+        process.uid(NOBODY).gid(NOBODY);
+    }
+    // As systemd does with Accept=yes: the connection is descriptor 3.
+    let mut process = process
+        .args(["-c", "exec \"$@\" 3<&0 </dev/null", "sh", env!("CARGO_BIN_EXE_lucid-desktop")])
+        .arg("--sway-config")
+        .arg(launcher.directory.join("sway-config"))
+        .arg("--sway")
+        .arg(sway())
+        .arg("--home")
+        .arg(&launcher.directory)
+        .env("LISTEN_FDS", "1")
+        .env("RUNTIME_DIRECTORY", &launcher.directory)
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(server)))
+        .spawn()
+        .unwrap();
+    let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
+    let request = DesktopRequest { width: 640, height: 480, keyboard };
+    client.write_all(request.to_line().unwrap().as_bytes()).unwrap();
+    let (line, descriptors) = receive_line(&client, std::time::Instant::now() + PATIENCE, "waiting").unwrap();
+    assert!(matches!(Reply::from_line(&line).unwrap(), Reply::Ready { .. }));
+    assert_eq!(descriptors.len(), 2);
+    let processes = descendants(process.id());
+    let watched = watch(&processes);
+    assert!(!processes.is_empty());
+    drop(client);
+    assert!(process.wait().unwrap().success());
+    wait_for_end(&processes, &watched);
+    assert_eq!(runtime_directories(&launcher), 0);
+}
+
+#[test]
+fn without_a_connection_and_without_listen_the_launcher_says_what_to_do() {
+    let output = Command::new(env!("CARGO_BIN_EXE_lucid-desktop")).env_remove("LISTEN_FDS").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--listen PATH"));
 }

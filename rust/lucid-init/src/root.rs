@@ -21,7 +21,9 @@ pub(crate) fn mount_kernel_file_systems() -> Result<(), Error> {
     for (kind, target, flags) in [
         ("devtmpfs", "/dev", plain),
         ("proc", "/proc", plain | MountFlags::NODEV),
-        ("sysfs", "/sys", plain | MountFlags::NODEV),
+        // Read-only: nobody on this device has to set anything there, and it is how systemd-networkd knows
+        // that no udev runs (udev_available() in systemd's udev-util.c).
+        ("sysfs", "/sys", plain | MountFlags::NODEV | MountFlags::RDONLY),
     ] {
         make_dir(target, 0o755)?;
         match mount(kind, target, kind, flags, None) {

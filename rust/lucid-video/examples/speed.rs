@@ -31,7 +31,8 @@ fn scalar(pixels: &[u8], width: usize, height: usize, planes: &mut [Vec<u8>; 3])
     }
     for y in 0..height / 2 {
         for x in 0..width / 2 {
-            let four = [rgb(2 * x, 2 * y), rgb(2 * x + 1, 2 * y), rgb(2 * x, 2 * y + 1), rgb(2 * x + 1, 2 * y + 1)];
+            let four =
+                [rgb(2 * x, 2 * y), rgb(2 * x + 1, 2 * y), rgb(2 * x, 2 * y + 1), rgb(2 * x + 1, 2 * y + 1)];
             let mean = [0, 1, 2].map(|i| four.iter().map(|p| p[i]).sum::<f64>() / 4.0);
             planes[1][y * width / 2 + x] = (128.5 + (mean[2] - luma(mean)) / 1.8556) as u8;
             planes[2][y * width / 2 + x] = (128.5 + (mean[0] - luma(mean)) / 1.5748) as u8;
@@ -71,7 +72,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let whole = [Rect { x: 0, y: 0, width, height }];
 
     let mut planes = I420::new(width, height)?;
-    let ours = shortest(|| planes.convert(black_box(whole_picture(&pixels, width, &whole))).unwrap_or_default());
+    let ours =
+        shortest(|| planes.convert(black_box(whole_picture(&pixels, width, &whole))).unwrap_or_default());
     let mut buffers = [vec![0; w * h], vec![0; w * h / 4], vec![0; w * h / 4]];
     let plain = shortest(|| scalar(black_box(&pixels), w, h, black_box(&mut buffers)));
     let nanoseconds = ours * 1e6 / (w * h) as f64;

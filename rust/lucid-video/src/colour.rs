@@ -130,7 +130,12 @@ impl I420 {
         Ok(())
     }
 
-    fn convert_rect(&mut self, picture: Picture<'_>, (left, right): (usize, usize), (top, bottom): (usize, usize)) {
+    fn convert_rect(
+        &mut self,
+        picture: Picture<'_>,
+        (left, right): (usize, usize),
+        (top, bottom): (usize, usize),
+    ) {
         let half = self.coded_width / 2;
         let pixels = |y: usize| &picture.pixels[y * picture.stride..][left * 4..right * 4];
         for y in (top..bottom).step_by(2) {

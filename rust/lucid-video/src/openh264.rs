@@ -1,19 +1,20 @@
 //! OpenH264 behind the [`Encoder`] trait.
 
-// Two calls into OpenH264's own interface have no safe form in the crate: SetOption for a new rate and
-// GetOption for the quantiser.
+// Two calls into OpenH264's own interface have no safe form in the crate: SetOption for its chattiness
+// and a new rate, GetOption for the quantiser.
 #![allow(unsafe_code)]
 
 use crate::colour::I420;
 use crate::{Encoded, Encoder, Error, MAX_HEIGHT, MAX_WIDTH, Picture, Settings};
 use openh264::OpenH264API;
 use openh264::encoder::{
-    BitRate, Complexity, EncoderConfig, FrameRate, FrameType, IntraFramePeriod, Profile, QpRange, RateControlMode,
-    SpsPpsStrategy, UsageType, VuiConfig,
+    BitRate, Complexity, EncoderConfig, FrameRate, FrameType, IntraFramePeriod, Profile, QpRange,
+    RateControlMode, SpsPpsStrategy, UsageType, VuiConfig,
 };
 use openh264::formats::YUVSlices;
 use openh264_sys2::{
-    ENCODER_OPTION_BITRATE, ENCODER_OPTION_GET_STATISTICS, ENCODER_OPTION_MAX_BITRATE, SBitrateInfo, SEncoderStatistics, SPATIAL_LAYER_0,
+    ENCODER_OPTION_BITRATE, ENCODER_OPTION_GET_STATISTICS, ENCODER_OPTION_MAX_BITRATE,
+    ENCODER_OPTION_TRACE_LEVEL, SBitrateInfo, SEncoderStatistics, SPATIAL_LAYER_0,
 };
 
 /// OpenH264, built from source, in software.
@@ -81,13 +82,18 @@ impl OpenH264 {
             // One slice a picture, as MS-RDPEGFX clients expect; so one thread.
             .num_threads(1)
             .vui(VuiConfig::bt709_full());
-        let encoder = openh264::encoder::Encoder::with_api_config(OpenH264API::from_source(), config)
+        let mut encoder = openh264::encoder::Encoder::with_api_config(OpenH264API::from_source(), config)
             .map_err(|e| Error::OpenH264 { doing: "making an encoder", code: code(&e) })?;
+        let mut level: std::ffi::c_int = openh264_sys2::WELS_LOG_ERROR;
+        // SAFETY: SetOption(ENCODER_OPTION_TRACE_LEVEL) reads one int (codec_app_def.h), keeps no pointer
+        // to it, and is allowed before the encoder is initialised (CWelsH264SVCEncoder::SetOption).
+        let code =
+            unsafe { encoder.raw_api().set_option(ENCODER_OPTION_TRACE_LEVEL, (&raw mut level).cast()) };
+        if code != 0 {
+            return Err(Error::OpenH264 { doing: "quietening its warnings", code });
+        }
         let planes = I420::new(width, height)?;
-        let mut encoder =
-            OpenH264 { encoder, settings, planes, primed: false, key_frame_wanted: false, bytes: Vec::new() };
-        encoder.bytes.reserve(64 * 1024);
-        Ok(encoder)
+        Ok(OpenH264 { encoder, settings, planes, primed: false, key_frame_wanted: false, bytes: Vec::new() })
     }
 
     fn average_qp(&mut self) -> Result<u8, Error> {
@@ -119,7 +125,8 @@ impl Encoder for OpenH264 {
         self.primed = true;
         let (width, height) = self.planes.coded_size();
         let strides = (width, width / 2, width / 2);
-        let source = YUVSlices::new((self.planes.y(), self.planes.u(), self.planes.v()), (width, height), strides);
+        let source =
+            YUVSlices::new((self.planes.y(), self.planes.u(), self.planes.v()), (width, height), strides);
         let stream = self
             .encoder
             .encode(&source)

@@ -1,5 +1,8 @@
 //! What comes out of a decoder, after the way of MS-RDPEGFX 3.3.8.3.1 back to RGB.
 
+// The whole file is a test, its helper functions included.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use lucid_video::{Encoder, OpenH264, Picture, Rect, Settings};
 use openh264::decoder::Decoder;
 use openh264::formats::YUVSource;
@@ -165,7 +168,8 @@ fn black_is_0_and_white_is_255() {
 
 /// NAL unit types of an Annex B stream (ITU-T H.264, table 7-1), with the bytes after each start code.
 fn nal_units(bytes: &[u8]) -> Vec<(u8, &[u8])> {
-    let starts: Vec<usize> = (0..bytes.len().saturating_sub(3)).filter(|&i| bytes[i..i + 3] == [0, 0, 1]).collect();
+    let starts: Vec<usize> =
+        (0..bytes.len().saturating_sub(3)).filter(|&i| bytes[i..i + 3] == [0, 0, 1]).collect();
     assert!(starts.first().is_some_and(|&s| s <= 1), "the stream does not begin with a start code");
     let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
     starts.iter().zip(ends).map(|(&start, end)| (bytes[start + 3] & 31, &bytes[start + 3..end])).collect()
@@ -274,7 +278,8 @@ fn the_stream_says_that_it_is_full_range_bt_709() {
 
 #[test]
 fn no_picture_is_dropped_however_low_the_rate_and_the_quantiser_keeps_its_bounds() {
-    let settings = Settings { bitrate_bps: 10_000, min_qp: 10, max_qp: 30, ..Settings::desktop(WIDTH, HEIGHT) };
+    let settings =
+        Settings { bitrate_bps: 10_000, min_qp: 10, max_qp: 30, ..Settings::desktop(WIDTH, HEIGHT) };
     let mut encoder = OpenH264::new(settings).unwrap();
     let mut decoder = Decoder::new().unwrap();
     let mut seed = 5_u32;
@@ -318,7 +323,11 @@ fn a_damaged_part_arrives_and_the_rest_stays() {
     let decoded = decode(&mut decoder, encoder.encode(changed).unwrap().bytes);
     let near = |rgb: [i32; 3], grey: i32| rgb.iter().all(|v| (v - grey).abs() <= 12);
     for y in 0..HEIGHT as usize {
-        assert!(near(decoded.rgb(WIDTH as usize - 1, y), 250), "row {y}: {:?}", decoded.rgb(WIDTH as usize - 1, y));
+        assert!(
+            near(decoded.rgb(WIDTH as usize - 1, y), 250),
+            "row {y}: {:?}",
+            decoded.rgb(WIDTH as usize - 1, y)
+        );
     }
     for x in 0..WIDTH as usize {
         assert!(near(decoded.rgb(x, HEIGHT as usize - 1), 250), "column {x}");

@@ -1,5 +1,8 @@
 //! The conversion against a plain reference in floating point, at every sample.
 
+// The whole file is a test, its helper functions included.
+#![allow(clippy::unwrap_used)]
+
 use lucid_video::colour::I420;
 use lucid_video::{Picture, Rect};
 
@@ -50,9 +53,11 @@ fn reference(picture: Picture<'_>) -> [Vec<u8>; 3] {
 }
 
 fn assert_equal(planes: &I420, reference: &[Vec<u8>; 3], what: &str) {
-    for (name, is, should) in
-        [("Y", planes.y(), &reference[0]), ("Cb", planes.u(), &reference[1]), ("Cr", planes.v(), &reference[2])]
-    {
+    for (name, is, should) in [
+        ("Y", planes.y(), &reference[0]),
+        ("Cb", planes.u(), &reference[1]),
+        ("Cr", planes.v(), &reference[2]),
+    ] {
         assert_eq!(is.len(), should.len());
         let differs = is.iter().zip(should).position(|(a, b)| a != b);
         assert_eq!(differs, None, "{name} of {what}");
@@ -99,7 +104,8 @@ fn converting_only_what_was_damaged_equals_converting_everything() {
             let mut damage = Vec::new();
             for _ in 0..random.below(4) {
                 let (x, y) = (random.below(width), random.below(height));
-                let rect = Rect { x, y, width: 1 + random.below(width - x), height: 1 + random.below(height - y) };
+                let rect =
+                    Rect { x, y, width: 1 + random.below(width - x), height: 1 + random.below(height - y) };
                 for row in y..y + rect.height {
                     let at = row as usize * stride + x as usize * 4;
                     let new = random.pixels(rect.width as usize * 4);

@@ -109,20 +109,18 @@ pub(crate) fn image_tool(project: &Project, words: &[&OsStr]) -> std::process::C
     tool
 }
 
-/// Builds services and image; gives the image's folder.
-pub(crate) fn image(project: &Project, steps: &Steps, host_part: Host) -> Result<PathBuf> {
+/// Builds services and image with the image tool that [`host`] built; gives the image's folder.
+pub(crate) fn image(project: &Project, steps: &Steps) -> Result<PathBuf> {
     let services = services(project, steps)?;
-    host(project, steps, host_part)?;
     let out = project.lucid.join("image");
     assemble(project, steps, &services, &out, "assembling the disk image")?;
     Ok(out)
 }
 
-/// Makes the tree with programs of Debian 13 that Debian 12 has only in older versions.
+/// Makes, with the image tool that [`host`] built, the tree with programs of Debian 13 that Debian 12 has only in older versions.
 pub(crate) fn trixie_tools(project: &Project, steps: &Steps) -> Result<PathBuf> {
     /// The newer client and compositor, and what reads our EROFS.
     const PROGRAMS: &str = "freerdp3-x11,sway,erofs-utils";
-    host(project, steps, Host::AsForTests)?;
     let cache = project.lucid.join("tools");
     let words = ["tools", "--suite", "trixie", "--include", PROGRAMS].map(OsStr::new);
     let mut tool = image_tool(project, &words);

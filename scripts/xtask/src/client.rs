@@ -62,7 +62,10 @@ pub(crate) fn foreign(project: &Project, tree: &Path, program: &str) -> Result<C
         )));
     }
     let mut command = project.command(&tree.join("usr/lib64/ld-linux-x86-64.so.2").to_string_lossy());
-    let libraries = tree.join("usr/lib/x86_64-linux-gnu");
+    // Some libraries lie in folders that only their users' own search path names.
+    let mut libraries = tree.join("usr/lib/x86_64-linux-gnu").into_os_string();
+    libraries.push(":");
+    libraries.push(tree.join("usr/lib/x86_64-linux-gnu/pulseaudio"));
     command.arg("--library-path").arg(&libraries).arg(&path);
     Ok(command)
 }
@@ -153,6 +156,12 @@ impl Screen {
         let mut xdotool = self.command("xdotool");
         ask_well("typing", xdotool.args(["type", "--clearmodifiers", "--delay", "25", "--", text]), b"")
             .map(drop)
+    }
+
+    /// Moves the pointer into the middle.
+    pub(crate) fn point_to_the_middle(&self) -> Result<()> {
+        let (x, y) = ((self.size.0 / 2).to_string(), (self.size.1 / 2).to_string());
+        ask_well("moving the pointer", self.command("xdotool").args(["mousemove", &x, &y]), b"").map(drop)
     }
 
     /// Presses and releases a key.
@@ -303,15 +312,27 @@ impl Picture {
         self.rgb.get(at..at + 3).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default()
     }
 
-    /// The farthest that any channel of any pixel is from a colour.
+    /// The farthest that any channel of any pixel is from a colour, the pointer's place in the middle left out.
     pub(crate) fn farthest(&self, colour: [u8; 3]) -> u8 {
+        self.without_pointer().map(|(_, pixel)| distance(pixel, colour)).max().unwrap_or(u8::MAX)
+    }
+
+    /// All pixels with their places, except those of the pointer, which was put into the middle.
+    fn without_pointer(&self) -> impl Iterator<Item = ((usize, usize), [u8; 3])> {
+        /// The pointer's picture is drawn by the compositor and reaches no farther than this.
+        const REACH: usize = 32;
         let (pixels, _) = self.rgb.as_chunks::<3>();
-        pixels.iter().map(|pixel| distance(*pixel, colour)).max().unwrap_or(u8::MAX)
+        let (width, middle) = (self.width, (self.width / 2, self.height / 2));
+        let places = (0..pixels.len()).map(move |at| (at % width, at / width));
+        places
+            .zip(pixels.iter().copied())
+            .filter(move |((x, y), _)| x.abs_diff(middle.0) > REACH || y.abs_diff(middle.1) > REACH)
     }
 
     /// Whether something is written at the top left on an otherwise even ground: a terminal's prompt.
     pub(crate) fn has_prompt(&self) -> bool {
-        let ground = self.pixel(self.width / 2, self.height / 2);
+        // Not in the middle, where the pointer is.
+        let ground = self.pixel(self.width * 3 / 4, self.height * 3 / 4);
         let (pixels, _) = self.rgb.as_chunks::<3>();
         let even = pixels.iter().filter(|pixel| distance(**pixel, ground) <= 8).count();
         let written = (0..self.height.min(60))
@@ -323,21 +344,19 @@ impl Picture {
 
     /// Where a picture differs from a colour, in words.
     fn describe(&self, colour: [u8; 3], tolerance: u8) -> String {
-        let (pixels, _) = self.rgb.as_chunks::<3>();
-        let right = pixels.iter().filter(|pixel| distance(**pixel, colour) <= tolerance).count();
+        let all = self.without_pointer().count();
+        let wrong: Vec<_> =
+            self.without_pointer().filter(|(_, pixel)| distance(*pixel, colour) > tolerance).collect();
         let (right_edge, bottom) = (self.width - 1, self.height - 1);
         let corners = [(0, 0), (right_edge, 0), (0, bottom), (right_edge, bottom)].map(|(x, y)| {
             let [r, g, b] = self.pixel(x, y);
             format!("({x},{y}) #{r:02x}{g:02x}{b:02x}")
         });
-        let first_wrong = pixels
-            .iter()
-            .position(|pixel| distance(*pixel, colour) > tolerance)
-            .map(|at| format!("; first other pixel at ({},{})", at % self.width, at / self.width))
-            .unwrap_or_default();
+        let first_wrong =
+            wrong.first().map(|((x, y), _)| format!("; first other pixel at ({x},{y})")).unwrap_or_default();
         format!(
             "{:.3} % of the pixels are within {tolerance}; corners {}{first_wrong}; farthest {}",
-            100.0 * right as f64 / pixels.len() as f64,
+            100.0 * (all - wrong.len()) as f64 / all as f64,
             corners.join(" "),
             self.farthest(colour)
         )

@@ -328,7 +328,7 @@ impl Machine {
         };
         let guest = options.guest.map(|address| address.to_string()).unwrap_or_default();
         let mut qemu = Command::new("qemu-system-aarch64");
-        qemu.args(["-M", "virt", "-cpu", &options.cpu, "-smp", "2", "-m", "1024", "-bios", U_BOOT])
+        qemu.args(["-M", "virt,acpi=off", "-cpu", &options.cpu, "-smp", "2", "-m", "1024", "-bios", U_BOOT])
             .args(["-nodefaults", "-display", "none", "-monitor", "none"])
             .args([
                 "-chardev",

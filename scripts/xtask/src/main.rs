@@ -77,7 +77,8 @@ fn act(arguments: Arguments) -> Result<bool> {
         Command::Test { names, .. } => suites::run(&project, &steps, &names),
         Command::BuildImage => {
             setup(&project, &steps)?;
-            let image = build::image(&project, &steps, build::Host::ImageTool)?;
+            build::host(&project, &steps, build::Host::ImageTool)?;
+            let image = build::image(&project, &steps)?;
             print!("{}", build::Contents::read(&image)?.describe(&image)?);
             Ok(true)
         }

@@ -157,10 +157,15 @@ pub(crate) fn tail(log: &Path) -> String {
     lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| format!("    {line}\n")).collect()
 }
 
-/// How a command is called in messages.
+/// How a command is called in messages, without passwords.
 pub(crate) fn program(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let mut text = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    // A client's password is nobody's who reads a log.
+    let shown = |word: &std::ffi::OsStr| match word.to_string_lossy() {
+        word if word.starts_with("/p:") => "/p:…".to_owned(),
+        word => word.into_owned(),
+    };
+    let mut text = words.map(shown).collect::<Vec<_>>().join(" ");
     if text.len() > 300 {
         let cut = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= 300).last().unwrap_or(0);
         text.truncate(cut);

@@ -42,7 +42,8 @@ pub(crate) struct RunArguments {
 pub(crate) fn run(project: &Project, steps: &Steps, arguments: &RunArguments) -> Result<()> {
     let start = Instant::now();
     setup(project, steps)?;
-    let image = build::image(project, steps, build::Host::ImageTool)?;
+    build::host(project, steps, build::Host::ImageTool)?;
+    let image = build::image(project, steps)?;
     let dir = project.lucid.join("machine").join(if arguments.keep { "kept" } else { "run" });
     let secret = dir.join("password");
     let disks = if arguments.keep && dir.join("lucid.img").exists() {

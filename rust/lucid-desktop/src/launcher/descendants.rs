@@ -27,7 +27,13 @@ fn below(parents: &BTreeMap<i32, i32>, roots: impl IntoIterator<Item = i32>) -> 
     let mut found: BTreeSet<i32> = roots.into_iter().collect();
     loop {
         let before = found.len();
-        found.extend(parents.iter().filter(|(_, parent)| found.contains(parent)).map(|(pid, _)| *pid).collect::<Vec<_>>());
+        found.extend(
+            parents
+                .iter()
+                .filter(|(_, parent)| found.contains(parent))
+                .map(|(pid, _)| *pid)
+                .collect::<Vec<_>>(),
+        );
         if found.len() == before {
             return found;
         }

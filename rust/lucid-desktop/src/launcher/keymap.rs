@@ -67,7 +67,8 @@ pub(super) fn compile(
         .map_err(LauncherError::system(doing))?;
     let mut rest = text.as_slice();
     while !rest.is_empty() {
-        let written = rustix::io::retry_on_intr(|| rustix::io::write(&memory, rest)).map_err(LauncherError::system(doing))?;
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(&memory, rest))
+            .map_err(LauncherError::system(doing))?;
         rest = rest.get(written..).unwrap_or_default();
     }
     let all = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;

@@ -60,7 +60,8 @@ impl Launcher {
 
     fn serve_in_child(&self, socket: UnixStream) -> Result<Served, LauncherError> {
         let doing = || "starting a process for a connection".to_owned();
-        let myself = std::env::current_exe().map_err(LauncherError::io("finding the launcher's own program"))?;
+        let myself =
+            std::env::current_exe().map_err(LauncherError::io("finding the launcher's own program"))?;
         let child = Command::new(myself)
             .arg("serve-connection")
             .args(["--parent", &std::process::id().to_string()])
@@ -114,6 +115,7 @@ fn bind(path: &Path) -> Result<UnixListener, LauncherError> {
         std::fs::remove_file(path).map_err(LauncherError::io(doing()))?;
     }
     let listener = UnixListener::bind(path).map_err(LauncherError::io(doing()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(LauncherError::io(doing()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .map_err(LauncherError::io(doing()))?;
     Ok(listener)
 }

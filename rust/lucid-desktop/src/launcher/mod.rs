@@ -38,13 +38,17 @@ pub(crate) enum LauncherError {
     NoConnection,
     #[error("{path} is not a readable file ({source}); give its path with {option}")]
     NoFile { path: PathBuf, option: &'static str, source: io::Error },
-    #[error("the path {0} has characters that sway's configuration would interpret; use a-z A-Z 0-9 / . _ - +")]
+    #[error(
+        "the path {0} has characters that sway's configuration would interpret; use a-z A-Z 0-9 / . _ - +"
+    )]
     Path(PathBuf),
     #[error("the compositor ended before it was ready ({0}); what it said is above")]
     CompositorEnded(String),
     #[error("the compositor was not ready within {} s", START_TIME.as_secs())]
     CompositorSlow,
-    #[error("compiling the keymap for layout \"{layout}\" variant \"{variant}\": {why}; choose another layout")]
+    #[error(
+        "compiling the keymap for layout \"{layout}\" variant \"{variant}\": {why}; choose another layout"
+    )]
     Keymap { layout: String, variant: String, why: String },
 }
 
@@ -73,7 +77,8 @@ fn wait<const N: usize>(
 ) -> Result<[PollFlags; N], LauncherError> {
     loop {
         let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
-        let limit = left.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: i64::from(l.subsec_nanos()) });
+        let limit =
+            left.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: i64::from(l.subsec_nanos()) });
         let borrowed = descriptors.map(AsFd::as_fd);
         let mut poll = borrowed.each_ref().map(|d| PollFd::new(d, PollFlags::IN));
         match rustix::event::poll(&mut poll, limit.as_ref()) {
@@ -159,8 +164,6 @@ impl Launcher {
 
     /// One desktop, from the request to its end. `parent` is watched as well, if given.
     fn serve(&self, socket: UnixStream, parent: Option<OwnedFd>) -> Result<(), LauncherError> {
-        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)
-            .map_err(LauncherError::system("protecting the connection"))?;
         // Orphans of the desktop come to this process, so that none escapes.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(LauncherError::system("becoming the reaper of the desktop's processes"))?;
@@ -184,10 +187,15 @@ impl Launcher {
     }
 
     fn serve_reaped(&self, socket: &UnixStream, parent: Option<OwnedFd>) -> Result<Ended, LauncherError> {
-        let (line, descriptors) =
-            handover::receive_line(socket, Instant::now() + REQUEST_TIME, "waiting for the client's request")?;
+        let (line, descriptors) = handover::receive_line(
+            socket,
+            Instant::now() + REQUEST_TIME,
+            "waiting for the client's request",
+        )?;
         if !descriptors.is_empty() {
-            return Err(lucid_desktop::Error::Protocol { what: "a request carries no descriptors".into() }.into());
+            return Err(
+                lucid_desktop::Error::Protocol { what: "a request carries no descriptors".into() }.into()
+            );
         }
         let request = DesktopRequest::from_line(&line)?;
         let started = Instant::now();
@@ -208,7 +216,8 @@ impl Launcher {
             "a desktop is ready"
         );
         // Without a parent the socket stands in for it.
-        let watched: [&dyn AsFd; 3] = [socket, &compositor.ended, parent.as_ref().map_or(socket, |p| p as &dyn AsFd)];
+        let watched: [&dyn AsFd; 3] =
+            [socket, &compositor.ended, parent.as_ref().map_or(socket, |p| p as &dyn AsFd)];
         let [_, ended, parent_ended] = wait(watched, None)?;
         Ok(match (ended.is_empty(), parent.is_some() && !parent_ended.is_empty()) {
             (false, _) => Ended::Compositor,
@@ -224,7 +233,8 @@ impl Launcher {
     ) -> Result<(Compositor, runtime::Announcement), LauncherError> {
         let config = self.write_config(request, runtime)?;
         let announcement = runtime.watch()?;
-        let myself = std::env::current_exe().map_err(LauncherError::io("finding the launcher's own program"))?;
+        let myself =
+            std::env::current_exe().map_err(LauncherError::io("finding the launcher's own program"))?;
         let mut command = Command::new(myself);
         command
             .arg("run-compositor")
@@ -271,9 +281,10 @@ impl Launcher {
         runtime: &RuntimeDirectory,
     ) -> Result<PathBuf, LauncherError> {
         let path = &self.paths.sway_config;
-        let path = path.canonicalize().and_then(|p| std::fs::File::open(&p).map(|_| p)).map_err(|source| {
-            LauncherError::NoFile { path: path.clone(), option: "--sway-config", source }
-        })?;
+        let path =
+            path.canonicalize().and_then(|p| std::fs::File::open(&p).map(|_| p)).map_err(|source| {
+                LauncherError::NoFile { path: path.clone(), option: "--sway-config", source }
+            })?;
         let plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._-+".contains(b);
         if !path.as_os_str().as_bytes().iter().all(plain) {
             return Err(LauncherError::Path(path));

@@ -50,7 +50,8 @@ impl RuntimeDirectory {
         let doing = "watching the runtime directory";
         let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
             .map_err(LauncherError::system(doing))?;
-        inotify::add_watch(&inotify, &self.path, inotify::WatchFlags::CREATE).map_err(LauncherError::system(doing))?;
+        inotify::add_watch(&inotify, &self.path, inotify::WatchFlags::CREATE)
+            .map_err(LauncherError::system(doing))?;
         Ok(Announcement { inotify })
     }
 }

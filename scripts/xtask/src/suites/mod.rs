@@ -46,13 +46,23 @@ const SUITES: [Suite; 4] = [
 struct Context<'a> {
     project: &'a Project,
     steps: &'a Steps,
+    host: OnceCell<()>,
     image: OnceCell<PathBuf>,
     tools: OnceCell<PathBuf>,
 }
 
 impl<'a> Context<'a> {
     fn new(project: &'a Project, steps: &'a Steps) -> Self {
-        Self { project, steps, image: OnceCell::new(), tools: OnceCell::new() }
+        Self { project, steps, host: OnceCell::new(), image: OnceCell::new(), tools: OnceCell::new() }
+    }
+
+    /// Builds everything for this machine; once in a run.
+    fn host(&self) -> Result<()> {
+        if self.host.get().is_none() {
+            build::host(self.project, self.steps, build::Host::AsForTests)?;
+            self.host.get_or_init(|| ());
+        }
+        Ok(())
     }
 
     /// The image's folder; built once in a run.
@@ -60,15 +70,17 @@ impl<'a> Context<'a> {
         if let Some(image) = self.image.get() {
             return Ok(image.clone());
         }
-        let built = build::image(self.project, self.steps, build::Host::AsForTests)?;
+        self.host()?;
+        let built = build::image(self.project, self.steps)?;
         Ok(self.image.get_or_init(|| built).clone())
     }
 
-    /// The tree with programs of Debian 13; made once.
+    /// The tree with programs of Debian 13; made once in a run.
     fn tools(&self) -> Result<PathBuf> {
         if let Some(tools) = self.tools.get() {
             return Ok(tools.clone());
         }
+        self.host()?;
         let made = build::trixie_tools(self.project, self.steps)?;
         Ok(self.tools.get_or_init(|| made).clone())
     }
