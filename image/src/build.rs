@@ -24,7 +24,7 @@ use crate::verity;
 const SUITE: &str = "trixie";
 
 /// What both trees and the kernel are picked from.
-const PACKAGES: [&str; 22] = [
+const PACKAGES: [&str; 23] = [
     "bash",
     "coreutils",
     "e2fsprogs",
@@ -38,6 +38,8 @@ const PACKAGES: [&str; 22] = [
     "less",
     "libc-bin",
     "libxkbcommon-tools",
+    // Of which only umount is used.
+    "mount",
     // The only kernel in reach that serves both QEMU and a Pi 5.
     "linux-image-arm64/trixie-backports",
     "nano",

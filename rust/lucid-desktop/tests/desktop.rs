@@ -874,20 +874,18 @@ fn a_connection_from_systemd_gets_one_desktop_and_the_launcher_ends_well_with_it
     needs_sway!();
     let launcher = Launcher::start("systemd", &[]); // for its directory
     let (mut client, server) = std::os::unix::net::UnixStream::pair().unwrap();
-    let mut process = Command::new("/bin/sh");
+    let mut process = Command::new(env!("CARGO_BIN_EXE_lucid-desktop"));
     if rustix::process::geteuid().is_root() {
         process.uid(NOBODY).gid(NOBODY);
     }
-    // As systemd does with Accept=yes: the connection is descriptor 3.
+    // As systemd does with Accept=yes and StandardInput=socket.
     let mut process = process
-        .args(["-c", "exec \"$@\" 3<&0 </dev/null", "sh", env!("CARGO_BIN_EXE_lucid-desktop")])
         .arg("--sway-config")
         .arg(launcher.directory.join("sway-config"))
         .arg("--sway")
         .arg(sway())
         .arg("--home")
         .arg(&launcher.directory)
-        .env("LISTEN_FDS", "1")
         .env("RUNTIME_DIRECTORY", &launcher.directory)
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(server)))
         .spawn()
@@ -909,7 +907,7 @@ fn a_connection_from_systemd_gets_one_desktop_and_the_launcher_ends_well_with_it
 
 #[test]
 fn without_a_connection_and_without_listen_the_launcher_says_what_to_do() {
-    let output = Command::new(env!("CARGO_BIN_EXE_lucid-desktop")).env_remove("LISTEN_FDS").output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_lucid-desktop")).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--listen PATH"));
 }

@@ -37,7 +37,7 @@ pub use error::{Error, Refused};
 /// What a client gets that asks for no size.
 const DEFAULT_SIZE: DesktopSize = DesktopSize { width: 1280, height: 720 };
 /// The most that a client gets: what the H.264 encoder takes, and 32 MiB for a picture.
-const MAX_SIZE: DesktopSize = DesktopSize { width: 4096, height: 2304 };
+const MAX_SIZE: DesktopSize = DesktopSize { width: 3840, height: 2160 };
 
 /// How to run.
 #[derive(Debug)]

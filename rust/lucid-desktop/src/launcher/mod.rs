@@ -94,6 +94,18 @@ fn pidfd(pid: Pid) -> Result<OwnedFd, LauncherError> {
         .map_err(LauncherError::system(format!("watching process {}", pid.as_raw_nonzero())))
 }
 
+/// Takes the connection from standard input. What is started must not inherit it: a copy of it would keep the
+/// connection open.
+fn take_standard_input() -> Result<UnixStream, LauncherError> {
+    let socket = io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(LauncherError::io("taking the connection from standard input"))?;
+    let null = std::fs::File::open("/dev/null").map_err(LauncherError::io("opening /dev/null"))?;
+    rustix::stdio::dup2_stdin(&null).map_err(LauncherError::system("closing standard input"))?;
+    Ok(UnixStream::from(socket))
+}
+
 /// The running compositor.
 struct Compositor {
     pid: Pid,
@@ -111,32 +123,23 @@ impl Launcher {
         Ok(Launcher { paths, runtime })
     }
 
-    /// Serves the connection that systemd handed over.
+    /// Serves the connection that systemd gave as standard input (`Accept=yes`, `StandardInput=socket`). Not as
+    /// descriptor 3: `LISTEN_PID` does not hold in a process namespace of one's own (`PrivatePIDs=yes`).
     pub(crate) fn serve_from_systemd(&self) -> Result<(), LauncherError> {
-        let mut given = listenfd::ListenFd::from_env();
-        let socket: Option<UnixStream> = given
-            .take_custom(
-                0,
-                i32::from(rustix::net::AddressFamily::UNIX.as_raw()),
-                rustix::net::SocketType::STREAM.as_raw() as i32,
-                "Unix stream socket",
-            )
-            .map_err(LauncherError::io("taking the connection from systemd"))?;
-        let socket = socket.ok_or(LauncherError::NoConnection)?;
-        self.serve(socket, None)
+        use rustix::net::{AddressFamily, SocketType, sockopt};
+        let stdin = io::stdin();
+        let is_connection = sockopt::socket_domain(&stdin).is_ok_and(|domain| domain == AddressFamily::UNIX)
+            && sockopt::socket_type(&stdin).is_ok_and(|kind| kind == SocketType::STREAM);
+        if !is_connection {
+            return Err(LauncherError::NoConnection);
+        }
+        self.serve(take_standard_input()?, None)
     }
 
     /// Serves the connection that the listening launcher gave as standard input.
     pub(crate) fn serve_standard_input(&self, parent: i32) -> Result<(), LauncherError> {
         let parent = self.parent(parent)?;
-        let socket = io::stdin()
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(LauncherError::io("taking the connection from standard input"))?;
-        // What is started must not inherit it: a copy of it would keep the connection open.
-        let null = std::fs::File::open("/dev/null").map_err(LauncherError::io("opening /dev/null"))?;
-        rustix::stdio::dup2_stdin(&null).map_err(LauncherError::system("closing standard input"))?;
-        self.serve(UnixStream::from(socket), Some(parent))
+        self.serve(take_standard_input()?, Some(parent))
     }
 
     /// The parent as something to wait for; an error if it has ended meanwhile.
