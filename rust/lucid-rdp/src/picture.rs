@@ -14,6 +14,7 @@ use crate::remotefx::RemoteFxEncoder;
 
 /// In which form a client gets its pictures; the first that it can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "ClearCodec is the codec's name")]
 pub(crate) enum Codec {
     /// H.264 4:2:0 through the graphics pipeline.
     Avc420,

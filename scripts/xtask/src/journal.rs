@@ -42,7 +42,7 @@ impl Journal {
         fs::create_dir_all(&dir).at("making", &dir)?;
         dump(disks, "/var/log/journal", &dir)?;
         let mut read = Command::new("journalctl");
-        read.args(["--no-pager", "-q", "-o", "json", "--all", "-D"]).arg(&dir);
+        read.args(["--no-pager", "-q", "-o", "json", "--all", "-D"]).arg(dir.join("journal"));
         let text = ask_well("reading the guest's journal", &mut read, b"")?.text();
         let entries: Vec<Value> = text
             .lines()

@@ -1,14 +1,12 @@
 //! A machine in QEMU: its own copy of the disks, its control socket, what its console says.
 
 use std::{
-    fmt::Write as _,
     fs::{self, File, OpenOptions},
     io::{BufRead, BufReader, Read, Seek, SeekFrom, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::{fs::FileExt, net::UnixStream},
     path::{Path, PathBuf},
     process::Command,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -27,6 +25,8 @@ pub(crate) const CPU: &str = "cortex-a72";
 pub(crate) const BOOT_BOUND: Duration = Duration::from_secs(240);
 /// The longest that a clean end may take before QEMU is told to stop.
 const POWER_OFF_BOUND: Duration = Duration::from_secs(60);
+/// How long the power button may seem to do nothing before it is pressed again.
+const PRESS_AGAIN: Duration = Duration::from_secs(8);
 /// First line of what the announce service prints on every console.
 const ANNOUNCE: &str = "Lucid is ready.";
 /// The figure of the announcement's last line.
@@ -426,42 +426,32 @@ impl Machine {
         Ok(self.qemu.ended()?.is_some())
     }
 
-    /// Presses the power button and waits until the machine is off.
+    /// Presses the power button and waits until the machine is off. A button that nobody listens to yet is pressed
+    /// again, as people do.
     pub(crate) fn power_off(&mut self) -> Result<Duration> {
-        self.qmp.command("system_powerdown", &json!({}))?;
-        self.wait_end(POWER_OFF_BOUND)
-    }
-
-    /// Ends the machine: the power button first, then QEMU's own way, then by force. Says how it went.
-    pub(crate) fn end(mut self) -> String {
         let start = Instant::now();
-        let mut said = match self.qmp.command("system_powerdown", &json!({})) {
-            Ok(_) => String::new(),
-            Err(error) => format!("the power button could not be pressed ({error}); "),
-        };
-        // Not through the interrupt: this is what happens after it.
-        while start.elapsed() < POWER_OFF_BOUND {
-            match self.qemu.ended() {
-                Ok(None) => thread::sleep(Duration::from_millis(50)),
-                Ok(Some(_)) => {
-                    let _ = write!(
-                        said,
-                        "the machine shut down cleanly in {:.1} s",
-                        start.elapsed().as_secs_f64()
-                    );
-                    return said;
-                }
-                Err(error) => {
-                    let _ = write!(said, "{error}; ");
-                    break;
-                }
+        loop {
+            self.qmp.command("system_powerdown", &json!({}))?;
+            match self.wait_end(PRESS_AGAIN) {
+                Ok(_) => return Ok(start.elapsed()),
+                Err(Error::Late { .. }) if start.elapsed() < POWER_OFF_BOUND => {}
+                Err(error) => return Err(error),
             }
         }
-        let _ = write!(said, "it did not shut down within {} s; QEMU was ended", POWER_OFF_BOUND.as_secs());
-        if self.qmp.command("quit", &json!({})).is_err() {
+    }
+
+    /// Ends the machine: the power button first, then QEMU's own way, then by force. Says how it went. This is what
+    /// happens after Ctrl-C, so another one does not keep it from its end.
+    pub(crate) fn end(mut self) -> String {
+        self.interrupt = Interrupt::never();
+        match self.power_off() {
+            Ok(spent) => return format!("The machine shut down cleanly in {:.1} s.", spent.as_secs_f64()),
+            Err(error) => eprintln!("{error}"),
+        }
+        if self.qmp.command("quit", &json!({})).is_err() || self.wait_end(PRESS_AGAIN).is_err() {
             self.qemu.kill();
         }
-        said
+        "The machine did not shut down; QEMU was ended, which is like pulling its plug.".to_owned()
     }
 
     /// Presses the reset button.

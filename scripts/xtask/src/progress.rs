@@ -42,6 +42,11 @@ impl Interrupt {
         Ok(Self(flag))
     }
 
+    /// One that never comes.
+    pub(crate) fn never() -> Self {
+        Self(Arc::new(AtomicBool::new(false)))
+    }
+
     /// Whether we were asked to end.
     pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
