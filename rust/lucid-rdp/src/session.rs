@@ -71,6 +71,27 @@ pub(crate) fn open_desktop(socket: &Path, size: DesktopSize, keyboard: KeyboardL
     Opening { task, orders, from_desktop }
 }
 
+/// A session's desktop. Ending one waits for its thread, which may be encoding a picture, so that is done on another
+/// thread: this one serves all clients.
+struct Owned(Option<Desktop>);
+
+impl std::ops::Deref for Owned {
+    type Target = Desktop;
+
+    #[expect(clippy::expect_used, reason = "it is taken out in drop alone")]
+    fn deref(&self) -> &Desktop {
+        self.0.as_ref().expect("a desktop is there until it is dropped")
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(desktop) = self.0.take() {
+            tokio::task::spawn_blocking(move || drop(desktop));
+        }
+    }
+}
+
 /// What the writer is given.
 struct Piece {
     bytes: Vec<u8>,
@@ -82,7 +103,7 @@ struct Session {
     result: AcceptorResult,
     client: Client,
     size: DesktopSize,
-    desktop: Desktop,
+    desktop: Owned,
     orders: Orders,
     writer: mpsc::Sender<Piece>,
     translator: Translator,
@@ -112,7 +133,7 @@ pub(crate) async fn run(
 
     let Opening { task, orders, mut from_desktop } = opening;
     let desktop = match task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))? {
-        Ok(desktop) => desktop,
+        Ok(desktop) => Owned(Some(desktop)),
         Err(error) => {
             let _ = to_writer.send(Piece { bytes: denied(&result)?, picture: false }).await;
             drop(to_writer);

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     error::{At, Error, Result},
-    progress::{Background, Interrupt, ask_well},
+    progress::{Background, Interrupt, ask_well, last_lines, said},
     setup::Project,
 };
 
@@ -29,6 +29,14 @@ impl Generation {
         match self {
             Generation::Two => "xfreerdp 2",
             Generation::Three => "xfreerdp 3",
+        }
+    }
+
+    /// The option for an American keyboard, which is what the X server has.
+    fn us_keyboard(self) -> &'static str {
+        match self {
+            Generation::Two => "/kbd:0x409",
+            Generation::Three => "/kbd:layout:0x409",
         }
     }
 
@@ -186,6 +194,13 @@ pub(crate) struct Ending {
     pub(crate) said: String,
 }
 
+impl Ending {
+    /// How it ended and the last of what it said, for a message.
+    pub(crate) fn describe(&self) -> String {
+        format!("the client {} and said:\n{}", said(self.status), last_lines(&self.said))
+    }
+}
+
 impl Client {
     /// Starts a client with a screen of its own in `dir`.
     pub(crate) fn start(place: Place, dir: &Path, mode: &Mode, login: &Login, more: &[&str]) -> Result<Self> {
@@ -201,7 +216,7 @@ impl Client {
             .args(login.password.iter().map(|password| format!("/p:{password}")))
             .arg(format!("/sec:{}", mode.security))
             .arg(format!("/size:{}x{}", mode.size.0, mode.size.1))
-            .args(["/cert:ignore", "/kbd:0x409", "-decorations"])
+            .args(["/cert:ignore", mode.client.us_keyboard(), "-decorations"])
             .args(mode.options)
             .args(more);
         let log = dir.join("client.log");
@@ -216,9 +231,11 @@ impl Client {
         let said = self.program.output()?;
         match waited {
             Ok(status) => Ok(Ending { status, said }),
-            Err(Error::Late { what, seconds, details }) => {
-                Err(Error::Late { what, seconds, details: format!("{details}; it said:\n{said}") })
-            }
+            Err(Error::Late { what, seconds, details }) => Err(Error::Late {
+                what,
+                seconds,
+                details: format!("{details}; it said:\n{}", last_lines(&said)),
+            }),
             Err(other) => Err(other),
         }
     }

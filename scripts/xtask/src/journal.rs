@@ -63,14 +63,10 @@ impl Journal {
     /// Every start of a unit that came to its end, in this order.
     pub(crate) fn starts(&self) -> Vec<Start> {
         let mut found = Vec::new();
-        for (index, entry) in self.0.iter().enumerate().filter(|(_, entry)| entry["MESSAGE_ID"] == STARTED) {
-            let Some(unit) = unit(entry) else { continue };
-            let begun = self
-                .0
-                .iter()
-                .take(index)
-                .rev()
-                .find(|earlier| earlier["MESSAGE_ID"] == STARTING && self::unit(earlier) == Some(unit));
+        for (index, entry) in self.0.iter().enumerate() {
+            let Some((Step::Started, unit)) = step(entry) else { continue };
+            let begun =
+                self.0.iter().take(index).rev().find(|earlier| step(earlier) == Some((Step::Starting, unit)));
             let (Some(at), Some(from)) = (seconds(entry), begun.and_then(seconds)) else { continue };
             found.push(Start { unit: unit.to_owned(), took: at - from, at });
         }
@@ -79,10 +75,7 @@ impl Journal {
 
     /// The seconds of the guest's clock at which a unit was first started.
     pub(crate) fn started_at(&self, name: &str) -> Option<f64> {
-        self.0
-            .iter()
-            .find(|entry| entry["MESSAGE_ID"] == STARTED && unit(entry) == Some(name))
-            .and_then(seconds)
+        self.0.iter().find(|entry| step(entry) == Some((Step::Started, name))).and_then(seconds)
     }
 
     /// How often units whose name begins so were started, and how often they ended.
@@ -120,6 +113,36 @@ impl Journal {
     pub(crate) fn host_name(&self) -> Option<String> {
         self.0.last().and_then(|entry| entry["_HOSTNAME"].as_str()).map(str::to_owned)
     }
+}
+
+/// Where a unit's start is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Starting,
+    Started,
+}
+
+/// What systemd says about a unit's start. As long as there is no journal it says so to the kernel's log, as text
+/// alone, and that is in the journal later.
+fn step(entry: &Value) -> Option<(Step, &str)> {
+    if let Some(id) = entry["MESSAGE_ID"].as_str() {
+        let step = match id {
+            STARTING => Step::Starting,
+            STARTED => Step::Started,
+            _ => return None,
+        };
+        return Some((step, unit(entry)?));
+    }
+    if entry["_TRANSPORT"] != "kernel" || entry["SYSLOG_IDENTIFIER"] != "systemd" {
+        return None;
+    }
+    let (verb, rest) = entry["MESSAGE"].as_str()?.split_once(' ')?;
+    let step = match verb {
+        "Starting" => Step::Starting,
+        "Started" | "Finished" => Step::Started,
+        _ => return None,
+    };
+    Some((step, rest.split_once(" - ")?.0))
 }
 
 fn unit(entry: &Value) -> Option<&str> {
@@ -187,5 +210,19 @@ mod tests {
         assert_eq!((starts[1].unit.as_str(), starts[1].took, starts[1].at), ("a.service", 3.0, 4.0));
         assert_eq!(journal.started_at("b.service"), Some(2.0));
         assert_eq!(journal.started_and_ended("a"), (1, 1));
+    }
+
+    #[test]
+    fn a_start_before_the_journal_counts_by_its_text_and_its_own_time() {
+        let early = |message: &str, micros: u64| {
+            json!({"_TRANSPORT": "kernel", "SYSLOG_IDENTIFIER": "systemd", "MESSAGE": message,
+                   "_SOURCE_MONOTONIC_TIMESTAMP": micros.to_string(), "__MONOTONIC_TIMESTAMP": "9000000"})
+        };
+        let journal = Journal(vec![
+            early("Starting a.service - The first...", 1_000_000),
+            entry(STARTED, "a.service", 2_500_000),
+        ]);
+        let starts = journal.starts();
+        assert_eq!((starts[0].unit.as_str(), starts[0].took), ("a.service", 1.5));
     }
 }

@@ -158,6 +158,11 @@ pub(crate) fn tail(log: &Path) -> String {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) => return format!("(it cannot be read: {error})"),
     };
+    last_lines(&text)
+}
+
+/// The last lines of a text.
+pub(crate) fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| format!("    {line}\n")).collect()
 }

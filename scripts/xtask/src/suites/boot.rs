@@ -18,7 +18,7 @@ use crate::{
     error::{At, Error, Result},
     journal::Journal,
     machine::{Announcement, BOOT_BOUND, Disks, Machine, Memory, Options},
-    progress::{ask, ask_well, said},
+    progress::{ask, ask_well},
     suite::{Picks, Report, Timed, timed},
 };
 
@@ -443,7 +443,7 @@ fn admitted(bench: &Bench, dir: &Path, login: &Login) -> Result<String> {
     if ending.status.success() {
         return Ok(String::new());
     }
-    Err(Error::broken(format!("the client {} and said:\n{}", said(ending.status), ending.said)))
+    Err(Error::broken(ending.describe()))
 }
 
 /// The seconds in lucid-init's first line.

@@ -166,7 +166,8 @@ fn programs(top: &Path, dir: &Path, found: &mut Vec<Program>) -> Result<()> {
         let inside = path.strip_prefix(top).unwrap_or(&path).to_string_lossy().into_owned();
         let kind = entry.file_type().at("reading", &path)?;
         if kind.is_dir() {
-            if inside != "desktop" {
+            // Units are no programs, and their links are no names of any.
+            if inside != "desktop" && inside != "usr/lib/systemd/system" {
                 programs(top, &path, found)?;
             }
             continue;

@@ -27,7 +27,8 @@ use crate::{
 const IDLE_CONNECTIONS: usize = 200;
 /// How much later a real client may be let in because of them.
 const IDLE_DELAY: Duration = Duration::from_secs(1);
-/// How often a client's time is taken; the middle one counts.
+/// How often a client's time is taken. The shortest counts: FreeRDP measures its own routines at each start, which takes
+/// it between 0.3 and 1.5 s, whatever the host does.
 const TIMES: usize = 7;
 /// Stands in what the broken handshakes send, and may stand in no log.
 const MARKER: &str = "mark-of-a-strangers-secret-6153";
@@ -295,6 +296,10 @@ fn in_qemu(context: &Context, tools: &Path, report: &mut Report) -> Result<()> {
     else {
         return Ok(());
     };
+    report.check("qemu: no unit failed and nothing ran out of memory", || {
+        let failed = journal.failed_units();
+        if failed.is_empty() { Ok("") } else { Err(Error::broken(failed.join("\n"))) }
+    });
     report.check("qemu: every desktop that was started has ended", || {
         let (started, ended) = journal.started_and_ended("lucid-desktop@");
         let text = format!("{started} started, {ended} ended");
@@ -423,7 +428,7 @@ fn refused_properly(ending: &Ending) -> Result<String> {
     let word = WORDS.iter().find(|word| ending.said.contains(**word));
     match word {
         Some(word) if !ending.status.success() => Ok(format!("{word}, {}", said(ending.status))),
-        _ => Err(Error::broken(format!("the client {} and said:\n{}", said(ending.status), ending.said))),
+        _ => Err(Error::broken(ending.describe())),
     }
 }
 
@@ -520,7 +525,7 @@ fn must_be_logged(log: &str) -> Result<String> {
     Ok(format!("{} lines", lines.len()))
 }
 
-/// The middle time of several clients, each from its start to its end after authentication.
+/// The shortest time of several clients, each from its start to its end after authentication.
 fn client_time(target: &Target, name: &str) -> Result<Duration> {
     let mut times = Vec::new();
     for _ in 0..TIMES {
@@ -535,8 +540,7 @@ fn client_time(target: &Target, name: &str) -> Result<Duration> {
         }
         times.push(start.elapsed());
     }
-    times.sort();
-    Ok(times.get(TIMES / 2).copied().unwrap_or_default())
+    Ok(times.into_iter().min().unwrap_or_default())
 }
 
 /// A client's time with and without many connections that say nothing.
@@ -558,7 +562,7 @@ fn idle_connections(target: &Target) -> Result<String> {
         .count();
     let text = format!(
         "{:.2} s alone, {:.2} s with {IDLE_CONNECTIONS} idle connections ({open} of them still open afterwards), \
-         medians of {TIMES}",
+         shortest of {TIMES}",
         alone.as_secs_f64(),
         among.as_secs_f64()
     );

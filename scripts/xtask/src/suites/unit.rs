@@ -98,8 +98,11 @@ fn readme(project: &Project) -> Result<String> {
     let mut checked = 0;
     for word in text.split(|c: char| c.is_whitespace() || "`()[]\"'<>".contains(c)) {
         let word = word.trim_end_matches(['.', ',', ':', ';']);
-        let local =
-            word.contains('/') && !word.contains("://") && project.root.join(first_folder(word)).is_dir();
+        // A word that begins with a slash is an option of a client's, or a path on the device.
+        let local = word.contains('/')
+            && !word.starts_with('/')
+            && !word.contains("://")
+            && project.root.join(first_folder(word)).is_dir();
         if local && !word.contains(['*', '…', '{']) {
             checked += 1;
             let file = project.root.join(word.split('#').next().unwrap_or(word));
