@@ -111,6 +111,9 @@ struct Target<'a> {
     screens: PathBuf,
     /// The longest that anything may take.
     bound: Duration,
+    /// Whether a connection takes long to open by itself: QEMU's user network needs half a second for each, so
+    /// many are opened once and not for every client.
+    slow_to_open: bool,
 }
 
 impl Target<'_> {
@@ -208,6 +211,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
         dir: dir.clone(),
         screens: project.lucid.join("screens"),
         bound: Duration::from_secs(30),
+        slow_to_open: false,
     };
     common(&target, report)?;
 
@@ -264,6 +268,7 @@ fn in_qemu(context: &Context, tools: &Path, report: &mut Report) -> Result<()> {
         dir: disks.dir.clone(),
         screens: project.lucid.join("screens"),
         bound: Duration::from_secs(120),
+        slow_to_open: true,
     };
     common(&target, report)?;
 
@@ -565,13 +570,16 @@ fn client_times(
 }
 
 /// A client's time with and without many connections that say nothing. Those that the server has closed in the
-/// meantime are opened anew before each client comes. The shortest times are compared: what delays every client
+/// meantime are opened anew before each client comes, where that is quick. The shortest times are compared: what delays every client
 /// is in them as well, and what else this machine did just then is not.
 fn idle_connections(target: &Target) -> Result<String> {
     let alone = client_times(target, "alone", || Ok(()))?;
     let mut idle: Vec<TcpStream> = Vec::new();
     let mut opened = 0;
     let among = client_times(target, "among-idle", || {
+        if target.slow_to_open && !idle.is_empty() {
+            return Ok(());
+        }
         idle.retain(is_open);
         while idle.len() < IDLE_CONNECTIONS {
             let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, target.login.port));
