@@ -3,9 +3,13 @@
 use std::any::TypeId;
 
 use ironrdp_acceptor::DesktopSize;
-use ironrdp_dvc::{DrdynvcServer, DynamicChannelMut, encode_dvc_messages};
+use ironrdp_core::impl_as_any;
+use ironrdp_dvc::{
+    DrdynvcServer, DvcMessage, DvcProcessor, DvcServerProcessor, DynamicChannelMut, encode_dvc_messages,
+};
 use ironrdp_egfx::pdu::{Avc420Region, CapabilitiesAdvertisePdu, CapabilitySet};
 use ironrdp_egfx::server::{GraphicsPipelineHandler, GraphicsPipelineServer, MixedTilePayload};
+use ironrdp_pdu::PduResult;
 use ironrdp_pdu::geometry::ExclusiveRectangle;
 use ironrdp_svc::{ChannelFlags, StaticChannelSet, server_encode_svc_messages};
 use lucid_desktop::Rect;
@@ -14,7 +18,7 @@ use crate::Error;
 use crate::picture::Tile;
 
 /// The pipeline asks nothing of us that its own state does not answer.
-pub(crate) struct Handler;
+struct Handler;
 
 impl GraphicsPipelineHandler for Handler {
     fn capabilities_advertise(&mut self, _pdu: &CapabilitiesAdvertisePdu) {}
@@ -27,6 +31,38 @@ impl GraphicsPipelineHandler for Handler {
         MAX_IN_FLIGHT
     }
 }
+
+/// The pipeline, made when the client opens its channel and thus after it has authenticated: its compressor holds
+/// some 3 MB, which nobody unknown may cost this host.
+#[derive(Default)]
+pub(crate) struct Pipeline(Option<GraphicsPipelineServer>);
+
+impl_as_any!(Pipeline);
+
+impl DvcProcessor for Pipeline {
+    fn channel_name(&self) -> &str {
+        ironrdp_egfx::CHANNEL_NAME
+    }
+
+    fn start(&mut self, channel_id: u32) -> PduResult<Vec<DvcMessage>> {
+        self.0.insert(GraphicsPipelineServer::new(Box::new(Handler))).start(channel_id)
+    }
+
+    fn process(&mut self, channel_id: u32, payload: &[u8]) -> PduResult<Vec<DvcMessage>> {
+        match &mut self.0 {
+            Some(server) => server.process(channel_id, payload),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn close(&mut self, channel_id: u32) {
+        if let Some(mut server) = self.0.take() {
+            server.close(channel_id);
+        }
+    }
+}
+
+impl DvcServerProcessor for Pipeline {}
 
 /// Pictures on their way to the client that it has not acknowledged yet.
 pub(crate) const MAX_IN_FLIGHT: u32 = 2;
@@ -47,7 +83,7 @@ pub(crate) enum State {
 
 /// Sends through the pipeline that lives in the connection's dynamic channels.
 pub(crate) struct Egfx<'a> {
-    pipeline: DynamicChannelMut<'a, GraphicsPipelineServer>,
+    pipeline: DynamicChannelMut<'a, Pipeline>,
     channel_id: u16,
     user_channel_id: u16,
 }
@@ -58,14 +94,14 @@ pub(crate) fn find(channels: &mut StaticChannelSet, user_channel_id: u16) -> Opt
     let drdynvc = channels
         .get_by_type_id_mut(TypeId::of::<DrdynvcServer>())?
         .channel_processor_downcast_mut::<DrdynvcServer>()?;
-    let dvc_id = drdynvc.get_channel_id_by_type::<GraphicsPipelineServer>()?;
-    let pipeline = drdynvc.dvc_by_id_mut::<GraphicsPipelineServer>(dvc_id)?;
+    let dvc_id = drdynvc.get_channel_id_by_type::<Pipeline>()?;
+    let pipeline = drdynvc.dvc_by_id_mut::<Pipeline>(dvc_id)?;
     Some(Egfx { pipeline, channel_id, user_channel_id })
 }
 
 impl Egfx<'_> {
     pub(crate) fn state(&self) -> State {
-        let server = self.pipeline.processor();
+        let Some(server) = &self.pipeline.processor().0 else { return State::Absent };
         if !server.is_ready() {
             State::Absent
         } else if server.surface_ids().next().is_none() {
@@ -78,12 +114,13 @@ impl Egfx<'_> {
     /// Whether fewer than [`MAX_IN_FLIGHT`] pictures are unacknowledged (or the client has said that it will
     /// not acknowledge any).
     pub(crate) fn may_send(&self) -> bool {
-        !self.pipeline.processor().should_backpressure()
+        self.pipeline.processor().0.as_ref().is_some_and(|server| !server.should_backpressure())
     }
 
     /// Makes the surface and maps it to the output; returns the bytes to send.
     pub(crate) fn make_surface(&mut self, size: DesktopSize) -> Result<Vec<u8>, Error> {
-        let server = self.pipeline.processor_mut();
+        let gone = Error::Internal("the graphics pipeline was closed");
+        let server = self.pipeline.processor_mut().0.as_mut().ok_or(gone)?;
         server.set_output_dimensions(size.width, size.height);
         let id = server
             .create_surface(size.width, size.height)
@@ -100,7 +137,7 @@ impl Egfx<'_> {
         qp: u8,
         time_ms: u32,
     ) -> Result<Option<Vec<u8>>, Error> {
-        let server = self.pipeline.processor_mut();
+        let Some(server) = &mut self.pipeline.processor_mut().0 else { return Ok(None) };
         let Some(surface) = server.surface_ids().next() else { return Ok(None) };
         let regions: Vec<_> = damage
             .iter()
@@ -118,7 +155,7 @@ impl Egfx<'_> {
     /// Lossless ClearCodec tiles as one picture; returns the bytes to send, or `None` when the client is not
     /// ready for it.
     pub(crate) fn clearcodec(&mut self, tiles: Vec<Tile>, time_ms: u32) -> Result<Option<Vec<u8>>, Error> {
-        let server = self.pipeline.processor_mut();
+        let Some(server) = &mut self.pipeline.processor_mut().0 else { return Ok(None) };
         let Some(surface) = server.surface_ids().next() else { return Ok(None) };
         let tiles = tiles
             .into_iter()
@@ -131,7 +168,7 @@ impl Egfx<'_> {
     }
 
     fn drain(&mut self) -> Result<Vec<u8>, Error> {
-        let messages = self.pipeline.processor_mut().drain_output();
+        let messages = self.pipeline.processor_mut().0.as_mut().map_or_else(Vec::new, |s| s.drain_output());
         let messages = encode_dvc_messages(self.pipeline.channel_id(), messages, ChannelFlags::SHOW_PROTOCOL)
             .map_err(|_| Error::Encode("a picture"))?;
         server_encode_svc_messages(messages, self.channel_id, self.user_channel_id)

@@ -17,7 +17,6 @@ use ironrdp_connector::sspi::generator::GeneratorState;
 use ironrdp_connector::{ConnectorErrorKind, ServerName, general_err};
 use ironrdp_core::WriteBuf;
 use ironrdp_dvc::DrdynvcServer;
-use ironrdp_egfx::server::GraphicsPipelineServer;
 use ironrdp_pdu::nego::SecurityProtocol;
 use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream, single_sequence_step_read};
 use tokio::net::TcpStream;
@@ -25,7 +24,7 @@ use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
 use crate::account::Account;
-use crate::egfx::Handler;
+use crate::egfx::Pipeline;
 use crate::error::Refused;
 use crate::{capabilities, tls};
 
@@ -74,9 +73,7 @@ pub(crate) async fn accept(
         None,
     );
     acceptor.set_honor_client_desktop_size(Some(host.max_size));
-    acceptor.attach_static_channel(
-        DrdynvcServer::new().with_dynamic_channel(GraphicsPipelineServer::new(Box::new(Handler))),
-    );
+    acceptor.attach_static_channel(DrdynvcServer::new().with_dynamic_channel(Pipeline::default()));
 
     let mut framed: Framed<TokioStream<TcpStream>> = Framed::new(stream);
     negotiate(&mut framed, &mut acceptor).await?;
