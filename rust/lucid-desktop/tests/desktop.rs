@@ -337,7 +337,7 @@ fn wait_for_file(path: &Path, holds: impl Fn(&str) -> bool) -> String {
     }
 }
 
-/// Every process below `root`, by name.
+/// Every process below `root` that has not ended, by name.
 fn descendants(root: u32) -> BTreeSet<(u32, String)> {
     let mut parents = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -345,39 +345,50 @@ fn descendants(root: u32) -> BTreeSet<(u32, String)> {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         let name = stat[stat.find('(').unwrap() + 1..stat.rfind(')').unwrap()].to_owned();
         let rest: Vec<&str> = stat[stat.rfind(')').unwrap() + 1..].split_whitespace().collect();
-        parents.push((pid, rest[1].parse::<u32>().unwrap(), name));
+        // An ended process that nobody has waited for yet has ended all the same.
+        let ended = matches!(rest[0], "Z" | "X");
+        parents.push((pid, rest[1].parse::<u32>().unwrap(), name, ended));
     }
-    let mut found = BTreeSet::from([(root, String::new())]);
+    let mut family = BTreeSet::from([root]);
     loop {
-        let before = found.len();
-        for (pid, parent, name) in &parents {
-            if found.iter().any(|(p, _)| p == parent) && *pid != root {
-                found.insert((*pid, name.clone()));
-            }
-        }
-        if found.len() == before {
-            found.remove(&(root, String::new()));
-            return found;
+        let before = family.len();
+        family.extend(
+            parents.iter().filter(|(_, parent, ..)| family.contains(parent)).map(|p| p.0).collect::<Vec<_>>(),
+        );
+        if family.len() == before {
+            break;
         }
     }
+    family.remove(&root);
+    let running = parents.into_iter().filter(|(pid, _, _, ended)| family.contains(pid) && !ended);
+    running.map(|(pid, _, name, _)| (pid, name)).collect()
 }
 
+/// A process, and what is readable when it has ended.
+type Watched = (String, rustix::fd::OwnedFd);
+
 /// Blocks until all of the processes have ended.
-fn wait_for_end(processes: &BTreeSet<(u32, String)>, watched: &[rustix::fd::OwnedFd]) {
+fn wait_for_end(watched: &[Watched]) {
     use rustix::event::{PollFd, PollFlags, Timespec};
-    for (fd, process) in watched.iter().zip(processes) {
+    for (process, fd) in watched {
         let limit = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
         let ready = rustix::event::poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&limit)).unwrap();
         assert!(ready > 0, "still running: {process:?}");
     }
 }
 
-fn watch(processes: &BTreeSet<(u32, String)>) -> Vec<rustix::fd::OwnedFd> {
-    let open = |pid: u32| {
-        let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap()
-    };
-    processes.iter().map(|(pid, _)| open(*pid)).collect()
+/// Those of the processes that still run: the shell behind a pipeline may have ended since they were listed.
+fn watch(processes: &BTreeSet<(u32, String)>) -> Vec<Watched> {
+    let mut watched = Vec::new();
+    for (pid, name) in processes {
+        let id = rustix::process::Pid::from_raw(*pid as i32).unwrap();
+        match rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()) {
+            Ok(fd) => watched.push((format!("{name} ({pid})"), fd)),
+            Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => panic!("pidfd_open of {name} ({pid}): {error}"),
+        }
+    }
+    watched
 }
 
 fn names(processes: &BTreeSet<(u32, String)>) -> Vec<&str> {
@@ -688,7 +699,7 @@ fn when_the_desktop_is_dropped_nothing_is_left_running() {
     drop(desktop);
     let last = received.iter().last().unwrap();
     assert!(matches!(last, Event::Closed(reason) if reason == "Dropped"));
-    wait_for_end(&processes, &watched);
+    wait_for_end(&watched);
     assert_eq!(runtime_directories(&launcher), 0);
 }
 
@@ -702,7 +713,7 @@ fn when_the_launchers_child_is_killed_nothing_is_left_running_and_the_client_is_
     let child = processes.iter().find(|(_, name)| name == "lucid-desktop").unwrap().0;
     let child = rustix::process::Pid::from_raw(child as i32).unwrap();
     rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
-    wait_for_end(&processes, &watched);
+    wait_for_end(&watched);
     let last = screen.received.iter().last().unwrap();
     assert!(matches!(&last, Event::Closed(reason) if reason.starts_with("Gone")));
     assert!(screen.desktop.input(Input::PointerMove { x: 1, y: 1 }).is_err());
@@ -720,7 +731,7 @@ fn when_the_launcher_is_killed_nothing_is_left_running() {
     let processes = with_a_stubborn_process(&launcher, &mut screen);
     let watched = watch(&processes);
     launcher.process.kill().unwrap();
-    wait_for_end(&processes, &watched);
+    wait_for_end(&watched);
     let last = screen.received.iter().last().unwrap();
     assert!(matches!(&last, Event::Closed(reason) if reason.starts_with("Gone")));
 }
@@ -734,7 +745,7 @@ fn when_the_compositor_ends_the_client_is_told_and_nothing_is_left_running() {
     let watched = watch(&processes);
     screen.tap(ENTER);
     screen.type_text("swaymsg exit\n");
-    wait_for_end(&processes, &watched);
+    wait_for_end(&watched);
     let last = screen.received.iter().last().unwrap();
     assert!(matches!(&last, Event::Closed(reason) if reason.starts_with("Gone")));
 }
@@ -767,7 +778,7 @@ fn a_client_that_is_killed_leaves_nothing_running() {
     assert!(names(&processes).contains(&"foot"), "{processes:?}");
     client.kill().unwrap();
     client.wait().unwrap();
-    wait_for_end(&processes, &watched);
+    wait_for_end(&watched);
     assert_eq!(descendants(launcher.process.id()), BTreeSet::new());
 }
 
@@ -789,10 +800,10 @@ fn more_desktops_than_allowed_are_refused_with_a_reason_and_one_that_ends_makes_
     drop(first);
     // The first connection's process is one of the two; wait until one of them has ended.
     let ended = || {
-        watched.iter().zip(&processes).any(|(fd, (_, name))| {
+        watched.iter().any(|(name, fd)| {
             use rustix::event::{PollFd, PollFlags, Timespec};
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-            name == "lucid-desktop"
+            name.starts_with("lucid-desktop ")
                 && rustix::event::poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).unwrap() > 0
         })
     };
@@ -818,7 +829,7 @@ fn a_layout_that_does_not_exist_and_a_sway_that_does_not_start_are_told_to_the_c
     assert!(error.contains("--sway-config"), "{error}");
     // The processes of the two connections end by themselves.
     let processes = descendants(launcher.process.id());
-    wait_for_end(&processes, &watch(&processes));
+    wait_for_end(&watch(&processes));
 }
 
 #[test]
@@ -901,7 +912,7 @@ fn a_connection_from_systemd_gets_one_desktop_and_the_launcher_ends_well_with_it
     assert!(!processes.is_empty());
     drop(client);
     assert!(process.wait().unwrap().success());
-    wait_for_end(&processes, &watched);
+    wait_for_end(&watched);
     assert_eq!(runtime_directories(&launcher), 0);
 }
 
