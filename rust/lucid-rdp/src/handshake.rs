@@ -18,6 +18,9 @@ use ironrdp_connector::{ConnectorErrorKind, ServerName, general_err};
 use ironrdp_core::WriteBuf;
 use ironrdp_dvc::DrdynvcServer;
 use ironrdp_pdu::nego::SecurityProtocol;
+use ironrdp_pdu::rdp::capability_sets::CapabilitySet;
+use ironrdp_pdu::rdp::client_info::ClientAutoReconnect;
+use ironrdp_pdu::rdp::server_error_info::ProtocolIndependentCode;
 use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream, single_sequence_step_read};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -26,7 +29,7 @@ use tokio_rustls::server::TlsStream;
 use crate::account::Account;
 use crate::egfx::Pipeline;
 use crate::error::Refused;
-use crate::{capabilities, tls};
+use crate::{capabilities, session, tls};
 
 /// A CredSSP message holds an NTLM token and at most the credentials; anything larger is no such thing.
 const MAX_TS_REQUEST: usize = 16 * 1024;
@@ -47,6 +50,8 @@ pub(crate) struct Connection {
     pub(crate) framed: TokioFramed<TlsStream<TcpStream>>,
     pub(crate) result: AcceptorResult,
     pub(crate) size: DesktopSize,
+    /// Who it is.
+    pub(crate) user: String,
 }
 
 /// What the handshake needs to know; the same for every client.
@@ -57,14 +62,22 @@ pub(crate) struct Host {
     pub(crate) max_size: DesktopSize,
 }
 
-/// Takes a client through the whole handshake. `opening` is called once, as soon as the client is
-/// authenticated and its desktop size is known, so that the desktop can start meanwhile.
+/// What the handshake asks of the sessions there are.
+pub(crate) trait Hall {
+    /// A user is authenticated and its desktop size is known, so that the desktop can start meanwhile. Called at
+    /// most once.
+    fn expect(&mut self, user: &str, size: DesktopSize);
+    /// The user who had the session whose reconnect cookie this proves; uses the cookie up.
+    fn redeem(&mut self, cookie: &ClientAutoReconnect) -> Option<String>;
+}
+
+/// Takes a client through the whole handshake.
 pub(crate) async fn accept(
     host: &Host,
     stream: TcpStream,
     peer: SocketAddr,
     stage: &watch::Sender<Stage>,
-    opening: impl FnOnce(DesktopSize),
+    hall: &mut impl Hall,
 ) -> Result<Connection, Refused> {
     let mut acceptor = Acceptor::new(
         SecurityProtocol::SSL | SecurityProtocol::HYBRID,
@@ -98,27 +111,54 @@ pub(crate) async fn accept(
         stage.send_replace(Stage::Authenticated);
     }
 
-    let mut gate = Gate {
-        account: &host.account,
-        nla,
-        authenticated,
-        stage,
-        opening: Some(opening),
-        denied: None,
-        size: None,
-    };
+    let mut gate = Gate { account: &host.account, nla, authenticated, stage, hall, denied: None, size: None };
     let finalized = ironrdp_acceptor::accept_finalize_with(framed, &mut acceptor, &mut gate).await;
     if let Some(denied) = gate.denied {
         return Err(denied);
     }
     let (framed, result) = finalized.map_err(|e| classify(&e, "the connection's settings"))?;
-    // A client that sends a reconnect cookie is not asked for credentials by the state machine. This host
-    // gives out no such cookies, so whoever has one made it up.
-    if !gate.authenticated || result.auto_reconnect.is_some() {
-        return Err(Refused::ReconnectCookie);
-    }
-    let size = gate.size.ok_or(Refused::Malformed("the connection's settings"))?;
-    Ok(Connection { framed, result, size })
+    let (user, size) = match &result.auto_reconnect {
+        None if !gate.authenticated => return Err(Refused::Malformed("the connection's settings")),
+        None => (host.account.user().to_owned(), gate.size),
+        // The state machine lets a client with a cookie through to here without a look at it or at its credentials.
+        Some(cookie) => {
+            let holder = gate.hall.redeem(cookie);
+            let user = if gate.authenticated {
+                // NLA has told who it is. Nobody gets another user's session by a cookie.
+                host.account.user().to_owned()
+            } else if let Some(holder) = holder.filter(|_| !nla) {
+                tracing::info!(%peer, "a client proved with its reconnect cookie whose it is");
+                stage.send_replace(Stage::Authenticated);
+                holder
+            } else if let Some(credentials) = result.credentials.as_ref().filter(|_| !nla)
+                && host.account.admits(&credentials.username, &credentials.password)
+            {
+                tracing::info!(%peer, "a client's reconnect cookie is not valid (any more); its password is right");
+                stage.send_replace(Stage::Authenticated);
+                host.account.user().to_owned()
+            } else {
+                session::refuse(framed, &result, ProtocolIndependentCode::ServerInsufficientPrivileges).await;
+                return Err(Refused::ReconnectCookie);
+            };
+            (user, confirmed_size(&result.capabilities, host.max_size))
+        }
+    };
+    let size = size.ok_or(Refused::Malformed("the connection's settings"))?;
+    Ok(Connection { framed, result, size, user })
+}
+
+/// The size in a client's Confirm Active, which is the one that it was offered (MS-RDPBCGR 2.2.7.1.2), and that is
+/// the one it asked for within this host's limits.
+fn confirmed_size(sets: &[CapabilitySet], most: DesktopSize) -> Option<DesktopSize> {
+    let side = |side: u16, most: u16| lucid_desktop::handover::SIZES.contains(&side.into()) && side <= most;
+    sets.iter().find_map(|set| match set {
+        CapabilitySet::Bitmap(bitmap)
+            if side(bitmap.desktop_width, most.width) && side(bitmap.desktop_height, most.height) =>
+        {
+            Some(DesktopSize { width: bitmap.desktop_width, height: bitmap.desktop_height })
+        }
+        _ => None,
+    })
 }
 
 /// X.224 negotiation (MS-RDPBCGR 2.2.1.1, 2.2.1.2). Our own loop, because ironrdp-acceptor's does not send the
@@ -142,18 +182,18 @@ async fn negotiate(
 }
 
 /// The points of the state machine at which this host decides.
-struct Gate<'a, F> {
+struct Gate<'a, H> {
     account: &'a Account,
     nla: bool,
     authenticated: bool,
     stage: &'a watch::Sender<Stage>,
-    opening: Option<F>,
+    hall: &'a mut H,
     denied: Option<Refused>,
     size: Option<DesktopSize>,
 }
 
 #[async_trait::async_trait(?Send)]
-impl<F: FnOnce(DesktopSize)> ConnectionSetupHandler for Gate<'_, F> {
+impl<H: Hall> ConnectionSetupHandler for Gate<'_, H> {
     async fn handle_credentials(&mut self, received: Option<ReceivedCredentials>) -> ConnectorResult<()> {
         if self.authenticated {
             // NLA has checked the password already.
@@ -183,9 +223,7 @@ impl<F: FnOnce(DesktopSize)> ConnectionSetupHandler for Gate<'_, F> {
             return Err(general_err!("not authenticated"));
         }
         self.size = Some(size);
-        if let Some(opening) = self.opening.take() {
-            opening(size);
-        }
+        self.hall.expect(self.account.user(), size);
         Ok(())
     }
 }

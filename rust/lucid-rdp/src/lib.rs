@@ -1,29 +1,36 @@
 //! Lucid's RDP host.
 //!
 //! The way of a client: [`listener`](self) accepts it and bounds how many may wait; the handshake negotiates
-//! TLS or NLA and checks the account; a desktop is opened for it through the socket of `lucid-desktop`; the
-//! session carries pictures and input until either side ends it. **One desktop per connection**: it starts when
-//! the client has authenticated and ends with the connection, with everything that runs in it.
+//! TLS or NLA and checks the account; a desktop is opened for it through the socket of `lucid-desktop`, or the one
+//! that its user has already is given back; the connection carries pictures and input until either side ends it.
+//! **One desktop per user**: it starts when the user has authenticated for the first time and outlives connections,
+//! until the user ends it, the host stops, or a [limit](Limits) is reached.
 //!
 //! One thread serves all sockets; each desktop captures and encodes on a thread of its own.
 
 mod account;
 mod bitmap;
 mod capabilities;
+mod curtain;
 mod egfx;
 mod error;
 mod fastpath;
 mod handshake;
 mod input;
+mod keeper;
 mod listener;
 mod picture;
+mod reconnect;
 mod remotefx;
+mod running;
 mod session;
+mod sessions;
 mod status;
 mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use ironrdp_acceptor::DesktopSize;
@@ -33,6 +40,7 @@ use tokio::sync::watch;
 
 pub use account::Account;
 pub use error::{Error, Refused};
+pub use sessions::Limits;
 
 /// What a client gets that asks for no size.
 const DEFAULT_SIZE: DesktopSize = DesktopSize { width: 1280, height: 720 };
@@ -56,8 +64,10 @@ pub struct Options {
     pub keyboard: KeyboardLayout,
     /// The name in the certificate.
     pub name: String,
-    /// Sessions at a time.
+    /// Sessions at a time, connected or parked.
     pub max_sessions: usize,
+    /// How long sessions may last.
+    pub limits: Limits,
 }
 
 /// Runs the host until SIGTERM or SIGINT.
@@ -86,11 +96,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let (stop, stopping) = watch::channel(false);
     let host =
         Arc::new(handshake::Host { identity, account, default_size: DEFAULT_SIZE, max_size: MAX_SIZE });
-    let settings = listener::Settings {
-        desktop: options.desktop,
-        keyboard: options.keyboard,
-        max_sessions: options.max_sessions,
-    };
+    let settings = listener::Settings { desktop: options.desktop, keyboard: options.keyboard };
+    let sessions = Rc::new(sessions::Sessions::new(options.max_sessions, options.limits));
     let signals = async move {
         use tokio::signal::unix::{SignalKind, signal};
         match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
@@ -106,5 +113,5 @@ pub async fn run(options: Options) -> Result<(), Error> {
     };
     let local = tokio::task::LocalSet::new();
     local.spawn_local(signals);
-    local.run_until(listener::serve(listener, host, settings, stopping)).await
+    local.run_until(listener::serve(listener, host, settings, sessions, stopping)).await
 }
