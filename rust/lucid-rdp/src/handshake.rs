@@ -7,14 +7,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ironrdp_acceptor::credssp::CredsspSequence;
 use ironrdp_acceptor::{
     Acceptor, AcceptorResult, ConnectionSetupHandler, ConnectorResult, DesktopSize, ReceivedCredentials,
 };
 use ironrdp_connector::sspi;
-use ironrdp_connector::sspi::credssp::TsRequest;
+use ironrdp_connector::sspi::credssp::{CredSspServer, NStatusCode, ServerMode, ServerState, TsRequest};
 use ironrdp_connector::sspi::generator::GeneratorState;
-use ironrdp_connector::{ConnectorErrorKind, ServerName, general_err};
+use ironrdp_connector::{ConnectorErrorKind, general_err};
 use ironrdp_core::WriteBuf;
 use ironrdp_dvc::DrdynvcServer;
 use ironrdp_pdu::nego::SecurityProtocol;
@@ -26,7 +25,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
-use crate::account::Account;
+use crate::account::{Accounts, Directory};
 use crate::egfx::Pipeline;
 use crate::error::Refused;
 use crate::{capabilities, session, tls};
@@ -57,7 +56,7 @@ pub(crate) struct Connection {
 /// What the handshake needs to know; the same for every client.
 pub(crate) struct Host {
     pub(crate) identity: tls::Identity,
-    pub(crate) account: Account,
+    pub(crate) accounts: Accounts,
     pub(crate) default_size: DesktopSize,
     pub(crate) max_size: DesktopSize,
 }
@@ -102,40 +101,42 @@ pub(crate) async fn accept(
     acceptor.mark_security_upgrade_as_done();
 
     let nla = acceptor.should_perform_credssp();
-    let mut authenticated = false;
+    let mut user = None;
     if nla {
-        authenticated = credssp(&mut framed, host, peer).await?;
+        user = credssp(&mut framed, host, peer).await?;
         acceptor.mark_credssp_as_done();
     }
-    if authenticated {
+    if user.is_some() {
         stage.send_replace(Stage::Authenticated);
     }
 
-    let mut gate = Gate { account: &host.account, nla, authenticated, stage, hall, denied: None, size: None };
+    let mut gate = Gate { accounts: &host.accounts, nla, user, stage, hall, denied: None, size: None };
     let finalized = ironrdp_acceptor::accept_finalize_with(framed, &mut acceptor, &mut gate).await;
     if let Some(denied) = gate.denied {
         return Err(denied);
     }
     let (framed, result) = finalized.map_err(|e| classify(&e, "the connection's settings"))?;
     let (user, size) = match &result.auto_reconnect {
-        None if !gate.authenticated => return Err(Refused::Malformed("the connection's settings")),
-        None => (host.account.user().to_owned(), gate.size),
+        None => (gate.user.ok_or(Refused::Malformed("the connection's settings"))?, gate.size),
         // The state machine lets a client with a cookie through to here without a look at it or at its credentials.
         Some(cookie) => {
             let holder = gate.hall.redeem(cookie);
-            let user = if gate.authenticated {
+            let user = if let Some(user) = gate.user {
                 // NLA has told who it is. Nobody gets another user's session by a cookie.
-                host.account.user().to_owned()
+                user
             } else if let Some(holder) = holder.filter(|_| !nla) {
                 tracing::info!(%peer, "a client proved with its reconnect cookie whose it is");
                 stage.send_replace(Stage::Authenticated);
                 holder
-            } else if let Some(credentials) = result.credentials.as_ref().filter(|_| !nla)
-                && host.account.admits(&credentials.username, &credentials.password)
+            } else if let Some(user) = result
+                .credentials
+                .as_ref()
+                .filter(|_| !nla)
+                .and_then(|c| host.accounts.admits(&c.username, &c.password))
             {
                 tracing::info!(%peer, "a client's reconnect cookie is not valid (any more); its password is right");
                 stage.send_replace(Stage::Authenticated);
-                host.account.user().to_owned()
+                user.to_owned()
             } else {
                 session::refuse(framed, &result, ProtocolIndependentCode::ServerInsufficientPrivileges).await;
                 return Err(Refused::ReconnectCookie);
@@ -183,9 +184,10 @@ async fn negotiate(
 
 /// The points of the state machine at which this host decides.
 struct Gate<'a, H> {
-    account: &'a Account,
+    accounts: &'a Accounts,
     nla: bool,
-    authenticated: bool,
+    /// Who it is, once that is proved.
+    user: Option<String>,
     stage: &'a watch::Sender<Stage>,
     hall: &'a mut H,
     denied: Option<Refused>,
@@ -195,14 +197,14 @@ struct Gate<'a, H> {
 #[async_trait::async_trait(?Send)]
 impl<H: Hall> ConnectionSetupHandler for Gate<'_, H> {
     async fn handle_credentials(&mut self, received: Option<ReceivedCredentials>) -> ConnectorResult<()> {
-        if self.authenticated {
+        if self.user.is_some() {
             // NLA has checked the password already.
             return Ok(());
         }
-        let admitted =
-            received.is_some_and(|r| self.account.admits(&r.credentials.username, &r.credentials.password));
-        if admitted {
-            self.authenticated = true;
+        self.user = received
+            .and_then(|r| self.accounts.admits(&r.credentials.username, &r.credentials.password))
+            .map(str::to_owned);
+        if self.user.is_some() {
             self.stage.send_replace(Stage::Authenticated);
             Ok(())
         } else {
@@ -212,7 +214,7 @@ impl<H: Hall> ConnectionSetupHandler for Gate<'_, H> {
     }
 
     async fn prepare_capability_exchange(&mut self, size: DesktopSize) -> ConnectorResult<()> {
-        if !self.authenticated {
+        let Some(user) = &self.user else {
             // With TLS, credentials are always asked for, unless the client claims to be reconnecting.
             let why = if self.nla {
                 Refused::Credentials("NLA, by the password's hash")
@@ -221,64 +223,70 @@ impl<H: Hall> ConnectionSetupHandler for Gate<'_, H> {
             };
             self.denied = Some(why);
             return Err(general_err!("not authenticated"));
-        }
+        };
         self.size = Some(size);
-        self.hall.expect(self.account.user(), size);
+        self.hall.expect(user, size);
         Ok(())
     }
 }
 
-/// Runs NLA's CredSSP (MS-CSSP) with NTLM against the account, and returns whether the client also knows the
+/// Runs NLA's CredSSP (MS-CSSP) with NTLM against the accounts, and returns who the client is if it also knows the
 /// password itself: NTLM proves no more than knowledge of its hash, but the client has to hand over the password
-/// at the end. Our own loop, because ironrdp-acceptor's does not bound the size of a message.
+/// at the end. Our own loop, because ironrdp-acceptor's bounds no message's size and knows one account only.
 async fn credssp(
     framed: &mut TokioFramed<TlsStream<TcpStream>>,
     host: &Host,
     peer: SocketAddr,
-) -> Result<bool, Refused> {
+) -> Result<Option<String>, Refused> {
     const DOING: &str = "network-level authentication";
-    let identity = host.account.identity().map_err(|_| Refused::Malformed(DOING))?;
-    let mut sequence = CredsspSequence::init(
-        &identity,
-        ServerName::new(peer.ip().to_string()),
-        host.identity.public_key.clone(),
-        None,
-    )
-    .map_err(|_| Refused::Malformed(DOING))?;
-    let mut out = WriteBuf::new();
-    let mut knows_password = false;
+    let mode = ServerMode::Ntlm(sspi::ntlm::NtlmConfig::new(peer.ip().to_string()));
+    let mut server = CredSspServer::new(host.identity.public_key.clone(), Directory(&host.accounts), mode)
+        .map_err(|_| Refused::Malformed(DOING))?;
     loop {
-        match sequence.next_pdu_hint() {
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(knows_password),
-            Err(e) => return Err(denied_by_ntlm(&e)),
-        }
         let message =
             framed.read_by_hint(&BoundedTsRequest).await.map_err(|e| gone_or_malformed(&e, DOING))?;
-        let Some(request) =
-            sequence.decode_client_message(&message).map_err(|_| Refused::Malformed(DOING))?
-        else {
-            return Ok(knows_password);
+        let request = TsRequest::from_buffer(&message).map_err(|_| Refused::Malformed(DOING))?;
+        let result = match server.process(request).start() {
+            GeneratorState::Completed(result) => result,
+            // Only Kerberos asks the network, and it is not offered.
+            GeneratorState::Suspended(_) => return Err(Refused::Malformed(DOING)),
         };
-        let result = {
-            let mut generator = sequence.process_ts_request(request);
-            match generator.start() {
-                GeneratorState::Completed(result) => result,
-                // Only Kerberos asks the network, and it is not offered.
-                GeneratorState::Suspended(_) => return Err(Refused::Malformed(DOING)),
+        match result {
+            Ok(ServerState::ReplyNeeded(reply)) => {
+                framed
+                    .write_all(&encoded(&reply).ok_or(Refused::Malformed(DOING))?)
+                    .await
+                    .map_err(|_| Refused::Gone(DOING))?;
             }
-        };
-        out.clear();
-        let (written, delegated) =
-            sequence.handle_process_result(result, &mut out).map_err(|_| Refused::Malformed(DOING))?;
-        if let Some(delegated) = delegated {
-            knows_password =
-                host.account.admits(delegated.username.account_name(), delegated.password.as_ref());
-        }
-        if let Some(len) = written.size() {
-            framed.write_all(&out[..len]).await.map_err(|_| Refused::Gone(DOING))?;
+            Ok(ServerState::Finished(delegated)) => {
+                return Ok(host
+                    .accounts
+                    .admits(delegated.username.account_name(), delegated.password.as_ref())
+                    .map(str::to_owned));
+            }
+            Err(refused) => {
+                let wrong = matches!(
+                    refused.error.error_type,
+                    sspi::ErrorKind::LogonDenied | sspi::ErrorKind::MessageAltered
+                );
+                if let Some(mut reply) = refused.ts_request {
+                    if wrong {
+                        // As Windows does, so that the client asks its user again (MS-CSSP 2.2.1, MS-ERREF 2.3.1).
+                        reply.error_code = Some(NStatusCode::LOGON_FAILURE);
+                    }
+                    let reply = encoded(&reply).ok_or(Refused::Malformed(DOING))?;
+                    framed.write_all(&reply).await.map_err(|_| Refused::Gone(DOING))?;
+                }
+                return Err(if wrong { Refused::Credentials("NLA") } else { Refused::Malformed(DOING) });
+            }
         }
     }
+}
+
+fn encoded(request: &TsRequest) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; usize::from(request.buffer_len().ok()?)];
+    request.encode_ts_request(bytes.as_mut_slice()).ok()?;
+    Some(bytes)
 }
 
 /// MS-CSSP 2.2.1: finds the end of a TSRequest, and refuses one that is too large before it is read.
@@ -295,21 +303,6 @@ impl ironrdp_pdu::PduHint for BoundedTsRequest {
             Err(_) => Err(ironrdp_core::other_err!("TsRequest", "malformed")),
         }
     }
-}
-
-fn denied_by_ntlm(error: &ironrdp_connector::ConnectorError) -> Refused {
-    use std::error::Error as _;
-    let mut source = error.source();
-    while let Some(inner) = source {
-        if let Some(e) = inner.downcast_ref::<sspi::Error>() {
-            return match e.error_type {
-                sspi::ErrorKind::LogonDenied | sspi::ErrorKind::MessageAltered => Refused::Credentials("NLA"),
-                _ => Refused::Malformed("network-level authentication"),
-            };
-        }
-        source = inner.source();
-    }
-    Refused::Malformed("network-level authentication")
 }
 
 fn gone_or_malformed(error: &std::io::Error, doing: &'static str) -> Refused {

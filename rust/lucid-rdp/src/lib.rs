@@ -12,6 +12,7 @@ mod account;
 mod bitmap;
 mod capabilities;
 mod curtain;
+mod dvc;
 mod egfx;
 mod error;
 mod fastpath;
@@ -38,7 +39,7 @@ pub use lucid_desktop::KeyboardLayout;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub use account::Account;
+pub use account::Accounts;
 pub use error::{Error, Refused};
 pub use sessions::Limits;
 
@@ -75,7 +76,7 @@ pub struct Options {
 /// # Errors
 /// When it cannot start: no account, no usable TLS identity, no port.
 pub async fn run(options: Options) -> Result<(), Error> {
-    let account = Account::load(&options.account)?;
+    let accounts = Accounts::load(&options.account)?;
     let identity = tls::Identity::load_or_make(&options.state, &options.name)?;
     let listen = |source| Error::Listen { address: options.listen, source };
     let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
@@ -83,7 +84,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     status::write(&options.run, port, &identity.fingerprint)?;
     tracing::info!(
         port,
-        user = account.user(),
+        accounts = accounts.count(),
         fingerprint = identity.fingerprint,
         "ready at {:.3} s",
         status::uptime()
@@ -95,7 +96,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
 
     let (stop, stopping) = watch::channel(false);
     let host =
-        Arc::new(handshake::Host { identity, account, default_size: DEFAULT_SIZE, max_size: MAX_SIZE });
+        Arc::new(handshake::Host { identity, accounts, default_size: DEFAULT_SIZE, max_size: MAX_SIZE });
     let settings = listener::Settings { desktop: options.desktop, keyboard: options.keyboard };
     let sessions = Rc::new(sessions::Sessions::new(options.max_sessions, options.limits));
     let signals = async move {

@@ -35,7 +35,7 @@ use crate::input::Translator;
 use crate::picture::{Codec, Encoded, FromDesktop, Order};
 use crate::running::Running;
 use crate::sessions::Facts;
-use crate::{Error, fastpath, reconnect};
+use crate::{Error, dvc, fastpath, reconnect};
 
 /// A client that announced the graphics pipeline has this long to open it before it gets pictures the old way.
 const PIPELINE_WAIT: Duration = Duration::from_secs(10);
@@ -417,12 +417,19 @@ impl Session<'_> {
             McsMessage::SendDataRequest(data) if data.channel_id == self.result.io_channel_id => {
                 self.share_data(data.user_data.as_ref())
             }
+            McsMessage::SendDataRequest(data)
+                if dvc::is_stale(&self.result.static_channels, data.channel_id, &data.user_data) =>
+            {
+                tracing::debug!("data for a dynamic channel that is not open");
+                Ok(false)
+            }
             McsMessage::SendDataRequest(data) => {
                 let id = data.channel_id;
                 if let Some(channel) = self.result.static_channels.get_by_channel_id_mut(id) {
-                    let answers = channel
-                        .process(&data.user_data)
-                        .map_err(|_| Error::Protocol("a virtual channel's data"))?;
+                    let answers = channel.process(&data.user_data).map_err(|e| {
+                        tracing::debug!(id, "a virtual channel's data: {e}");
+                        Error::Protocol("a virtual channel's data")
+                    })?;
                     let answer = server_encode_svc_messages(answers, id, self.result.user_channel_id)
                         .map_err(|_| Error::Encode("a channel's answer"))?;
                     self.send(answer).await?;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use ironrdp_connector::sspi::NetworkRequest;
-use ironrdp_connector::{ClientConnector, Config, Credentials};
+use ironrdp_connector::{ClientConnector, Config, Credentials, ServerName};
 use ironrdp_pdu::PduHint as _;
 use ironrdp_pdu::gcc::{ConnectionType, KeyboardType};
 use ironrdp_pdu::rdp::capability_sets::{MajorPlatformType, RailSupportLevel};
@@ -26,9 +26,9 @@ fn host() -> SharedHost {
     let dir = std::env::temp_dir().join(format!("lucid-rdp-handshake-{}-{number}", std::process::id()));
     let identity = tls::Identity::load_or_make(&dir, "lucid").unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
-    let account = Account::load(std::path::Path::new("testdata/account-v1.json")).unwrap();
+    let accounts = Accounts::load(std::path::Path::new("testdata/account-v1.json")).unwrap();
     let size = |width, height| DesktopSize { width, height };
-    SharedHost::new(Host { identity, account, default_size: size(1280, 720), max_size: size(4096, 2304) })
+    SharedHost::new(Host { identity, accounts, default_size: size(1280, 720), max_size: size(4096, 2304) })
 }
 
 /// What the host made of one client, and whether it began to open a desktop.
