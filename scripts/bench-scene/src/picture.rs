@@ -313,7 +313,8 @@ mod tests {
             picture.key(Key::Work(work));
             for _ in 0..40 {
                 let mut shown = picture.pixels.clone();
-                let changed = if picture.step % 5 == 0 { picture.key(Key::Small) } else { Vec::new() };
+                let changed =
+                    if picture.step.is_multiple_of(5) { picture.key(Key::Small) } else { Vec::new() };
                 for area in changed.into_iter().chain(picture.step()) {
                     for y in area.y..area.y + area.height {
                         let span = (y * 1280 + area.x) * 4..(y * 1280 + area.x + area.width) * 4;
