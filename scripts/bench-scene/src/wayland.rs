@@ -7,8 +7,9 @@ use wayland_client::protocol::wl_buffer::{self, WlBuffer};
 use wayland_client::protocol::wl_callback::WlCallback;
 use wayland_client::protocol::wl_compositor::WlCompositor;
 use wayland_client::protocol::wl_keyboard::{self, KeyState, WlKeyboard};
+use wayland_client::protocol::wl_output::{self, WlOutput};
 use wayland_client::protocol::wl_registry::{self, WlRegistry};
-use wayland_client::protocol::wl_seat::WlSeat;
+use wayland_client::protocol::wl_seat::{self, WlSeat};
 use wayland_client::protocol::wl_shm::{Format, WlShm};
 use wayland_client::protocol::wl_shm_pool::WlShmPool;
 use wayland_client::protocol::wl_surface::WlSurface;
@@ -34,6 +35,7 @@ struct Scene {
     size: Option<(usize, usize)>,
     configured: bool,
     closed: bool,
+    keyboard: Option<WlKeyboard>,
     keys: Vec<Key>,
     buffers: Vec<Buffer>,
 }
@@ -64,17 +66,18 @@ pub(crate) fn show() -> Result<(), Failure> {
     let compositor: WlCompositor = scene.bind(&registry, 4, &handle)?;
     let shm: WlShm = scene.bind(&registry, 1, &handle)?;
     let shell: XdgWmBase = scene.bind(&registry, 1, &handle)?;
-    let seat: WlSeat = scene.bind(&registry, 1, &handle)?;
-    let _keyboard = seat.get_keyboard(&handle, ());
+    // Its keyboard comes with the client, which may be later than this program.
+    let _seat: WlSeat = scene.bind(&registry, 1, &handle)?;
     let surface = compositor.create_surface(&handle, ());
     let shell_surface = shell.get_xdg_surface(&surface, &handle, ());
     let toplevel = shell_surface.get_toplevel(&handle, ());
     toplevel.set_app_id("bench-scene".into());
     toplevel.set_fullscreen(None);
     surface.commit();
-    // The first size may be that of a window, before the wish for the full screen was heard.
-    for _ in 0..3 {
-        queue.roundtrip(&mut scene)?;
+    let _output: WlOutput = scene.bind(&registry, 2, &handle)?;
+    // The window takes the whole output before the compositor has said so.
+    while scene.size.is_none() || !scene.configured {
+        queue.blocking_dispatch(&mut scene)?;
     }
     let (width, height) = scene.size.ok_or("the compositor gave no size")?;
 
@@ -171,6 +174,24 @@ impl Dispatch<WlBuffer, usize> for Scene {
     }
 }
 
+impl Dispatch<WlSeat, ()> for Scene {
+    fn event(
+        scene: &mut Scene,
+        seat: &WlSeat,
+        event: wl_seat::Event,
+        (): &(),
+        _: &Connection,
+        handle: &QueueHandle<Scene>,
+    ) {
+        if let wl_seat::Event::Capabilities { capabilities: WEnum::Value(capabilities) } = event
+            && capabilities.contains(wl_seat::Capability::Keyboard)
+            && scene.keyboard.is_none()
+        {
+            scene.keyboard = Some(seat.get_keyboard(handle, ()));
+        }
+    }
+}
+
 impl Dispatch<WlKeyboard, ()> for Scene {
     fn event(
         scene: &mut Scene,
@@ -226,21 +247,29 @@ impl Dispatch<XdgToplevel, ()> for Scene {
         _: &Connection,
         _: &QueueHandle<Scene>,
     ) {
-        match event {
-            xdg_toplevel::Event::Configure { width, height, .. } => {
-                if let (Ok(width @ 1..), Ok(height @ 1..)) = (usize::try_from(width), usize::try_from(height))
-                {
-                    scene.size = Some((width, height));
-                }
-            }
-            xdg_toplevel::Event::Close => scene.closed = true,
-            _ => {}
+        scene.closed |= matches!(event, xdg_toplevel::Event::Close);
+    }
+}
+
+impl Dispatch<WlOutput, ()> for Scene {
+    fn event(
+        scene: &mut Scene,
+        _: &WlOutput,
+        event: wl_output::Event,
+        (): &(),
+        _: &Connection,
+        _: &QueueHandle<Scene>,
+    ) {
+        if let wl_output::Event::Mode { flags: WEnum::Value(flags), width, height, .. } = event
+            && flags.contains(wl_output::Mode::Current)
+            && let (Ok(width), Ok(height)) = (usize::try_from(width), usize::try_from(height))
+        {
+            scene.size = Some((width, height));
         }
     }
 }
 
 delegate_noop!(Scene: ignore WlShm);
-delegate_noop!(Scene: ignore WlSeat);
 delegate_noop!(Scene: ignore WlSurface);
 delegate_noop!(Scene: ignore WlCallback);
 delegate_noop!(Scene: WlCompositor);
