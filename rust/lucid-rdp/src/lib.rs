@@ -17,6 +17,7 @@ mod handshake;
 mod input;
 mod listener;
 mod picture;
+mod pointer;
 mod remotefx;
 mod session;
 mod status;

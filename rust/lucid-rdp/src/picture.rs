@@ -63,6 +63,8 @@ pub(crate) enum Encoded {
 pub(crate) enum FromDesktop {
     /// The next picture.
     Picture(Encoded),
+    /// The pointer looks differently now.
+    Pointer(lucid_desktop::Pointer),
     /// Encoding failed; the session cannot go on.
     Failed(Error),
     /// The desktop is gone.
@@ -181,6 +183,10 @@ impl FrameSink for Painter {
             Ok(None) => self.send(FromDesktop::Failed(Error::Internal("a picture came before its order"))),
             Err(error) => self.send(FromDesktop::Failed(error)),
         }
+    }
+
+    fn pointer(&mut self, pointer: lucid_desktop::Pointer) {
+        self.send(FromDesktop::Pointer(pointer));
     }
 
     fn closed(&mut self, reason: Closed) {

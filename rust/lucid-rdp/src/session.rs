@@ -22,7 +22,8 @@ use ironrdp_pdu::rdp::server_error_info::{ErrorInfo, ProtocolIndependentCode, Se
 use ironrdp_pdu::x224::X224;
 use ironrdp_svc::server_encode_svc_messages;
 use ironrdp_tokio::{Framed, FramedWrite as _, TokioStream, split_tokio_framed};
-use lucid_desktop::{Closed, Desktop, DesktopRequest, Input, KeyboardLayout};
+use lucid_desktop::pointer::Shape;
+use lucid_desktop::{Closed, Desktop, DesktopRequest, Input, KeyboardLayout, Pointer};
 use tokio::io::WriteHalf;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -34,6 +35,7 @@ use crate::egfx::{self, State};
 use crate::handshake::Connection;
 use crate::input::Translator;
 use crate::picture::{Codec, Encoded, FromDesktop, Order, Orders, Painter};
+use crate::pointer::Cursors;
 use crate::{Error, fastpath};
 
 /// A client that announced the graphics pipeline has this long to open it before it gets pictures the old way.
@@ -107,6 +109,7 @@ struct Session {
     orders: Orders,
     writer: mpsc::Sender<Piece>,
     translator: Translator,
+    cursors: Cursors,
     began: Instant,
     /// A picture was asked for and has not come.
     asked: bool,
@@ -150,6 +153,7 @@ pub(crate) async fn run(
         orders,
         writer: to_writer,
         translator: Translator::default(),
+        cursors: Cursors::new(client.pointers),
         began: Instant::now(),
         asked: false,
         writing: false,
@@ -157,6 +161,8 @@ pub(crate) async fn run(
         generation: 0,
     };
     session.start_channels().await?;
+    // Until the desktop says what its pointer looks like.
+    session.show_pointer(Pointer::Shape(Shape::DEFAULT)).await?;
     let mut may_wait_for_pipeline = session
         .result
         .client_early_capability_flags
@@ -199,6 +205,7 @@ pub(crate) async fn run(
             }
             message = from_desktop.recv() => match message {
                 Some(FromDesktop::Picture(encoded)) => session.picture(encoded).await?,
+                Some(FromDesktop::Pointer(pointer)) => session.show_pointer(pointer).await?,
                 Some(FromDesktop::Failed(error)) => return Err(error),
                 Some(FromDesktop::Closed(Closed::Dropped)) | None => break End::Desktop,
                 Some(FromDesktop::Closed(Closed::Gone(why))) => {
@@ -361,6 +368,11 @@ impl Session {
             .send(Piece { bytes, picture: true })
             .await
             .map_err(|_| Error::Connection(std::io::ErrorKind::BrokenPipe.into()))
+    }
+
+    async fn show_pointer(&mut self, pointer: Pointer) -> Result<(), Error> {
+        let bytes = self.cursors.show(pointer)?;
+        self.send(bytes).await
     }
 
     /// Handles one PDU; returns whether the client wants to leave.
