@@ -19,7 +19,8 @@ const MAX_REQUEST: u32 = 16 * 1024 * 1024;
 pub(crate) fn offered(size: DesktopSize) -> Vec<CapabilitySet> {
     vec![
         CapabilitySet::General(General {
-            extra_flags: GeneralExtraFlags::FASTPATH_OUTPUT_SUPPORTED,
+            extra_flags: GeneralExtraFlags::FASTPATH_OUTPUT_SUPPORTED
+                | GeneralExtraFlags::AUTORECONNECT_SUPPORTED,
             refresh_rect_support: true,
             suppress_output_support: true,
             ..Default::default()

@@ -193,8 +193,11 @@ impl Xrdp {
             "EnableSyslog" => Some("EnableSyslog=false".to_owned()),
             _ => None,
         })?;
-        self.settings("sesman.ini", |line| {
-            line.starts_with("EnableSyslog").then(|| "EnableSyslog=false".to_owned())
+        self.settings("sesman.ini", |line| match line.split_once('=')?.0 {
+            "EnableSyslog" => Some("EnableSyslog=false".to_owned()),
+            // X servers of one network namespace must not share a number; those of tests count from 0.
+            "X11DisplayOffset" => Some("X11DisplayOffset=900".to_owned()),
+            _ => None,
         })?;
         let script = format!(
             "set -e; cd '{root}'

@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod sessions;
+
 use super::Context;
 use crate::{
     build,
@@ -216,20 +218,18 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     };
     common(&target, report)?;
 
-    report.check("host: a client killed in mid-session leaves nothing running", || {
-        interrupt.wait_for("the end of earlier desktops", target.bound, || {
-            Ok(marked(&mark).is_empty().then_some(()))
-        })?;
-        let mut client = target.session("killed", &MODES[0])?;
+    sessions::many_cuts(&target, &rdp_service, report)?;
+    report.check("host: logging off leaves nothing running", || {
+        let client = target.session("logs-off", &MODES[0])?;
         let during = marked(&mark);
         if !during.iter().any(|name| name == "sway") || !during.iter().any(|name| name == "foot") {
             return Err(Error::broken(format!("a session runs without sway and foot: {during:?}")));
         }
-        client.kill();
+        sessions::log_off(&target, client)?;
         let start = Instant::now();
         let mut left = Vec::new();
         interrupt
-            .wait_for("the end of the killed client's desktop", target.bound, || {
+            .wait_for("the end of the desktop", target.bound, || {
                 left = marked(&mark);
                 Ok(left.is_empty().then_some(()))
             })
@@ -273,14 +273,14 @@ fn in_qemu(context: &Context, tools: &Path, report: &mut Report) -> Result<()> {
     };
     common(&target, report)?;
 
-    report.check("qemu: a client killed in mid-session gives its memory back", || {
+    report.check("qemu: logging off gives the desktop's memory back", || {
         let before = machine.steady_memory()?;
-        let mut client = target.session("killed", &MODES[0])?;
+        let client = target.session("logs-off", &MODES[0])?;
         let during = machine.steady_memory()?;
-        client.kill();
+        sessions::log_off(&target, client)?;
         // Less than half of what the session took may stay: page cache and allocator keep a little.
         let half = before.available - before.available.saturating_sub(during.available) / 2;
-        let after = interrupt.wait_for("the memory of the killed client's desktop", target.bound, || {
+        let after = interrupt.wait_for("the memory of the desktop", target.bound, || {
             let now = machine.steady_memory()?;
             Ok((now.available >= half).then_some(now))
         })?;
@@ -289,7 +289,7 @@ fn in_qemu(context: &Context, tools: &Path, report: &mut Report) -> Result<()> {
         }
         Ok(format!("{:.0} MB before, {:.0} with it, {:.0} after", before.used(), during.used(), after.used()))
     });
-    report.check("qemu: a client comes in after that", || {
+    report.check("qemu: a client comes in after that, and its desktop is kept", || {
         target.session("after-the-killed", &MODES[0]).map(|_| "")
     });
     if !report.check("qemu: the power button ends the machine", || {
@@ -336,7 +336,7 @@ fn common(target: &Target, report: &mut Report) -> Result<()> {
         format!("{}: {IDLE_CONNECTIONS} idle connections delay no client by a second", target.name),
         || idle_connections(target),
     );
-    target.place.interrupt.check()
+    sessions::run(target, report)
 }
 
 /// A session in which a command that is typed paints the whole background, one colour after the other.
@@ -386,6 +386,8 @@ fn paints(target: &Target, mode: &Mode, report: &mut Report) -> Result<()> {
         let picture = client.wait_desktop(*bound, interrupt)?;
         picture.save(&target.screens.join(format!("desktop-{}.png", target.name)))?;
     }
+    // The next client gets a desktop of its own.
+    report.check(format!("{name}: logs off"), || sessions::log_off(target, client).map(|()| ""));
     interrupt.check()
 }
 
