@@ -23,6 +23,7 @@ mod keeper;
 mod listener;
 mod notice;
 mod picture;
+mod pointer;
 mod reconnect;
 mod remotefx;
 mod running;

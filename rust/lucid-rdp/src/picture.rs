@@ -64,6 +64,8 @@ pub(crate) enum Encoded {
 pub(crate) enum FromDesktop {
     /// The next picture.
     Picture(Encoded),
+    /// The pointer looks differently now.
+    Pointer(lucid_desktop::Pointer),
     /// A picture of this size was there, but nobody is shown any now.
     Withheld { width: u32, height: u32 },
     /// Encoding failed; the session cannot go on.
@@ -195,6 +197,10 @@ impl FrameSink for Painter {
             Err(error) => self.send(FromDesktop::Failed(error)),
         }
         self.overlaid = overlaid;
+    }
+
+    fn pointer(&mut self, pointer: lucid_desktop::Pointer) {
+        self.send(FromDesktop::Pointer(pointer));
     }
 
     fn closed(&mut self, reason: Closed) {

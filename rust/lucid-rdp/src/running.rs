@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ironrdp_acceptor::DesktopSize;
-use lucid_desktop::{Closed, Desktop, DesktopRequest, KeyboardLayout};
+use lucid_desktop::pointer::Shape;
+use lucid_desktop::{Closed, Desktop, DesktopRequest, KeyboardLayout, Pointer};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -46,6 +47,8 @@ impl Opening {
             orders,
             curtain,
             from_desktop,
+            // Until the desktop says otherwise.
+            pointer: Pointer::Shape(Shape::DEFAULT),
             generation: 0,
             asked: false,
         })
@@ -79,6 +82,8 @@ pub(crate) struct Running {
     pub(crate) orders: Orders,
     pub(crate) curtain: Curtain,
     pub(crate) from_desktop: mpsc::Receiver<FromDesktop>,
+    /// What the pointer looks like, for the next client as well.
+    pub(crate) pointer: Pointer,
     /// The next order's number: no client is given pictures that build on another client's.
     pub(crate) generation: u32,
     /// A picture was asked for and has not come.
@@ -109,6 +114,7 @@ impl Running {
                 Some(FromDesktop::Closed(Closed::Gone(why))) => return why.to_string(),
                 Some(FromDesktop::Closed(_)) | None => return "it was closed".into(),
                 Some(FromDesktop::Withheld { .. }) => self.asked = false,
+                Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
                 // Made while the curtain fell: the encoder is still there.
                 Some(FromDesktop::Picture(_) | FromDesktop::Failed(_)) => self.ask_whole(),
             }
@@ -133,6 +139,7 @@ impl Running {
                         // The next one comes when something changes, which the new size does.
                         self.ask();
                     }
+                    Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
                     // Of the client before, made while it went.
                     Some(FromDesktop::Picture(_) | FromDesktop::Failed(_)) => self.ask_whole(),
                     Some(FromDesktop::Closed(Closed::Gone(why))) => return Err(why.into()),

@@ -22,7 +22,7 @@ use ironrdp_pdu::rdp::server_error_info::{ErrorInfo, ProtocolIndependentCode, Se
 use ironrdp_pdu::x224::X224;
 use ironrdp_svc::server_encode_svc_messages;
 use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream, split_tokio_framed};
-use lucid_desktop::{Closed, Input};
+use lucid_desktop::{Closed, Input, Pointer};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -33,6 +33,7 @@ use crate::egfx::{self, State};
 use crate::handshake::Connection;
 use crate::input::Translator;
 use crate::picture::{Codec, Encoded, FromDesktop, Order};
+use crate::pointer::Cursors;
 use crate::running::Running;
 use crate::sessions::Facts;
 use crate::{Error, dvc, fastpath, reconnect};
@@ -81,6 +82,7 @@ struct Session<'a> {
     facts: &'a Facts,
     writer: mpsc::Sender<Piece>,
     translator: Translator,
+    cursors: Cursors,
     began: Instant,
     /// A picture is queued or being written.
     writing: bool,
@@ -113,6 +115,7 @@ pub(crate) async fn run(
         facts,
         writer: to_writer,
         translator: Translator::default(),
+        cursors: Cursors::new(client.pointers),
         began: Instant::now(),
         writing: false,
         suppressed: false,
@@ -200,6 +203,7 @@ impl Session<'_> {
         peer: SocketAddr,
     ) -> Result<End, Error> {
         self.start_channels().await?;
+        self.show_pointer(self.running.pointer).await?;
         let mut may_wait_for_pipeline = self
             .result
             .client_early_capability_flags
@@ -243,6 +247,10 @@ impl Session<'_> {
                 }
                 message = self.running.from_desktop.recv() => match message {
                     Some(FromDesktop::Picture(encoded)) => self.picture(encoded).await?,
+                    Some(FromDesktop::Pointer(pointer)) => {
+                        self.running.pointer = pointer;
+                        self.show_pointer(pointer).await?;
+                    }
                     // Of the time before the curtain rose.
                     Some(FromDesktop::Withheld { .. }) => self.running.asked = false,
                     Some(FromDesktop::Failed(error)) => return Err(error),
@@ -383,6 +391,11 @@ impl Session<'_> {
             .send(Piece { bytes, picture: true })
             .await
             .map_err(|_| Error::Connection(std::io::ErrorKind::BrokenPipe.into()))
+    }
+
+    async fn show_pointer(&mut self, pointer: Pointer) -> Result<(), Error> {
+        let bytes = self.cursors.show(pointer)?;
+        self.send(bytes).await
     }
 
     /// Handles one PDU; returns whether the client wants to leave.

@@ -277,7 +277,7 @@ impl Background {
         Ok(Self { child, name: program(command), log: log.to_owned() })
     }
 
-    /// Its process id.
+    /// Its number, which is also that of the program it was asked to start.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
