@@ -10,7 +10,12 @@ mod socket;
 pub use socket::{Access, Error, Guard, bind, connect};
 
 /// `lucid.rdp.v1`: the RDP host.
-#[allow(missing_docs, clippy::all, clippy::unwrap_used, reason = "generated from proto/rdp.proto, which is documented")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::unwrap_used,
+    reason = "generated from proto/rdp.proto, which is documented"
+)]
 pub mod rdp {
     tonic::include_proto!("lucid.rdp.v1");
 }

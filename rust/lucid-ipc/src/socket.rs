@@ -31,7 +31,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// The caller may not.
-    #[error("{path} may not be used by this user: ask as root, or as a member of the group that the service names")]
+    #[error(
+        "{path} may not be used by this user: ask as root, or as a member of the group that the service names"
+    )]
     Denied {
         /// Where.
         path: PathBuf,
