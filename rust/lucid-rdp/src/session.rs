@@ -33,6 +33,7 @@ use crate::capabilities::{self, Client};
 use crate::egfx::{self, State};
 use crate::handshake::Connection;
 use crate::input::Translator;
+use crate::pace::Pace;
 use crate::picture::{Codec, Encoded, FromDesktop, Order, Orders, Painter};
 use crate::{Error, fastpath};
 
@@ -110,8 +111,13 @@ struct Session {
     began: Instant,
     /// A picture was asked for and has not come.
     asked: bool,
-    /// A picture is queued or being written.
-    writing: bool,
+    /// A picture is queued or being written: so many bytes since then.
+    writing: Option<(usize, Instant)>,
+    pace: Pace,
+    /// When parts of the picture that are not exact should be made so.
+    refine_at: Option<Instant>,
+    /// Counts the client's losses of what it showed.
+    repaint: u32,
     /// The client has said that it shows nothing now (minimised).
     suppressed: bool,
     generation: u32,
@@ -152,7 +158,10 @@ pub(crate) async fn run(
         translator: Translator::default(),
         began: Instant::now(),
         asked: false,
-        writing: false,
+        writing: None,
+        pace: Pace::default(),
+        refine_at: None,
+        repaint: 0,
         suppressed: false,
         generation: 0,
     };
@@ -179,6 +188,7 @@ pub(crate) async fn run(
 
     let end = loop {
         session.ask();
+        let refinement = session.refine_at.filter(|_| session.may_refine());
         tokio::select! {
             pdu = reader.read_pdu() => {
                 match pdu {
@@ -209,9 +219,10 @@ pub(crate) async fn run(
                 Some(FromDesktop::Closed(_)) => break End::Desktop,
             },
             told = written.recv() => match told {
-                Some(()) => session.writing = false,
+                Some(()) => session.written(),
                 None => break End::Client,
             },
+            () = until(refinement), if refinement.is_some() => session.refine(),
             () = &mut pipeline_deadline, if may_wait_for_pipeline => {
                 may_wait_for_pipeline = false;
                 session.order_without_pipeline();
@@ -228,6 +239,12 @@ pub(crate) async fn run(
     drop(reader);
     let _ = tokio::time::timeout(Duration::from_secs(2), writing).await;
     Ok(end)
+}
+
+async fn until(instant: Option<Instant>) {
+    if let Some(instant) = instant {
+        tokio::time::sleep_until(instant.into()).await;
+    }
 }
 
 type Writer = Framed<TokioStream<WriteHalf<TlsStream<TcpStream>>>>;
@@ -276,8 +293,17 @@ impl Session {
     /// Gives the painter its order: pictures can be asked for from now on.
     fn order(&mut self, codec: Codec) {
         tracing::info!(codec = codec.name(), "pictures go out");
-        let order = Order { codec, max_update: self.client.max_update, generation: self.generation };
+        let order = Order {
+            codec,
+            max_update: self.client.max_update,
+            generation: self.generation,
+            repaint: self.repaint,
+            budget: self.pace.budget(),
+            refine: false,
+        };
         self.generation += 1;
+        self.refine_at = None;
+        self.pace.forget();
         // A poisoned lock is noticed by the painter, which ends the session.
         if let Ok(mut orders) = self.orders.lock() {
             *orders = Some(order);
@@ -308,24 +334,73 @@ impl Session {
         let State::NeedsSurface { avc420 } = pipeline.state() else { return Ok(false) };
         let bytes = pipeline.make_surface(size)?;
         self.send(bytes).await?;
-        self.order(if avc420 { Codec::Avc420 } else { Codec::ClearCodec });
+        self.order(Codec::Graphics { avc420 });
         Ok(true)
     }
 
     /// Asks the desktop for the next picture when the client can take one.
     fn ask(&mut self) {
-        if self.asked || self.writing || self.suppressed {
+        if self.asked || self.writing.is_some() || self.suppressed {
             return;
         }
         let may = match self.ordered() {
             None => false,
-            Some(Codec::Avc420 | Codec::ClearCodec) => self.pipeline().is_some_and(|p| p.may_send()),
+            Some(Codec::Graphics { .. }) => {
+                self.take_acknowledgements();
+                self.pace.may_send()
+            }
             Some(Codec::RemoteFx(_) | Codec::Bitmap) => true,
         };
         if may {
             self.asked = true;
+            self.wish(|order, budget| order.budget = budget);
             self.desktop.request_frame();
         }
+    }
+
+    /// Changes the order for the next picture; the second argument is what that may take.
+    fn wish(&mut self, change: impl FnOnce(&mut Order, usize)) {
+        let budget = self.pace.budget();
+        // A poisoned lock is noticed by the painter, which ends the session.
+        if let Ok(mut orders) = self.orders.lock()
+            && let Some(order) = orders.as_mut()
+        {
+            change(order, budget);
+        }
+    }
+
+    fn take_acknowledgements(&mut self) {
+        let now = Instant::now();
+        let Some(mut pipeline) = self.pipeline() else { return };
+        let (frames, more) = (pipeline.acknowledged(), pipeline.acknowledges());
+        for frame in frames {
+            self.pace.acknowledged(frame, now);
+        }
+        if !more {
+            // All are acknowledged, or the client has suspended that: then the socket alone bounds what is sent.
+            self.pace.forget();
+        }
+    }
+
+    fn written(&mut self) {
+        if let Some((bytes, since)) = self.writing.take() {
+            self.pace.written(bytes, since.elapsed());
+        }
+    }
+
+    /// Refinements wait until the link has nothing else to do.
+    fn may_refine(&self) -> bool {
+        self.asked && self.writing.is_none() && !self.suppressed && self.pace.is_idle()
+    }
+
+    /// Wishes for a picture now, though nothing has changed, that makes still parts exact.
+    fn refine(&mut self) {
+        self.refine_at = None;
+        self.wish(|order, budget| {
+            order.refine = true;
+            order.budget = budget;
+        });
+        self.desktop.refresh_all();
     }
 
     async fn picture(&mut self, encoded: Encoded) -> Result<(), Error> {
@@ -334,14 +409,21 @@ impl Session {
         let time_ms =
             u32::try_from(self.began.elapsed().as_millis() & u128::from(u32::MAX)).unwrap_or_default();
         let bytes = match encoded {
-            Encoded::Avc420 { bytes, damage, qp } => match self.pipeline() {
-                Some(mut pipeline) => pipeline.avc420(&bytes, &damage, qp, time_ms)?,
-                None => None,
-            },
-            Encoded::ClearCodec(tiles) => match self.pipeline() {
-                Some(mut pipeline) => pipeline.clearcodec(tiles, time_ms)?,
-                None => None,
-            },
+            Encoded::Graphics { commands, size, refine_in } => {
+                self.refine_at = refine_in.map(|wait| Instant::now() + wait);
+                self.wish(|order, _| order.refine = false);
+                if commands.is_empty() {
+                    return Ok(());
+                }
+                let sent = match self.pipeline() {
+                    Some(mut pipeline) => pipeline.picture(&commands, size, time_ms)?,
+                    None => None,
+                };
+                sent.map(|sent| {
+                    self.pace.sent(sent.frame, sent.bytes.len(), Instant::now());
+                    sent.bytes
+                })
+            }
             Encoded::SurfaceCommands(commands) => Some(updates(UpdateCode::SurfaceCommands, &commands)?),
             Encoded::Bitmaps(bitmaps) => Some(updates(UpdateCode::Bitmap, &bitmaps)?),
         };
@@ -356,11 +438,19 @@ impl Session {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.writing = true;
+        self.writing = Some((bytes.len(), Instant::now()));
         self.writer
             .send(Piece { bytes, picture: true })
             .await
             .map_err(|_| Error::Connection(std::io::ErrorKind::BrokenPipe.into()))
+    }
+
+    /// The client has lost what it showed.
+    fn repaint(&mut self) {
+        self.repaint = self.repaint.wrapping_add(1);
+        let repaint = self.repaint;
+        self.wish(|order, _| order.repaint = repaint);
+        self.desktop.refresh_all();
     }
 
     /// Handles one PDU; returns whether the client wants to leave.
@@ -431,12 +521,12 @@ impl Session {
             ShareDataPdu::SuppressOutput(suppress) => {
                 let was = std::mem::replace(&mut self.suppressed, suppress.desktop_rect.is_none());
                 if was && !self.suppressed {
-                    self.desktop.refresh_all();
+                    self.repaint();
                 }
             }
             ShareDataPdu::RefreshRectangle(_) => {
                 self.suppressed = false;
-                self.desktop.refresh_all();
+                self.repaint();
             }
             other => tracing::debug!(pdu = other.as_short_name(), "not used here"),
         }
