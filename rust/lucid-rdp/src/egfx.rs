@@ -156,16 +156,20 @@ impl Egfx<'_> {
         self.pipeline.processor().0.as_ref().is_some_and(|open| open.server.frames_in_flight() > 0)
     }
 
-    /// Makes the surface and maps it to the output; returns the bytes to send.
-    pub(crate) fn make_surface(&mut self, size: DesktopSize) -> Result<Vec<u8>, Error> {
+    /// Makes the surface, maps it to the output, and adds a picture of nothing, whose acknowledgement tells how long
+    /// the link is.
+    pub(crate) fn make_surface(&mut self, size: DesktopSize) -> Result<Sent, Error> {
         let server = self.server().ok_or(Error::Internal("the graphics pipeline was closed"))?;
         server.set_output_dimensions(size.width, size.height);
         let id = server
             .create_surface(size.width, size.height)
             .ok_or(Error::Internal("the graphics pipeline refused a surface"))?;
         server.map_surface_to_output(id, 0, 0);
-        let messages = server.drain_output();
-        self.encode(messages)
+        let mut messages = server.drain_output();
+        let frame =
+            begin_frame(server, id, 0).ok_or(Error::Internal("the graphics pipeline refused a frame"))?;
+        messages.push(Box::new(Wrapped(frame_bytes(&[], id, frame, 0)?)));
+        Ok(Sent { bytes: self.encode(messages)?, frame })
     }
 
     /// One picture of the given size; `None` when the client has no surface for it.

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::Error;
 use crate::bitmap::BitmapEncoder;
 use crate::capabilities::RemoteFx;
+use crate::curtain::Curtain;
 use crate::graphics::{Command, Drawing, Surface, Wishes};
 use crate::remotefx::RemoteFxEncoder;
 
@@ -60,6 +61,10 @@ pub(crate) enum Encoded {
 pub(crate) enum FromDesktop {
     /// The next picture.
     Picture(Encoded),
+    /// The pointer looks differently now.
+    Pointer(lucid_desktop::Pointer),
+    /// A picture of this size was there, but nobody is shown any now.
+    Withheld { width: u32, height: u32 },
     /// Encoding failed; the session cannot go on.
     Failed(Error),
     /// The desktop is gone.
@@ -87,6 +92,7 @@ pub(crate) type Orders = Arc<Mutex<Option<Order>>>;
 /// Encodes frames as ordered and passes them on.
 pub(crate) struct Painter {
     orders: Orders,
+    curtain: Curtain,
     out: mpsc::Sender<FromDesktop>,
     encoder: Option<Active>,
 }
@@ -105,8 +111,8 @@ enum AnyEncoder {
 }
 
 impl Painter {
-    pub(crate) fn new(orders: Orders, out: mpsc::Sender<FromDesktop>) -> Painter {
-        Painter { orders, out, encoder: None }
+    pub(crate) fn new(orders: Orders, curtain: Curtain, out: mpsc::Sender<FromDesktop>) -> Painter {
+        Painter { orders, curtain, out, encoder: None }
     }
 
     fn encode(&mut self, frame: Frame<'_>) -> Result<Option<Encoded>, Error> {
@@ -159,11 +165,21 @@ impl Painter {
 
 impl FrameSink for Painter {
     fn frame(&mut self, frame: Frame<'_>) {
+        let (width, height) = (frame.width, frame.height);
+        let Some(frame) = self.curtain.pass(frame) else {
+            // Nor is the encoder's memory held for nobody.
+            self.encoder = None;
+            return self.send(FromDesktop::Withheld { width, height });
+        };
         match self.encode(frame) {
             Ok(Some(encoded)) => self.send(FromDesktop::Picture(encoded)),
             Ok(None) => self.send(FromDesktop::Failed(Error::Internal("a picture came before its order"))),
             Err(error) => self.send(FromDesktop::Failed(error)),
         }
+    }
+
+    fn pointer(&mut self, pointer: lucid_desktop::Pointer) {
+        self.send(FromDesktop::Pointer(pointer));
     }
 
     fn closed(&mut self, reason: Closed) {
