@@ -11,6 +11,7 @@
 mod account;
 mod bitmap;
 mod capabilities;
+mod closing;
 mod control;
 mod curtain;
 mod dvc;

@@ -98,11 +98,19 @@ static MODES: [Mode; 6] = [
     },
 ];
 
+/// With what the names of checks begin.
+const TARGETS: [&str; 2] = ["host", "qemu"];
+
 /// Runs the suite.
 pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     let tools = context.tools()?;
-    on_this_machine(context, &tools, report)?;
-    in_qemu(context, &tools, report)
+    if report.wants_target("host", &TARGETS) {
+        on_this_machine(context, &tools, report)?;
+    }
+    if report.wants_target("qemu", &TARGETS) {
+        in_qemu(context, &tools, report)?;
+    }
+    Ok(())
 }
 
 /// What the clients are let loose on.
