@@ -46,7 +46,7 @@ impl Report {
     }
 
     /// Whether a check of this name is to be made.
-    fn wants(&self, name: &str) -> bool {
+    pub(crate) fn wants(&self, name: &str) -> bool {
         self.only.as_deref().is_none_or(|only| name.contains(only))
     }
 
