@@ -24,20 +24,25 @@ use crate::verity;
 const SUITE: &str = "trixie";
 
 /// What both trees and the kernel are picked from.
-const PACKAGES: [&str; 23] = [
+const PACKAGES: [&str; 28] = [
     "bash",
     "coreutils",
     "e2fsprogs",
     "findutils",
     "fontconfig-config",
     "fonts-dejavu-core",
+    // Chinese, Japanese and Korean in 4 MB; Noto's would be 90.
+    "fonts-droid-fallback",
+    "fonts-noto-core",
     "foot",
     "foot-terminfo",
+    "fuzzel",
     "grep",
     "kmod",
     "less",
     "libc-bin",
     "libxkbcommon-tools",
+    "mc",
     // Of which only umount is used.
     "mount",
     // The only kernel in reach that serves both QEMU and a Pi 5.
@@ -48,6 +53,7 @@ const PACKAGES: [&str; 23] = [
     "procps",
     "sed",
     "sway",
+    "swaybg",
     "systemd",
     "xkb-data",
 ];

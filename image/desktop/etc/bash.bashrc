@@ -4,6 +4,6 @@ alias ls='ls --color=auto'
 alias ll='ls -l'
 alias grep='grep --color=auto'
 if [ "$SHLVL" = 1 ]; then
-  printf 'Welcome to Lucid. This desktop lives as long as you are connected.\n'
-  printf 'Super+Enter opens another terminal.\n\n'
+  printf 'Welcome to Lucid. This desktop waits for you for a while when you disconnect;\n'
+  printf 'Super+Shift+E logs off.\n\n'
 fi

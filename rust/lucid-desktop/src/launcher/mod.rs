@@ -5,6 +5,7 @@ mod descendants;
 mod keymap;
 mod listen;
 mod runtime;
+mod wallpaper;
 
 use crate::Paths;
 use lucid_desktop::handover::{self, DesktopRequest, Reply};
@@ -237,6 +238,7 @@ impl Launcher {
     ) -> Result<(Compositor, runtime::Announcement), LauncherError> {
         let config = self.write_config(request, runtime)?;
         let cursors = cursors::write(runtime.path())?;
+        wallpaper::write(runtime.path())?;
         let announcement = runtime.watch()?;
         let myself =
             std::env::current_exe().map_err(LauncherError::io("finding the launcher's own program"))?;

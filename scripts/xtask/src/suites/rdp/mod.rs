@@ -22,6 +22,7 @@ use crate::{
     journal::Journal,
     machine::{self, Disks, Machine, Options},
     progress::{Background, said},
+    setup::Project,
     suite::{Picks, Report},
 };
 
@@ -194,7 +195,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     let mut desktop = Command::new(build::host_program(project, "lucid-desktop"));
     desktop.arg("--listen").arg(&socket).arg("--home").arg(&home).arg("--runtime").arg(dir.join("runtime"));
     desktop.arg("--sway").arg(foreign_wrapper(project, tools, "usr/bin/sway", &dir.join("sway"))?);
-    desktop.arg("--sway-config").arg(project.root.join("image/desktop/etc/sway/config"));
+    desktop.arg("--sway-config").arg(sway_config(project, &dir)?);
     // All users of the checks with several, and the kept desktop of the one before.
     desktop.args(["--max", "10"]);
     let mut desktop = Background::start(&desktop, &dir.join("lucid-desktop.log"))?;
@@ -249,6 +250,17 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
         Ok("")
     });
     Ok(())
+}
+
+/// The desktop's configuration, with the bar's program where it lies in this checkout.
+fn sway_config(project: &Project, dir: &Path) -> Result<PathBuf> {
+    const BAR: &str = "/usr/libexec/lucid-bar";
+    let given = project.root.join("image/desktop/etc/sway/config");
+    let text = fs::read_to_string(&given).at("reading", &given)?;
+    let bar = project.root.join("image/desktop").join(BAR.trim_start_matches('/'));
+    let config = dir.join("sway-config");
+    fs::write(&config, text.replace(BAR, &bar.to_string_lossy())).at("writing", &config)?;
+    Ok(config)
 }
 
 /// `lucid-rdp`, as it is started on any machine.
