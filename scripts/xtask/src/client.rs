@@ -220,6 +220,13 @@ impl Screen {
         ask_well("moving the pointer", self.command("xdotool").args(["mousemove", &x, &y]), b"").map(drop)
     }
 
+    /// Moves the pointer there and clicks.
+    pub(crate) fn click(&self, x: usize, y: usize) -> Result<()> {
+        let mut xdotool = self.command("xdotool");
+        xdotool.args(["mousemove", &x.to_string(), &y.to_string(), "click", "1"]);
+        ask_well("clicking", &mut xdotool, b"").map(drop)
+    }
+
     /// Presses and releases a key.
     pub(crate) fn key(&self, name: &str) -> Result<()> {
         ask_well("pressing a key", self.command("xdotool").args(["key", "--clearmodifiers", name]), b"")

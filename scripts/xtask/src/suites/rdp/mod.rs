@@ -12,6 +12,7 @@ use std::{
 };
 
 mod administration;
+mod desktop;
 mod sessions;
 
 use super::Context;
@@ -292,6 +293,7 @@ fn in_qemu(context: &Context, tools: &Path, report: &mut Report) -> Result<()> {
     };
     common(&target, report)?;
 
+    desktop::run(&target, report)?;
     report.check("qemu: logging off gives the desktop's memory back", || {
         let before = machine.steady_memory()?;
         let client = target.session("logs-off", &MODES[0])?;
