@@ -26,7 +26,8 @@ use tokio_rustls::server::TlsStream;
 use crate::account::Account;
 use crate::egfx::Pipeline;
 use crate::error::Refused;
-use crate::{capabilities, tls};
+use crate::gates::Gates;
+use crate::{capabilities, clipboard, tls};
 
 /// A CredSSP message holds an NTLM token and at most the credentials; anything larger is no such thing.
 const MAX_TS_REQUEST: usize = 16 * 1024;
@@ -55,6 +56,7 @@ pub(crate) struct Host {
     pub(crate) account: Account,
     pub(crate) default_size: DesktopSize,
     pub(crate) max_size: DesktopSize,
+    pub(crate) gates: Gates,
 }
 
 /// Takes a client through the whole handshake. `opening` is called once, as soon as the client is
@@ -74,6 +76,9 @@ pub(crate) async fn accept(
     );
     acceptor.set_honor_client_desktop_size(Some(host.max_size));
     acceptor.attach_static_channel(DrdynvcServer::new().with_dynamic_channel(Pipeline::default()));
+    if host.gates.clipboard() {
+        acceptor.attach_static_channel(clipboard::Channel::new(host.gates));
+    }
 
     let mut framed: Framed<TokioStream<TcpStream>> = Framed::new(stream);
     negotiate(&mut framed, &mut acceptor).await?;

@@ -10,9 +10,11 @@
 mod account;
 mod bitmap;
 mod capabilities;
+mod clipboard;
 mod egfx;
 mod error;
 mod fastpath;
+mod gates;
 mod handshake;
 mod input;
 mod listener;
@@ -33,6 +35,7 @@ use tokio::sync::watch;
 
 pub use account::Account;
 pub use error::{Error, Refused};
+pub use gates::{Gates, Way};
 
 /// What a client gets that asks for no size.
 const DEFAULT_SIZE: DesktopSize = DesktopSize { width: 1280, height: 720 };
@@ -58,6 +61,8 @@ pub struct Options {
     pub name: String,
     /// Sessions at a time.
     pub max_sessions: usize,
+    /// What may pass beside pictures and input.
+    pub gates: Gates,
 }
 
 /// Runs the host until SIGTERM or SIGINT.
@@ -84,8 +89,13 @@ pub async fn run(options: Options) -> Result<(), Error> {
     }
 
     let (stop, stopping) = watch::channel(false);
-    let host =
-        Arc::new(handshake::Host { identity, account, default_size: DEFAULT_SIZE, max_size: MAX_SIZE });
+    let host = Arc::new(handshake::Host {
+        identity,
+        account,
+        default_size: DEFAULT_SIZE,
+        max_size: MAX_SIZE,
+        gates: options.gates,
+    });
     let settings = listener::Settings {
         desktop: options.desktop,
         keyboard: options.keyboard,

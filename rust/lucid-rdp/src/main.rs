@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use lucid_rdp::{Error, KeyboardLayout, Options};
+use lucid_rdp::{Error, Gates, KeyboardLayout, Options, Way};
 use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -35,6 +35,13 @@ struct Arguments {
     /// Sessions at a time.
     #[arg(long, default_value_t = 4)]
     max_sessions: usize,
+    /// What may pass beside pictures and input, separated by commas: clipboard-to-desktop, clipboard-to-client.
+    /// Nothing of it does by default.
+    #[arg(long, value_name = "WAYS", value_delimiter = ',')]
+    allow: Vec<Way>,
+    /// The most bytes of one text, HTML or picture on the clipboard.
+    #[arg(long, default_value_t = Gates::default().clipboard_max_bytes)]
+    clipboard_max_bytes: usize,
 }
 
 /// `desktop.json`, version 1.
@@ -47,6 +54,12 @@ struct DesktopSettings {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let mut gates = Gates::default();
+    arguments.allow.iter().for_each(|way| gates.open(*way));
+    if let Err(e) = gates.limit_clipboard(arguments.clipboard_max_bytes) {
+        eprintln!("lucid-rdp: {e}");
+        return ExitCode::from(2);
+    }
     // LUCID_LOG takes tracing's target=level list; what it gets wrong is not silently ignored.
     let filter =
         std::env::var("LUCID_LOG").unwrap_or_else(|_| "warn,lucid_rdp=info,lucid_desktop=info".into());
@@ -60,7 +73,7 @@ fn main() -> ExitCode {
     // The journal has its own time stamps.
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).without_time();
     tracing_subscriber::registry().with(filter).with(lines).init();
-    match start(arguments) {
+    match start(arguments, gates) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -69,7 +82,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(arguments: Arguments) -> Result<(), Error> {
+fn start(arguments: Arguments, gates: Gates) -> Result<(), Error> {
     let (keyboard, name) = match arguments.desktop_settings {
         Some(path) => desktop_settings(path)?,
         None => (KeyboardLayout { layout: "us".into(), variant: String::new() }, "lucid".into()),
@@ -86,6 +99,7 @@ fn start(arguments: Arguments) -> Result<(), Error> {
         keyboard,
         name,
         max_sessions: arguments.max_sessions,
+        gates,
     }))
 }
 

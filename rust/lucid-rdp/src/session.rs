@@ -30,6 +30,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::server::TlsStream;
 
 use crate::capabilities::{self, Client};
+use crate::clipboard::{self, Clipboard};
 use crate::egfx::{self, State};
 use crate::handshake::Connection;
 use crate::input::Translator;
@@ -157,6 +158,8 @@ pub(crate) async fn run(
         generation: 0,
     };
     session.start_channels().await?;
+    let mut clipboard = Clipboard::start(&mut session.result, &session.desktop);
+    let writer = session.writer.clone();
     let mut may_wait_for_pipeline = session
         .result
         .client_early_capability_flags
@@ -186,6 +189,7 @@ pub(crate) async fn run(
                         if session.pdu(action, &bytes).await? {
                             break End::Client;
                         }
+                        clipboard.received(&mut session.result)?;
                         if session.serve_pipeline().await? {
                             may_wait_for_pipeline = false;
                         }
@@ -208,6 +212,10 @@ pub(crate) async fn run(
                 }
                 Some(FromDesktop::Closed(_)) => break End::Desktop,
             },
+            event = clipboard.event() => clipboard.handle(event, &mut session.result)?,
+            Ok(room) = writer.reserve(), if clipboard.has_output() => {
+                room.send(Piece { bytes: clipboard.output(&mut session.result)?, picture: false });
+            }
             told = written.recv() => match told {
                 Some(()) => session.writing = false,
                 None => break End::Client,
@@ -223,6 +231,7 @@ pub(crate) async fn run(
         }
     };
     // The desktop goes first: nothing of it may outlive the session, however long the socket takes.
+    drop((clipboard, writer));
     drop(session);
     drop(from_desktop);
     drop(reader);
@@ -397,9 +406,9 @@ impl Session {
             McsMessage::SendDataRequest(data) => {
                 let id = data.channel_id;
                 if let Some(channel) = self.result.static_channels.get_by_channel_id_mut(id) {
-                    let answers = channel
-                        .process(&data.user_data)
-                        .map_err(|_| Error::Protocol("a virtual channel's data"))?;
+                    let Some(bytes) = clipboard::bounded(channel, &data.user_data)? else { return Ok(false) };
+                    let answers =
+                        channel.process(&bytes).map_err(|_| Error::Protocol("a virtual channel's data"))?;
                     let answer = server_encode_svc_messages(answers, id, self.result.user_channel_id)
                         .map_err(|_| Error::Encode("a channel's answer"))?;
                     self.send(answer).await?;
