@@ -197,3 +197,6 @@ impl SvcProcessor for Channel {
 }
 
 impl SvcServerProcessor for Channel {}
+
+#[cfg(test)]
+mod tests;
