@@ -40,9 +40,17 @@ const PACKAGES: [(&str, &[&str]); 6] = [
     ("booting it without a board", &["qemu-system-arm", "u-boot-qemu", "fdisk", "util-linux", "systemd"]),
     (
         "desktops on this machine",
-        &["sway", "foot", "libxkbcommon-tools", "xkb-data", "fontconfig", "fonts-dejavu-core"],
+        &[
+            "sway",
+            "foot",
+            "libxkbcommon-tools",
+            "xkb-data",
+            "fontconfig",
+            "fonts-dejavu-core",
+            "wl-clipboard",
+        ],
     ),
-    ("real clients and what they show", &["xvfb", "freerdp2-x11", "imagemagick", "xdotool"]),
+    ("real clients and what they show", &["xvfb", "freerdp2-x11", "imagemagick", "xdotool", "xclip"]),
 ];
 
 /// The folders of a checkout.

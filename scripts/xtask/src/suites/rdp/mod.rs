@@ -1,5 +1,7 @@
 //! Real RDP clients, against the services on this machine and against the machine in QEMU.
 
+mod clipboard;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -217,6 +219,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
         slow_to_open: false,
     };
     common(&target, report)?;
+    clipboard::check(&target, &dir.join("runtime"), &|port| serve(port, &account), report)?;
 
     report.check("host: a client killed in mid-session leaves nothing running", || {
         interrupt.wait_for("the end of earlier desktops", target.bound, || {
