@@ -213,7 +213,7 @@ fn read_all(pipe: OwnedFd) -> Vec<u8> {
 #[test]
 fn what_a_program_copies_is_told_by_its_types_and_read_when_it_is_wanted() {
     let Some(mut bench) = Bench::start("copy") else { return };
-    for content in ["x".repeat(1), "Grüße 漢字 👍\n".repeat(100_000), String::new()] {
+    for content in ["x".to_owned(), "Grüße 漢字 👍\n".repeat(100_000), String::new()] {
         bench.copy("text/plain;charset=utf-8", content.as_bytes());
         let offer = bench.offered();
         // It offers text under other names as well.
