@@ -40,6 +40,8 @@ const MAX_WISHES: usize = 64;
 const MAX_WRITERS: usize = 8;
 /// A client has this long to answer a paste, and a program to write or read what is pasted.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// And this long when it has copied something else meanwhile.
+const GRACE: Duration = Duration::from_secs(2);
 /// Between two announcements to the client, so that a program which copies without end costs little.
 const ANNOUNCEMENT_PACE: Duration = Duration::from_millis(50);
 /// What is written to the client at once, in bytes, as far as messages can be cut there.
@@ -113,8 +115,11 @@ struct Open {
     client_has: Vec<(&'static str, ClipboardFormatId, Form)>,
     /// The client's present offer.
     number: u64,
-    /// The client was asked these, oldest first; its answers have no other mark than their order.
-    asked: VecDeque<Asked>,
+    /// What the client was asked and has not answered. One at a time: answers have no other mark than their order, and
+    /// FreeRDP owes some of them.
+    asked: Option<Asked>,
+    /// Programs whose turn comes then.
+    waiting: VecDeque<(Paste, Instant)>,
     writers: JoinSet<()>,
 
     /// What a program has.
@@ -131,8 +136,7 @@ struct Open {
 }
 
 struct Asked {
-    /// `None`: it has waited for too long.
-    paste: Option<Paste>,
+    paste: Paste,
     form: Form,
     until: Instant,
 }
@@ -166,7 +170,8 @@ impl Clipboard {
             ready: false,
             client_has: Vec::new(),
             number: 0,
-            asked: VecDeque::new(),
+            asked: None,
+            waiting: VecDeque::new(),
             writers: JoinSet::new(),
             offer: None,
             announced: false,
@@ -193,7 +198,7 @@ impl Clipboard {
         match event {
             Event::Desktop => open.take_inbox(result)?,
             Event::Read(data) => open.answer(data)?,
-            Event::Time => open.look_at_the_clock(),
+            Event::Time => open.look_at_the_clock()?,
         }
         open.announce(result)?;
         open.serve_wishes()
@@ -207,7 +212,7 @@ impl Clipboard {
             match message {
                 Received::Formats(formats) => open.client_copied(&formats)?,
                 Received::Wish(format) => open.client_pastes(format)?,
-                Received::Data(data) => open.client_answered(data),
+                Received::Data(data) => open.client_answered(data)?,
             }
         }
         open.announce(result)?;
@@ -250,7 +255,7 @@ impl Open {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let asked = self.asked.iter().filter(|a| a.paste.is_some()).map(|a| a.until).min();
+        let asked = self.asked.as_ref().map(|asked| asked.until);
         // While it cannot be made, its time does not matter.
         let announcement = self.announcement.filter(|_| self.ready && self.output.is_empty());
         [asked, announcement].into_iter().flatten().min()
@@ -271,9 +276,9 @@ impl Open {
             return Ok(());
         }
         self.client_has = formats::from_client(formats);
-        // The client's answers to these would be of what it had before.
-        for asked in &mut self.asked {
-            asked.paste = None;
+        // It may still answer; FreeRDP tells of one copy twice, and never answers when the first was in between.
+        if let Some(asked) = &mut self.asked {
+            asked.until = asked.until.min(Instant::now() + GRACE);
         }
         self.number += 1;
         // A failure means that the desktop is ending; its own message ends the session.
@@ -294,24 +299,35 @@ impl Open {
 
     fn program_pastes(&mut self, paste: Paste) -> Result<(), Error> {
         // Dropping it is an empty answer.
-        if paste.number != self.number || self.asked.len() >= MAX_PASTES {
-            return Ok(());
+        if self.waiting.len() < MAX_PASTES {
+            self.waiting.push_back((paste, Instant::now() + PATIENCE));
         }
-        let Some((_, format, form)) =
-            self.client_has.iter().find(|(mime_type, ..)| *mime_type == paste.mime_type)
-        else {
-            return Ok(());
-        };
-        let (format, form) = (*format, *form);
-        tracing::debug!(?form, "a program pastes: the client is asked");
-        self.asked.push_back(Asked { paste: Some(paste), form, until: Instant::now() + PATIENCE });
-        self.send(channel::ask(format))
+        self.ask_client()
     }
 
-    fn client_answered(&mut self, data: Option<Vec<u8>>) {
+    /// Asks the client for the next program, unless it owes an answer.
+    fn ask_client(&mut self) -> Result<(), Error> {
+        while self.asked.is_none() {
+            let Some((paste, until)) = self.waiting.pop_front() else { return Ok(()) };
+            let has = self.client_has.iter().find(|(mime_type, ..)| *mime_type == paste.mime_type);
+            let Some((_, format, form)) = has.copied() else { continue };
+            tracing::debug!(?form, "a program pastes: the client is asked");
+            self.asked = Some(Asked { paste, form, until });
+            self.send(channel::ask(format))?;
+        }
+        Ok(())
+    }
+
+    fn client_answered(&mut self, data: Option<Vec<u8>>) -> Result<(), Error> {
         // Not asked for: of no use, and no harm.
-        let Some(Asked { paste, form, .. }) = self.asked.pop_front() else { return };
-        let (Some(paste), Some(data)) = (paste, data) else { return };
+        if let Some(Asked { paste, form, .. }) = self.asked.take() {
+            self.give(paste, form, data);
+        }
+        self.ask_client()
+    }
+
+    fn give(&mut self, paste: Paste, form: Form, data: Option<Vec<u8>>) {
+        let Some(data) = data else { return };
         if data.len() > self.gates.clipboard_max_bytes {
             tracing::warn!(
                 bytes = data.len(),
@@ -357,13 +373,13 @@ impl Open {
         self.announce(result)
     }
 
-    fn look_at_the_clock(&mut self) {
+    fn look_at_the_clock(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        for asked in self.asked.iter_mut().filter(|a| a.until <= now) {
-            if asked.paste.take().is_some() {
-                tracing::warn!("the client did not answer a paste within {} s", PATIENCE.as_secs());
-            }
+        if self.asked.take_if(|asked| asked.until <= now).is_some() {
+            tracing::warn!("the client did not answer a paste in time");
         }
+        self.waiting.retain(|(_, until)| *until > now);
+        self.ask_client()
     }
 
     /// Tells the client what the desktop has, if that is new and not too soon.
