@@ -2,8 +2,9 @@
 //! keeper has something else to do with the desktop.
 //!
 //! Pacing: the desktop is asked for one picture at a time, and only while the client has acknowledged enough
-//! of those before (graphics pipeline) and nothing waits to be written. What changes meanwhile is collected by
-//! the desktop as damage, so no queue grows on a slow link.
+//! of those before (graphics pipeline, [`Pace`]) and nothing waits to be written. What changes meanwhile is
+//! collected by the desktop as damage, so no queue grows on a slow link. When nothing is under way and parts of the
+//! picture are not exact, the painter is wished to make them so.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -30,9 +31,10 @@ use tokio_rustls::server::TlsStream;
 
 use crate::capabilities::{self, Client};
 use crate::clipboard::{self, Clipboard};
-use crate::egfx::{self, State};
+use crate::egfx::{self, Sent, State};
 use crate::handshake::Connection;
 use crate::input::Translator;
+use crate::pace::Pace;
 use crate::picture::{Codec, Encoded, FromDesktop, Order};
 use crate::pointer::Cursors;
 use crate::running::Running;
@@ -85,8 +87,13 @@ struct Session<'a> {
     translator: Translator,
     cursors: Cursors,
     began: Instant,
-    /// A picture is queued or being written.
-    writing: bool,
+    /// A picture is queued or being written: so many bytes since then.
+    writing: Option<(usize, Instant)>,
+    pace: Pace,
+    /// When parts of the picture that are not exact should be made so.
+    refine_at: Option<Instant>,
+    /// Counts the client's losses of what it showed.
+    repaint: u32,
     /// The client has said that it shows nothing now (minimised).
     suppressed: bool,
 }
@@ -118,7 +125,10 @@ pub(crate) async fn run(
         translator: Translator::default(),
         cursors: Cursors::new(client.pointers),
         began: Instant::now(),
-        writing: false,
+        writing: None,
+        pace: Pace::default(),
+        refine_at: None,
+        repaint: 0,
         suppressed: false,
     };
     // Whatever the connection waits for, an interruption comes through.
@@ -167,6 +177,12 @@ pub(crate) async fn refuse(
         }
     };
     let _ = tokio::time::timeout(FAREWELL, sent).await;
+}
+
+async fn until(instant: Option<Instant>) {
+    if let Some(instant) = instant {
+        tokio::time::sleep_until(instant.into()).await;
+    }
 }
 
 type Reader = TokioFramed<ReadHalf<TlsStream<TcpStream>>>;
@@ -230,6 +246,7 @@ impl Session<'_> {
         let mut cookies = tokio::time::interval(reconnect::RENEW);
         loop {
             self.ask();
+            let refinement = self.refine_at.filter(|_| self.may_refine());
             tokio::select! {
                 pdu = reader.read_pdu() => {
                     match pdu {
@@ -269,9 +286,10 @@ impl Session<'_> {
                     room.send(Piece { bytes: clipboard.output(&mut self.result)?, picture: false });
                 }
                 told = written.recv() => match told {
-                    Some(()) => self.writing = false,
+                    Some(()) => self.written(),
                     None => return Ok(End::Client),
                 },
+                () = until(refinement), if refinement.is_some() => self.refine(),
                 () = &mut pipeline_deadline, if may_wait_for_pipeline => {
                     may_wait_for_pipeline = false;
                     self.order_without_pipeline();
@@ -312,7 +330,15 @@ impl Session<'_> {
     /// Gives the painter its order: pictures can be asked for from now on.
     fn order(&mut self, codec: Codec) {
         tracing::info!(codec = codec.name(), "pictures go out");
-        let order = Order { codec, max_update: self.client.max_update, generation: self.running.generation };
+        let order = Order {
+            codec,
+            max_update: self.client.max_update,
+            generation: self.running.generation,
+            repaint: self.repaint,
+            budget: self.pace.budget(),
+            refine: false,
+        };
+        self.refine_at = None;
         self.running.generation += 1;
         self.facts.codec.set(Some(codec.name()));
         // A poisoned lock is noticed by the painter, which ends the session.
@@ -343,26 +369,83 @@ impl Session<'_> {
         let size = self.size;
         let Some(mut pipeline) = self.pipeline() else { return Ok(false) };
         let State::NeedsSurface { avc420 } = pipeline.state() else { return Ok(false) };
-        let bytes = pipeline.make_surface(size)?;
+        let Sent { bytes, frame } = pipeline.make_surface(size)?;
+        self.pace.forget();
+        self.pace.sent(frame, bytes.len(), Instant::now());
         self.send(bytes).await?;
-        self.order(if avc420 { Codec::Avc420 } else { Codec::ClearCodec });
+        self.order(Codec::Graphics { avc420 });
         Ok(true)
     }
 
     /// Asks the desktop for the next picture when the client can take one.
     fn ask(&mut self) {
-        if self.running.asked || self.writing || self.suppressed {
+        self.take_acknowledgements();
+        if self.running.asked || self.writing.is_some() || self.suppressed {
             return;
         }
         let may = match self.ordered() {
             None => false,
-            Some(Codec::Avc420 | Codec::ClearCodec) => self.pipeline().is_some_and(|p| p.may_send()),
+            Some(Codec::Graphics { .. }) => self.pace.may_send(),
             Some(Codec::RemoteFx(_) | Codec::Bitmap) => true,
         };
         if may {
             self.running.asked = true;
+            self.wish(|order, budget| order.budget = budget);
             self.running.desktop.request_frame();
         }
+    }
+
+    /// Changes the order for the next picture; the second argument is what that may take.
+    fn wish(&mut self, change: impl FnOnce(&mut Order, usize)) {
+        let budget = self.pace.budget();
+        // A poisoned lock is noticed by the painter, which ends the session.
+        if let Ok(mut orders) = self.running.orders.lock()
+            && let Some(order) = orders.as_mut()
+        {
+            change(order, budget);
+        }
+    }
+
+    fn take_acknowledgements(&mut self) {
+        let now = Instant::now();
+        let Some(mut pipeline) = self.pipeline() else { return };
+        let (frames, more) = (pipeline.acknowledged(), pipeline.acknowledges());
+        for frame in frames {
+            self.pace.acknowledged(frame, now);
+        }
+        if !more {
+            // All are acknowledged, or the client has suspended that: then the socket alone bounds what is sent.
+            self.pace.forget();
+        }
+    }
+
+    fn written(&mut self) {
+        if let Some((bytes, since)) = self.writing.take() {
+            self.pace.written(bytes, since.elapsed());
+        }
+    }
+
+    /// Refinements wait until the link has nothing else to do.
+    fn may_refine(&self) -> bool {
+        self.running.asked && self.writing.is_none() && !self.suppressed && self.pace.is_idle()
+    }
+
+    /// Wishes for a picture now, though nothing has changed, that makes still parts exact.
+    fn refine(&mut self) {
+        self.refine_at = None;
+        self.wish(|order, budget| {
+            order.refine = true;
+            order.budget = budget;
+        });
+        self.running.desktop.refresh_all();
+    }
+
+    /// The client has lost what it showed.
+    fn repaint(&mut self) {
+        self.repaint = self.repaint.wrapping_add(1);
+        let repaint = self.repaint;
+        self.wish(|order, _| order.repaint = repaint);
+        self.running.desktop.refresh_all();
     }
 
     async fn picture(&mut self, encoded: Encoded) -> Result<(), Error> {
@@ -371,14 +454,21 @@ impl Session<'_> {
         let time_ms =
             u32::try_from(self.began.elapsed().as_millis() & u128::from(u32::MAX)).unwrap_or_default();
         let bytes = match encoded {
-            Encoded::Avc420 { bytes, damage, qp } => match self.pipeline() {
-                Some(mut pipeline) => pipeline.avc420(&bytes, &damage, qp, time_ms)?,
-                None => None,
-            },
-            Encoded::ClearCodec(tiles) => match self.pipeline() {
-                Some(mut pipeline) => pipeline.clearcodec(tiles, time_ms)?,
-                None => None,
-            },
+            Encoded::Graphics { commands, size, refine_in } => {
+                self.refine_at = refine_in.map(|wait| Instant::now() + wait);
+                self.wish(|order, _| order.refine = false);
+                if commands.is_empty() {
+                    return Ok(());
+                }
+                let sent = match self.pipeline() {
+                    Some(mut pipeline) => pipeline.picture(&commands, size, time_ms)?,
+                    None => None,
+                };
+                sent.map(|sent| {
+                    self.pace.sent(sent.frame, sent.bytes.len(), Instant::now());
+                    sent.bytes
+                })
+            }
             Encoded::SurfaceCommands(commands) => Some(updates(UpdateCode::SurfaceCommands, &commands)?),
             Encoded::Bitmaps(bitmaps) => Some(updates(UpdateCode::Bitmap, &bitmaps)?),
         };
@@ -393,7 +483,7 @@ impl Session<'_> {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.writing = true;
+        self.writing = Some((bytes.len(), Instant::now()));
         self.facts.frames.set(self.facts.frames.get() + 1);
         self.writer
             .send(Piece { bytes, picture: true })
@@ -483,12 +573,12 @@ impl Session<'_> {
             ShareDataPdu::SuppressOutput(suppress) => {
                 let was = std::mem::replace(&mut self.suppressed, suppress.desktop_rect.is_none());
                 if was && !self.suppressed {
-                    self.running.desktop.refresh_all();
+                    self.repaint();
                 }
             }
             ShareDataPdu::RefreshRectangle(_) => {
                 self.suppressed = false;
-                self.running.desktop.refresh_all();
+                self.repaint();
             }
             other => tracing::debug!(pdu = other.as_short_name(), "not used here"),
         }
