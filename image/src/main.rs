@@ -74,6 +74,15 @@ enum What {
         /// That disk's image.
         image: PathBuf,
     },
+    /// Prints the lines of apt's sources.list for a release, from the archive that this machine uses.
+    Sources {
+        /// The release.
+        #[arg(long, default_value = "trixie")]
+        suite: String,
+        /// Its backports as well.
+        #[arg(long)]
+        backports: bool,
+    },
     /// Makes a tree of programs of a newer Debian for this machine, and says where it is.
     Tools {
         /// The packages, separated by commas.
@@ -128,6 +137,11 @@ fn run(what: What) -> Result<()> {
             })
         }
         What::FirmwareTry { image } => firmware(&image).put("tryboot", b"1\n"),
+        What::Sources { suite, backports } => {
+            let archive = Archive::of_this_machine(Path::new("/etc/apt"))?;
+            archive.lines(&suite, backports).iter().for_each(|line| println!("{line}"));
+            Ok(())
+        }
         What::Tools { include, suite, cache } => {
             let archive = Archive::of_this_machine(Path::new("/etc/apt"))?;
             println!("{}", Tools::with(&archive, &cache, &suite, &include)?.root().display());

@@ -53,7 +53,11 @@ pub(crate) struct Shared {
     /// The output's size: width in the upper half.
     size: AtomicU64,
     wakeups: AtomicU64,
+    /// Where the pointer was put last, from the left in the upper half; [`NOWHERE`] when that is not known.
+    pointer: AtomicU64,
 }
+
+const NOWHERE: u64 = u64::MAX;
 
 /// What the thread is to do.
 #[derive(Default)]
@@ -68,7 +72,13 @@ impl Shared {
     fn new() -> Result<Shared, Error> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(Error::system("making an eventfd"))?;
-        Ok(Shared { commands: Mutex::default(), wake, size: AtomicU64::new(0), wakeups: AtomicU64::new(0) })
+        Ok(Shared {
+            commands: Mutex::default(),
+            wake,
+            size: AtomicU64::new(0),
+            wakeups: AtomicU64::new(0),
+            pointer: AtomicU64::new(NOWHERE),
+        })
     }
 
     fn command(&self, change: impl FnOnce(&mut Commands)) {
@@ -83,6 +93,19 @@ impl Shared {
 
     pub(crate) fn set_size(&self, (width, height): (u32, u32)) {
         self.size.store(u64::from(width) << 32 | u64::from(height), Ordering::Relaxed);
+    }
+
+    fn set_pointer(&self, place: Option<(u32, u32)>) {
+        let place = place.map_or(NOWHERE, |(x, y)| u64::from(x) << 32 | u64::from(y));
+        self.pointer.store(place, Ordering::Relaxed);
+    }
+
+    /// Where the pointer was put last.
+    pub(crate) fn pointer(&self) -> Option<(u32, u32)> {
+        match self.pointer.load(Ordering::Relaxed) {
+            NOWHERE => None,
+            place => Some(((place >> 32) as u32, place as u32)),
+        }
     }
 
     fn size(&self) -> (u32, u32) {
@@ -227,12 +250,15 @@ impl Desktop {
             Input::PointerMove { x, y } => {
                 let (width, height) = self.shared.size();
                 if width > 0 && height > 0 {
-                    devices.pointer.motion_absolute(time, x.min(width - 1), y.min(height - 1), width, height);
+                    let (x, y) = (x.min(width - 1), y.min(height - 1));
+                    self.shared.set_pointer(Some((x, y)));
+                    devices.pointer.motion_absolute(time, x, y, width, height);
                     devices.pointer.frame();
                 }
             }
             Input::PointerMoveRelative { dx, dy } => {
                 let limit = |d: i32| f64::from(d.clamp(-8192, 8192));
+                self.shared.set_pointer(None);
                 devices.pointer.motion(time, limit(dx), limit(dy));
                 devices.pointer.frame();
             }

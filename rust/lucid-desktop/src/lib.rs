@@ -29,6 +29,7 @@ mod desktop;
 mod error;
 pub mod handover;
 mod keyboard;
+pub mod pointer;
 mod session;
 mod types;
 
@@ -37,4 +38,5 @@ pub use damage::MAX_DAMAGE;
 pub use desktop::Desktop;
 pub use error::Error;
 pub use handover::{DesktopRequest, KeyboardLayout};
+pub use pointer::Pointer;
 pub use types::{Button, CaptureProtocol, Closed, Frame, FrameSink, Input, Rect};

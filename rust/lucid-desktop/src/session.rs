@@ -2,6 +2,7 @@
 
 use crate::damage::{Damage, clip};
 use crate::desktop::{Commands, Shared};
+use crate::pointer::{self, Piece, Pointer};
 use crate::{CaptureProtocol, Closed, Error, Frame, FrameSink, Rect};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::os::fd::{AsFd, OwnedFd};
@@ -156,6 +157,10 @@ pub(crate) struct Session {
     /// Rows of the compositor's buffer on their way into the picture.
     band: Vec<u8>,
     credits: u32,
+    /// Where the pointer's code is in the compositor's buffer.
+    pointer_place: Option<Rect>,
+    /// What the sink knows of the pointer.
+    pointer_told: Option<Pointer>,
 
     output_manager: Option<ZwlrOutputManagerV1>,
     heads: Vec<Head>,
@@ -185,6 +190,8 @@ impl Session {
             damage: Damage::default(),
             band: Vec::new(),
             credits: 0,
+            pointer_place: None,
+            pointer_told: None,
             output_manager: None,
             heads: Vec::new(),
             serial: None,
@@ -394,6 +401,8 @@ impl Session {
             self.damage.all(self.picture_size);
         }
         let rects = if new { std::slice::from_ref(&whole) } else { &capture.damage[..] };
+        let pointer = self.find_pointer(rects, new, capture.y_invert)?;
+        let Some(buffer) = &self.buffer else { return Ok(()) };
         for rect in rects {
             let bottom = rect.y + rect.height;
             let mut y = rect.y;
@@ -403,6 +412,13 @@ impl Session {
                 let first = if capture.y_invert { height - y - rows } else { y };
                 self.band.resize(stride * rows as usize, 0);
                 read_exact(&buffer.memory, &mut self.band, first as usize * stride)?;
+                if let Some(code) = pointer {
+                    for i in (code.y.max(y)..(code.y + code.height).min(y + rows)).map(|at| at - y) {
+                        let from = if capture.y_invert { rows - 1 - i } else { i } as usize * stride;
+                        let to = (y + i) as usize * row;
+                        erase(&mut self.band[from..from + row], &self.picture[to..to + row], code, new);
+                    }
+                }
                 let mut x = rect.x;
                 while x < rect.x + rect.width {
                     let columns = (TILE - x % TILE).min(rect.x + rect.width - x);
@@ -426,6 +442,75 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Looks for the pointer's code, tells the sink about its shape, and returns where it is.
+    fn find_pointer(&mut self, damage: &[Rect], new: bool, y_invert: bool) -> Result<Option<Rect>, Error> {
+        let before = self.pointer_place;
+        let touched = new || before.is_none_or(|place| damage.iter().any(|r| r.overlaps(place)));
+        if !touched {
+            return Ok(before);
+        }
+        let wanted = self.shared.pointer();
+        // Most likely it is where it was put. A picture may be older than that: then it is in what has changed, as
+        // long as it is anywhere; a pointer that is hidden is not searched for in every frame.
+        let near = wanted.and_then(|place| pointer::surroundings(place, self.picture_size));
+        let everywhere = new || before.is_some() || wanted.is_none();
+        let searched = damage.iter().copied().filter(|_| everywhere);
+        let mut found = None;
+        for rect in near.into_iter().chain(before).chain(searched) {
+            found = self.search_pointer(rect, y_invert)?;
+            if found.is_some() {
+                break;
+            }
+        }
+        let cut = wanted.filter(|place| pointer::is_cut(*place, self.picture_size));
+        let (told, place) = match (found, cut) {
+            (Some((shape, place)), _) => (Some(Pointer::Shape(shape)), Some(place)),
+            // At the edge it cannot be read, but is still there.
+            (None, Some(place)) if matches!(self.pointer_told, Some(Pointer::Shape(_))) => {
+                (self.pointer_told, pointer::surroundings(place, self.picture_size))
+            }
+            // Before anyone has pointed at anything there may be no pointer.
+            (None, _) => {
+                (self.pointer_told.or(wanted.map(|_| Pointer::Picture)).map(|_| Pointer::Picture), None)
+            }
+        };
+        self.pointer_place = place;
+        if told != self.pointer_told {
+            self.pointer_told = told;
+            if let Some(pointer) = told {
+                self.sink.pointer(pointer);
+            }
+        }
+        Ok(place)
+    }
+
+    /// Looks for the pointer's code in a rectangle of the compositor's buffer.
+    fn search_pointer(
+        &mut self,
+        rect: Rect,
+        y_invert: bool,
+    ) -> Result<Option<(pointer::Shape, Rect)>, Error> {
+        let Some(buffer) = &self.buffer else { return Ok(None) };
+        let (stride, row) = (buffer.layout.stride as usize, rect.width as usize * 4);
+        // A code must lie in one piece, so the pieces overlap.
+        let step = TILE - pointer::MAX_CODE_SIDE;
+        let mut y = rect.y;
+        while y < rect.y + rect.height {
+            let height = TILE.min(rect.y + rect.height - y);
+            self.band.resize(row * height as usize, 0);
+            for (i, line) in (y..y + height).zip(self.band.chunks_exact_mut(row)) {
+                let i = if y_invert { buffer.layout.height - 1 - i } else { i };
+                read_exact(&buffer.memory, line, i as usize * stride + rect.x as usize * 4)?;
+            }
+            let place = Rect { y, height, ..rect };
+            if let Some(found) = (Piece { place, pixels: &self.band }).find() {
+                return Ok(Some(found));
+            }
+            y += step;
+        }
+        Ok(None)
     }
 
     /// The capture did not come about: it is tried anew, with what the compositor now wants.
@@ -507,6 +592,22 @@ enum Outcome {
     Succeeded,
     Failed,
     Cancelled,
+}
+
+/// Takes the pointer's code out of a row: what was there before is still there if its neighbours are, and otherwise it
+/// most likely looks like them. (The client draws its pointer over that place.)
+fn erase(row: &mut [u8], before: &[u8], code: Rect, new: bool) {
+    let (left, right) = (code.x as usize * 4, (code.x + code.width) as usize * 4);
+    let pixel = |row: &[u8], at: usize| row.get(at..at + 4).and_then(|p| <[u8; 4]>::try_from(p).ok());
+    let neighbours = [left.checked_sub(4), Some(right)].map(|at| at.and_then(|at| pixel(row, at)));
+    let earlier = [left.checked_sub(4), Some(right)].map(|at| at.and_then(|at| pixel(before, at)));
+    let Some(place) = row.get_mut(left..right) else { return };
+    match neighbours.into_iter().flatten().next() {
+        Some(neighbour) if new || neighbours != earlier => {
+            place.as_chunks_mut().0.fill(neighbour);
+        }
+        _ => place.copy_from_slice(&before[left..right]),
+    }
 }
 
 fn read_exact(memory: &OwnedFd, mut bytes: &mut [u8], at: usize) -> Result<(), Error> {

@@ -13,6 +13,16 @@ pub struct Rect {
     pub height: u32,
 }
 
+impl Rect {
+    /// Whether they have a pixel in common.
+    pub(crate) fn overlaps(&self, other: Rect) -> bool {
+        self.x < other.x + other.width
+            && other.x < self.x + self.width
+            && self.y < other.y + other.height
+            && other.y < self.y + self.height
+    }
+}
+
 /// A picture of the whole output with what changed since the frame before.
 ///
 /// The pixels are a private copy: the desktop cannot change them while they are looked at.
@@ -134,6 +144,11 @@ pub trait FrameSink: Send {
     /// the output keeps the size it had. (A size that was taken shows in the next frame.)
     fn resize_failed(&mut self, width: u32, height: u32) {
         tracing::warn!(width, height, "the compositor refused a new size for the output");
+    }
+    /// What the pointer looks like now; called when it changes. Unless this is
+    /// [`Pointer::Picture`](crate::Pointer::Picture), frames do not show it.
+    fn pointer(&mut self, pointer: crate::Pointer) {
+        tracing::debug!(?pointer, "the pointer's shape");
     }
     /// The desktop has ended; nothing is called after this.
     fn closed(&mut self, reason: Closed);

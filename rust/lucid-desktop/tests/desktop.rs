@@ -6,7 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use lucid_desktop::{
-    Button, CaptureProtocol, Closed, Desktop, DesktopRequest, Frame, FrameSink, Input, KeyboardLayout, Rect,
+    Button, CaptureProtocol, Closed, Desktop, DesktopRequest, Frame, FrameSink, Input, KeyboardLayout,
+    Pointer, Rect, pointer::Shape,
 };
 use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
@@ -113,7 +114,7 @@ impl Launcher {
         let request = DesktopRequest { width, height, keyboard };
         let (events, received) = channel();
         let desktop = Desktop::open(&self.socket(), &request, Sink { events }).unwrap();
-        Screen { desktop, received, size: (0, 0), pixels: Vec::new(), frames: 0 }
+        Screen { desktop, received, size: (0, 0), pixels: Vec::new(), frames: 0, pointer: None }
     }
 }
 
@@ -128,6 +129,7 @@ impl Drop for Launcher {
 enum Event {
     Frame { size: (u32, u32), pixels: Vec<u8>, damage: Vec<Rect> },
     ResizeFailed(u32, u32),
+    Pointer(Pointer),
     Closed(String),
 }
 
@@ -151,6 +153,10 @@ impl FrameSink for Sink {
         let _ = self.events.send(Event::ResizeFailed(width, height));
     }
 
+    fn pointer(&mut self, pointer: Pointer) {
+        let _ = self.events.send(Event::Pointer(pointer));
+    }
+
     fn closed(&mut self, reason: Closed) {
         let _ = self.events.send(Event::Closed(format!("{reason:?}")));
     }
@@ -163,16 +169,45 @@ struct Screen {
     size: (u32, u32),
     pixels: Vec<u8>,
     frames: usize,
+    /// What was told last.
+    pointer: Option<Pointer>,
 }
 
 impl Screen {
     /// The next frame; everything outside of its damage must be as before.
     fn next(&mut self) -> Vec<Rect> {
+        loop {
+            if let Some(damage) = self.next_event("frame") {
+                return damage;
+            }
+        }
+    }
+
+    /// Waits until the pointer has been told to look so.
+    fn until_pointer(&mut self, pointer: Pointer) {
+        self.desktop.request_frame();
+        while self.pointer != Some(pointer) {
+            if self.next_event("pointer").is_some() {
+                self.desktop.request_frame();
+            }
+        }
+    }
+
+    /// The damage, if it was a frame.
+    fn next_event(&mut self, wanted: &str) -> Option<Vec<Rect>> {
         let event = self.received.recv_timeout(PATIENCE).unwrap_or_else(|_| {
             let path = self.save();
-            panic!("no frame came after the one in {}", path.display())
+            panic!(
+                "no {wanted} came after the frame in {}; the pointer is {:?}",
+                path.display(),
+                self.pointer
+            )
         });
         match event {
+            Event::Pointer(pointer) => {
+                self.pointer = Some(pointer);
+                None
+            }
             Event::Frame { size, pixels, damage } => {
                 assert!((1..=lucid_desktop::MAX_DAMAGE).contains(&damage.len()));
                 for r in &damage {
@@ -194,7 +229,7 @@ impl Screen {
                 }
                 assert!(self.pixels == pixels, "something changed outside of the damage");
                 self.frames += 1;
-                damage
+                Some(damage)
             }
             Event::ResizeFailed(w, h) => panic!("the size {w}x{h} was refused"),
             Event::Closed(reason) => panic!("the desktop closed: {reason}"),
@@ -211,23 +246,16 @@ impl Screen {
         [self.pixels[at + 2], self.pixels[at + 1], self.pixels[at]]
     }
 
-    /// Whether every pixel has the colour, but for those of the pointer (which is where `terminal` put it).
+    /// Whether every pixel has the colour.
     fn flat(&self, rgb: [u8; 3]) -> bool {
         let bgr = [rgb[2], rgb[1], rgb[0]];
-        !self.pixels.is_empty()
-            && self.pixels.chunks_exact(4).enumerate().all(|(at, p)| p[..3] == bgr || self.is_pointer(at))
+        !self.pixels.is_empty() && self.pixels.chunks_exact(4).all(|p| p[..3] == bgr)
     }
 
-    fn is_pointer(&self, at: usize) -> bool {
-        let width = self.size.0 as usize;
-        (at % width).abs_diff(POINTER) < 40 && (at / width).abs_diff(POINTER) < 40
-    }
-
-    /// Whether the picture is another one's, but for the pointer.
+    /// Whether the picture is another one's.
     fn equals(&self, other: &[u8]) -> bool {
-        let pairs = self.pixels.chunks_exact(4).zip(other.chunks_exact(4)).enumerate();
-        self.pixels.len() == other.len()
-            && pairs.into_iter().all(|(at, (a, b))| a[..3] == b[..3] || self.is_pointer(at))
+        let mut pairs = self.pixels.chunks_exact(4).zip(other.chunks_exact(4));
+        self.pixels.len() == other.len() && pairs.all(|(a, b)| a[..3] == b[..3])
     }
 
     /// Keeps the picture as a file, for whoever looks into a failure.
@@ -254,7 +282,7 @@ impl Screen {
 
     /// Waits for the terminal with its prompt: its background, and something on it.
     fn terminal(&mut self) {
-        let at = POINTER as u32;
+        let at = POINTER;
         self.desktop.input(Input::PointerMove { x: at, y: at }).unwrap();
         let background = [0x10, 0x10, 0x10];
         self.until(|s| s.share(background) > 50 && s.pixels.chunks_exact(4).any(|p| p[0] > 0xc0));
@@ -285,7 +313,7 @@ impl Screen {
 }
 
 /// Where the pointer rests, from the left and from the top.
-const POINTER: usize = 60;
+const POINTER: u32 = 60;
 
 const SHIFT: u32 = 42;
 const ALT_GR: u32 = 100;
@@ -465,6 +493,62 @@ fn thread_ticks() -> u64 {
         }
     }
     total.expect("the desktop's thread is not there")
+}
+
+#[test]
+fn the_pointer_is_told_by_its_name_and_moving_it_changes_no_pixel() {
+    needs_sway!();
+    let launcher = Launcher::start("pointer", &[]);
+    let mut screen = launcher.open(800, 600, "us");
+    screen.terminal();
+    screen.until_pointer(Pointer::Shape(Shape::TEXT));
+    screen.type_text(&paint("204060"));
+    // Nowhere is a pointer in the picture.
+    screen.until(|s| s.flat([0x20, 0x40, 0x60]));
+    let frames = screen.frames;
+    screen.desktop.request_frame();
+    let places = (0..40).map(|i| (300 + i * 12, 590 - i * 7)).chain([(799, 599), (799, 0), (0, 599), (0, 0)]);
+    for (x, y) in places {
+        let wakeups = screen.desktop.wakeups();
+        screen.desktop.input(Input::PointerMove { x, y }).unwrap();
+        // The compositor paints the pointer anew, which wakes the thread.
+        for _ in 0..200 {
+            if screen.desktop.wakeups() != wakeups {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_ne!(screen.desktop.wakeups(), wakeups, "nothing was painted at {x},{y}");
+    }
+    // What comes next is what is typed.
+    screen.tap(ENTER);
+    screen.type_text("printf '\\033]22;crosshair\\007'\n");
+    let damage = screen.next();
+    assert_eq!(screen.frames, frames + 1, "a frame came while only the pointer moved");
+    let moved = Rect { x: 300, y: 300, width: 500, height: 300 };
+    let corner = damage.iter().all(|r| r.x + r.width <= moved.x || r.y + r.height <= moved.y);
+    assert!(corner, "{damage:?}");
+}
+
+#[test]
+fn a_pointer_that_a_program_changes_or_hides_is_told_without_a_move() {
+    needs_sway!();
+    let launcher = Launcher::start("shapes", &[]);
+    let file = launcher.directory.join("foot.ini");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}\n[mouse]\nhide-when-typing=yes\n")).unwrap();
+    let mut screen = launcher.open(800, 600, "us");
+    screen.terminal();
+    screen.until_pointer(Pointer::Shape(Shape::TEXT));
+    screen.type_text("a");
+    screen.until_pointer(Pointer::Picture);
+    screen.desktop.input(Input::PointerMove { x: 400, y: 300 }).unwrap();
+    screen.until_pointer(Pointer::Shape(Shape::TEXT));
+    // Mouse reporting: foot shows the arrow then.
+    screen.type_text("; printf '\\033[?1000h'\n");
+    screen.until_pointer(Pointer::Picture);
+    screen.desktop.input(Input::PointerMove { x: 410, y: 300 }).unwrap();
+    screen.until_pointer(Pointer::Shape(Shape::DEFAULT));
 }
 
 #[test]
@@ -759,7 +843,8 @@ fn a_client_that_is_killed_leaves_nothing_running() {
         let request = DesktopRequest { width: 640, height: 480, keyboard };
         let (events, received) = channel();
         let desktop = Desktop::open(Path::new(&socket), &request, Sink { events }).unwrap();
-        let mut screen = Screen { desktop, received, size: (0, 0), pixels: Vec::new(), frames: 0 };
+        let mut screen =
+            Screen { desktop, received, size: (0, 0), pixels: Vec::new(), frames: 0, pointer: None };
         screen.terminal();
         screen.type_text("(setsid sh -c 'trap \"\" HUP TERM INT; echo x > up; sleep 12345' &); read x\n");
         loop {

@@ -6,14 +6,18 @@
 //! {"version":1,"accounts":[{"user":"lucid","nt_hash":"<32 hexadecimal digits>"}]}
 //! ```
 //!
+//! At least one and at most 64 accounts; no two names that differ in case only.
+//!
 //! `nt_hash` is MD4 over the password in UTF-16LE (MS-NLMP 3.3.1, `NTOWFv1`): NLA's NTLM needs exactly
 //! this. It is as good as the password for NLA, so the file is secret; the password itself is nowhere.
 
 use std::fmt;
 use std::path::Path;
 
+use ironrdp_connector::sspi::credssp::CredentialsProxy;
 use ironrdp_connector::sspi::{self, AuthIdentity, Username};
 use md4::{Digest as _, Md4};
+use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
@@ -39,8 +43,15 @@ struct Entry {
     nt_hash: Zeroizing<String>,
 }
 
-/// The one account that may connect.
-pub struct Account {
+/// Accounts in one file.
+const MAX_ACCOUNTS: usize = 64;
+
+/// Everybody who may connect.
+#[derive(Debug)]
+pub struct Accounts(Vec<Account>);
+
+/// One who may connect.
+struct Account {
     user: String,
     nt_hash: Zeroizing<[u8; 16]>,
 }
@@ -51,12 +62,12 @@ impl fmt::Debug for Account {
     }
 }
 
-impl Account {
+impl Accounts {
     /// Reads the account file.
     ///
     /// # Errors
-    /// When the file is missing, too large, not version 1, or does not hold exactly one account.
-    pub fn load(path: &Path) -> Result<Account, Error> {
+    /// When the file is missing, too large, not version 1, or does not hold usable accounts.
+    pub fn load(path: &Path) -> Result<Accounts, Error> {
         let read = |source| Error::AccountRead { path: path.to_owned(), source };
         let size = std::fs::metadata(path).map_err(read)?.len();
         let format = |what: String| Error::AccountFormat { path: path.to_owned(), what };
@@ -64,58 +75,91 @@ impl Account {
             return Err(format(format!("it has {size} bytes, at most {MAX_FILE} are allowed")));
         }
         let text = Zeroizing::new(std::fs::read(path).map_err(read)?);
-        Account::parse(&text).map_err(format)
+        Accounts::parse(&text).map_err(format)
     }
 
-    fn parse(text: &[u8]) -> Result<Account, String> {
+    fn parse(text: &[u8]) -> Result<Accounts, String> {
         // serde_json's own message may quote the input; only the place is told.
         let file: File = serde_json::from_slice(text)
             .map_err(|e| format!("no valid account file, line {} column {}", e.line(), e.column()))?;
         if file.version != 1 {
             return Err(format!("version {} is not known, only 1 is", file.version));
         }
-        let [entry] = file.accounts.as_slice() else {
-            return Err(format!("it holds {} accounts, exactly one is needed", file.accounts.len()));
-        };
-        if entry.user.is_empty() || entry.user.len() > MAX_USER || entry.user.chars().any(char::is_control) {
-            return Err("the user name is empty, too long or has control characters".into());
+        if !(1..=MAX_ACCOUNTS).contains(&file.accounts.len()) {
+            let count = file.accounts.len();
+            return Err(format!(
+                "it holds {count} accounts, at least 1 and at most {MAX_ACCOUNTS} are needed"
+            ));
         }
-        let hash = parse_hex(&entry.nt_hash).ok_or("nt_hash is not 32 hexadecimal digits")?;
-        Ok(Account { user: entry.user.clone(), nt_hash: hash })
+        let mut accounts = Accounts(Vec::with_capacity(file.accounts.len()));
+        for entry in &file.accounts {
+            if entry.user.is_empty()
+                || entry.user.len() > MAX_USER
+                || entry.user.chars().any(char::is_control)
+            {
+                return Err("a user name is empty, too long or has control characters".into());
+            }
+            if accounts.find(&entry.user).is_some() {
+                return Err(format!("the user {} is there twice", entry.user));
+            }
+            let nt_hash = parse_hex(&entry.nt_hash).ok_or("an nt_hash is not 32 hexadecimal digits")?;
+            accounts.0.push(Account { user: entry.user.clone(), nt_hash });
+        }
+        Ok(accounts)
     }
 
-    /// The user's name.
+    /// How many there are.
     #[must_use]
-    pub fn user(&self) -> &str {
-        &self.user
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 
-    /// Whether these are the account's name and password. User names do not regard case (as in
-    /// Windows); the password is compared in constant time.
+    /// The account's name, if these are the name and password of one. User names do not regard case (as in
+    /// Windows); passwords are compared in constant time.
     #[must_use]
-    pub fn admits(&self, user: &str, password: &str) -> bool {
+    pub fn admits(&self, user: &str, password: &str) -> Option<&str> {
         let hash = nt_hash(password);
-        let same = self.nt_hash.as_slice().ct_eq(hash.as_slice());
         // Evaluated in any case: an unknown user costs as much time as a wrong password.
-        let known = self.is_user(user);
-        bool::from(same) && known && !password.is_empty()
+        let known = self.find(user);
+        let expected = known.map_or(&self.0[0].nt_hash, |account| &account.nt_hash);
+        let same = bool::from(expected.as_slice().ct_eq(hash.as_slice()));
+        known.filter(|_| same && !password.is_empty()).map(|account| account.user.as_str())
     }
 
-    fn is_user(&self, user: &str) -> bool {
-        user.to_lowercase() == self.user.to_lowercase()
+    fn find(&self, user: &str) -> Option<&Account> {
+        let user = user.to_lowercase();
+        self.0.iter().find(|account| account.user.to_lowercase() == user)
     }
+}
 
-    /// The identity in the form in which `sspi` checks NTLM: the hash instead of a password.
-    pub(crate) fn identity(&self) -> Result<AuthIdentity, Error> {
-        let username = Username::new(&self.user, None)
-            .map_err(|_| Error::Internal("the account's user name is not one that NTLM can carry"))?;
+/// Where `sspi` looks up what a user's NTLM answer is checked with: the hash instead of a password.
+#[derive(Debug)]
+pub(crate) struct Directory<'a>(pub(crate) &'a Accounts);
+
+impl CredentialsProxy for Directory<'_> {
+    type AuthenticationData = AuthIdentity;
+
+    fn auth_data_by_user(&mut self, username: &Username) -> std::io::Result<AuthIdentity> {
+        let mut hash = Zeroizing::new([0; 16]);
+        match self.0.find(username.account_name()) {
+            Some(account) => hash.copy_from_slice(account.nt_hash.as_slice()),
+            // Nobody has this one: an unknown user is refused in the same way and time as a wrong password.
+            None => SystemRandom::new()
+                .fill(hash.as_mut_slice())
+                .map_err(|_| std::io::Error::other("no random numbers"))?,
+        }
         let mut password = String::with_capacity(sspi::ntlm::NTLM_HASH_PREFIX.len() + 32);
         password.push_str(sspi::ntlm::NTLM_HASH_PREFIX);
-        for byte in self.nt_hash.iter() {
+        for byte in hash.iter() {
             password.push(char::from(HEX[usize::from(byte >> 4)]));
             password.push(char::from(HEX[usize::from(byte & 15)]));
         }
-        Ok(AuthIdentity { username, password: password.into() })
+        // The client computes with its own spelling of the name, and with its domain.
+        Ok(AuthIdentity { username: username.clone(), password: password.into() })
+    }
+
+    fn auth_data(&mut self) -> std::io::Result<Vec<AuthIdentity>> {
+        Err(std::io::Error::other("users are asked for by name"))
     }
 }
 
@@ -152,14 +196,26 @@ mod tests {
 
     #[test]
     fn the_golden_file_admits_its_user_and_nobody_else() {
-        let account = Account::parse(GOLDEN).unwrap();
-        assert_eq!(account.user(), "lucid");
-        assert!(account.admits("lucid", "password"));
-        assert!(account.admits("Lucid", "password"));
-        assert!(!account.admits("lucid", "Password"));
-        assert!(!account.admits("lucid", ""));
-        assert!(!account.admits("root", "password"));
-        assert!(!account.admits("", ""));
+        let accounts = Accounts::parse(GOLDEN).unwrap();
+        assert_eq!(accounts.count(), 1);
+        assert_eq!(accounts.admits("lucid", "password"), Some("lucid"));
+        assert_eq!(accounts.admits("Lucid", "password"), Some("lucid"));
+        assert_eq!(accounts.admits("lucid", "Password"), None);
+        assert_eq!(accounts.admits("lucid", ""), None);
+        assert_eq!(accounts.admits("root", "password"), None);
+        assert_eq!(accounts.admits("", ""), None);
+    }
+
+    #[test]
+    fn of_several_users_each_has_a_password_of_its_own() {
+        // "password" and "Password".
+        let text = r#"{"version":1,"accounts":[{"user":"Ada","nt_hash":"8846f7eaee8fb117ad06bdd830b7586c"},
+            {"user":"bob","nt_hash":"a4f49c406510bdcab6824ee7c30fd852"}]}"#;
+        let accounts = Accounts::parse(text.as_bytes()).unwrap();
+        assert_eq!(accounts.admits("ada", "password"), Some("Ada"));
+        assert_eq!(accounts.admits("BOB", "Password"), Some("bob"));
+        assert_eq!(accounts.admits("ada", "Password"), None);
+        assert_eq!(accounts.admits("bob", "password"), None);
     }
 
     #[test]
@@ -172,8 +228,8 @@ mod tests {
 
     #[test]
     fn nothing_of_the_secret_is_printed() {
-        let account = Account::parse(GOLDEN).unwrap();
-        assert_eq!(format!("{account:?}"), "Account { user: \"lucid\", .. }");
+        let accounts = Accounts::parse(GOLDEN).unwrap();
+        assert_eq!(format!("{accounts:?}"), "Accounts([Account { user: \"lucid\", .. }])");
     }
 
     #[test]
@@ -187,8 +243,10 @@ mod tests {
             r#"{"version":1,"accounts":[{"user":"a","nt_hash":"8846f7eaee8fb117ad06bdd830b7586"}]}"#,
             r#"{"version":1,"accounts":[{"user":"a","nt_hash":"s3cr3t7eaee8fb117ad06bdd830b7586"}]}"#,
             r#"{"version":1,"accounts":[{"user":"a","password":"s3cr3t"}]}"#,
+            r#"{"version":1,"accounts":[{"user":"a","nt_hash":"8846f7eaee8fb117ad06bdd830b7586c"},
+                {"user":"A","nt_hash":"8846f7eaee8fb117ad06bdd830b7586c"}]}"#,
         ] {
-            let error = Account::parse(bad.as_bytes()).unwrap_err();
+            let error = Accounts::parse(bad.as_bytes()).unwrap_err();
             assert!(!error.contains("s3cr3t"), "{error}");
         }
     }

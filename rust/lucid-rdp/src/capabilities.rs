@@ -9,6 +9,7 @@ use ironrdp_pdu::rdp::capability_sets::{
 };
 
 use crate::error::Refused;
+use crate::pointer::Abilities;
 
 /// The largest update that this host would take in one piece, and asks clients to take:
 /// enough for every tile of a 4K desktop that RemoteFX cannot compress.
@@ -18,7 +19,8 @@ const MAX_REQUEST: u32 = 16 * 1024 * 1024;
 pub(crate) fn offered(size: DesktopSize) -> Vec<CapabilitySet> {
     vec![
         CapabilitySet::General(General {
-            extra_flags: GeneralExtraFlags::FASTPATH_OUTPUT_SUPPORTED,
+            extra_flags: GeneralExtraFlags::FASTPATH_OUTPUT_SUPPORTED
+                | GeneralExtraFlags::AUTORECONNECT_SUPPORTED,
             refresh_rect_support: true,
             suppress_output_support: true,
             ..Default::default()
@@ -74,6 +76,8 @@ pub(crate) struct Client {
     pub(crate) remotefx: Option<RemoteFx>,
     /// The largest fast-path update that it puts together, in bytes.
     pub(crate) max_update: usize,
+    /// What it does with pointers.
+    pub(crate) pointers: Abilities,
 }
 
 /// MS-RDPBCGR 2.2.7.2.6 is optional; without it a client takes one fast-path PDU.
@@ -84,12 +88,18 @@ pub(crate) fn confirmed(sets: &[CapabilitySet]) -> Result<Client, Refused> {
     let mut remotefx = None;
     let mut surface_commands = false;
     let mut max_update = DEFAULT_MAX_UPDATE;
+    // Until the client says more: 2.2.7.1.5 is not optional, but a client without it can still be served.
+    let mut pointers = Abilities { cache: 0, colour_cache: 1 };
     for set in sets {
         match set {
             CapabilitySet::General(general)
                 if !general.extra_flags.contains(GeneralExtraFlags::FASTPATH_OUTPUT_SUPPORTED) =>
             {
                 return Err(Refused::Capability("fast-path output"));
+            }
+            CapabilitySet::Pointer(pointer) => {
+                pointers.cache = pointer.pointer_cache_size;
+                pointers.colour_cache = pointer.color_pointer_cache_size;
             }
             CapabilitySet::SurfaceCommands(commands) => {
                 surface_commands = commands.flags.contains(CmdFlags::SET_SURFACE_BITS);
@@ -115,5 +125,6 @@ pub(crate) fn confirmed(sets: &[CapabilitySet]) -> Result<Client, Refused> {
     Ok(Client {
         remotefx: remotefx.filter(|_| surface_commands),
         max_update: max_update.min(32 * 1024 * 1024),
+        pointers,
     })
 }

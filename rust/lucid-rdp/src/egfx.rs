@@ -1,24 +1,33 @@
 //! The graphics pipeline (MS-RDPEGFX): one surface that covers the output.
 
 use std::any::TypeId;
+use std::sync::mpsc;
 
 use ironrdp_acceptor::DesktopSize;
-use ironrdp_core::impl_as_any;
+use ironrdp_core::{Encode, EncodeResult, WriteCursor, impl_as_any};
 use ironrdp_dvc::{
-    DrdynvcServer, DvcMessage, DvcProcessor, DvcServerProcessor, DynamicChannelMut, encode_dvc_messages,
+    DrdynvcServer, DvcEncode, DvcMessage, DvcProcessor, DvcServerProcessor, DynamicChannelMut,
+    encode_dvc_messages,
 };
-use ironrdp_egfx::pdu::{Avc420Region, CapabilitiesAdvertisePdu, CapabilitySet};
-use ironrdp_egfx::server::{GraphicsPipelineHandler, GraphicsPipelineServer, MixedTilePayload};
+use ironrdp_egfx::pdu::{
+    Avc420Region, CapabilitiesAdvertisePdu, CapabilitySet, Codec1Type, Color, EndFramePdu, GfxPdu,
+    PixelFormat, Point, SolidFillPdu, StartFramePdu, SurfaceToSurfacePdu, Timestamp, WireToSurface1Pdu,
+    encode_avc420_bitmap_stream,
+};
+use ironrdp_egfx::server::{GraphicsPipelineHandler, GraphicsPipelineServer};
+use ironrdp_graphics::zgfx::wrap_uncompressed;
 use ironrdp_pdu::PduResult;
 use ironrdp_pdu::geometry::ExclusiveRectangle;
 use ironrdp_svc::{ChannelFlags, StaticChannelSet, server_encode_svc_messages};
 use lucid_desktop::Rect;
 
 use crate::Error;
-use crate::picture::Tile;
+use crate::graphics::Command;
 
-/// The pipeline asks nothing of us that its own state does not answer.
-struct Handler;
+/// Notes what the client has shown.
+struct Handler {
+    acknowledged: mpsc::Sender<u32>,
+}
 
 impl GraphicsPipelineHandler for Handler {
     fn capabilities_advertise(&mut self, _pdu: &CapabilitiesAdvertisePdu) {}
@@ -27,15 +36,26 @@ impl GraphicsPipelineHandler for Handler {
         tracing::debug!(?negotiated, "graphics pipeline ready");
     }
 
+    fn on_frame_ack(&mut self, frame_id: u32, _queue_depth: u32, _total_frames_decoded: u32) {
+        // Nobody listens when the pipeline is being closed.
+        let _ = self.acknowledged.send(frame_id);
+    }
+
+    /// Not bounded here: [`Pace`](crate::pace::Pace) decides.
     fn max_frames_in_flight(&self) -> u32 {
-        MAX_IN_FLIGHT
+        0
     }
 }
 
 /// The pipeline, made when the client opens its channel and thus after it has authenticated: its compressor holds
 /// some 3 MB, which nobody unknown may cost this host.
 #[derive(Default)]
-pub(crate) struct Pipeline(Option<GraphicsPipelineServer>);
+pub(crate) struct Pipeline(Option<Open>);
+
+struct Open {
+    server: GraphicsPipelineServer,
+    acknowledged: mpsc::Receiver<u32>,
+}
 
 impl_as_any!(Pipeline);
 
@@ -45,27 +65,26 @@ impl DvcProcessor for Pipeline {
     }
 
     fn start(&mut self, channel_id: u32) -> PduResult<Vec<DvcMessage>> {
-        self.0.insert(GraphicsPipelineServer::new(Box::new(Handler))).start(channel_id)
+        let (sender, acknowledged) = mpsc::channel();
+        let server = GraphicsPipelineServer::new(Box::new(Handler { acknowledged: sender }));
+        self.0.insert(Open { server, acknowledged }).server.start(channel_id)
     }
 
     fn process(&mut self, channel_id: u32, payload: &[u8]) -> PduResult<Vec<DvcMessage>> {
         match &mut self.0 {
-            Some(server) => server.process(channel_id, payload),
+            Some(open) => open.server.process(channel_id, payload),
             None => Ok(Vec::new()),
         }
     }
 
     fn close(&mut self, channel_id: u32) {
-        if let Some(mut server) = self.0.take() {
-            server.close(channel_id);
+        if let Some(mut open) = self.0.take() {
+            open.server.close(channel_id);
         }
     }
 }
 
 impl DvcServerProcessor for Pipeline {}
-
-/// Pictures on their way to the client that it has not acknowledged yet.
-pub(crate) const MAX_IN_FLIGHT: u32 = 2;
 
 /// What the pipeline is doing now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,9 +118,21 @@ pub(crate) fn find(channels: &mut StaticChannelSet, user_channel_id: u16) -> Opt
     Some(Egfx { pipeline, channel_id, user_channel_id })
 }
 
+/// A picture that was encoded for the wire.
+pub(crate) struct Sent {
+    /// The bytes to send.
+    pub(crate) bytes: Vec<u8>,
+    /// Its last frame, which the client will acknowledge.
+    pub(crate) frame: u32,
+}
+
 impl Egfx<'_> {
+    fn server(&mut self) -> Option<&mut GraphicsPipelineServer> {
+        self.pipeline.processor_mut().0.as_mut().map(|open| &mut open.server)
+    }
+
     pub(crate) fn state(&self) -> State {
-        let Some(server) = &self.pipeline.processor().0 else { return State::Absent };
+        let Some(Open { server, .. }) = &self.pipeline.processor().0 else { return State::Absent };
         if !server.is_ready() {
             State::Absent
         } else if server.surface_ids().next().is_none() {
@@ -111,70 +142,178 @@ impl Egfx<'_> {
         }
     }
 
-    /// Whether fewer than [`MAX_IN_FLIGHT`] pictures are unacknowledged (or the client has said that it will
-    /// not acknowledge any).
-    pub(crate) fn may_send(&self) -> bool {
-        self.pipeline.processor().0.as_ref().is_some_and(|server| !server.should_backpressure())
+    /// The frames that the client has acknowledged since this was last asked.
+    pub(crate) fn acknowledged(&mut self) -> Vec<u32> {
+        self.pipeline
+            .processor()
+            .0
+            .as_ref()
+            .map_or_else(Vec::new, |open| open.acknowledged.try_iter().collect())
     }
 
-    /// Makes the surface and maps it to the output; returns the bytes to send.
-    pub(crate) fn make_surface(&mut self, size: DesktopSize) -> Result<Vec<u8>, Error> {
-        let gone = Error::Internal("the graphics pipeline was closed");
-        let server = self.pipeline.processor_mut().0.as_mut().ok_or(gone)?;
+    /// Whether the client acknowledges what it shows (MS-RDPEGFX 2.2.2.13: it may suspend that).
+    pub(crate) fn acknowledges(&self) -> bool {
+        self.pipeline.processor().0.as_ref().is_some_and(|open| open.server.frames_in_flight() > 0)
+    }
+
+    /// Makes the surface, maps it to the output, and adds a picture of nothing, whose acknowledgement tells how long
+    /// the link is.
+    pub(crate) fn make_surface(&mut self, size: DesktopSize) -> Result<Sent, Error> {
+        let server = self.server().ok_or(Error::Internal("the graphics pipeline was closed"))?;
         server.set_output_dimensions(size.width, size.height);
         let id = server
             .create_surface(size.width, size.height)
             .ok_or(Error::Internal("the graphics pipeline refused a surface"))?;
         server.map_surface_to_output(id, 0, 0);
-        self.drain()
+        let mut messages = server.drain_output();
+        let frame =
+            begin_frame(server, id, 0).ok_or(Error::Internal("the graphics pipeline refused a frame"))?;
+        messages.push(Box::new(Wrapped(frame_bytes(&[], id, frame, 0)?)));
+        Ok(Sent { bytes: self.encode(messages)?, frame })
     }
 
-    /// One H.264 picture; returns the bytes to send, or `None` when the client is not ready for it.
-    pub(crate) fn avc420(
+    /// One picture of the given size; `None` when the client has no surface for it.
+    pub(crate) fn picture(
         &mut self,
-        bytes: &[u8],
-        damage: &[Rect],
-        qp: u8,
+        commands: &[Command],
+        size: (u32, u32),
         time_ms: u32,
-    ) -> Result<Option<Vec<u8>>, Error> {
-        let Some(server) = &mut self.pipeline.processor_mut().0 else { return Ok(None) };
-        let Some(surface) = server.surface_ids().next() else { return Ok(None) };
-        let regions: Vec<_> = damage
-            .iter()
-            .map(|r| {
-                let r = exclusive(r);
-                Avc420Region::new(r.left, r.top, r.right, r.bottom, qp, 100)
-            })
-            .collect();
-        if server.send_avc420_frame(surface, bytes, &regions, time_ms).is_none() {
+    ) -> Result<Option<Sent>, Error> {
+        let Some(server) = self.server() else { return Ok(None) };
+        let surface = server.surface_ids().next().and_then(|id| server.get_surface(id)).cloned();
+        let Some(surface) = surface else { return Ok(None) };
+        if (u32::from(surface.width), u32::from(surface.height)) != size {
             return Ok(None);
         }
-        self.drain().map(Some)
-    }
-
-    /// Lossless ClearCodec tiles as one picture; returns the bytes to send, or `None` when the client is not
-    /// ready for it.
-    pub(crate) fn clearcodec(&mut self, tiles: Vec<Tile>, time_ms: u32) -> Result<Option<Vec<u8>>, Error> {
-        let Some(server) = &mut self.pipeline.processor_mut().0 else { return Ok(None) };
-        let Some(surface) = server.surface_ids().next() else { return Ok(None) };
-        let tiles = tiles
-            .into_iter()
-            .map(|t| MixedTilePayload::ClearCodec { destination: exclusive(&t.place), bitmap_data: t.bytes })
-            .collect();
-        if server.send_mixed_frame(surface, tiles, time_ms).is_none() {
-            return Ok(None);
+        // MS-RDPEGFX 2.2.3.7: from version 10.4 on clients promise to take H.264 beside other codecs in one frame.
+        let mixed = server.codec_capabilities().avc420_in_mixed_frames;
+        let is_avc = |command: &Command| matches!(command, Command::Avc420 { .. });
+        let mut wrapped: Vec<DvcMessage> = Vec::new();
+        let mut last = None;
+        for frame in commands.chunk_by(|a, b| mixed || is_avc(a) == is_avc(b)) {
+            let Some(id) = begin_frame(server, surface.id, time_ms) else { return Ok(None) };
+            last = Some(id);
+            wrapped.push(Box::new(Wrapped(frame_bytes(frame, surface.id, id, time_ms)?)));
         }
-        self.drain().map(Some)
+        let Some(frame) = last else { return Ok(None) };
+        Ok(Some(Sent { bytes: self.encode(wrapped)?, frame }))
     }
 
-    fn drain(&mut self) -> Result<Vec<u8>, Error> {
-        let messages = self.pipeline.processor_mut().0.as_mut().map_or_else(Vec::new, |s| s.drain_output());
+    fn encode(&mut self, messages: Vec<DvcMessage>) -> Result<Vec<u8>, Error> {
         let messages = encode_dvc_messages(self.pipeline.channel_id(), messages, ChannelFlags::SHOW_PROTOCOL)
             .map_err(|_| Error::Encode("a picture"))?;
         server_encode_svc_messages(messages, self.channel_id, self.user_channel_id)
             .map_err(|_| Error::Encode("a picture"))
     }
 }
+
+/// Opens a frame. ironrdp-egfx has no call for copies and fills, nor one to open a frame by hand; so it is given a
+/// bitmap, for the number and the book-keeping of the frame, and what it would send is replaced.
+fn begin_frame(server: &mut GraphicsPipelineServer, surface: u16, time_ms: u32) -> Option<u32> {
+    let place = ExclusiveRectangle { left: 0, top: 0, right: 1, bottom: 1 };
+    let id = server.send_clearcodec_frame(surface, place, Vec::new(), time_ms)?;
+    drop(server.drain_output());
+    Some(id)
+}
+
+/// A frame's PDUs in one `RDP_SEGMENTED_DATA` (MS-RDPEGFX 2.2.5.1), which may hold several.
+fn frame_bytes(commands: &[Command], surface: u16, frame_id: u32, time_ms: u32) -> Result<Vec<u8>, Error> {
+    let failed = |_| Error::Encode("a picture");
+    let start = GfxPdu::StartFrame(StartFramePdu { timestamp: timestamp(time_ms), frame_id });
+    let end = GfxPdu::EndFrame(EndFramePdu { frame_id });
+    let body = commands.iter().map(|command| pdu(command, surface));
+    let mut bytes = Vec::with_capacity(64 + commands.iter().map(Command::size).sum::<usize>());
+    for pdu in std::iter::once(start).chain(body).chain(std::iter::once(end)) {
+        let at = bytes.len();
+        bytes.resize(at + pdu.size(), 0);
+        pdu.encode(&mut WriteCursor::new(&mut bytes[at..])).map_err(failed)?;
+    }
+    Ok(wrap_uncompressed(&bytes))
+}
+
+/// MS-RDPEGFX 2.2.2.11: the time of day, packed.
+fn timestamp(time_ms: u32) -> Timestamp {
+    let seconds = time_ms / 1000;
+    // All fit by their remainders.
+    Timestamp {
+        milliseconds: (time_ms % 1000) as u16,
+        seconds: (seconds % 60) as u8,
+        minutes: (seconds / 60 % 60) as u8,
+        hours: (seconds / 3600 % 24) as u16,
+    }
+}
+
+fn pdu(command: &Command, surface_id: u16) -> GfxPdu {
+    let wire = |codec_id, destination_rectangle, bitmap_data| {
+        GfxPdu::WireToSurface1(WireToSurface1Pdu {
+            surface_id,
+            codec_id,
+            pixel_format: PixelFormat::XRgb,
+            destination_rectangle,
+            bitmap_data,
+        })
+    };
+    match command {
+        Command::Copy(copy) => {
+            let to = exclusive(&copy.target());
+            GfxPdu::SurfaceToSurface(SurfaceToSurfacePdu {
+                source_surface_id: surface_id,
+                destination_surface_id: surface_id,
+                source_rectangle: exclusive(&copy.from),
+                destination_points: vec![Point { x: to.left, y: to.top }],
+            })
+        }
+        Command::Fill { pixel, rects } => {
+            let [b, g, r, _] = pixel.to_le_bytes();
+            GfxPdu::SolidFill(SolidFillPdu {
+                surface_id,
+                fill_pixel: Color { b, g, r, xa: 0xff },
+                rectangles: rects.iter().map(exclusive).collect(),
+            })
+        }
+        Command::Lossless { place, bytes } => wire(Codec1Type::ClearCodec, exclusive(place), bytes.clone()),
+        Command::Avc420 { bytes, rects, qp } => {
+            let regions: Vec<_> = rects
+                .iter()
+                .map(|r| {
+                    let r = exclusive(r);
+                    Avc420Region::new(r.left, r.top, r.right, r.bottom, *qp, 100)
+                })
+                .collect();
+            let bounds = regions.iter().fold(None, |bounds: Option<ExclusiveRectangle>, r| {
+                let bounds = bounds.unwrap_or(r.to_rectangle());
+                Some(ExclusiveRectangle {
+                    left: bounds.left.min(r.left),
+                    top: bounds.top.min(r.top),
+                    right: bounds.right.max(r.right),
+                    bottom: bounds.bottom.max(r.bottom),
+                })
+            });
+            let none = ExclusiveRectangle { left: 0, top: 0, right: 0, bottom: 0 };
+            wire(Codec1Type::Avc420, bounds.unwrap_or(none), encode_avc420_bitmap_stream(&regions, bytes))
+        }
+    }
+}
+
+/// Bytes that are a message already.
+struct Wrapped(Vec<u8>);
+
+impl Encode for Wrapped {
+    fn encode(&self, dst: &mut WriteCursor<'_>) -> EncodeResult<()> {
+        dst.write_slice(&self.0);
+        Ok(())
+    }
+
+    fn name(&self) -> &'static str {
+        "frame"
+    }
+
+    fn size(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl DvcEncode for Wrapped {}
 
 /// A desktop is at most 8192 pixels wide and high, so its rectangles fit 16 bits.
 pub(crate) fn exclusive(r: &Rect) -> ExclusiveRectangle {

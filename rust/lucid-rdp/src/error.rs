@@ -66,6 +66,18 @@ pub enum Error {
     /// The desktop could not be had.
     #[error("opening a desktop: {0}")]
     Desktop(#[from] lucid_desktop::Error),
+    /// A running desktop could not be brought to a client's size.
+    #[error(
+        "the desktop did not take the size {width}x{height} within {seconds} s; it keeps running, the client was let go"
+    )]
+    Size {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// The time it had.
+        seconds: u64,
+    },
     /// The encoder failed.
     #[error("encoding the picture: {0}")]
     Video(#[from] lucid_video::Error),
@@ -96,8 +108,9 @@ pub enum Refused {
     /// User or password are wrong.
     #[error("wrong user name or password ({0})")]
     Credentials(&'static str),
-    /// It tried to come in with a reconnect cookie, which this host never gives out.
-    #[error("the client presented a reconnect cookie that was never issued")]
+    /// It tried to come in with a reconnect cookie that this host does not know (any more), and without the
+    /// password.
+    #[error("the client presented a reconnect cookie that is not valid (any more), and no right password")]
     ReconnectCookie,
     /// It lacks something without which nothing can be shown.
     #[error("the client lacks {0}")]

@@ -7,27 +7,29 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ironrdp_acceptor::credssp::CredsspSequence;
 use ironrdp_acceptor::{
     Acceptor, AcceptorResult, ConnectionSetupHandler, ConnectorResult, DesktopSize, ReceivedCredentials,
 };
 use ironrdp_connector::sspi;
-use ironrdp_connector::sspi::credssp::TsRequest;
+use ironrdp_connector::sspi::credssp::{CredSspServer, NStatusCode, ServerMode, ServerState, TsRequest};
 use ironrdp_connector::sspi::generator::GeneratorState;
-use ironrdp_connector::{ConnectorErrorKind, ServerName, general_err};
+use ironrdp_connector::{ConnectorErrorKind, general_err};
 use ironrdp_core::WriteBuf;
 use ironrdp_dvc::DrdynvcServer;
 use ironrdp_pdu::nego::SecurityProtocol;
+use ironrdp_pdu::rdp::capability_sets::CapabilitySet;
+use ironrdp_pdu::rdp::client_info::ClientAutoReconnect;
+use ironrdp_pdu::rdp::server_error_info::ProtocolIndependentCode;
 use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream, single_sequence_step_read};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
-use crate::account::Account;
+use crate::account::{Accounts, Directory};
 use crate::egfx::Pipeline;
 use crate::error::Refused;
 use crate::gates::Gates;
-use crate::{capabilities, clipboard, tls};
+use crate::{capabilities, clipboard, session, tls};
 
 /// A CredSSP message holds an NTLM token and at most the credentials; anything larger is no such thing.
 const MAX_TS_REQUEST: usize = 16 * 1024;
@@ -48,25 +50,35 @@ pub(crate) struct Connection {
     pub(crate) framed: TokioFramed<TlsStream<TcpStream>>,
     pub(crate) result: AcceptorResult,
     pub(crate) size: DesktopSize,
+    /// Who it is.
+    pub(crate) user: String,
 }
 
 /// What the handshake needs to know; the same for every client.
 pub(crate) struct Host {
     pub(crate) identity: tls::Identity,
-    pub(crate) account: Account,
+    pub(crate) accounts: Accounts,
     pub(crate) default_size: DesktopSize,
     pub(crate) max_size: DesktopSize,
     pub(crate) gates: Gates,
 }
 
-/// Takes a client through the whole handshake. `opening` is called once, as soon as the client is
-/// authenticated and its desktop size is known, so that the desktop can start meanwhile.
+/// What the handshake asks of the sessions there are.
+pub(crate) trait Hall {
+    /// A user is authenticated and its desktop size is known, so that the desktop can start meanwhile. Called at
+    /// most once.
+    fn expect(&mut self, user: &str, size: DesktopSize);
+    /// The user who had the session whose reconnect cookie this proves; uses the cookie up.
+    fn redeem(&mut self, cookie: &ClientAutoReconnect) -> Option<String>;
+}
+
+/// Takes a client through the whole handshake.
 pub(crate) async fn accept(
     host: &Host,
     stream: TcpStream,
     peer: SocketAddr,
     stage: &watch::Sender<Stage>,
-    opening: impl FnOnce(DesktopSize),
+    hall: &mut impl Hall,
 ) -> Result<Connection, Refused> {
     let mut acceptor = Acceptor::new(
         SecurityProtocol::SSL | SecurityProtocol::HYBRID,
@@ -94,36 +106,65 @@ pub(crate) async fn accept(
     acceptor.mark_security_upgrade_as_done();
 
     let nla = acceptor.should_perform_credssp();
-    let mut authenticated = false;
+    let mut user = None;
     if nla {
-        authenticated = credssp(&mut framed, host, peer).await?;
+        user = credssp(&mut framed, host, peer).await?;
         acceptor.mark_credssp_as_done();
     }
-    if authenticated {
+    if user.is_some() {
         stage.send_replace(Stage::Authenticated);
     }
 
-    let mut gate = Gate {
-        account: &host.account,
-        nla,
-        authenticated,
-        stage,
-        opening: Some(opening),
-        denied: None,
-        size: None,
-    };
+    let mut gate = Gate { accounts: &host.accounts, nla, user, stage, hall, denied: None, size: None };
     let finalized = ironrdp_acceptor::accept_finalize_with(framed, &mut acceptor, &mut gate).await;
     if let Some(denied) = gate.denied {
         return Err(denied);
     }
     let (framed, result) = finalized.map_err(|e| classify(&e, "the connection's settings"))?;
-    // A client that sends a reconnect cookie is not asked for credentials by the state machine. This host
-    // gives out no such cookies, so whoever has one made it up.
-    if !gate.authenticated || result.auto_reconnect.is_some() {
-        return Err(Refused::ReconnectCookie);
-    }
-    let size = gate.size.ok_or(Refused::Malformed("the connection's settings"))?;
-    Ok(Connection { framed, result, size })
+    let (user, size) = match &result.auto_reconnect {
+        None => (gate.user.ok_or(Refused::Malformed("the connection's settings"))?, gate.size),
+        // The state machine lets a client with a cookie through to here without a look at it or at its credentials.
+        Some(cookie) => {
+            let holder = gate.hall.redeem(cookie);
+            let user = if let Some(user) = gate.user {
+                // NLA has told who it is. Nobody gets another user's session by a cookie.
+                user
+            } else if let Some(holder) = holder.filter(|_| !nla) {
+                tracing::info!(%peer, "a client proved with its reconnect cookie whose it is");
+                stage.send_replace(Stage::Authenticated);
+                holder
+            } else if let Some(user) = result
+                .credentials
+                .as_ref()
+                .filter(|_| !nla)
+                .and_then(|c| host.accounts.admits(&c.username, &c.password))
+            {
+                tracing::info!(%peer, "a client's reconnect cookie is not valid (any more); its password is right");
+                stage.send_replace(Stage::Authenticated);
+                user.to_owned()
+            } else {
+                session::refuse(framed, &result, ProtocolIndependentCode::ServerInsufficientPrivileges).await;
+                return Err(Refused::ReconnectCookie);
+            };
+            (user, confirmed_size(&result.capabilities, host.max_size))
+        }
+    };
+    let size = size.ok_or(Refused::Malformed("the connection's settings"))?;
+    Ok(Connection { framed, result, size, user })
+}
+
+/// The size in a client's Confirm Active, which is the one that it was offered (MS-RDPBCGR 2.2.7.1.2), and that is
+/// the one it asked for within this host's limits.
+fn confirmed_size(sets: &[CapabilitySet], most: DesktopSize) -> Option<DesktopSize> {
+    let side = |side: u16, most: u16| lucid_desktop::handover::SIZES.contains(&side.into()) && side <= most;
+    sets.iter().find_map(|set| match set {
+        CapabilitySet::Bitmap(bitmap)
+            if side(bitmap.desktop_width, most.width) && side(bitmap.desktop_height, most.height) =>
+        {
+            Some(DesktopSize { width: bitmap.desktop_width, height: bitmap.desktop_height })
+        }
+        _ => None,
+    })
 }
 
 /// X.224 negotiation (MS-RDPBCGR 2.2.1.1, 2.2.1.2). Our own loop, because ironrdp-acceptor's does not send the
@@ -147,27 +188,28 @@ async fn negotiate(
 }
 
 /// The points of the state machine at which this host decides.
-struct Gate<'a, F> {
-    account: &'a Account,
+struct Gate<'a, H> {
+    accounts: &'a Accounts,
     nla: bool,
-    authenticated: bool,
+    /// Who it is, once that is proved.
+    user: Option<String>,
     stage: &'a watch::Sender<Stage>,
-    opening: Option<F>,
+    hall: &'a mut H,
     denied: Option<Refused>,
     size: Option<DesktopSize>,
 }
 
 #[async_trait::async_trait(?Send)]
-impl<F: FnOnce(DesktopSize)> ConnectionSetupHandler for Gate<'_, F> {
+impl<H: Hall> ConnectionSetupHandler for Gate<'_, H> {
     async fn handle_credentials(&mut self, received: Option<ReceivedCredentials>) -> ConnectorResult<()> {
-        if self.authenticated {
+        if self.user.is_some() {
             // NLA has checked the password already.
             return Ok(());
         }
-        let admitted =
-            received.is_some_and(|r| self.account.admits(&r.credentials.username, &r.credentials.password));
-        if admitted {
-            self.authenticated = true;
+        self.user = received
+            .and_then(|r| self.accounts.admits(&r.credentials.username, &r.credentials.password))
+            .map(str::to_owned);
+        if self.user.is_some() {
             self.stage.send_replace(Stage::Authenticated);
             Ok(())
         } else {
@@ -177,7 +219,7 @@ impl<F: FnOnce(DesktopSize)> ConnectionSetupHandler for Gate<'_, F> {
     }
 
     async fn prepare_capability_exchange(&mut self, size: DesktopSize) -> ConnectorResult<()> {
-        if !self.authenticated {
+        let Some(user) = &self.user else {
             // With TLS, credentials are always asked for, unless the client claims to be reconnecting.
             let why = if self.nla {
                 Refused::Credentials("NLA, by the password's hash")
@@ -186,66 +228,70 @@ impl<F: FnOnce(DesktopSize)> ConnectionSetupHandler for Gate<'_, F> {
             };
             self.denied = Some(why);
             return Err(general_err!("not authenticated"));
-        }
+        };
         self.size = Some(size);
-        if let Some(opening) = self.opening.take() {
-            opening(size);
-        }
+        self.hall.expect(user, size);
         Ok(())
     }
 }
 
-/// Runs NLA's CredSSP (MS-CSSP) with NTLM against the account, and returns whether the client also knows the
+/// Runs NLA's CredSSP (MS-CSSP) with NTLM against the accounts, and returns who the client is if it also knows the
 /// password itself: NTLM proves no more than knowledge of its hash, but the client has to hand over the password
-/// at the end. Our own loop, because ironrdp-acceptor's does not bound the size of a message.
+/// at the end. Our own loop, because ironrdp-acceptor's bounds no message's size and knows one account only.
 async fn credssp(
     framed: &mut TokioFramed<TlsStream<TcpStream>>,
     host: &Host,
     peer: SocketAddr,
-) -> Result<bool, Refused> {
+) -> Result<Option<String>, Refused> {
     const DOING: &str = "network-level authentication";
-    let identity = host.account.identity().map_err(|_| Refused::Malformed(DOING))?;
-    let mut sequence = CredsspSequence::init(
-        &identity,
-        ServerName::new(peer.ip().to_string()),
-        host.identity.public_key.clone(),
-        None,
-    )
-    .map_err(|_| Refused::Malformed(DOING))?;
-    let mut out = WriteBuf::new();
-    let mut knows_password = false;
+    let mode = ServerMode::Ntlm(sspi::ntlm::NtlmConfig::new(peer.ip().to_string()));
+    let mut server = CredSspServer::new(host.identity.public_key.clone(), Directory(&host.accounts), mode)
+        .map_err(|_| Refused::Malformed(DOING))?;
     loop {
-        match sequence.next_pdu_hint() {
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(knows_password),
-            Err(e) => return Err(denied_by_ntlm(&e)),
-        }
         let message =
             framed.read_by_hint(&BoundedTsRequest).await.map_err(|e| gone_or_malformed(&e, DOING))?;
-        let Some(request) =
-            sequence.decode_client_message(&message).map_err(|_| Refused::Malformed(DOING))?
-        else {
-            return Ok(knows_password);
+        let request = TsRequest::from_buffer(&message).map_err(|_| Refused::Malformed(DOING))?;
+        let result = match server.process(request).start() {
+            GeneratorState::Completed(result) => result,
+            // Only Kerberos asks the network, and it is not offered.
+            GeneratorState::Suspended(_) => return Err(Refused::Malformed(DOING)),
         };
-        let result = {
-            let mut generator = sequence.process_ts_request(request);
-            match generator.start() {
-                GeneratorState::Completed(result) => result,
-                // Only Kerberos asks the network, and it is not offered.
-                GeneratorState::Suspended(_) => return Err(Refused::Malformed(DOING)),
+        match result {
+            Ok(ServerState::ReplyNeeded(reply)) => {
+                framed
+                    .write_all(&encoded(&reply).ok_or(Refused::Malformed(DOING))?)
+                    .await
+                    .map_err(|_| Refused::Gone(DOING))?;
             }
-        };
-        out.clear();
-        let (written, delegated) =
-            sequence.handle_process_result(result, &mut out).map_err(|_| Refused::Malformed(DOING))?;
-        if let Some(delegated) = delegated {
-            knows_password =
-                host.account.admits(delegated.username.account_name(), delegated.password.as_ref());
-        }
-        if let Some(len) = written.size() {
-            framed.write_all(&out[..len]).await.map_err(|_| Refused::Gone(DOING))?;
+            Ok(ServerState::Finished(delegated)) => {
+                return Ok(host
+                    .accounts
+                    .admits(delegated.username.account_name(), delegated.password.as_ref())
+                    .map(str::to_owned));
+            }
+            Err(refused) => {
+                let wrong = matches!(
+                    refused.error.error_type,
+                    sspi::ErrorKind::LogonDenied | sspi::ErrorKind::MessageAltered
+                );
+                if let Some(mut reply) = refused.ts_request {
+                    if wrong {
+                        // As Windows does, so that the client asks its user again (MS-CSSP 2.2.1, MS-ERREF 2.3.1).
+                        reply.error_code = Some(NStatusCode::LOGON_FAILURE);
+                    }
+                    let reply = encoded(&reply).ok_or(Refused::Malformed(DOING))?;
+                    framed.write_all(&reply).await.map_err(|_| Refused::Gone(DOING))?;
+                }
+                return Err(if wrong { Refused::Credentials("NLA") } else { Refused::Malformed(DOING) });
+            }
         }
     }
+}
+
+fn encoded(request: &TsRequest) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; usize::from(request.buffer_len().ok()?)];
+    request.encode_ts_request(bytes.as_mut_slice()).ok()?;
+    Some(bytes)
 }
 
 /// MS-CSSP 2.2.1: finds the end of a TSRequest, and refuses one that is too large before it is read.
@@ -262,21 +308,6 @@ impl ironrdp_pdu::PduHint for BoundedTsRequest {
             Err(_) => Err(ironrdp_core::other_err!("TsRequest", "malformed")),
         }
     }
-}
-
-fn denied_by_ntlm(error: &ironrdp_connector::ConnectorError) -> Refused {
-    use std::error::Error as _;
-    let mut source = error.source();
-    while let Some(inner) = source {
-        if let Some(e) = inner.downcast_ref::<sspi::Error>() {
-            return match e.error_type {
-                sspi::ErrorKind::LogonDenied | sspi::ErrorKind::MessageAltered => Refused::Credentials("NLA"),
-                _ => Refused::Malformed("network-level authentication"),
-            };
-        }
-        source = inner.source();
-    }
-    Refused::Malformed("network-level authentication")
 }
 
 fn gone_or_malformed(error: &std::io::Error, doing: &'static str) -> Refused {

@@ -1,9 +1,10 @@
 //! Lucid's RDP host.
 //!
 //! The way of a client: [`listener`](self) accepts it and bounds how many may wait; the handshake negotiates
-//! TLS or NLA and checks the account; a desktop is opened for it through the socket of `lucid-desktop`; the
-//! session carries pictures and input until either side ends it. **One desktop per connection**: it starts when
-//! the client has authenticated and ends with the connection, with everything that runs in it.
+//! TLS or NLA and checks the account; a desktop is opened for it through the socket of `lucid-desktop`, or the one
+//! that its user has already is given back; the connection carries pictures and input until either side ends it.
+//! **One desktop per user**: it starts when the user has authenticated for the first time and outlives connections,
+//! until the user ends it, the host stops, or a [limit](Limits) is reached.
 //!
 //! One thread serves all sockets; each desktop captures and encodes on a thread of its own.
 
@@ -11,21 +12,31 @@ mod account;
 mod bitmap;
 mod capabilities;
 mod clipboard;
+mod curtain;
+mod dvc;
 mod egfx;
 mod error;
 mod fastpath;
 mod gates;
+mod graphics;
 mod handshake;
 mod input;
+mod keeper;
 mod listener;
+mod pace;
 mod picture;
+mod pointer;
+mod reconnect;
 mod remotefx;
+mod running;
 mod session;
+mod sessions;
 mod status;
 mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use ironrdp_acceptor::DesktopSize;
@@ -33,9 +44,10 @@ pub use lucid_desktop::KeyboardLayout;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub use account::Account;
+pub use account::Accounts;
 pub use error::{Error, Refused};
 pub use gates::{Gates, Way};
+pub use sessions::Limits;
 
 /// What a client gets that asks for no size.
 const DEFAULT_SIZE: DesktopSize = DesktopSize { width: 1280, height: 720 };
@@ -59,8 +71,10 @@ pub struct Options {
     pub keyboard: KeyboardLayout,
     /// The name in the certificate.
     pub name: String,
-    /// Sessions at a time.
+    /// Sessions at a time, connected or parked.
     pub max_sessions: usize,
+    /// How long sessions may last.
+    pub limits: Limits,
     /// What may pass beside pictures and input.
     pub gates: Gates,
 }
@@ -70,7 +84,7 @@ pub struct Options {
 /// # Errors
 /// When it cannot start: no account, no usable TLS identity, no port.
 pub async fn run(options: Options) -> Result<(), Error> {
-    let account = Account::load(&options.account)?;
+    let accounts = Accounts::load(&options.account)?;
     let identity = tls::Identity::load_or_make(&options.state, &options.name)?;
     let listen = |source| Error::Listen { address: options.listen, source };
     let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
@@ -78,7 +92,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     status::write(&options.run, port, &identity.fingerprint)?;
     tracing::info!(
         port,
-        user = account.user(),
+        accounts = accounts.count(),
         fingerprint = identity.fingerprint,
         "ready at {:.3} s",
         status::uptime()
@@ -91,16 +105,13 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let (stop, stopping) = watch::channel(false);
     let host = Arc::new(handshake::Host {
         identity,
-        account,
+        accounts,
         default_size: DEFAULT_SIZE,
         max_size: MAX_SIZE,
         gates: options.gates,
     });
-    let settings = listener::Settings {
-        desktop: options.desktop,
-        keyboard: options.keyboard,
-        max_sessions: options.max_sessions,
-    };
+    let settings = listener::Settings { desktop: options.desktop, keyboard: options.keyboard };
+    let sessions = Rc::new(sessions::Sessions::new(options.max_sessions, options.limits));
     let signals = async move {
         use tokio::signal::unix::{SignalKind, signal};
         match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
@@ -116,5 +127,5 @@ pub async fn run(options: Options) -> Result<(), Error> {
     };
     let local = tokio::task::LocalSet::new();
     local.spawn_local(signals);
-    local.run_until(listener::serve(listener, host, settings, stopping)).await
+    local.run_until(listener::serve(listener, host, settings, sessions, stopping)).await
 }

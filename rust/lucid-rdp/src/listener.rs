@@ -1,20 +1,23 @@
 //! Accepts clients. An attacker can cost this process one TLS handshake at a time and a bounded number of
 //! sockets, and nothing else: who has not authenticated holds no desktop, no thread and no large buffer.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ironrdp_acceptor::DesktopSize;
+use ironrdp_pdu::rdp::client_info::ClientAutoReconnect;
 use lucid_desktop::KeyboardLayout;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::error::Refused;
-use crate::handshake::{self, SharedHost, Stage};
-use crate::session::{self, End};
-use crate::{Error, status};
+use crate::handshake::{self, Hall, SharedHost, Stage};
+use crate::running::{self, Opening};
+use crate::sessions::{Arrival, Call, Place, Sessions};
+use crate::{Error, keeper, status};
 
 /// A client has this long to send its first message.
 const FIRST_MESSAGE: Duration = Duration::from_secs(15);
@@ -29,7 +32,6 @@ const MAX_WAITING: usize = 128;
 pub(crate) struct Settings {
     pub(crate) desktop: PathBuf,
     pub(crate) keyboard: KeyboardLayout,
-    pub(crate) max_sessions: usize,
 }
 
 struct Waiting {
@@ -64,10 +66,10 @@ pub(crate) async fn serve(
     listener: TcpListener,
     host: SharedHost,
     settings: Settings,
+    sessions: Rc<Sessions>,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let lobby = Rc::new(Lobby::default());
-    let sessions = Rc::new(Cell::new(0_usize));
     let settings = Rc::new(settings);
     let mut tasks = tokio::task::JoinSet::new();
     let mut id = 0_u64;
@@ -117,7 +119,7 @@ async fn client(
     host: SharedHost,
     settings: Rc<Settings>,
     lobby: Rc<Lobby>,
-    sessions: Rc<Cell<usize>>,
+    sessions: Rc<Sessions>,
     stopping: watch::Receiver<bool>,
 ) {
     if let Err(e) = tune(&stream) {
@@ -125,10 +127,8 @@ async fn client(
     }
     let (stage, stage_seen) = watch::channel(Stage::Silent);
     let evict = lobby.enter(id, stage_seen.clone());
-    let mut opening = None;
-    let handshake = handshake::accept(&host, stream, peer, &stage, |size| {
-        opening = Some(session::open_desktop(&settings.desktop, size, settings.keyboard.clone()));
-    });
+    let mut door = Door { settings: &settings, sessions: &sessions, opening: None };
+    let handshake = handshake::accept(&host, stream, peer, &stage, &mut door);
     let shaken = tokio::select! {
         shaken = handshake => shaken,
         () = silent_too_long(stage_seen.clone()) => Err(Refused::TimedOut(FIRST_MESSAGE.as_secs())),
@@ -136,13 +136,9 @@ async fn client(
         () = evict.notified() => Err(Refused::Crowded),
     };
     lobby.leave(id);
-    let (connection, opening) = match (shaken, opening) {
-        (Ok(connection), Some(opening)) => (connection, opening),
-        (Ok(_), None) => {
-            tracing::error!(%peer, "a client came through the handshake without a desktop size");
-            return;
-        }
-        (Err(refused), _) => {
+    let connection = match shaken {
+        Ok(connection) => connection,
+        Err(refused) => {
             // What the client sent is not repeated: it may be a password in the wrong field.
             match refused {
                 Refused::Crowded | Refused::Gone(_) | Refused::TimedOut(_)
@@ -155,18 +151,49 @@ async fn client(
             return;
         }
     };
-    if sessions.get() >= settings.max_sessions {
-        tracing::warn!(%peer, "refused: {} sessions are open, as many as are allowed", sessions.get());
-        return;
+    let opening = door.opening;
+    let mut arrival = Arrival { connection, peer };
+    loop {
+        let (user, size) = (&arrival.connection.user, arrival.connection.size);
+        match sessions.place(user, size) {
+            Place::Existing(calls) => match calls.send(Call::Client(Box::new(arrival))).await {
+                Ok(()) => return,
+                // It ended just now; its user gets a new one.
+                Err(mpsc::error::SendError(Call::Client(back))) => arrival = *back,
+            },
+            Place::New(facts, calls) => {
+                let opening = opening
+                    .unwrap_or_else(|| running::open(&settings.desktop, size, settings.keyboard.clone()));
+                let id = facts.id;
+                keeper::keep(facts, opening, arrival, calls, sessions.limits, stopping).await;
+                sessions.ended(id);
+                return;
+            }
+            Place::Full => {
+                tracing::warn!(%peer, "refused: {} sessions run, as many as are allowed", sessions.count());
+                keeper::deny(arrival.connection).await;
+                return;
+            }
+        }
     }
-    sessions.set(sessions.get() + 1);
-    let ended = session::run(connection, opening, peer, stopping).await;
-    sessions.set(sessions.get() - 1);
-    match ended {
-        Ok(End::Client) => tracing::info!(%peer, "session ends: the client left"),
-        Ok(End::Desktop) => tracing::info!(%peer, "session ends: the desktop was closed"),
-        Ok(End::Stopping) => tracing::info!(%peer, "session ends: the host is stopping"),
-        Err(error) => tracing::error!(%peer, "session ends: {error}"),
+}
+
+/// What the handshake of one client finds behind it.
+struct Door<'a> {
+    settings: &'a Settings,
+    sessions: &'a Sessions,
+    opening: Option<Opening>,
+}
+
+impl Hall for Door<'_> {
+    fn expect(&mut self, user: &str, size: DesktopSize) {
+        if self.sessions.has_room_for_new(user) {
+            self.opening = Some(running::open(&self.settings.desktop, size, self.settings.keyboard.clone()));
+        }
+    }
+
+    fn redeem(&mut self, cookie: &ClientAutoReconnect) -> Option<String> {
+        self.sessions.redeem(cookie)
     }
 }
 

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
-use lucid_rdp::{Error, Gates, KeyboardLayout, Options, Way};
+use lucid_rdp::{Error, Gates, KeyboardLayout, Limits, Options, Way};
 use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -32,9 +33,19 @@ struct Arguments {
     /// Keyboard and device name, as lucid-provision writes them (desktop.json).
     #[arg(long)]
     desktop_settings: Option<PathBuf>,
-    /// Sessions at a time.
-    #[arg(long, default_value_t = 4)]
+    /// Sessions at a time, connected or parked; each user has one at most.
+    #[arg(long, default_value_t = 8)]
     max_sessions: usize,
+    /// How long a desktop is kept when its client has gone, for its user to come back to. `0s` ends it with its
+    /// connection, `none` keeps it until something else ends it.
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = limit)]
+    keep: Limit,
+    /// Ends a session in which nothing was typed or pointed at for so long.
+    #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
+    idle_limit: Limit,
+    /// Ends a session that has lasted so long, connected or not.
+    #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
+    session_limit: Limit,
     /// What may pass beside pictures and input, separated by commas: clipboard-to-desktop, clipboard-to-client.
     /// Nothing of it does by default.
     #[arg(long, value_name = "WAYS", value_delimiter = ',')]
@@ -42,6 +53,15 @@ struct Arguments {
     /// The most bytes of one text, HTML or picture on the clipboard.
     #[arg(long, default_value_t = Gates::default().clipboard_max_bytes)]
     clipboard_max_bytes: usize,
+}
+
+/// A limit of time, or none. A type of its own, because clap takes an `Option` for an option that may be left out.
+#[derive(Clone, Copy)]
+struct Limit(Option<Duration>);
+
+/// `90s`, `15m`, `1h 30m`, or `none`.
+fn limit(text: &str) -> Result<Limit, humantime::DurationError> {
+    if text == "none" { Ok(Limit(None)) } else { humantime::parse_duration(text).map(|d| Limit(Some(d))) }
 }
 
 /// `desktop.json`, version 1.
@@ -99,6 +119,12 @@ fn start(arguments: Arguments, gates: Gates) -> Result<(), Error> {
         keyboard,
         name,
         max_sessions: arguments.max_sessions,
+        limits: Limits {
+            keep: arguments.keep.0,
+            // No time at all would end every session at once, so it means that there is no limit.
+            idle: arguments.idle_limit.0.filter(|d| !d.is_zero()),
+            session: arguments.session_limit.0.filter(|d| !d.is_zero()),
+        },
         gates,
     }))
 }

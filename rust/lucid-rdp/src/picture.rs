@@ -1,25 +1,27 @@
 //! Pictures of the desktop become what one client can show. Runs on the desktop's own thread.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use ironrdp_graphics::clearcodec::ClearCodecEncoder;
 use lucid_desktop::{Closed, Frame, FrameSink, Rect};
-use lucid_video::{Encoder as _, OpenH264, Picture, Settings};
 use tokio::sync::mpsc;
 
 use crate::Error;
 use crate::bitmap::BitmapEncoder;
 use crate::capabilities::RemoteFx;
+use crate::curtain::Curtain;
+use crate::graphics::{Command, Drawing, Surface, Wishes};
 use crate::remotefx::RemoteFxEncoder;
 
 /// In which form a client gets its pictures; the first that it can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::enum_variant_names, reason = "ClearCodec is the codec's name")]
 pub(crate) enum Codec {
-    /// H.264 4:2:0 through the graphics pipeline.
-    Avc420,
-    /// Lossless ClearCodec through the graphics pipeline.
-    ClearCodec,
+    /// The graphics pipeline: copies, fills and lossless ClearCodec, and H.264 4:2:0 for what moves if the client
+    /// decodes it.
+    Graphics {
+        /// It does.
+        avc420: bool,
+    },
     /// RemoteFX in surface commands.
     RemoteFx(RemoteFx),
     /// Lossless RDP 6.0 bitmaps.
@@ -30,28 +32,24 @@ impl Codec {
     /// The codec's name for people.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Codec::Avc420 => "EGFX AVC420",
-            Codec::ClearCodec => "EGFX ClearCodec",
+            Codec::Graphics { avc420: true } => "EGFX ClearCodec and AVC420 (OpenH264)",
+            Codec::Graphics { avc420: false } => "EGFX ClearCodec",
             Codec::RemoteFx(_) => "RemoteFX",
             Codec::Bitmap => "RDP 6.0 bitmaps",
         }
     }
 }
 
-/// An encoded piece of a picture and where it belongs.
-#[derive(Debug)]
-pub(crate) struct Tile {
-    pub(crate) place: Rect,
-    pub(crate) bytes: Vec<u8>,
-}
-
 /// What the session sends.
 #[derive(Debug)]
 pub(crate) enum Encoded {
-    /// One access unit and the rectangles that it renews.
-    Avc420 { bytes: Vec<u8>, damage: Vec<Rect>, qp: u8 },
-    /// Tiles of one picture.
-    ClearCodec(Vec<Tile>),
+    /// What the graphics pipeline does to a surface of this size; nothing if nothing has changed.
+    Graphics {
+        commands: Vec<Command>,
+        size: (u32, u32),
+        /// When the session should wish for a refinement.
+        refine_in: Option<Duration>,
+    },
     /// The payloads of fast-path surface command updates.
     SurfaceCommands(Vec<Vec<u8>>),
     /// The payloads of fast-path bitmap updates.
@@ -63,6 +61,10 @@ pub(crate) enum Encoded {
 pub(crate) enum FromDesktop {
     /// The next picture.
     Picture(Encoded),
+    /// The pointer looks differently now.
+    Pointer(lucid_desktop::Pointer),
+    /// A picture of this size was there, but nobody is shown any now.
+    Withheld { width: u32, height: u32 },
     /// Encoding failed; the session cannot go on.
     Failed(Error),
     /// The desktop is gone.
@@ -76,6 +78,12 @@ pub(crate) struct Order {
     pub(crate) max_update: usize,
     /// Counts up when the client has lost what it had: the next picture must stand alone.
     pub(crate) generation: u32,
+    /// Counts up when the client has lost what it showed, but not its decoders' state.
+    pub(crate) repaint: u32,
+    /// What the next picture may take, in bytes.
+    pub(crate) budget: usize,
+    /// Whether the next picture may make still parts exact.
+    pub(crate) refine: bool,
 }
 
 /// The order that holds now; none until the client's abilities are known.
@@ -84,6 +92,7 @@ pub(crate) type Orders = Arc<Mutex<Option<Order>>>;
 /// Encodes frames as ordered and passes them on.
 pub(crate) struct Painter {
     orders: Orders,
+    curtain: Curtain,
     out: mpsc::Sender<FromDesktop>,
     encoder: Option<Active>,
 }
@@ -96,15 +105,14 @@ struct Active {
 }
 
 enum AnyEncoder {
-    Avc420(Box<OpenH264>),
-    ClearCodec(Box<ClearCodecEncoder>),
+    Graphics { surface: Box<Surface>, avc420: bool },
     RemoteFx(Box<RemoteFxEncoder>),
     Bitmap(BitmapEncoder),
 }
 
 impl Painter {
-    pub(crate) fn new(orders: Orders, out: mpsc::Sender<FromDesktop>) -> Painter {
-        Painter { orders, out, encoder: None }
+    pub(crate) fn new(orders: Orders, curtain: Curtain, out: mpsc::Sender<FromDesktop>) -> Painter {
+        Painter { orders, curtain, out, encoder: None }
     }
 
     fn encode(&mut self, frame: Frame<'_>) -> Result<Option<Encoded>, Error> {
@@ -120,10 +128,10 @@ impl Painter {
         let damage = if renew { &whole } else { frame.damage };
         if renew {
             let encoder = match order.codec {
-                Codec::Avc420 => {
-                    AnyEncoder::Avc420(Box::new(OpenH264::new(Settings::desktop(frame.width, frame.height))?))
+                Codec::Graphics { avc420 } => {
+                    let surface = Box::new(Surface::new(frame.width, frame.height));
+                    AnyEncoder::Graphics { surface, avc420 }
                 }
-                Codec::ClearCodec => AnyEncoder::ClearCodec(Box::new(ClearCodecEncoder::new())),
                 Codec::RemoteFx(remotefx) => AnyEncoder::RemoteFx(Box::new(RemoteFxEncoder::new(remotefx))),
                 Codec::Bitmap => AnyEncoder::Bitmap(BitmapEncoder::new()),
             };
@@ -131,40 +139,21 @@ impl Painter {
         }
         let Some(active) = &mut self.encoder else { return Ok(None) };
         let encoded = match &mut active.encoder {
-            AnyEncoder::Avc420(encoder) => {
-                let rects: Vec<_> = damage
-                    .iter()
-                    .map(|r| lucid_video::Rect { x: r.x, y: r.y, width: r.width, height: r.height })
-                    .collect();
-                let picture = Picture {
-                    width: frame.width,
-                    height: frame.height,
-                    stride: frame.stride,
-                    pixels: frame.pixels,
-                    damage: &rects,
-                };
-                let encoded = encoder.encode(picture)?;
-                Encoded::Avc420 { bytes: encoded.bytes.to_vec(), damage: damage.to_vec(), qp: encoded.qp }
-            }
-            AnyEncoder::ClearCodec(encoder) => {
-                let mut pixels = Vec::new();
-                let tiles = damage
-                    .iter()
-                    .flat_map(|r| split(*r, CLEARCODEC_TILE, CLEARCODEC_TILE))
-                    .map(|place| {
-                        cut(&frame, place, &mut pixels);
-                        let (w, h) = (u16::try_from(place.width), u16::try_from(place.height));
-                        let (Ok(w), Ok(h)) = (w, h) else { return Err(Error::Encode("a tile")) };
-                        Ok(Tile { place, bytes: encoder.encode(&pixels, w, h) })
-                    })
-                    .collect::<Result<_, _>>()?;
-                Encoded::ClearCodec(tiles)
+            AnyEncoder::Graphics { surface, avc420 } => {
+                if active.order.repaint != order.repaint {
+                    surface.lost();
+                }
+                let wishes = Wishes { avc420: *avc420, budget: order.budget, refine: order.refine };
+                let frame = Frame { damage, ..frame };
+                let Drawing { commands, refine_in } = surface.draw(&frame, wishes, Instant::now())?;
+                Encoded::Graphics { commands, size: surface.size(), refine_in }
             }
             AnyEncoder::RemoteFx(encoder) => {
                 Encoded::SurfaceCommands(encoder.encode(&frame, damage, order.max_update)?)
             }
             AnyEncoder::Bitmap(encoder) => Encoded::Bitmaps(encoder.encode(&frame, damage)?),
         };
+        active.order = order;
         Ok(Some(encoded))
     }
 
@@ -176,6 +165,12 @@ impl Painter {
 
 impl FrameSink for Painter {
     fn frame(&mut self, frame: Frame<'_>) {
+        let (width, height) = (frame.width, frame.height);
+        let Some(frame) = self.curtain.pass(frame) else {
+            // Nor is the encoder's memory held for nobody.
+            self.encoder = None;
+            return self.send(FromDesktop::Withheld { width, height });
+        };
         match self.encode(frame) {
             Ok(Some(encoded)) => self.send(FromDesktop::Picture(encoded)),
             Ok(None) => self.send(FromDesktop::Failed(Error::Internal("a picture came before its order"))),
@@ -183,14 +178,14 @@ impl FrameSink for Painter {
         }
     }
 
+    fn pointer(&mut self, pointer: lucid_desktop::Pointer) {
+        self.send(FromDesktop::Pointer(pointer));
+    }
+
     fn closed(&mut self, reason: Closed) {
         self.send(FromDesktop::Closed(reason));
     }
 }
-
-/// Width and height of a lossless tile: large enough for long runs, small enough that a change deep inside of
-/// a window does not send it whole.
-const CLEARCODEC_TILE: u32 = 256;
 
 /// Cuts a rectangle into pieces of at most `width` by `height`.
 pub(crate) fn split(rect: Rect, width: u32, height: u32) -> impl Iterator<Item = Rect> {

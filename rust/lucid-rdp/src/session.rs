@@ -1,12 +1,13 @@
-//! One client's session: pictures out, input in, until either side ends it.
+//! One client's connection to its desktop: pictures out, input in, until either side ends it or the session's
+//! keeper has something else to do with the desktop.
 //!
 //! Pacing: the desktop is asked for one picture at a time, and only while the client has acknowledged enough
-//! of those before (graphics pipeline) and nothing waits to be written. What changes meanwhile is collected by
-//! the desktop as damage, so no queue grows on a slow link.
+//! of those before (graphics pipeline, [`Pace`]) and nothing waits to be written. What changes meanwhile is
+//! collected by the desktop as damage, so no queue grows on a slow link. When nothing is under way and parts of the
+//! picture are not exact, the painter is wished to make them so.
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ironrdp_acceptor::{AcceptorResult, DesktopSize};
@@ -21,21 +22,24 @@ use ironrdp_pdu::rdp::headers::{ShareControlHeader, ShareControlPdu, ShareDataHe
 use ironrdp_pdu::rdp::server_error_info::{ErrorInfo, ProtocolIndependentCode, ServerSetErrorInfoPdu};
 use ironrdp_pdu::x224::X224;
 use ironrdp_svc::server_encode_svc_messages;
-use ironrdp_tokio::{Framed, FramedWrite as _, TokioStream, split_tokio_framed};
-use lucid_desktop::{Closed, Desktop, DesktopRequest, Input, KeyboardLayout};
-use tokio::io::WriteHalf;
+use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream, split_tokio_framed};
+use lucid_desktop::{Closed, Input, Pointer};
+use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_rustls::server::TlsStream;
 
 use crate::capabilities::{self, Client};
 use crate::clipboard::{self, Clipboard};
-use crate::egfx::{self, State};
+use crate::egfx::{self, Sent, State};
 use crate::handshake::Connection;
 use crate::input::Translator;
-use crate::picture::{Codec, Encoded, FromDesktop, Order, Orders, Painter};
-use crate::{Error, fastpath};
+use crate::pace::Pace;
+use crate::picture::{Codec, Encoded, FromDesktop, Order};
+use crate::pointer::Cursors;
+use crate::running::Running;
+use crate::sessions::Facts;
+use crate::{Error, dvc, fastpath, reconnect};
 
 /// A client that announced the graphics pipeline has this long to open it before it gets pictures the old way.
 const PIPELINE_WAIT: Duration = Duration::from_secs(10);
@@ -43,54 +47,27 @@ const PIPELINE_WAIT: Duration = Duration::from_secs(10);
 /// Pieces that wait to be written; the writer takes them in order.
 const WRITE_QUEUE: usize = 4;
 
-/// How a session ended.
+/// A farewell may wait this long for a client that does not read, and the connection's end for it.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How a connection ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// The client left.
     Client,
-    /// The user ended the desktop.
-    Desktop,
-    /// The host is stopping.
-    Stopping,
+    /// The desktop ended, and why.
+    Desktop(String),
+    /// The client was told to go.
+    Told(Farewell),
 }
 
-/// A desktop that is starting while the handshake finishes.
-pub(crate) struct Opening {
-    task: JoinHandle<Result<Desktop, lucid_desktop::Error>>,
-    orders: Orders,
-    from_desktop: mpsc::Receiver<FromDesktop>,
-}
-
-/// Starts a desktop; blocking work goes to another thread.
-pub(crate) fn open_desktop(socket: &Path, size: DesktopSize, keyboard: KeyboardLayout) -> Opening {
-    let (out, from_desktop) = mpsc::channel(1);
-    let orders = Orders::new(Mutex::new(None));
-    let painter = Painter::new(Arc::clone(&orders), out);
-    let request = DesktopRequest { width: size.width.into(), height: size.height.into(), keyboard };
-    let socket = socket.to_owned();
-    let task = tokio::task::spawn_blocking(move || Desktop::open(&socket, &request, painter));
-    Opening { task, orders, from_desktop }
-}
-
-/// A session's desktop. Ending one waits for its thread, which may be encoding a picture, so that is done on another
-/// thread: this one serves all clients.
-struct Owned(Option<Desktop>);
-
-impl std::ops::Deref for Owned {
-    type Target = Desktop;
-
-    #[expect(clippy::expect_used, reason = "it is taken out in drop alone")]
-    fn deref(&self) -> &Desktop {
-        self.0.as_ref().expect("a desktop is there until it is dropped")
-    }
-}
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        if let Some(desktop) = self.0.take() {
-            tokio::task::spawn_blocking(move || drop(desktop));
-        }
-    }
+/// What a client is told when it has to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Farewell {
+    /// MS-RDPBCGR 2.2.5.1.1.
+    pub(crate) code: ProtocolIndependentCode,
+    /// T.125, Disconnect Provider Ultimatum.
+    pub(crate) reason: DisconnectReason,
 }
 
 /// What the writer is given.
@@ -100,155 +77,131 @@ struct Piece {
     picture: bool,
 }
 
-struct Session {
+struct Session<'a> {
     result: AcceptorResult,
     client: Client,
     size: DesktopSize,
-    desktop: Owned,
-    orders: Orders,
+    running: &'a mut Running,
+    facts: &'a Facts,
     writer: mpsc::Sender<Piece>,
     translator: Translator,
+    cursors: Cursors,
     began: Instant,
-    /// A picture was asked for and has not come.
-    asked: bool,
-    /// A picture is queued or being written.
-    writing: bool,
+    /// A picture is queued or being written: so many bytes since then.
+    writing: Option<(usize, Instant)>,
+    pace: Pace,
+    /// When parts of the picture that are not exact should be made so.
+    refine_at: Option<Instant>,
+    /// Counts the client's losses of what it showed.
+    repaint: u32,
     /// The client has said that it shows nothing now (minimised).
     suppressed: bool,
-    generation: u32,
 }
 
-/// Runs the session to its end.
+/// Serves one client until it leaves, the desktop ends, or `interrupted` says what to tell it. The desktop stays.
 pub(crate) async fn run(
     connection: Connection,
-    opening: Opening,
+    running: &mut Running,
+    facts: &Rc<Facts>,
     peer: SocketAddr,
-    mut stopping: tokio::sync::watch::Receiver<bool>,
+    interrupted: impl Future<Output = Farewell>,
 ) -> Result<End, Error> {
-    let Connection { framed, result, size } = connection;
+    let Connection { framed, result, size, .. } = connection;
     let client = capabilities::confirmed(&result.capabilities)?;
     let (mut reader, writer) = split_tokio_framed(framed);
     let (to_writer, pieces) = mpsc::channel(WRITE_QUEUE);
     let (wrote, mut written) = mpsc::channel(WRITE_QUEUE);
-    let writing = tokio::task::spawn_local(write(writer, pieces, wrote));
-
-    let Opening { task, orders, mut from_desktop } = opening;
-    let desktop = match task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))? {
-        Ok(desktop) => Owned(Some(desktop)),
-        Err(error) => {
-            let _ = to_writer.send(Piece { bytes: denied(&result)?, picture: false }).await;
-            drop(to_writer);
-            let _ = writing.await;
-            return Err(error.into());
-        }
-    };
-
+    let mut writing = tokio::task::spawn_local(write(writer, pieces, wrote, Rc::clone(facts)));
+    tracing::info!(%peer, width = size.width, height = size.height, "the client is connected");
+    facts.size.set(size);
+    running.curtain.open();
     let mut session = Session {
         result,
         client,
         size,
-        desktop,
-        orders,
+        running,
+        facts,
         writer: to_writer,
         translator: Translator::default(),
+        cursors: Cursors::new(client.pointers),
         began: Instant::now(),
-        asked: false,
-        writing: false,
+        writing: None,
+        pace: Pace::default(),
+        refine_at: None,
+        repaint: 0,
         suppressed: false,
-        generation: 0,
     };
-    session.start_channels().await?;
-    let mut clipboard = Clipboard::start(&mut session.result, &session.desktop);
-    let writer = session.writer.clone();
-    let mut may_wait_for_pipeline = session
-        .result
-        .client_early_capability_flags
-        .contains(ClientEarlyCapabilityFlags::SUPPORT_DYN_VC_GFX_PROTOCOL)
-        && session.result.static_channels.get_channel_id_by_type::<DrdynvcServer>().is_some();
-    let pipeline_deadline = tokio::time::sleep(PIPELINE_WAIT);
-    tokio::pin!(pipeline_deadline);
-    if !may_wait_for_pipeline {
-        session.order_without_pipeline();
-    }
-    for frame in std::mem::take(&mut session.result.input_events) {
-        match frame.first().map(|b| Action::from_fp_output_header(*b)) {
-            Some(Ok(action)) => {
-                session.pdu(action, &frame).await?;
-            }
-            _ => return Err(Error::Protocol("an input event")),
-        }
-    }
-    tracing::info!(%peer, width = size.width, height = size.height, "session begins");
-
-    let end = loop {
-        session.ask();
-        tokio::select! {
-            pdu = reader.read_pdu() => {
-                match pdu {
-                    Ok((action, bytes)) => {
-                        if session.pdu(action, &bytes).await? {
-                            break End::Client;
-                        }
-                        clipboard.received(&mut session.result)?;
-                        if session.serve_pipeline().await? {
-                            may_wait_for_pipeline = false;
-                        }
-                    }
-                    Err(e) if e.kind() == std::io::ErrorKind::Other => return Err(Error::Protocol("a frame")),
-                    Err(e) => {
-                        tracing::debug!(%peer, "reading: {e}");
-                        break End::Client;
-                    }
-                }
-            }
-            message = from_desktop.recv() => match message {
-                Some(FromDesktop::Picture(encoded)) => session.picture(encoded).await?,
-                Some(FromDesktop::Failed(error)) => return Err(error),
-                Some(FromDesktop::Closed(Closed::Dropped)) | None => break End::Desktop,
-                Some(FromDesktop::Closed(Closed::Gone(why))) => {
-                    tracing::info!(%peer, "the desktop ended: {why}");
-                    session.send(logged_off(&session.result)?).await?;
-                    break End::Desktop;
-                }
-                Some(FromDesktop::Closed(_)) => break End::Desktop,
-            },
-            event = clipboard.event() => clipboard.handle(event, &mut session.result)?,
-            Ok(room) = writer.reserve(), if clipboard.has_output() => {
-                room.send(Piece { bytes: clipboard.output(&mut session.result)?, picture: false });
-            }
-            told = written.recv() => match told {
-                Some(()) => session.writing = false,
-                None => break End::Client,
-            },
-            () = &mut pipeline_deadline, if may_wait_for_pipeline => {
-                may_wait_for_pipeline = false;
-                session.order_without_pipeline();
-            }
-            _ = stopping.changed() => {
-                session.send(logged_off(&session.result)?).await?;
-                break End::Stopping;
-            }
+    // Whatever the connection waits for, an interruption comes through.
+    let end = tokio::select! {
+        end = session.serve(&mut reader, &mut written, peer) => end,
+        told = interrupted => {
+            let farewell = farewell(&session.result, told)?;
+            // A client that takes nothing any more is hung up on without it.
+            let _ = tokio::time::timeout(FAREWELL, session.send(farewell)).await;
+            Ok(End::Told(told))
         }
     };
-    // The desktop goes first: nothing of it may outlive the session, however long the socket takes.
-    drop((clipboard, writer));
     drop(session);
-    drop(from_desktop);
     drop(reader);
-    let _ = tokio::time::timeout(Duration::from_secs(2), writing).await;
-    Ok(end)
+    let written_out = async move {
+        if tokio::time::timeout(FAREWELL, &mut writing).await.is_err() {
+            // It may wait for a dead peer; the socket is not kept for that.
+            writing.abort();
+        }
+    };
+    match end {
+        // The desktop waits for nobody, and its next client neither.
+        Ok(End::Client) | Err(_) => drop(tokio::task::spawn_local(written_out)),
+        Ok(End::Told(told)) if told.code == ProtocolIndependentCode::DisconnectedByOtherconnection => {
+            drop(tokio::task::spawn_local(written_out));
+        }
+        Ok(End::Desktop(_) | End::Told(_)) => written_out.await,
+    }
+    end
 }
 
+/// Lets a client go that has come through the handshake and gets no desktop.
+pub(crate) async fn refuse(
+    mut framed: TokioFramed<TlsStream<TcpStream>>,
+    result: &AcceptorResult,
+    code: ProtocolIndependentCode,
+) {
+    let told = Farewell { code, reason: DisconnectReason::ProviderInitiated };
+    let sent = async {
+        if let Ok(farewell) = farewell(result, told)
+            && framed.write_all(&farewell).await.is_ok()
+        {
+            let (mut stream, _) = framed.into_inner();
+            // Best effort: the client may be gone already.
+            let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+        }
+    };
+    let _ = tokio::time::timeout(FAREWELL, sent).await;
+}
+
+async fn until(instant: Option<Instant>) {
+    if let Some(instant) = instant {
+        tokio::time::sleep_until(instant.into()).await;
+    }
+}
+
+type Reader = TokioFramed<ReadHalf<TlsStream<TcpStream>>>;
 type Writer = Framed<TokioStream<WriteHalf<TlsStream<TcpStream>>>>;
 
 /// Writes pieces in order, so that a slow link delays pictures and never the reading of input.
-async fn write(mut writer: Writer, mut pieces: mpsc::Receiver<Piece>, wrote: mpsc::Sender<()>) {
+async fn write(
+    mut writer: Writer,
+    mut pieces: mpsc::Receiver<Piece>,
+    wrote: mpsc::Sender<()>,
+    facts: Rc<Facts>,
+) {
     while let Some(piece) = pieces.recv().await {
         if let Err(e) = writer.write_all(&piece.bytes).await {
             // The session ends when `wrote` is dropped.
             tracing::debug!("writing: {e}");
             return;
         }
+        facts.bytes.set(facts.bytes.get() + piece.bytes.len() as u64);
         if piece.picture && wrote.send(()).await.is_err() {
             return;
         }
@@ -258,7 +211,99 @@ async fn write(mut writer: Writer, mut pieces: mpsc::Receiver<Piece>, wrote: mps
     let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
 }
 
-impl Session {
+impl Session<'_> {
+    /// Carries pictures and input until one side is done.
+    async fn serve(
+        &mut self,
+        reader: &mut Reader,
+        written: &mut mpsc::Receiver<()>,
+        peer: SocketAddr,
+    ) -> Result<End, Error> {
+        self.start_channels().await?;
+        self.show_pointer(self.running.pointer).await?;
+        let mut clipboard = Clipboard::start(&mut self.result, &self.running.desktop);
+        let writer = self.writer.clone();
+        let mut may_wait_for_pipeline = self
+            .result
+            .client_early_capability_flags
+            .contains(ClientEarlyCapabilityFlags::SUPPORT_DYN_VC_GFX_PROTOCOL)
+            && self.result.static_channels.get_channel_id_by_type::<DrdynvcServer>().is_some();
+        let pipeline_deadline = tokio::time::sleep(PIPELINE_WAIT);
+        tokio::pin!(pipeline_deadline);
+        if !may_wait_for_pipeline {
+            self.order_without_pipeline();
+        }
+        for frame in std::mem::take(&mut self.result.input_events) {
+            match frame.first().map(|b| Action::from_fp_output_header(*b)) {
+                Some(Ok(action)) => {
+                    self.pdu(action, &frame).await?;
+                }
+                _ => return Err(Error::Protocol("an input event")),
+            }
+        }
+        let takes_cookies = reconnect::supported(&self.result);
+        // The first at once.
+        let mut cookies = tokio::time::interval(reconnect::RENEW);
+        loop {
+            self.ask();
+            let refinement = self.refine_at.filter(|_| self.may_refine());
+            tokio::select! {
+                pdu = reader.read_pdu() => {
+                    match pdu {
+                        Ok((action, bytes)) => {
+                            if self.pdu(action, &bytes).await? {
+                                return Ok(End::Client);
+                            }
+                            clipboard.received(&mut self.result)?;
+                            if self.serve_pipeline().await? {
+                                may_wait_for_pipeline = false;
+                            }
+                        }
+                        Err(e) if e.kind() == std::io::ErrorKind::Other => return Err(Error::Protocol("a frame")),
+                        Err(e) => {
+                            tracing::debug!(%peer, "reading: {e}");
+                            return Ok(End::Client);
+                        }
+                    }
+                }
+                message = self.running.from_desktop.recv() => match message {
+                    Some(FromDesktop::Picture(encoded)) => self.picture(encoded).await?,
+                    Some(FromDesktop::Pointer(pointer)) => {
+                        self.running.pointer = pointer;
+                        self.show_pointer(pointer).await?;
+                    }
+                    // Of the time before the curtain rose.
+                    Some(FromDesktop::Withheld { .. }) => self.running.asked = false,
+                    Some(FromDesktop::Failed(error)) => return Err(error),
+                    Some(FromDesktop::Closed(Closed::Gone(why))) => {
+                        self.send(farewell(&self.result, LOGGED_OFF)?).await?;
+                        return Ok(End::Desktop(why.to_string()));
+                    }
+                    Some(FromDesktop::Closed(_)) | None => return Ok(End::Desktop("it was closed".into())),
+                },
+                event = clipboard.event() => clipboard.handle(event, &mut self.result)?,
+                Ok(room) = writer.reserve(), if clipboard.has_output() => {
+                    room.send(Piece { bytes: clipboard.output(&mut self.result)?, picture: false });
+                }
+                told = written.recv() => match told {
+                    Some(()) => self.written(),
+                    None => return Ok(End::Client),
+                },
+                () = until(refinement), if refinement.is_some() => self.refine(),
+                () = &mut pipeline_deadline, if may_wait_for_pipeline => {
+                    may_wait_for_pipeline = false;
+                    self.order_without_pipeline();
+                }
+                _ = cookies.tick(), if takes_cookies => {
+                    let cookie = self.facts.cookies.issue(self.facts.id, Instant::now())?;
+                    let bytes = share_data_pdu(&self.result, reconnect::save_session_info(cookie))?;
+                    self.send(bytes).await?;
+                }
+                () = self.facts.redraw.notified() => self.running.desktop.refresh_all(),
+            }
+        }
+    }
+
     async fn start_channels(&mut self) -> Result<(), Error> {
         let user = self.result.user_channel_id;
         let mut bytes = Vec::new();
@@ -285,17 +330,26 @@ impl Session {
     /// Gives the painter its order: pictures can be asked for from now on.
     fn order(&mut self, codec: Codec) {
         tracing::info!(codec = codec.name(), "pictures go out");
-        let order = Order { codec, max_update: self.client.max_update, generation: self.generation };
-        self.generation += 1;
+        let order = Order {
+            codec,
+            max_update: self.client.max_update,
+            generation: self.running.generation,
+            repaint: self.repaint,
+            budget: self.pace.budget(),
+            refine: false,
+        };
+        self.refine_at = None;
+        self.running.generation += 1;
+        self.facts.codec.set(Some(codec.name()));
         // A poisoned lock is noticed by the painter, which ends the session.
-        if let Ok(mut orders) = self.orders.lock() {
+        if let Ok(mut orders) = self.running.orders.lock() {
             *orders = Some(order);
         }
-        self.desktop.refresh_all();
+        self.running.desktop.refresh_all();
     }
 
     fn ordered(&self) -> Option<Codec> {
-        self.orders.lock().ok()?.map(|o| o.codec)
+        self.running.orders.lock().ok()?.map(|o| o.codec)
     }
 
     fn order_without_pipeline(&mut self) {
@@ -315,42 +369,106 @@ impl Session {
         let size = self.size;
         let Some(mut pipeline) = self.pipeline() else { return Ok(false) };
         let State::NeedsSurface { avc420 } = pipeline.state() else { return Ok(false) };
-        let bytes = pipeline.make_surface(size)?;
+        let Sent { bytes, frame } = pipeline.make_surface(size)?;
+        self.pace.forget();
+        self.pace.sent(frame, bytes.len(), Instant::now());
         self.send(bytes).await?;
-        self.order(if avc420 { Codec::Avc420 } else { Codec::ClearCodec });
+        self.order(Codec::Graphics { avc420 });
         Ok(true)
     }
 
     /// Asks the desktop for the next picture when the client can take one.
     fn ask(&mut self) {
-        if self.asked || self.writing || self.suppressed {
+        self.take_acknowledgements();
+        if self.running.asked || self.writing.is_some() || self.suppressed {
             return;
         }
         let may = match self.ordered() {
             None => false,
-            Some(Codec::Avc420 | Codec::ClearCodec) => self.pipeline().is_some_and(|p| p.may_send()),
+            Some(Codec::Graphics { .. }) => self.pace.may_send(),
             Some(Codec::RemoteFx(_) | Codec::Bitmap) => true,
         };
         if may {
-            self.asked = true;
-            self.desktop.request_frame();
+            self.running.asked = true;
+            self.wish(|order, budget| order.budget = budget);
+            self.running.desktop.request_frame();
         }
     }
 
+    /// Changes the order for the next picture; the second argument is what that may take.
+    fn wish(&mut self, change: impl FnOnce(&mut Order, usize)) {
+        let budget = self.pace.budget();
+        // A poisoned lock is noticed by the painter, which ends the session.
+        if let Ok(mut orders) = self.running.orders.lock()
+            && let Some(order) = orders.as_mut()
+        {
+            change(order, budget);
+        }
+    }
+
+    fn take_acknowledgements(&mut self) {
+        let now = Instant::now();
+        let Some(mut pipeline) = self.pipeline() else { return };
+        let (frames, more) = (pipeline.acknowledged(), pipeline.acknowledges());
+        for frame in frames {
+            self.pace.acknowledged(frame, now);
+        }
+        if !more {
+            // All are acknowledged, or the client has suspended that: then the socket alone bounds what is sent.
+            self.pace.forget();
+        }
+    }
+
+    fn written(&mut self) {
+        if let Some((bytes, since)) = self.writing.take() {
+            self.pace.written(bytes, since.elapsed());
+        }
+    }
+
+    /// Refinements wait until the link has nothing else to do.
+    fn may_refine(&self) -> bool {
+        self.running.asked && self.writing.is_none() && !self.suppressed && self.pace.is_idle()
+    }
+
+    /// Wishes for a picture now, though nothing has changed, that makes still parts exact.
+    fn refine(&mut self) {
+        self.refine_at = None;
+        self.wish(|order, budget| {
+            order.refine = true;
+            order.budget = budget;
+        });
+        self.running.desktop.refresh_all();
+    }
+
+    /// The client has lost what it showed.
+    fn repaint(&mut self) {
+        self.repaint = self.repaint.wrapping_add(1);
+        let repaint = self.repaint;
+        self.wish(|order, _| order.repaint = repaint);
+        self.running.desktop.refresh_all();
+    }
+
     async fn picture(&mut self, encoded: Encoded) -> Result<(), Error> {
-        self.asked = false;
+        self.running.asked = false;
         // Only differences matter to the client; it wraps after 49 days.
         let time_ms =
             u32::try_from(self.began.elapsed().as_millis() & u128::from(u32::MAX)).unwrap_or_default();
         let bytes = match encoded {
-            Encoded::Avc420 { bytes, damage, qp } => match self.pipeline() {
-                Some(mut pipeline) => pipeline.avc420(&bytes, &damage, qp, time_ms)?,
-                None => None,
-            },
-            Encoded::ClearCodec(tiles) => match self.pipeline() {
-                Some(mut pipeline) => pipeline.clearcodec(tiles, time_ms)?,
-                None => None,
-            },
+            Encoded::Graphics { commands, size, refine_in } => {
+                self.refine_at = refine_in.map(|wait| Instant::now() + wait);
+                self.wish(|order, _| order.refine = false);
+                if commands.is_empty() {
+                    return Ok(());
+                }
+                let sent = match self.pipeline() {
+                    Some(mut pipeline) => pipeline.picture(&commands, size, time_ms)?,
+                    None => None,
+                };
+                sent.map(|sent| {
+                    self.pace.sent(sent.frame, sent.bytes.len(), Instant::now());
+                    sent.bytes
+                })
+            }
             Encoded::SurfaceCommands(commands) => Some(updates(UpdateCode::SurfaceCommands, &commands)?),
             Encoded::Bitmaps(bitmaps) => Some(updates(UpdateCode::Bitmap, &bitmaps)?),
         };
@@ -365,11 +483,17 @@ impl Session {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.writing = true;
+        self.writing = Some((bytes.len(), Instant::now()));
+        self.facts.frames.set(self.facts.frames.get() + 1);
         self.writer
             .send(Piece { bytes, picture: true })
             .await
             .map_err(|_| Error::Connection(std::io::ErrorKind::BrokenPipe.into()))
+    }
+
+    async fn show_pointer(&mut self, pointer: Pointer) -> Result<(), Error> {
+        let bytes = self.cursors.show(pointer)?;
+        self.send(bytes).await
     }
 
     /// Handles one PDU; returns whether the client wants to leave.
@@ -389,8 +513,9 @@ impl Session {
     }
 
     fn input(&self, inputs: Vec<Input>) {
+        self.facts.last_input.set(Instant::now());
         for input in inputs {
-            if let Err(e) = self.desktop.input(input) {
+            if let Err(e) = self.running.desktop.input(input) {
                 // The desktop is ending; its own message ends the session.
                 tracing::debug!("input: {e}");
             }
@@ -403,12 +528,20 @@ impl Session {
             McsMessage::SendDataRequest(data) if data.channel_id == self.result.io_channel_id => {
                 self.share_data(data.user_data.as_ref())
             }
+            McsMessage::SendDataRequest(data)
+                if dvc::is_stale(&self.result.static_channels, data.channel_id, &data.user_data) =>
+            {
+                tracing::debug!("data for a dynamic channel that is not open");
+                Ok(false)
+            }
             McsMessage::SendDataRequest(data) => {
                 let id = data.channel_id;
                 if let Some(channel) = self.result.static_channels.get_by_channel_id_mut(id) {
                     let Some(bytes) = clipboard::bounded(channel, &data.user_data)? else { return Ok(false) };
-                    let answers =
-                        channel.process(&bytes).map_err(|_| Error::Protocol("a virtual channel's data"))?;
+                    let answers = channel.process(&bytes).map_err(|e| {
+                        tracing::debug!(id, "a virtual channel's data: {e}");
+                        Error::Protocol("a virtual channel's data")
+                    })?;
                     let answer = server_encode_svc_messages(answers, id, self.result.user_channel_id)
                         .map_err(|_| Error::Encode("a channel's answer"))?;
                     self.send(answer).await?;
@@ -440,12 +573,12 @@ impl Session {
             ShareDataPdu::SuppressOutput(suppress) => {
                 let was = std::mem::replace(&mut self.suppressed, suppress.desktop_rect.is_none());
                 if was && !self.suppressed {
-                    self.desktop.refresh_all();
+                    self.repaint();
                 }
             }
             ShareDataPdu::RefreshRectangle(_) => {
                 self.suppressed = false;
-                self.desktop.refresh_all();
+                self.repaint();
             }
             other => tracing::debug!(pdu = other.as_short_name(), "not used here"),
         }
@@ -461,48 +594,43 @@ fn updates(code: UpdateCode, payloads: &[Vec<u8>]) -> Result<Vec<u8>, Error> {
     Ok(out)
 }
 
+/// A share data PDU of the server's, as it goes out.
+fn share_data_pdu(result: &AcceptorResult, share_data_pdu: ShareDataPdu) -> Result<Vec<u8>, Error> {
+    let failed = |_| Error::Encode("a message");
+    let pdu = ShareControlHeader {
+        share_id: 0,
+        pdu_source: result.io_channel_id,
+        share_control_pdu: ShareControlPdu::Data(ShareDataHeader {
+            share_data_pdu,
+            stream_priority: ironrdp_pdu::rdp::headers::StreamPriority::Undefined,
+            compression_flags: ironrdp_pdu::rdp::headers::CompressionFlags::empty(),
+            compression_type: ironrdp_pdu::rdp::client_info::CompressionType::K8,
+        }),
+    };
+    let user_data = encode_vec(&pdu).map_err(failed)?.into();
+    let indication = SendDataIndication {
+        initiator_id: result.user_channel_id,
+        channel_id: result.io_channel_id,
+        user_data,
+    };
+    encode_vec(&X224(indication)).map_err(failed)
+}
+
 /// Says why (MS-RDPBCGR 2.2.5.1) and hangs up (MCS Disconnect Provider Ultimatum).
-fn farewell(
-    result: &AcceptorResult,
-    code: ProtocolIndependentCode,
-    reason: DisconnectReason,
-) -> Result<Vec<u8>, Error> {
-    let failed = |_| Error::Encode("a farewell");
+fn farewell(result: &AcceptorResult, told: Farewell) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     if result.client_early_capability_flags.contains(ClientEarlyCapabilityFlags::SUPPORT_ERR_INFO_PDU) {
-        let info =
-            ShareDataPdu::ServerSetErrorInfo(ServerSetErrorInfoPdu(ErrorInfo::ProtocolIndependentCode(code)));
-        let pdu = ShareControlHeader {
-            share_id: 0,
-            pdu_source: result.io_channel_id,
-            share_control_pdu: ShareControlPdu::Data(ShareDataHeader {
-                share_data_pdu: info,
-                stream_priority: ironrdp_pdu::rdp::headers::StreamPriority::Undefined,
-                compression_flags: ironrdp_pdu::rdp::headers::CompressionFlags::empty(),
-                compression_type: ironrdp_pdu::rdp::client_info::CompressionType::K8,
-            }),
-        };
-        let user_data = encode_vec(&pdu).map_err(failed)?.into();
-        let indication = SendDataIndication {
-            initiator_id: result.user_channel_id,
-            channel_id: result.io_channel_id,
-            user_data,
-        };
-        bytes = encode_vec(&X224(indication)).map_err(failed)?;
+        let info = ErrorInfo::ProtocolIndependentCode(told.code);
+        bytes = share_data_pdu(result, ShareDataPdu::ServerSetErrorInfo(ServerSetErrorInfoPdu(info)))?;
     }
+    let ultimatum = DisconnectProviderUltimatum::from_reason(told.reason);
     bytes.extend(
-        encode_vec(&X224(McsMessage::DisconnectProviderUltimatum(DisconnectProviderUltimatum::from_reason(
-            reason,
-        ))))
-        .map_err(failed)?,
+        encode_vec(&X224(McsMessage::DisconnectProviderUltimatum(ultimatum)))
+            .map_err(|_| Error::Encode("a farewell"))?,
     );
     Ok(bytes)
 }
 
-fn logged_off(result: &AcceptorResult) -> Result<Vec<u8>, Error> {
-    farewell(result, ProtocolIndependentCode::LogoffByUser, DisconnectReason::UserRequested)
-}
-
-fn denied(result: &AcceptorResult) -> Result<Vec<u8>, Error> {
-    farewell(result, ProtocolIndependentCode::ServerDeniedConnection, DisconnectReason::ProviderInitiated)
-}
+/// The user ended the desktop.
+const LOGGED_OFF: Farewell =
+    Farewell { code: ProtocolIndependentCode::LogoffByUser, reason: DisconnectReason::UserRequested };

@@ -25,6 +25,19 @@ pub struct Settings {
     pub min_qp: u8,
     /// The coarsest quantiser (0..=51) the rate control may choose: a bound on how bad text may look.
     pub max_qp: u8,
+    /// What the pictures show.
+    pub content: Content,
+}
+
+/// What pictures show, and so how they are encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A whole desktop with its text; the encoder chooses the quantiser for the rate.
+    Desktop,
+    /// Only what moves in colours, as videos and photographs do; text goes another way. Encoded in OpenH264's
+    /// camera mode, in half of the time. The quantiser is what the caller says ([`Encoder::set_qp`]), and pixels
+    /// that were never damaged are not read, not even for the first picture: what shows there has no meaning.
+    Motion,
 }
 
 /// The widest picture that is accepted (a limit of OpenH264).
@@ -41,7 +54,21 @@ impl Settings {
     /// link raises `max_qp`.
     #[must_use]
     pub fn desktop(width: u32, height: u32) -> Settings {
-        Settings { width, height, bitrate_bps: 20_000_000, max_fps: 60.0, min_qp: 12, max_qp: 12 }
+        Settings {
+            width,
+            height,
+            bitrate_bps: 20_000_000,
+            max_fps: 60.0,
+            min_qp: 12,
+            max_qp: 12,
+            content: Content::Desktop,
+        }
+    }
+
+    /// Settings for the moving parts of a desktop, at a quantiser to begin with.
+    #[must_use]
+    pub fn motion(width: u32, height: u32, qp: u8) -> Settings {
+        Settings { min_qp: qp, max_qp: qp, content: Content::Motion, ..Settings::desktop(width, height) }
     }
 }
 
@@ -57,7 +84,7 @@ pub struct Picture<'a> {
     /// Pixels: bytes B, G, R, X.
     pub pixels: &'a [u8],
     /// What changed since the previous picture. Pixels outside are not read, except that the first
-    /// picture of an encoder is always read whole.
+    /// picture of an encoder for [`Content::Desktop`] is always read whole.
     pub damage: &'a [Rect],
 }
 
@@ -87,6 +114,11 @@ pub trait Encoder: Send {
     /// # Errors
     /// When the encoder refuses the rate.
     fn set_bitrate(&mut self, bitrate_bps: u32) -> Result<(), Error>;
+    /// Sets the quantiser (0..=51) from the next picture on; for [`Content::Motion`].
+    ///
+    /// # Errors
+    /// When the encoder refuses it, or chooses quantisers itself.
+    fn set_qp(&mut self, qp: u8) -> Result<(), Error>;
     /// The encoder's name, to be shown to the user.
     fn name(&self) -> &'static str;
 }

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::colour::I420;
-use crate::{Encoded, Encoder, Error, MAX_HEIGHT, MAX_WIDTH, Picture, Settings};
+use crate::{Content, Encoded, Encoder, Error, MAX_HEIGHT, MAX_WIDTH, Picture, Settings};
 use openh264::OpenH264API;
 use openh264::encoder::{
     BitRate, Complexity, EncoderConfig, FrameRate, FrameType, IntraFramePeriod, Profile, QpRange,
@@ -14,7 +14,8 @@ use openh264::encoder::{
 use openh264::formats::YUVSlices;
 use openh264_sys2::{
     ENCODER_OPTION_BITRATE, ENCODER_OPTION_GET_STATISTICS, ENCODER_OPTION_MAX_BITRATE,
-    ENCODER_OPTION_TRACE_LEVEL, SBitrateInfo, SEncoderStatistics, SPATIAL_LAYER_0,
+    ENCODER_OPTION_SVC_ENCODE_PARAM_EXT, ENCODER_OPTION_TRACE_LEVEL, SBitrateInfo, SEncParamExt,
+    SEncoderStatistics, SPATIAL_LAYER_0,
 };
 
 /// OpenH264, built from source, in software.
@@ -25,6 +26,8 @@ pub struct OpenH264 {
     /// The planes hold the previous picture, so only damage need be converted.
     primed: bool,
     key_frame_wanted: bool,
+    /// The quantiser that OpenH264 was told, for [`Content::Motion`].
+    told_qp: Option<u8>,
     bytes: Vec<u8>,
 }
 
@@ -60,11 +63,15 @@ impl OpenH264 {
         if settings.min_qp > settings.max_qp || settings.max_qp > 51 {
             return wrong("the quantisers are not 0 <= min <= max <= 51");
         }
+        let (usage, rate_control) = match settings.content {
+            Content::Desktop => (UsageType::ScreenContentRealTime, RateControlMode::Bitrate),
+            Content::Motion => (UsageType::CameraVideoRealTime, RateControlMode::Off),
+        };
         let config = EncoderConfig::new()
-            .usage_type(UsageType::ScreenContentRealTime)
+            .usage_type(usage)
             .profile(Profile::Baseline)
             .complexity(Complexity::Low)
-            .rate_control_mode(RateControlMode::Bitrate)
+            .rate_control_mode(rate_control)
             .bitrate(BitRate::from_bps(settings.bitrate_bps))
             .max_frame_rate(FrameRate::from_hz(settings.max_fps))
             .qp(QpRange::new(settings.min_qp, settings.max_qp))
@@ -73,7 +80,7 @@ impl OpenH264 {
             // No periodic key frames; each carries the same SPS and PPS. Scene detection is part of
             // screen content (OpenH264 turns it on otherwise, with a warning).
             .intra_frame_period(IntraFramePeriod::from_num_frames(0))
-            .scene_change_detect(true)
+            .scene_change_detect(settings.content == Content::Desktop)
             .sps_pps_strategy(SpsPpsStrategy::ConstantId)
             // These trade fine detail for rate in camera pictures; text has nothing but fine detail.
             .adaptive_quantization(false)
@@ -93,7 +100,15 @@ impl OpenH264 {
             return Err(Error::OpenH264 { doing: "quietening its warnings", code });
         }
         let planes = I420::new(width, height)?;
-        Ok(OpenH264 { encoder, settings, planes, primed: false, key_frame_wanted: false, bytes: Vec::new() })
+        Ok(OpenH264 {
+            encoder,
+            settings,
+            planes,
+            primed: false,
+            key_frame_wanted: false,
+            told_qp: None,
+            bytes: Vec::new(),
+        })
     }
 
     fn average_qp(&mut self) -> Result<u8, Error> {
@@ -111,22 +126,63 @@ impl OpenH264 {
     }
 }
 
+/// Tells OpenH264 the quantiser of the pictures to come. The encoder must have had its first picture.
+fn tell_qp(encoder: &mut openh264::encoder::Encoder, qp: u8) -> Result<(), Error> {
+    let mut parameters = SEncParamExt::default();
+    // SAFETY: both options take one SEncParamExt (codec_app_def.h), written by GetOption and read by SetOption,
+    // which keep no pointer to it; the encoder has been initialised by its first picture. The only change is a
+    // quantiser, which WelsEncoderParamAdjust takes over without a new start.
+    let code = unsafe {
+        let raw = encoder.raw_api();
+        match raw.get_option(ENCODER_OPTION_SVC_ENCODE_PARAM_EXT, (&raw mut parameters).cast()) {
+            0 => {
+                parameters.sSpatialLayers[0].iDLayerQp = i32::from(qp);
+                raw.set_option(ENCODER_OPTION_SVC_ENCODE_PARAM_EXT, (&raw mut parameters).cast())
+            }
+            code => code,
+        }
+    };
+    if code != 0 {
+        return Err(Error::OpenH264 { doing: "changing the quantiser", code });
+    }
+    Ok(())
+}
+
 impl Encoder for OpenH264 {
     fn encode(&mut self, picture: Picture<'_>) -> Result<Encoded<'_>, Error> {
-        if self.primed {
+        if self.primed || self.settings.content == Content::Motion {
             self.planes.convert_damage(picture)?;
         } else {
             self.planes.convert(picture)?;
+        }
+        let (width, height) = self.planes.coded_size();
+        let strides = (width, width / 2, width / 2);
+        let source =
+            YUVSlices::new((self.planes.y(), self.planes.u(), self.planes.v()), (width, height), strides);
+        if !self.primed && self.settings.content == Content::Motion {
+            // The encoder is initialised with its first picture, and takes a quantiser only then: that picture,
+            // a cheap one, is for nobody.
+            let nothing = vec![0; width * height];
+            let quarter = &nothing[..width * height / 4];
+            let blank = YUVSlices::new((&nothing, quarter, quarter), (width, height), strides);
+            self.encoder
+                .encode(&blank)
+                .map_err(|e| Error::OpenH264 { doing: "encoding a first picture", code: code(&e) })?;
+            self.primed = true;
+            self.key_frame_wanted = true;
         }
         // The first picture is a key frame anyway, and the encoder is initialised only with it.
         if std::mem::take(&mut self.key_frame_wanted) && self.primed {
             self.encoder.force_intra_frame();
         }
+        if self.primed
+            && self.settings.content == Content::Motion
+            && self.told_qp != Some(self.settings.max_qp)
+        {
+            tell_qp(&mut self.encoder, self.settings.max_qp)?;
+            self.told_qp = Some(self.settings.max_qp);
+        }
         self.primed = true;
-        let (width, height) = self.planes.coded_size();
-        let strides = (width, width / 2, width / 2);
-        let source =
-            YUVSlices::new((self.planes.y(), self.planes.u(), self.planes.v()), (width, height), strides);
         let stream = self
             .encoder
             .encode(&source)
@@ -173,6 +229,16 @@ impl Encoder for OpenH264 {
             }
         }
         self.settings = settings;
+        Ok(())
+    }
+
+    fn set_qp(&mut self, qp: u8) -> Result<(), Error> {
+        let Settings { width, height, content, .. } = self.settings;
+        if qp > 51 || content == Content::Desktop {
+            let what = "a quantiser is set for motion alone, and at most 51";
+            return Err(Error::Settings { width, height, what });
+        }
+        self.settings = Settings { min_qp: qp, max_qp: qp, ..self.settings };
         Ok(())
     }
 

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use md4::{Digest, Md4};
+
 use crate::{
     error::{At, Error, Result},
     progress::{Background, Interrupt, ask_well, last_lines, said},
@@ -41,7 +43,7 @@ impl Generation {
     }
 
     /// The command, without arguments.
-    fn command(self, place: &Place) -> Result<Command> {
+    pub(crate) fn command(self, place: &Place) -> Result<Command> {
         match self {
             Generation::Two => Ok(place.project.command("xfreerdp")),
             Generation::Three => foreign(place.project, place.tools, "usr/bin/xfreerdp3"),
@@ -78,6 +80,24 @@ pub(crate) fn foreign(project: &Project, tree: &Path, program: &str) -> Result<C
     Ok(command)
 }
 
+/// A script at `wrapper` that runs a program of such a tree, for what takes a path and no command.
+pub(crate) fn foreign_wrapper(
+    project: &Project,
+    tree: &Path,
+    program: &str,
+    wrapper: &Path,
+) -> Result<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let command = foreign(project, tree, program)?;
+    let words: Vec<String> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''")))
+        .collect();
+    fs::write(wrapper, format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "))).at("writing", wrapper)?;
+    fs::set_permissions(wrapper, fs::Permissions::from_mode(0o755)).at("setting the mode of", wrapper)?;
+    Ok(wrapper.to_owned())
+}
+
 /// Whom to talk to, as whom.
 #[derive(Clone, Debug)]
 pub(crate) struct Login {
@@ -87,6 +107,21 @@ pub(crate) struct Login {
     pub(crate) user: String,
     /// Its password, if one is given at all.
     pub(crate) password: Option<String>,
+}
+
+impl Login {
+    /// Writes the account file of lucid-rdp with that one account.
+    pub(crate) fn write_account(&self, path: &Path) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let password = self.password.as_deref().unwrap_or_default();
+        let wide: Vec<u8> = password.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let hash: String = Md4::digest(&wide).iter().map(|byte| format!("{byte:02x}")).collect();
+        let text =
+            serde_json::json!({"version": 1, "accounts": [{"user": self.user, "nt_hash": hash}]}).to_string();
+        fs::write(path, text).at("writing", path)?;
+        let only_ours = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(path, only_ours).at("setting the mode of", path)
+    }
 }
 
 /// How a client connects.
@@ -144,8 +179,13 @@ impl Screen {
     /// A program on this screen.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.env("DISPLAY", format!(":{}", self.number));
+        command.env("DISPLAY", self.display());
         command
+    }
+
+    /// Its name for X11 programs.
+    pub(crate) fn display(&self) -> String {
+        format!(":{}", self.number)
     }
 
     /// What is on the screen now.
@@ -205,14 +245,27 @@ impl Ending {
 impl Client {
     /// Starts a client with a screen of its own in `dir`.
     pub(crate) fn start(place: Place, dir: &Path, mode: &Mode, login: &Login, more: &[&str]) -> Result<Self> {
+        let command = mode.client.command(&place)?;
+        Self::start_command(command, place, dir, mode, login, "127.0.0.1", more)
+    }
+
+    /// Starts a client of a host at another address, as the command that [`Generation::command`] gave or a wrapped one.
+    pub(crate) fn start_command(
+        mut command: Command,
+        place: Place,
+        dir: &Path,
+        mode: &Mode,
+        login: &Login,
+        address: &str,
+        more: &[&str],
+    ) -> Result<Self> {
         let screen = Screen::start(dir, mode.size, place.interrupt)?;
-        let mut command = mode.client.command(&place)?;
         command
-            .env("DISPLAY", format!(":{}", screen.number))
+            .env("DISPLAY", screen.display())
             // Known certificates and settings of whoever runs this stay out.
             .env("HOME", dir)
             .env("XDG_CONFIG_HOME", dir)
-            .arg(format!("/v:127.0.0.1:{}", login.port))
+            .arg(format!("/v:{address}:{}", login.port))
             .arg(format!("/u:{}", login.user))
             .args(login.password.iter().map(|password| format!("/p:{password}")))
             .arg(format!("/sec:{}", mode.security))
@@ -418,5 +471,16 @@ mod tests {
         assert!(!picture.has_prompt());
         picture.rgb[3 * 640..3 * 640 + 90].fill(255);
         assert!(picture.has_prompt());
+    }
+
+    #[test]
+    fn an_account_holds_the_known_hash_of_a_known_password() {
+        let dir = std::env::temp_dir().join(format!("xtask-account-{}", std::process::id()));
+        let login = Login { port: 0, user: "a".to_owned(), password: Some("password".to_owned()) };
+        login.write_account(&dir).unwrap();
+        let text = fs::read_to_string(&dir).unwrap();
+        fs::remove_file(&dir).unwrap();
+        // MS-NLMP 4.2.2.1.2 uses "Password"; this is the hash of "password".
+        assert!(text.contains("8846f7eaee8fb117ad06bdd830b7586c"), "{text}");
     }
 }

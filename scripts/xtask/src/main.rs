@@ -1,5 +1,6 @@
 //! Sets up, builds, runs and tests Lucid on a developer's machine; `scripts/` starts it.
 
+mod bench;
 mod build;
 mod client;
 mod error;
@@ -43,6 +44,9 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
+    /// Measure Lucid's RDP host beside xrdp.
+    #[command(override_usage = "scripts/bench [OPTIONS]")]
+    Bench(bench::BenchArguments),
     /// Build the disk image without booting it.
     #[command(override_usage = "scripts/build-image")]
     BuildImage,
@@ -75,6 +79,7 @@ fn act(arguments: Arguments) -> Result<bool> {
     match arguments.command {
         Command::Run(arguments) => run::run(&project, &steps, &arguments).map(|()| true),
         Command::Test { names, .. } => suites::run(&project, &steps, &names),
+        Command::Bench(arguments) => bench::run(&project, &steps, &arguments).map(|()| true),
         Command::BuildImage => {
             setup(&project, &steps)?;
             build::host(&project, &steps, build::Host::ImageTool)?;

@@ -277,6 +277,11 @@ impl Background {
         Ok(Self { child, name: program(command), log: log.to_owned() })
     }
 
+    /// Its number, which is also that of the program it was asked to start.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How it ended, if it did.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().map_err(|error| Error::talk(self.name.clone(), error))

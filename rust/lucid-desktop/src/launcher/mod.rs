@@ -1,5 +1,6 @@
 //! Starting desktops and ending them.
 
+mod cursors;
 mod descendants;
 mod keymap;
 mod listen;
@@ -235,6 +236,7 @@ impl Launcher {
         runtime: &RuntimeDirectory,
     ) -> Result<(Compositor, runtime::Announcement), LauncherError> {
         let config = self.write_config(request, runtime)?;
+        let cursors = cursors::write(runtime.path())?;
         let announcement = runtime.watch()?;
         let myself =
             std::env::current_exe().map_err(LauncherError::io("finding the launcher's own program"))?;
@@ -259,6 +261,9 @@ impl Launcher {
             .env("WLR_RENDERER", "pixman")
             .env("WLR_LIBINPUT_NO_DEVICES", "1")
             .env("LIBSEAT_BACKEND", "noop")
+            .env("XCURSOR_PATH", cursors)
+            .env("XCURSOR_THEME", cursors::THEME)
+            .env("XCURSOR_SIZE", cursors::SIZE.to_string())
             .env("XKB_DEFAULT_LAYOUT", &request.keyboard.layout)
             .env("XKB_DEFAULT_VARIANT", &request.keyboard.variant)
             .stdin(Stdio::null())
@@ -293,7 +298,11 @@ impl Launcher {
             return Err(LauncherError::Path(path));
         }
         let DesktopRequest { width, height, .. } = request;
-        let text = format!("output HEADLESS-1 mode --custom {width}x{height}\ninclude {}\n", path.display());
+        let (theme, size) = (cursors::THEME, cursors::SIZE);
+        let text = format!(
+            "output HEADLESS-1 mode --custom {width}x{height}\nseat * xcursor_theme {theme} {size}\ninclude {}\n",
+            path.display()
+        );
         let config = runtime.path().join("sway-config");
         std::fs::write(&config, text).map_err(LauncherError::io(format!("writing {}", config.display())))?;
         Ok(config)

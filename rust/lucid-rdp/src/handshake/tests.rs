@@ -1,10 +1,10 @@
 //! A real client (ironrdp-connector's state machine over real TLS on loopback) and hostile ones against the
 //! real handshake.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ironrdp_connector::sspi::NetworkRequest;
-use ironrdp_connector::{ClientConnector, Config, Credentials};
+use ironrdp_connector::{ClientConnector, Config, Credentials, ServerName};
 use ironrdp_pdu::PduHint as _;
 use ironrdp_pdu::gcc::{ConnectionType, KeyboardType};
 use ironrdp_pdu::rdp::capability_sets::{MajorPlatformType, RailSupportLevel};
@@ -18,6 +18,7 @@ use tokio_rustls::rustls;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 
 use super::*;
+use crate::reconnect::Cookies;
 
 fn host() -> SharedHost {
     host_with(Gates::default())
@@ -29,11 +30,11 @@ fn host_with(gates: Gates) -> SharedHost {
     let dir = std::env::temp_dir().join(format!("lucid-rdp-handshake-{}-{number}", std::process::id()));
     let identity = tls::Identity::load_or_make(&dir, "lucid").unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
-    let account = Account::load(std::path::Path::new("testdata/account-v1.json")).unwrap();
+    let accounts = Accounts::load(std::path::Path::new("testdata/account-v1.json")).unwrap();
     let size = |width, height| DesktopSize { width, height };
     SharedHost::new(Host {
         identity,
-        account,
+        accounts,
         default_size: size(1280, 720),
         max_size: size(4096, 2304),
         gates,
@@ -44,19 +45,47 @@ fn host_with(gates: Gates) -> SharedHost {
 struct Seen {
     outcome: Result<Connection, Refused>,
     opened: Option<DesktopSize>,
+    hall: TestHall,
+}
+
+/// One session with its cookies, and what was asked of it.
+#[derive(Default)]
+struct TestHall {
+    opened: Option<DesktopSize>,
+    cookies: Cookies,
+    redeemed: usize,
+}
+
+impl Hall for TestHall {
+    fn expect(&mut self, user: &str, size: DesktopSize) {
+        assert_eq!(user, "lucid");
+        assert!(self.opened.replace(size).is_none(), "called twice");
+    }
+
+    fn redeem(&mut self, cookie: &ClientAutoReconnect) -> Option<String> {
+        self.redeemed += 1;
+        self.cookies.redeem(cookie, Instant::now()).then(|| "lucid".to_owned())
+    }
 }
 
 /// Runs `client` against the handshake.
 async fn against<F: Future<Output = T>, T>(host: &Host, client: impl FnOnce(TcpStream) -> F) -> (Seen, T) {
+    against_with(host, TestHall::default(), client).await
+}
+
+async fn against_with<F: Future<Output = T>, T>(
+    host: &Host,
+    mut hall: TestHall,
+    client: impl FnOnce(TcpStream) -> F,
+) -> (Seen, T) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = async {
         let (stream, peer) = listener.accept().await.unwrap();
         let (stage, _seen) = watch::channel(Stage::Silent);
-        let mut opened = None;
-        let handshake = accept(host, stream, peer, &stage, |size| opened = Some(size));
+        let handshake = accept(host, stream, peer, &stage, &mut hall);
         let outcome = tokio::time::timeout(Duration::from_secs(30), handshake).await.unwrap();
-        Seen { outcome, opened }
+        Seen { outcome, opened: hall.opened, hall }
     };
     let connecting = async { client(TcpStream::connect(address).await.unwrap()).await };
     tokio::join!(serving, connecting)
@@ -109,12 +138,12 @@ impl NetworkClient for NoNetwork {
 }
 
 /// How the test's client behaves.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Client {
     nla: bool,
     user: &'static str,
     password: &'static str,
-    cookie: bool,
+    cookie: Option<ServerAutoReconnect>,
     clipboard: bool,
 }
 
@@ -137,7 +166,7 @@ impl ironrdp_svc::SvcClientProcessor for ClientClipboard {}
 
 impl Client {
     const GOOD: Client =
-        Client { nla: false, user: "lucid", password: "password", cookie: false, clipboard: false };
+        Client { nla: false, user: "lucid", password: "password", cookie: None, clipboard: false };
 
     fn connector(self, address: SocketAddr) -> ClientConnector {
         let config = Config {
@@ -191,10 +220,9 @@ impl Client {
         if self.clipboard {
             connector.attach_static_channel(ClientClipboard);
         }
-        if self.cookie {
-            connector.with_auto_reconnect_cookie(ServerAutoReconnect { logon_id: 1, random_bits: [7; 16] })
-        } else {
-            connector
+        match self.cookie {
+            Some(cookie) => connector.with_auto_reconnect_cookie(cookie),
+            None => connector,
         }
     }
 
@@ -270,12 +298,63 @@ async fn wrong_credentials_never_open_a_desktop() {
     }
 }
 
+/// A client with that cookie against a host on which `hall` is; `Ok` is the user that was let in.
+async fn reconnect(hall: TestHall, client: Client) -> (Result<String, Refused>, TestHall) {
+    let host = host();
+    let key = host.identity.public_key.clone();
+    let (seen, _) = against_with(&host, hall, |stream| client.connect(stream, key)).await;
+    let outcome = seen.outcome.map(|connection| {
+        assert_eq!((connection.size.width, connection.size.height), (1000, 600));
+        connection.user
+    });
+    assert!(seen.opened.is_none(), "a desktop was opened before it was known whether there is one");
+    (outcome, seen.hall)
+}
+
 #[tokio::test]
 async fn a_made_up_reconnect_cookie_does_not_replace_a_password() {
-    for password in ["wrong", "password"] {
-        let seen = outcome(Client { password, cookie: true, ..Client::GOOD }).await;
-        assert!(seen.opened.is_none());
-        assert!(matches!(seen.outcome, Err(Refused::ReconnectCookie)), "{:?}", seen.outcome.err());
+    let made_up = || Some(ServerAutoReconnect { logon_id: 1, random_bits: [7; 16] });
+    for nla in [false, true] {
+        let (outcome, _) = reconnect(
+            TestHall::default(),
+            Client { nla, password: "wrong", cookie: made_up(), ..Client::GOOD },
+        )
+        .await;
+        match outcome {
+            Err(Refused::ReconnectCookie) if !nla => {}
+            Err(Refused::Credentials(_)) if nla => {}
+            other => panic!("nla {nla}: {other:?}"),
+        }
+        // Such a client is as good as one without a cookie.
+        let (outcome, _) =
+            reconnect(TestHall::default(), Client { nla, cookie: made_up(), ..Client::GOOD }).await;
+        assert_eq!(outcome.unwrap(), "lucid", "nla {nla}");
+    }
+}
+
+#[tokio::test]
+async fn with_tls_an_issued_cookie_is_a_proof_and_only_once() {
+    let hall = TestHall::default();
+    let cookie = Some(hall.cookies.issue(1, Instant::now()).unwrap());
+    let client = Client { password: "", cookie, ..Client::GOOD };
+    let (outcome, hall) = reconnect(hall, client.clone()).await;
+    assert_eq!(outcome.unwrap(), "lucid");
+    let (outcome, hall) = reconnect(hall, client).await;
+    assert!(matches!(outcome, Err(Refused::ReconnectCookie)), "{outcome:?}");
+    assert_eq!(hall.redeemed, 2);
+}
+
+#[tokio::test]
+async fn with_nla_a_cookie_does_not_replace_the_password() {
+    let hall = TestHall::default();
+    let cookie = Some(hall.cookies.issue(1, Instant::now()).unwrap());
+    for (password, let_in) in
+        [("wrong", false), ("$NTLM$:8846f7eaee8fb117ad06bdd830b7586c", false), ("password", true)]
+    {
+        let hall = TestHall::default();
+        let client = Client { nla: true, password, cookie: cookie.clone(), ..Client::GOOD };
+        let (outcome, _) = reconnect(hall, client).await;
+        assert_eq!(outcome.is_ok(), let_in, "{password}: {outcome:?}");
     }
 }
 

@@ -13,12 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use md4::{Digest, Md4};
+mod sessions;
 
 use super::Context;
 use crate::{
     build,
-    client::{Client, Ending, Generation, Login, Mode, Place, foreign},
+    client::{Client, Ending, Generation, Login, Mode, Place, foreign_wrapper},
     error::{At, Error, Result},
     journal::Journal,
     machine::{self, Disks, Machine, Options},
@@ -194,13 +194,13 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
         Ok(refusals.join(", "))
     });
 
-    write_account(&account, &login)?;
+    login.write_account(&account)?;
     // Its environment has nothing of ours, but a home that is this run's alone.
     let home = dir.join("home");
     let mark = format!("HOME={}", home.display());
     let mut desktop = Command::new(build::host_program(project, "lucid-desktop"));
     desktop.arg("--listen").arg(&socket).arg("--home").arg(&home).arg("--runtime").arg(dir.join("runtime"));
-    desktop.arg("--sway").arg(compositor(project, tools, &dir)?);
+    desktop.arg("--sway").arg(foreign_wrapper(project, tools, "usr/bin/sway", &dir.join("sway"))?);
     desktop.arg("--sway-config").arg(project.root.join("image/desktop/etc/sway/config"));
     let mut desktop = Background::start(&desktop, &dir.join("lucid-desktop.log"))?;
     let mut rdp_service = Background::start(&serve(login.port, &account), &dir.join("lucid-rdp.log"))?;
@@ -221,20 +221,18 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     common(&target, report)?;
     clipboard::check(&target, &dir.join("runtime"), &|port| serve(port, &account), report)?;
 
-    report.check("host: a client killed in mid-session leaves nothing running", || {
-        interrupt.wait_for("the end of earlier desktops", target.bound, || {
-            Ok(marked(&mark).is_empty().then_some(()))
-        })?;
-        let mut client = target.session("killed", &MODES[0])?;
+    sessions::many_cuts(&target, &rdp_service, report)?;
+    report.check("host: logging off leaves nothing running", || {
+        let client = target.session("logs-off", &MODES[0])?;
         let during = marked(&mark);
         if !during.iter().any(|name| name == "sway") || !during.iter().any(|name| name == "foot") {
             return Err(Error::broken(format!("a session runs without sway and foot: {during:?}")));
         }
-        client.kill();
+        sessions::log_off(&target, client)?;
         let start = Instant::now();
         let mut left = Vec::new();
         interrupt
-            .wait_for("the end of the killed client's desktop", target.bound, || {
+            .wait_for("the end of the desktop", target.bound, || {
                 left = marked(&mark);
                 Ok(left.is_empty().then_some(()))
             })
@@ -278,14 +276,14 @@ fn in_qemu(context: &Context, tools: &Path, report: &mut Report) -> Result<()> {
     };
     common(&target, report)?;
 
-    report.check("qemu: a client killed in mid-session gives its memory back", || {
+    report.check("qemu: logging off gives the desktop's memory back", || {
         let before = machine.steady_memory()?;
-        let mut client = target.session("killed", &MODES[0])?;
+        let client = target.session("logs-off", &MODES[0])?;
         let during = machine.steady_memory()?;
-        client.kill();
+        sessions::log_off(&target, client)?;
         // Less than half of what the session took may stay: page cache and allocator keep a little.
         let half = before.available - before.available.saturating_sub(during.available) / 2;
-        let after = interrupt.wait_for("the memory of the killed client's desktop", target.bound, || {
+        let after = interrupt.wait_for("the memory of the desktop", target.bound, || {
             let now = machine.steady_memory()?;
             Ok((now.available >= half).then_some(now))
         })?;
@@ -294,7 +292,7 @@ fn in_qemu(context: &Context, tools: &Path, report: &mut Report) -> Result<()> {
         }
         Ok(format!("{:.0} MB before, {:.0} with it, {:.0} after", before.used(), during.used(), after.used()))
     });
-    report.check("qemu: a client comes in after that", || {
+    report.check("qemu: a client comes in after that, and its desktop is kept", || {
         target.session("after-the-killed", &MODES[0]).map(|_| "")
     });
     if !report.check("qemu: the power button ends the machine", || {
@@ -341,7 +339,7 @@ fn common(target: &Target, report: &mut Report) -> Result<()> {
         format!("{}: {IDLE_CONNECTIONS} idle connections delay no client by a second", target.name),
         || idle_connections(target),
     );
-    target.place.interrupt.check()
+    sessions::run(target, report)
 }
 
 /// A session in which a command that is typed paints the whole background, one colour after the other.
@@ -391,6 +389,8 @@ fn paints(target: &Target, mode: &Mode, report: &mut Report) -> Result<()> {
         let picture = client.wait_desktop(*bound, interrupt)?;
         picture.save(&target.screens.join(format!("desktop-{}.png", target.name)))?;
     }
+    // The next client gets a desktop of its own.
+    report.check(format!("{name}: logs off"), || sessions::log_off(target, client).map(|()| ""));
     interrupt.check()
 }
 
@@ -615,36 +615,11 @@ fn is_open(stream: &TcpStream) -> bool {
         && stream.peek(&mut byte).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
-/// An account file with one account.
-fn write_account(path: &Path, login: &Login) -> Result<()> {
-    let password = login.password.as_deref().unwrap_or_default();
-    let wide: Vec<u8> = password.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let hash: String = Md4::digest(&wide).iter().map(|byte| format!("{byte:02x}")).collect();
-    let text =
-        serde_json::json!({"version": 1, "accounts": [{"user": login.user, "nt_hash": hash}]}).to_string();
-    fs::write(path, text).at("writing", path)?;
-    set_private(path)
-}
-
 /// Only its owner may use it.
 fn set_private(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let mode = if path.is_dir() { 0o700 } else { 0o600 };
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).at("setting the mode of", path)
-}
-
-/// A program that is the sway of Debian 13, run with its own libraries.
-fn compositor(project: &crate::setup::Project, tools: &Path, dir: &Path) -> Result<PathBuf> {
-    use std::os::unix::fs::PermissionsExt;
-    let command = foreign(project, tools, "usr/bin/sway")?;
-    let words: Vec<String> = std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''")))
-        .collect();
-    let wrapper = dir.join("sway");
-    fs::write(&wrapper, format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "))).at("writing", &wrapper)?;
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).at("setting the mode of", &wrapper)?;
-    Ok(wrapper)
 }
 
 /// The names of all processes with this mark in their environment. Reparented ones count as well.
@@ -682,17 +657,6 @@ fn program_name(words: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_account_holds_the_known_hash_of_a_known_password() {
-        let dir = std::env::temp_dir().join(format!("xtask-account-{}", std::process::id()));
-        let login = Login { port: 0, user: "a".to_owned(), password: Some("password".to_owned()) };
-        write_account(&dir, &login).unwrap();
-        let text = fs::read_to_string(&dir).unwrap();
-        fs::remove_file(&dir).unwrap();
-        // MS-NLMP 4.2.2.1.2 uses "Password"; this is the hash of "password".
-        assert!(text.contains("8846f7eaee8fb117ad06bdd830b7586c"), "{text}");
-    }
 
     #[test]
     fn the_loader_is_not_taken_for_its_program() {

@@ -1,0 +1,381 @@
+//! What a client with the graphics pipeline is told about each picture, chosen so that little has to be encoded:
+//!
+//! 1. What really differs is found by comparing with the `mirror`, the picture that the client's surface is to show.
+//! 2. What has only moved is copied on the client's surface ([`copies`], [`motion`]).
+//! 3. The rest is cut into tiles. Flat parts become fills and text goes lossless ([`clearcodec`]); what is rich in
+//!    colours or never rests becomes H.264 ([`video`]), if there is so much of it that this pays.
+//! 4. What went as H.264 and has been still for a moment is repeated exactly ([`refine`]).
+//!
+//! The work is proportional to what changed, except for the H.264 encoder's, which looks at the whole picture.
+
+mod cells;
+mod clearcodec;
+mod copies;
+mod motion;
+mod pixels;
+mod refine;
+#[cfg(test)]
+mod tests;
+mod video;
+
+use std::time::{Duration, Instant};
+
+use lucid_desktop::{Frame, Rect};
+
+use crate::Error;
+use crate::picture::split;
+use cells::Cells;
+use clearcodec::{ClearCodec, Pixel};
+pub(crate) use copies::Copy;
+use motion::Rows;
+use refine::Inexact;
+use video::Video;
+
+/// One step on the way to the next picture; to be done in order.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A part of the surface goes elsewhere on it.
+    Copy(Copy),
+    /// Rectangles of one colour, `0x00RRGGBB`.
+    Fill {
+        /// The colour.
+        pixel: Pixel,
+        /// Where; at most 65535.
+        rects: Vec<Rect>,
+    },
+    /// A ClearCodec bitmap.
+    Lossless {
+        /// Where.
+        place: Rect,
+        /// Its `CLEARCODEC_BITMAP_STREAM`.
+        bytes: Vec<u8>,
+    },
+    /// A picture of the H.264 stream, of which the rectangles are shown.
+    Avc420 {
+        /// One access unit, Annex B.
+        bytes: Vec<u8>,
+        /// What is shown of it.
+        rects: Vec<Rect>,
+        /// Its quantiser.
+        qp: u8,
+    },
+}
+
+impl Command {
+    /// About as many bytes as it takes to send.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Command::Copy(_) => 26,
+            Command::Fill { rects, .. } => 16 + rects.len() * 8,
+            Command::Lossless { bytes, .. } => 25 + bytes.len(),
+            Command::Avc420 { bytes, rects, .. } => 29 + rects.len() * 10 + bytes.len(),
+        }
+    }
+}
+
+/// How the next picture is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wishes {
+    /// The client decodes H.264.
+    pub(crate) avc420: bool,
+    /// What the picture may take, in bytes, if it can be helped: H.264 is as coarse as that needs.
+    pub(crate) budget: usize,
+    /// Parts that are not exact may be repeated now, within the budget.
+    pub(crate) refine: bool,
+}
+
+/// A picture that the client can be told.
+#[derive(Debug)]
+pub(crate) struct Drawing {
+    /// What to do, in order; none when nothing has changed.
+    pub(crate) commands: Vec<Command>,
+    /// When a picture with [`Wishes::refine`] would make something exact; `None` when all is.
+    pub(crate) refine_in: Option<Duration>,
+}
+
+/// The edge of the squares that are judged as one, in pixels.
+const TILE: u32 = 64;
+/// Tiles with so many colours, and as many changes of colour as [`is_photograph`] says, are photographs.
+const MANY_COLOURS: usize = 200;
+/// Below so many bytes of lossless tiles in all H.264 is not worth its time (6 to 9 ms at 1920x1080).
+const AVC_FROM: usize = 32 * 1024;
+/// Changes of a tile in a row, each within [`RESTLESS`] of the one before, that make it count as moving.
+const RESTLESS_CHANGES: u8 = 4;
+const RESTLESS: Duration = Duration::from_millis(150);
+/// A moving tile of fewer bytes, or of no more colours, stays lossless: it is text that scrolls.
+const SMALL_TILE: usize = 400;
+const FEW_COLOURS: usize = 64;
+/// Fewer bytes say nothing about [`Surface::thrift`].
+const LEARN_FROM: usize = 2 * 1024;
+/// A refinement takes at most this, in bytes, so that it delays nothing for long.
+const REFINEMENT: usize = 512 * 1024;
+
+/// Turns pictures into commands for one client's surface.
+pub(crate) struct Surface {
+    width: u32,
+    height: u32,
+    stride: usize,
+    /// What the client's surface shows, but for the faults of H.264.
+    mirror: Vec<u8>,
+    /// The client shows nothing yet, or has lost what it had.
+    blank: bool,
+    dirty: Cells,
+    inexact: Inexact,
+    tiles: Vec<Tile>,
+    clearcodec: ClearCodec,
+    video: Option<Video>,
+    /// What lossless squares really took of what [`Surface::judge`] thought, in hundredths.
+    thrift: usize,
+    pixels: Vec<Pixel>,
+}
+
+/// What is remembered of a tile.
+#[derive(Clone, Copy, Default)]
+struct Tile {
+    changed: Option<Instant>,
+    changes: u8,
+}
+
+/// A tile with changes, as it is judged.
+struct Judged {
+    place: Rect,
+    /// Its changed squares' bytes, lossless.
+    bytes: usize,
+    moving: bool,
+}
+
+impl Surface {
+    /// A surface that shows nothing yet.
+    pub(crate) fn new(width: u32, height: u32) -> Surface {
+        let stride = width as usize * 4;
+        let tiles = (width.div_ceil(TILE) * height.div_ceil(TILE)) as usize;
+        Surface {
+            width,
+            height,
+            stride,
+            mirror: vec![0; stride * height as usize],
+            blank: true,
+            dirty: Cells::none(width, height),
+            inexact: Inexact::none(width, height),
+            tiles: vec![Tile::default(); tiles],
+            clearcodec: ClearCodec::new(),
+            video: None,
+            thrift: 100,
+            pixels: Vec::new(),
+        }
+    }
+
+    /// Width and height.
+    pub(crate) fn size(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
+    /// The client has lost what it showed; its decoders still are as they were.
+    pub(crate) fn lost(&mut self) {
+        self.blank = true;
+        self.inexact.clear();
+    }
+
+    /// What leads from the picture before to this one. Only what is damaged is looked at.
+    pub(crate) fn draw(&mut self, frame: &Frame<'_>, wishes: Wishes, now: Instant) -> Result<Drawing, Error> {
+        if (frame.width, frame.height, frame.stride) != (self.width, self.height, self.stride) {
+            return Err(Error::Internal("a picture came for a surface of another size"));
+        }
+        let new = Rows { pixels: frame.pixels, stride: self.stride };
+        let mut commands = Vec::new();
+        self.find_dirty(new, frame.damage);
+        if !self.blank {
+            let copies = copies::find(&mut self.mirror, new, &mut self.dirty);
+            self.inexact.copied(&copies, now);
+            commands.extend(copies.into_iter().map(Command::Copy));
+        }
+        if !self.dirty.is_empty() {
+            let judged = self.judge(new, now);
+            let avc = if wishes.avc420 { self.choose(&judged, wishes.budget) } else { None };
+            let copied = commands.len();
+            if let Some(cells) = avc {
+                let rects = cells.rects();
+                for (column, row) in cells.marked() {
+                    self.dirty.set(column, row, false);
+                }
+                self.lossless(new, &mut commands)?;
+                commands.push(self.moving(frame, rects, cells.count(), wishes.budget, now)?);
+            } else {
+                self.lossless(new, &mut commands)?;
+                let thought: usize = judged.iter().filter(|t| !t.moving).map(|t| t.bytes).sum();
+                let took: usize = commands[copied..].iter().map(Command::size).sum();
+                if thought >= LEARN_FROM && judged.iter().all(|t| !t.moving) {
+                    let now = (self.thrift * took / thought).clamp(5, 200);
+                    self.thrift = (self.thrift * 3 + now) / 4;
+                }
+            }
+            self.blank = false;
+        }
+        if wishes.refine {
+            let spent: usize = commands.iter().map(Command::size).sum();
+            self.refine(new, wishes.budget.min(REFINEMENT).saturating_sub(spent), now, &mut commands)?;
+        }
+        Ok(Drawing { commands, refine_in: self.inexact.wait(now) })
+    }
+
+    /// Marks the squares within the damage that differ from what the client shows.
+    fn find_dirty(&mut self, new: Rows<'_>, damage: &[Rect]) {
+        self.dirty.clear();
+        let old = Rows { pixels: &self.mirror, stride: self.stride };
+        let whole = [Rect { x: 0, y: 0, width: self.width, height: self.height }];
+        for rect in if self.blank { &whole } else { damage } {
+            for (column, row) in self.dirty.touched(*rect) {
+                if self.blank
+                    || !self.dirty.get(column, row) && !pixels::equal(old, new, self.dirty.rect(column, row))
+                {
+                    self.dirty.set(column, row, true);
+                }
+            }
+        }
+    }
+
+    /// Looks at each tile that has changed.
+    fn judge(&mut self, new: Rows<'_>, now: Instant) -> Vec<Judged> {
+        let whole = Rect { x: 0, y: 0, width: self.width, height: self.height };
+        let mut judged = Vec::new();
+        for (place, tile) in split(whole, TILE, TILE).zip(&mut self.tiles) {
+            let (mut changes, mut area) = (0, 0);
+            let mut was_moving = false;
+            for (column, row) in self.dirty.touched(place).filter(|(c, r)| self.dirty.get(*c, *r)) {
+                let cell = self.dirty.rect(column, row);
+                changes += pixels::changes(new, cell) + 1;
+                area += cell.width * cell.height;
+                was_moving |= self.inexact.is_moving(column, row, now);
+            }
+            if area == 0 {
+                continue;
+            }
+            let in_a_row = tile.changed.is_some_and(|changed| now.duration_since(changed) < RESTLESS);
+            tile.changes = if in_a_row { tile.changes.saturating_add(1) } else { 1 };
+            tile.changed = Some(now);
+            let rich = is_photograph(changes, area);
+            let restless = tile.changes >= RESTLESS_CHANGES || was_moving;
+            let limit = if restless { FEW_COLOURS } else { MANY_COLOURS };
+            let many = (rich || restless) && pixels::has_more_colours(new, place, limit, &mut self.pixels);
+            let bytes = if rich && many {
+                // Raw: there is no palette for that.
+                area as usize * 3
+            } else {
+                (changes * 2).min(area * 3) as usize * self.thrift / 100
+            };
+            let moving = many && (rich || bytes > SMALL_TILE);
+            judged.push(Judged { place, bytes, moving });
+        }
+        judged
+    }
+
+    /// Which of the changed squares go as H.264, if that pays.
+    fn choose(&self, judged: &[Judged], budget: usize) -> Option<Cells> {
+        let moving: usize = judged.iter().filter(|t| t.moving).map(|t| t.bytes).sum();
+        let rest: usize = judged.iter().filter(|t| !t.moving).map(|t| t.bytes).sum();
+        // What the link does not bear goes coarse first, and exactly when it is still.
+        let too_much = rest > budget;
+        if moving < AVC_FROM.min(budget) && !too_much {
+            return None;
+        }
+        let mut cells = Cells::none(self.width, self.height);
+        for tile in judged.iter().filter(|t| t.moving || too_much && t.bytes > SMALL_TILE / 4) {
+            for (column, row) in self.dirty.touched(tile.place).filter(|(c, r)| self.dirty.get(*c, *r)) {
+                cells.set(column, row, true);
+            }
+        }
+        (!cells.is_empty()).then_some(cells)
+    }
+
+    /// Sends the dirty squares exactly.
+    fn lossless(&mut self, new: Rows<'_>, commands: &mut Vec<Command>) -> Result<(), Error> {
+        for rect in self.dirty.rects() {
+            let old = Rows { pixels: &self.mirror, stride: self.stride };
+            let changed = if self.blank { Some(rect) } else { pixels::trim(old, new, rect) };
+            let Some(changed) = changed else { continue };
+            for part in split(changed, clearcodec::MAX_WIDTH as u32, clearcodec::MAX_HEIGHT as u32) {
+                self.exactly(new, part, commands)?;
+            }
+            pixels::copy(new, &mut self.mirror, changed);
+        }
+        Ok(())
+    }
+
+    /// Sends a rectangle exactly, as a fill if it is of one colour.
+    fn exactly(&mut self, new: Rows<'_>, part: Rect, commands: &mut Vec<Command>) -> Result<(), Error> {
+        pixels::collect(new, part, &mut self.pixels);
+        let Some(first) = self.pixels.first().copied() else {
+            return Err(Error::Internal("an empty rectangle was to be painted"));
+        };
+        if self.pixels.iter().all(|pixel| *pixel == first) {
+            match commands.last_mut() {
+                Some(Command::Fill { pixel, rects }) if *pixel == first && rects.len() < 1024 => {
+                    rects.push(part)
+                }
+                _ => commands.push(Command::Fill { pixel: first, rects: vec![part] }),
+            }
+        } else {
+            let bytes = self.clearcodec.encode(part.width as usize, &self.pixels);
+            commands.push(Command::Lossless { place: part, bytes });
+        }
+        self.inexact.exact(part);
+        Ok(())
+    }
+
+    /// Sends rectangles as H.264.
+    fn moving(
+        &mut self,
+        frame: &Frame<'_>,
+        rects: Vec<Rect>,
+        cells: usize,
+        budget: usize,
+        now: Instant,
+    ) -> Result<Command, Error> {
+        let video = match &mut self.video {
+            Some(video) => video,
+            none => {
+                let pixels = cells * (cells::CELL * cells::CELL) as usize;
+                none.insert(Video::new(self.width, self.height, pixels, budget)?)
+            }
+        };
+        let unit = video.encode(frame, &rects, budget)?;
+        let new = Rows { pixels: frame.pixels, stride: self.stride };
+        for rect in &rects {
+            pixels::copy(new, &mut self.mirror, *rect);
+            self.inexact.painted(*rect, now);
+        }
+        Ok(Command::Avc420 { bytes: unit.bytes, rects, qp: unit.qp })
+    }
+
+    /// Repeats still parts exactly, for about `room` bytes.
+    fn refine(
+        &mut self,
+        new: Rows<'_>,
+        room: usize,
+        now: Instant,
+        commands: &mut Vec<Command>,
+    ) -> Result<(), Error> {
+        let mut spent = 0;
+        self.dirty.clear();
+        for (column, row) in self.inexact.still(now) {
+            if spent >= room {
+                break;
+            }
+            let cell = self.dirty.rect(column, row);
+            let changes = pixels::changes(new, cell) + 1;
+            spent += (changes * 2).min(cell.width * cell.height * 3) as usize;
+            self.dirty.set(column, row, true);
+        }
+        for rect in self.dirty.rects() {
+            for part in split(rect, clearcodec::MAX_WIDTH as u32, clearcodec::MAX_HEIGHT as u32) {
+                self.exactly(new, part, commands)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// More than one pixel in eight differs from the one before it.
+fn is_photograph(changes: u32, area: u32) -> bool {
+    changes * 8 > area
+}

@@ -1,0 +1,287 @@
+//! A small client that does what it is told, held against the pictures that it should show.
+
+use std::time::{Duration, Instant};
+
+use ironrdp_graphics::clearcodec::ClearCodecDecoder;
+use lucid_desktop::{Frame, Rect};
+use openh264::decoder::Decoder;
+use openh264::formats::YUVSource as _;
+
+use super::cells::CELL;
+use super::*;
+
+struct Client {
+    width: usize,
+    pixels: Vec<u8>,
+    clearcodec: ClearCodecDecoder,
+    avc: Decoder,
+}
+
+impl Client {
+    fn new(width: u32, height: u32) -> Client {
+        Client {
+            width: width as usize,
+            pixels: vec![0x55; (width * height * 4) as usize],
+            clearcodec: ClearCodecDecoder::new(),
+            avc: Decoder::new().unwrap(),
+        }
+    }
+
+    fn paint(&mut self, place: Rect, source: impl Fn(usize, usize) -> [u8; 3]) {
+        for y in 0..place.height as usize {
+            for x in 0..place.width as usize {
+                let at = ((place.y as usize + y) * self.width + place.x as usize + x) * 4;
+                self.pixels[at..at + 3].copy_from_slice(&source(x, y));
+            }
+        }
+    }
+
+    fn run(&mut self, command: &Command) {
+        match command {
+            Command::Copy(copy) => {
+                let (old, width) = (self.pixels.clone(), self.width);
+                let from = copy.from;
+                self.paint(copy.target(), |x, y| {
+                    let at = ((from.y as usize + y) * width + from.x as usize + x) * 4;
+                    [old[at], old[at + 1], old[at + 2]]
+                });
+            }
+            Command::Fill { pixel, rects } => {
+                let [b, g, r, _] = pixel.to_le_bytes();
+                for rect in rects {
+                    self.paint(*rect, |_, _| [b, g, r]);
+                }
+            }
+            Command::Lossless { place, bytes } => {
+                let (width, height) = (place.width as u16, place.height as u16);
+                let bgra = self.clearcodec.decode(bytes, width, height).unwrap();
+                self.paint(*place, |x, y| {
+                    let at = (y * usize::from(width) + x) * 4;
+                    [bgra[at], bgra[at + 1], bgra[at + 2]]
+                });
+            }
+            Command::Avc420 { bytes, rects, .. } => {
+                let mut avc = std::mem::replace(&mut self.avc, Decoder::new().unwrap());
+                let yuv = avc.decode(bytes).unwrap().expect("one access unit is one picture");
+                let (stride, chroma_stride, _) = yuv.strides();
+                for rect in rects {
+                    self.paint(*rect, |x, y| {
+                        let (x, y) = (rect.x as usize + x, rect.y as usize + y);
+                        let luma = f32::from(yuv.y()[y * stride + x]);
+                        let at = y / 2 * chroma_stride + x / 2;
+                        let (cb, cr) = (f32::from(yuv.u()[at]) - 128.0, f32::from(yuv.v()[at]) - 128.0);
+                        let (r, b) = (luma + 1.5748 * cr, luma + 1.8556 * cb);
+                        let g = luma - 0.4681 * cr - 0.1873 * cb;
+                        [b as u8, g as u8, r as u8]
+                    });
+                }
+                self.avc = avc;
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u32) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as u32) % limit
+    }
+
+    fn rect(&mut self, width: u32, height: u32) -> Rect {
+        let (x, y) = (self.below(width), self.below(height));
+        Rect { x, y, width: 1 + self.below(width - x), height: 1 + self.below(height - y) }
+    }
+}
+
+/// A desktop that changes at random.
+struct Desk {
+    width: u32,
+    height: u32,
+    pixels: Vec<u8>,
+}
+
+impl Desk {
+    fn new(width: u32, height: u32) -> Desk {
+        Desk { width, height, pixels: vec![0x30; (width * height * 4) as usize] }
+    }
+
+    fn frame<'a>(&'a self, damage: &'a [Rect]) -> Frame<'a> {
+        let (width, height) = (self.width, self.height);
+        Frame { width, height, stride: width as usize * 4, pixels: &self.pixels, damage }
+    }
+
+    fn paint(&mut self, r: Rect, mut colour: impl FnMut(u32, u32) -> u32) {
+        for y in r.y..r.y + r.height {
+            for x in r.x..r.x + r.width {
+                let at = ((y * self.width + x) * 4) as usize;
+                self.pixels[at..at + 4].copy_from_slice(&colour(x - r.x, y - r.y).to_le_bytes());
+            }
+        }
+    }
+
+    /// Moves a rectangle's content within the picture; returns what changed.
+    fn shift(&mut self, r: Rect, dx: i32, dy: i32) -> Rect {
+        let old = self.pixels.clone();
+        let (x, y) = (
+            (r.x as i32 + dx).clamp(0, (self.width - r.width) as i32) as u32,
+            (r.y as i32 + dy).clamp(0, (self.height - r.height) as i32) as u32,
+        );
+        let width = self.width;
+        self.paint(Rect { x, y, ..r }, |column, row| {
+            let at = (((r.y + row) * width + r.x + column) * 4) as usize;
+            u32::from_le_bytes([old[at], old[at + 1], old[at + 2], old[at + 3]])
+        });
+        let (left, top) = (x.min(r.x), y.min(r.y));
+        let (right, bottom) = (x.max(r.x) + r.width, y.max(r.y) + r.height);
+        Rect { x: left, y: top, width: right - left, height: bottom - top }
+    }
+
+    fn change(&mut self, random: &mut Random) -> Vec<Rect> {
+        (0..1 + random.below(3))
+            .map(|_| {
+                let r = random.rect(self.width, self.height);
+                let seed = random.below(1000);
+                let (dx, dy) = (random.below(81) as i32 - 40, random.below(81) as i32 - 40);
+                match random.below(7) {
+                    0 => self.paint(r, |_, _| seed * 0x0001_2345),
+                    1 => {
+                        let mut noise = random.clone();
+                        self.paint(r, |_, _| noise.below(1 << 24));
+                    }
+                    2 => self.paint(r, |x, y| ((x + seed) * (y + 3)) % 0x00ff_ffff),
+                    3 => return self.shift(r, 0, dy),
+                    4 => return self.shift(r, dx, dy),
+                    _ => self.paint(r, |x, y| {
+                        let bits = ((x / 9 + y / 17 * 31 + seed).wrapping_mul(0x9e37_79b9)) >> 4;
+                        if bits >> (x % 9 + y % 17 % 5 * 3) & 1 == 1 { 0x00f0_f0f0 } else { 0x0020_2020 }
+                    }),
+                }
+                r
+            })
+            .collect()
+    }
+}
+
+/// Every square that is not noted as inexact has to be right, always.
+fn check(surface: &Surface, client: &Client, desk: &Desk, what: &str) {
+    for row in 0..desk.height.div_ceil(CELL) {
+        for column in 0..desk.width.div_ceil(CELL) {
+            if surface.inexact.is_inexact(column, row) {
+                continue;
+            }
+            for y in row * CELL..(row * CELL + CELL).min(desk.height) {
+                for x in column * CELL..(column * CELL + CELL).min(desk.width) {
+                    let at = ((y * desk.width + x) * 4) as usize;
+                    assert_eq!(client.pixels[at..at + 3], desk.pixels[at..at + 3], "{what}: {x},{y}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
+    let begin = Instant::now();
+    let mut saw_avc = 0;
+    let mut saw_copies = 0;
+    for seed in 0..12 {
+        let mut random = Random(seed);
+        let (width, height) = (200 + random.below(500), 150 + random.below(350));
+        let wishes = Wishes {
+            avc420: seed % 4 != 0,
+            budget: [8 << 10, 64 << 10, 1 << 20][seed as usize % 3],
+            refine: false,
+        };
+        let mut desk = Desk::new(width, height);
+        let mut surface = Surface::new(width, height);
+        let mut client = Client::new(width, height);
+        let mut now = begin;
+        for round in 0..60 {
+            let damage = desk.change(&mut random);
+            if random.below(25) == 0 {
+                surface.lost();
+                client.pixels.fill(0x99);
+            }
+            now += Duration::from_millis(u64::from(random.below(200)));
+            let wishes = Wishes { refine: random.below(4) == 0, ..wishes };
+            let drawing = surface.draw(&desk.frame(&damage), wishes, now).unwrap();
+            for command in &drawing.commands {
+                saw_avc += u32::from(matches!(command, Command::Avc420 { .. }));
+                saw_copies += u32::from(matches!(command, Command::Copy(_)));
+                client.run(command);
+            }
+            check(&surface, &client, &desk, &format!("seed {seed}, round {round}"));
+
+            if round % 20 == 19 {
+                // Stillness: what the session does when its timer runs out.
+                let deadline = now + Duration::from_secs(1);
+                let whole = [Rect { x: 0, y: 0, width, height }];
+                let mut wait = drawing.refine_in;
+                while let Some(some) = wait {
+                    now += some + Duration::from_millis(1);
+                    assert!(now < deadline || wishes.budget < 100_000, "not exact after a second");
+                    let wishes = Wishes { refine: true, ..wishes };
+                    let drawing = surface.draw(&desk.frame(&whole), wishes, now).unwrap();
+                    assert!(drawing.commands.iter().all(|c| !matches!(c, Command::Avc420 { .. })));
+                    drawing.commands.iter().for_each(|c| client.run(c));
+                    wait = drawing.refine_in;
+                }
+                let seen = client.pixels.chunks(4).zip(desk.pixels.chunks(4));
+                assert!(seen.into_iter().all(|(a, b)| a[..3] == b[..3]), "seed {seed}, round {round}");
+            }
+        }
+    }
+    assert!(saw_avc > 20 && saw_copies > 20, "{saw_avc} H.264 pictures, {saw_copies} copies");
+}
+
+#[test]
+fn a_typed_letter_takes_a_few_hundred_bytes_and_no_h264() {
+    let mut desk = Desk::new(1920, 1080);
+    let mut surface = Surface::new(1920, 1080);
+    let wishes = Wishes { avc420: true, budget: 64 << 10, refine: false };
+    let whole = [Rect { x: 0, y: 0, width: 1920, height: 1080 }];
+    surface.draw(&desk.frame(&whole), wishes, Instant::now()).unwrap();
+    for letter in 0..30 {
+        let place = Rect { x: 40 + letter * 10, y: 500, width: 10, height: 22 };
+        desk.paint(place, |x, y| if (x * 7 + y * 3 + letter) % 5 < 2 { 0x00ff_ffff } else { 0x3030_3030 });
+        let drawing = surface.draw(&desk.frame(&[place]), wishes, Instant::now()).unwrap();
+        let bytes: usize = drawing.commands.iter().map(Command::size).sum();
+        assert!(bytes < 500, "{bytes}");
+        assert!(drawing.refine_in.is_none());
+    }
+}
+
+#[test]
+fn scrolled_text_is_copied_and_only_the_new_line_is_sent() {
+    let mut random = Random(4);
+    let mut desk = Desk::new(1920, 1080);
+    let mut surface = Surface::new(1920, 1080);
+    let mut client = Client::new(1920, 1080);
+    let wishes = Wishes { avc420: true, budget: 1 << 20, refine: false };
+    let page = Rect { x: 100, y: 50, width: 1700, height: 990 };
+    let letters = |desk: &mut Desk, r: Rect, random: &mut Random| {
+        let seeds: Vec<u32> = (0..r.width / 10 * (r.height / 22)).map(|_| random.below(40)).collect();
+        desk.paint(r, |x, y| {
+            let seed = seeds[(y / 22 * (r.width / 10) + x / 10) as usize];
+            let ink = seed > 5 && (2..18).contains(&(y % 22)) && (x % 10 * 3 + y % 22 * 5 + seed * 2) % 7 < 2;
+            if ink { 0x00ff_ffff } else { 0x3030_3030 }
+        });
+    };
+    letters(&mut desk, page, &mut random);
+    let whole = [Rect { x: 0, y: 0, width: 1920, height: 1080 }];
+    let first = surface.draw(&desk.frame(&whole), wishes, Instant::now()).unwrap();
+    first.commands.iter().for_each(|c| client.run(c));
+    for line in 0..8 {
+        desk.shift(Rect { y: page.y + 22, height: page.height - 22, ..page }, 0, -22);
+        letters(&mut desk, Rect { y: page.y + 44 * 22, height: 22, ..page }, &mut random);
+        let drawing = surface.draw(&desk.frame(&[page]), wishes, Instant::now()).unwrap();
+        let bytes: usize = drawing.commands.iter().map(Command::size).sum();
+        // The first lines bring letters that the client does not have yet.
+        assert!(bytes < if line < 4 { 40_000 } else { 8_000 }, "line {line}: {bytes} bytes");
+        drawing.commands.iter().for_each(|c| client.run(c));
+        check(&surface, &client, &desk, "scrolling");
+    }
+}

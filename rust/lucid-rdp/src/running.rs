@@ -1,0 +1,169 @@
+//! A desktop that runs, with its painter and what they send: it outlives the connections that show it.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ironrdp_acceptor::DesktopSize;
+use lucid_desktop::pointer::Shape;
+use lucid_desktop::{Closed, Desktop, DesktopRequest, KeyboardLayout, Pointer};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::Error;
+use crate::curtain::Curtain;
+use crate::picture::{FromDesktop, Orders, Painter};
+
+/// A desktop has this long to take another client's size; some 50 ms are usual.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// A desktop that is starting while the handshake finishes.
+pub(crate) struct Opening {
+    task: JoinHandle<Result<Desktop, lucid_desktop::Error>>,
+    orders: Orders,
+    curtain: Curtain,
+    from_desktop: mpsc::Receiver<FromDesktop>,
+}
+
+/// Starts a desktop; blocking work goes to another thread.
+pub(crate) fn open(socket: &Path, size: DesktopSize, keyboard: KeyboardLayout) -> Opening {
+    let (out, from_desktop) = mpsc::channel(1);
+    let orders = Orders::new(Mutex::new(None));
+    let curtain = Curtain::default();
+    let painter = Painter::new(Arc::clone(&orders), curtain.clone(), out);
+    let request = DesktopRequest { width: size.width.into(), height: size.height.into(), keyboard };
+    let socket = socket.to_owned();
+    let task = tokio::task::spawn_blocking(move || Desktop::open(&socket, &request, painter));
+    Opening { task, orders, curtain, from_desktop }
+}
+
+impl Opening {
+    /// Waits for it.
+    pub(crate) async fn running(self) -> Result<Running, Error> {
+        let Opening { task, orders, curtain, from_desktop } = self;
+        let desktop = task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
+        Ok(Running {
+            desktop: Owned(Some(desktop)),
+            orders,
+            curtain,
+            from_desktop,
+            // Until the desktop says otherwise.
+            pointer: Pointer::Shape(Shape::DEFAULT),
+            generation: 0,
+            asked: false,
+        })
+    }
+}
+
+/// A desktop. Ending one waits for its thread, which may be encoding a picture, so that is done on another
+/// thread: this one serves all clients.
+pub(crate) struct Owned(Option<Desktop>);
+
+impl std::ops::Deref for Owned {
+    type Target = Desktop;
+
+    #[expect(clippy::expect_used, reason = "it is taken out in drop alone")]
+    fn deref(&self) -> &Desktop {
+        self.0.as_ref().expect("a desktop is there until it is dropped")
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(desktop) = self.0.take() {
+            tokio::task::spawn_blocking(move || drop(desktop));
+        }
+    }
+}
+
+/// A desktop and everything that belongs to it; a connection borrows it. Dropping it ends the desktop.
+pub(crate) struct Running {
+    pub(crate) desktop: Owned,
+    pub(crate) orders: Orders,
+    pub(crate) curtain: Curtain,
+    pub(crate) from_desktop: mpsc::Receiver<FromDesktop>,
+    /// What the pointer looks like, for the next client as well.
+    pub(crate) pointer: Pointer,
+    /// The next order's number: no client is given pictures that build on another client's.
+    pub(crate) generation: u32,
+    /// A picture was asked for and has not come.
+    pub(crate) asked: bool,
+}
+
+impl Running {
+    /// Lets go of what belonged to the last client: keys and buttons, its pictures, the encoder and its memory.
+    /// What is still under way must be taken with [`parked`](Running::parked).
+    pub(crate) fn park(&mut self) {
+        self.curtain.close();
+        if let Ok(mut orders) = self.orders.lock() {
+            *orders = None;
+        }
+        if let Err(e) = self.desktop.release_all() {
+            // The desktop is ending; its own message says so.
+            tracing::debug!("releasing keys: {e}");
+        }
+        // One picture that nobody is shown: the painter sees that the curtain is closed, and nothing more is pending.
+        self.ask();
+        self.desktop.refresh_all();
+    }
+
+    /// Takes what still comes while nobody looks, for as long as the desktop lives; returns why it ended.
+    pub(crate) async fn parked(&mut self) -> String {
+        loop {
+            match self.from_desktop.recv().await {
+                Some(FromDesktop::Closed(Closed::Gone(why))) => return why.to_string(),
+                Some(FromDesktop::Closed(_)) | None => return "it was closed".into(),
+                Some(FromDesktop::Withheld { .. }) => self.asked = false,
+                Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
+                // Made while the curtain fell: the encoder is still there.
+                Some(FromDesktop::Picture(_) | FromDesktop::Failed(_)) => self.ask_whole(),
+            }
+        }
+    }
+
+    /// Brings a parked desktop to the size of the next client.
+    pub(crate) async fn settle(&mut self, size: DesktopSize) -> Result<(), Error> {
+        let wanted = (u32::from(size.width), u32::from(size.height));
+        // Even if it has that size now: the client before may have asked for another one just then.
+        self.desktop.resize(wanted.0, wanted.1)?;
+        self.ask();
+        self.desktop.refresh_all();
+        let settled = async {
+            loop {
+                match self.from_desktop.recv().await {
+                    Some(FromDesktop::Withheld { width, height }) => {
+                        self.asked = false;
+                        if (width, height) == wanted {
+                            return Ok(());
+                        }
+                        // The next one comes when something changes, which the new size does.
+                        self.ask();
+                    }
+                    Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
+                    // Of the client before, made while it went.
+                    Some(FromDesktop::Picture(_) | FromDesktop::Failed(_)) => self.ask_whole(),
+                    Some(FromDesktop::Closed(Closed::Gone(why))) => return Err(why.into()),
+                    Some(FromDesktop::Closed(_)) | None => {
+                        return Err(Error::Internal("the desktop was closed"));
+                    }
+                }
+            }
+        };
+        match tokio::time::timeout(SETTLE, settled).await {
+            Ok(settled) => settled,
+            Err(_) => Err(Error::Size { width: wanted.0, height: wanted.1, seconds: SETTLE.as_secs() }),
+        }
+    }
+
+    fn ask_whole(&mut self) {
+        self.asked = false;
+        self.ask();
+        self.desktop.refresh_all();
+    }
+
+    fn ask(&mut self) {
+        if !std::mem::replace(&mut self.asked, true) {
+            self.desktop.request_frame();
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The hosts that are compared: Lucid's services, and xrdp with xorgxrdp in a Debian 13 of their own.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use super::link::HOST;
+use crate::{
+    build,
+    client::{Login, foreign_wrapper},
+    error::{At, Result},
+    machine,
+    progress::{Background, Interrupt, Steps, ask_well},
+    setup::Project,
+};
+
+/// Within this a host answers.
+const START: Duration = Duration::from_secs(30);
+/// The account on both.
+const USER: &str = "bench";
+const PASSWORD: &str = "Quiet-Otter-58";
+
+/// A host that is running.
+pub(super) struct Host {
+    /// Its name and version.
+    pub(super) name: String,
+    /// How to come in.
+    pub(super) login: Login,
+    programs: Vec<Background>,
+}
+
+impl Host {
+    /// The processes whose cost counts, with all that they start.
+    pub(super) fn roots(&self) -> Vec<u32> {
+        self.programs.iter().map(Background::id).collect()
+    }
+
+    fn start(
+        name: &str,
+        port: u16,
+        commands: &[(&str, Command)],
+        dir: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let mut programs = Vec::new();
+        for (log, command) in commands {
+            programs.push(Background::start(command, &dir.join(log))?);
+        }
+        interrupt.wait_for(name, START, || {
+            for program in &mut programs {
+                program.must_run(&format!("serving as {name}"))?;
+            }
+            Ok(std::net::TcpStream::connect((HOST, port)).is_ok().then_some(()))
+        })?;
+        let login = Login { port, user: USER.to_owned(), password: Some(PASSWORD.to_owned()) };
+        Ok(Self { name: name.to_owned(), login, programs })
+    }
+}
+
+/// Empties and makes a folder.
+fn fresh(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).at("emptying", dir)?;
+    }
+    fs::create_dir_all(dir).at("making", dir)
+}
+
+/// Lucid's services with the compositor that the device has, and the scene instead of a terminal.
+pub(super) struct Lucid {
+    dir: PathBuf,
+    programs: PathBuf,
+    sway: PathBuf,
+}
+
+impl Lucid {
+    /// Builds the services as they are released, for this machine.
+    pub(super) fn prepare(project: &Project, steps: &Steps, tools: &Path) -> Result<Self> {
+        let mut cargo = project.command("cargo");
+        cargo.args(["build", "--release"]);
+        for package in ["lucid-rdp", "lucid-desktop", "bench-scene"] {
+            cargo.args(["--package", package]);
+        }
+        steps.run("building the services as they are released", &mut cargo)?;
+        let dir = project.lucid.join("bench/lucid");
+        fresh(&dir)?;
+        let programs = project.target.join("release");
+        let sway = foreign_wrapper(project, tools, "usr/bin/sway", &dir.join("sway"))?;
+        let scene = programs.join("bench-scene");
+        let config =
+            format!("xwayland disable\ndefault_border none\nswaybg_command -\nexec '{}'\n", scene.display());
+        let path = dir.join("sway-config");
+        fs::write(&path, config).at("writing", &path)?;
+        Ok(Self { dir, programs, sway })
+    }
+
+    /// Starts them.
+    pub(super) fn start(&self, interrupt: &Interrupt) -> Result<Host> {
+        let file = |name: &str| self.dir.join(name);
+        for folder in ["state", "run", "home", "runtime"] {
+            fresh(&file(folder))?;
+        }
+        fs::set_permissions(file("runtime"), fs::Permissions::from_mode(0o700))
+            .at("protecting", file("runtime"))?;
+        let port = machine::free_port()?;
+        let login = Login { port, user: USER.to_owned(), password: Some(PASSWORD.to_owned()) };
+        login.write_account(&file("account.json"))?;
+        let mut desktop = Command::new(self.programs.join("lucid-desktop"));
+        desktop.arg("--listen").arg(file("desktop.sock")).arg("--home").arg(file("home"));
+        desktop.arg("--runtime").arg(file("runtime")).arg("--sway").arg(&self.sway);
+        desktop.arg("--sway-config").arg(file("sway-config"));
+        let mut rdp = Command::new(self.programs.join("lucid-rdp"));
+        rdp.arg("--listen").arg(format!("{HOST}:{port}")).arg("--state").arg(file("state"));
+        rdp.arg("--run").arg(file("run")).arg("--account").arg(file("account.json"));
+        rdp.arg("--desktop").arg(file("desktop.sock"));
+        let commands = [("lucid-desktop.log", desktop), ("lucid-rdp.log", rdp)];
+        let name = format!("Lucid {}", env!("CARGO_PKG_VERSION"));
+        Host::start(&name, port, &commands, &self.dir, interrupt)
+    }
+}
+
+/// xrdp as Debian packages it, with H.264 by x264.
+pub(super) struct Xrdp {
+    root: PathBuf,
+    dir: PathBuf,
+    version: String,
+}
+
+/// What its root is made of.
+const PACKAGES: &str = "xrdp/trixie-backports,xorgxrdp/trixie-backports,xserver-xorg-core";
+
+impl Xrdp {
+    /// Installs it into a root of its own.
+    pub(super) fn prepare(project: &Project, steps: &Steps) -> Result<Self> {
+        let dir = project.lucid.join("bench/xrdp");
+        fs::create_dir_all(&dir).at("making", &dir)?;
+        let root = dir.join("root");
+        let done = dir.join("installed");
+        if !done.exists() {
+            if root.exists() {
+                fs::remove_dir_all(&root).at("emptying", &root)?;
+            }
+            let mut tool = build::image_tool(
+                project,
+                &["sources", "--suite", "trixie", "--backports"].map(std::ffi::OsStr::new),
+            );
+            let sources = ask_well("reading where Debian's packages come from", &mut tool, b"")?.out;
+            let list = dir.join("sources.list");
+            fs::write(&list, sources).at("writing", &list)?;
+            let mut bootstrap = Command::new("mmdebstrap");
+            bootstrap
+                .args(["--variant=minbase", &format!("--include={PACKAGES}"), "trixie"])
+                .arg(&root)
+                .arg(&list);
+            steps.run("installing xrdp into a root of its own", &mut bootstrap)?;
+            for words in [
+                &["useradd", "--create-home", USER][..],
+                // Its certificate's key belongs to that group.
+                &["usermod", "--append", "--groups", "ssl-cert", "xrdp"],
+            ] {
+                ask_well("setting xrdp's users up", Command::new("chroot").arg(&root).args(words), b"")?;
+            }
+            let line = format!("{USER}:{PASSWORD}\n");
+            ask_well(
+                "setting a password",
+                Command::new("chroot").arg(&root).arg("chpasswd"),
+                line.as_bytes(),
+            )?;
+            fs::write(&done, "").at("writing", &done)?;
+        }
+        let scene = project.target.join("release/bench-scene");
+        let copy = root.join("usr/bin/bench-scene");
+        fs::copy(&scene, &copy).at("copying the scene to", &copy)?;
+        let start = root.join("etc/xrdp/startwm.sh");
+        fs::write(&start, "#!/bin/sh\nexec /usr/bin/bench-scene --on x11\n").at("writing", &start)?;
+        let mut query = Command::new("chroot");
+        query.arg(&root).args(["dpkg-query", "-W", "-f", "${Version}", "xrdp"]);
+        let version = ask_well("asking for xrdp's version", &mut query, b"")?.text();
+        Ok(Self { root, dir, version: version.trim().to_owned() })
+    }
+
+    /// Starts it: in its own root, with its own `/run`, `/tmp` and `/dev/shm`, which go with it.
+    pub(super) fn start(&self, interrupt: &Interrupt) -> Result<Host> {
+        let port = machine::free_port()?;
+        let mut listener_seen = false;
+        self.settings("xrdp.ini", |line| match line.split_once('=')?.0 {
+            // The first is the listener's, the others are those of other kinds of session.
+            "port" if !std::mem::replace(&mut listener_seen, true) => Some(format!("port={port}")),
+            "autorun" => Some("autorun=Xorg".to_owned()),
+            "EnableSyslog" => Some("EnableSyslog=false".to_owned()),
+            _ => None,
+        })?;
+        self.settings("sesman.ini", |line| match line.split_once('=')?.0 {
+            "EnableSyslog" => Some("EnableSyslog=false".to_owned()),
+            // X servers of one network namespace must not share a number; those of tests count from 0.
+            "X11DisplayOffset" => Some("X11DisplayOffset=900".to_owned()),
+            _ => None,
+        })?;
+        let script = format!(
+            "set -e; cd '{root}'
+             mount --bind /dev dev; mount -t proc proc proc
+             for dir in dev/shm run tmp; do mkdir -p $dir; mount -t tmpfs -o mode=1777 tmpfs $dir; done
+             exec chroot . sh -ec 'mkdir -p /run/xrdp/sockdir; chown -R xrdp:xrdp /run/xrdp
+             chmod 3777 /run/xrdp/sockdir; xrdp-sesman -n & sleep 1; exec xrdp -n'",
+            root = self.root.display()
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--pid", "--ipc", "--fork", "--kill-child", "sh", "-c", &script]);
+        let name = format!("xrdp {}", self.version);
+        Host::start(&name, port, &[("xrdp.log", command)], &self.dir, interrupt)
+    }
+    /// Changes lines of one of its files.
+    fn settings(&self, name: &str, mut change: impl FnMut(&str) -> Option<String>) -> Result<()> {
+        let path = self.root.join("etc/xrdp").join(name);
+        let text = fs::read_to_string(&path).at("reading", &path)?;
+        let lines: Vec<String> =
+            text.lines().map(|line| change(line).unwrap_or_else(|| line.to_owned())).collect();
+        fs::write(&path, lines.join("\n") + "\n").at("writing", &path)
+    }
+}

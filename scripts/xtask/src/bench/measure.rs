@@ -1,0 +1,195 @@
+//! One client of one host, put through all the work.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use super::{
+    cost::{self, Cost},
+    hosts::Host,
+    link::{Link, Shape},
+    probe::{Probe, key},
+};
+use crate::{
+    client::{Client, Generation, Mode, Place},
+    error::{Error, Result},
+};
+
+/// The size of the desktop.
+pub(super) const SIZE: (usize, usize) = (1920, 1080);
+/// The longest that anything is waited for.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// How much is measured.
+pub(super) struct Plan {
+    keys: usize,
+    keys_under_load: usize,
+    span: Duration,
+    /// Between two keys.
+    pause: Duration,
+}
+
+impl Plan {
+    /// For a slow link or a fast one.
+    pub(super) fn new(slow: bool, quick: bool) -> Self {
+        let (keys, keys_under_load, span, pause) = match (slow, quick) {
+            (false, false) => (150, 80, 8, 60),
+            (false, true) => (10, 5, 2, 60),
+            (true, false) => (20, 12, 15, 700),
+            (true, true) => (3, 2, 5, 700),
+        };
+        Self { keys, keys_under_load, span: Duration::from_secs(span), pause: Duration::from_millis(pause) }
+    }
+}
+
+/// Latencies in milliseconds, sorted; infinite for a key that nothing came of.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Latencies(pub(super) Vec<f64>);
+
+/// A work that moves: what was delivered, and what it cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moving {
+    pub(super) seconds: f64,
+    /// Frames that the client has shown.
+    pub(super) shown: u32,
+    /// Frames that the scene has made.
+    pub(super) made: u32,
+    /// Processor seconds of the host.
+    pub(super) cpu: f64,
+    /// Bytes on the wire.
+    pub(super) bytes: u64,
+}
+
+/// All that is measured of a host in one round.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Figures {
+    pub(super) small: Latencies,
+    pub(super) small_cost: Moving,
+    pub(super) whole: Latencies,
+    pub(super) whole_cost: Moving,
+    pub(super) scroll: Moving,
+    pub(super) window: Moving,
+    pub(super) video: Moving,
+    /// Letters while the page scrolls.
+    pub(super) under_scroll: Latencies,
+    /// Letters while the film runs.
+    pub(super) under_video: Latencies,
+    pub(super) idle: Moving,
+    /// Megabytes of the host at the end.
+    pub(super) memory: f64,
+}
+
+/// Measures a host that has just started.
+pub(super) fn host(
+    host: &Host,
+    link: &Link,
+    shape: Option<Shape>,
+    plan: &Plan,
+    place: Place,
+    client: Generation,
+    dir: &Path,
+) -> Result<Figures> {
+    let mode = Mode {
+        client,
+        security: "tls",
+        codec: "AVC420",
+        options: &["/gfx:AVC420"],
+        tolerance: 2,
+        size: SIZE,
+    };
+    if let Some(shape) = shape {
+        link.shape(shape)?;
+    }
+    let folder = dir.join(format!("client-{}", host.name.split(' ').next().unwrap_or_default()));
+    let command = link.at_the_client(&mode.client.command(&place)?);
+    let mut client =
+        Client::start_command(command, place, &folder, &mode, &host.login, super::link::HOST, &[])?;
+    let probe = Probe::new(&client.screen.display())?;
+    place.interrupt.wait_for("the scene in the client's window", BOUND, || {
+        client.must_run()?;
+        // The marks of black alone could be anything: the first key turns one white.
+        probe.press(key::SMALL)?;
+        Ok(probe.wait(Duration::from_secs(3), |marks| marks.turned)?.map(drop))
+    })?;
+    // What follows the first picture (a refinement, a message) is over after that.
+    std::thread::sleep(Duration::from_secs(if shape.is_some() { 8 } else { 3 }));
+
+    let bench = Bench { host, link, probe: &probe, plan };
+    let mut figures = Figures { idle: bench.moving(key::STILL)?, ..Figures::default() };
+    (figures.small, figures.small_cost) = bench.keys(key::SMALL, plan.keys)?;
+    (figures.whole, figures.whole_cost) = bench.keys(key::WHOLE, plan.keys)?;
+    figures.scroll = bench.moving(key::SCROLL)?;
+    figures.under_scroll = bench.keys(key::SMALL, plan.keys_under_load)?.0;
+    bench.rest()?;
+    figures.window = bench.moving(key::WINDOW)?;
+    bench.rest()?;
+    figures.video = bench.moving(key::VIDEO)?;
+    figures.under_video = bench.keys(key::SMALL, plan.keys_under_load)?.0;
+    client.must_run()?;
+    figures.memory = cost::of(&host.roots()).memory;
+    Ok(figures)
+}
+
+struct Bench<'a> {
+    host: &'a Host,
+    link: &'a Link,
+    probe: &'a Probe,
+    plan: &'a Plan,
+}
+
+impl Bench<'_> {
+    /// What the host has cost so far: processors and bytes.
+    fn meter(&self) -> Result<(Cost, u64)> {
+        Ok((cost::of(&self.host.roots()), self.link.sent()?))
+    }
+
+    /// Lets a work run for the plan's span.
+    fn moving(&self, work: u8) -> Result<Moving> {
+        self.probe.press(work)?;
+        // The change to that work is no part of it.
+        std::thread::sleep(Duration::from_secs(1));
+        let (before, sent) = self.meter()?;
+        let start = Instant::now();
+        let (shown, made) = self.probe.frames(self.plan.span)?;
+        let (after, sent_after) = self.meter()?;
+        Ok(Moving {
+            seconds: start.elapsed().as_secs_f64(),
+            shown,
+            made,
+            cpu: after.cpu - before.cpu,
+            bytes: sent_after - sent,
+        })
+    }
+
+    /// Presses a key again and again; what it costs is told in keys instead of frames.
+    fn keys(&self, key: u8, count: usize) -> Result<(Latencies, Moving)> {
+        let (before, sent) = self.meter()?;
+        let start = Instant::now();
+        let mut latencies = Vec::new();
+        for index in 0..count {
+            let latency = self.probe.key_to_pixel(key, BOUND / 3)?;
+            latencies.push(latency.map_or(f64::INFINITY, |latency| latency.as_secs_f64() * 1000.0));
+            // Not in step with any clock of the host.
+            std::thread::sleep(self.plan.pause + Duration::from_millis((index * 37 % 50) as u64));
+        }
+        let (after, sent_after) = self.meter()?;
+        latencies.sort_by(f64::total_cmp);
+        let count = u32::try_from(count).map_err(|_| Error::broken("too many keys"))?;
+        let cost = Moving {
+            seconds: start.elapsed().as_secs_f64(),
+            shown: count,
+            made: count,
+            cpu: after.cpu - before.cpu,
+            bytes: sent_after - sent,
+        };
+        Ok((Latencies(latencies), cost))
+    }
+
+    /// Stops what moves, and waits until what was on its way has come.
+    fn rest(&self) -> Result<()> {
+        self.probe.press(key::STILL)?;
+        std::thread::sleep(self.plan.pause * 5);
+        Ok(())
+    }
+}

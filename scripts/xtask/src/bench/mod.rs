@@ -1,0 +1,92 @@
+//! `scripts/bench`: Lucid's RDP host beside xrdp. One machine, one client, one scripted work, one run; no figure passes
+//! or fails.
+
+mod cost;
+mod hosts;
+mod link;
+mod measure;
+mod probe;
+mod table;
+
+use std::{fs, path::PathBuf};
+
+use clap::Args;
+
+use self::{
+    hosts::{Host, Lucid, Xrdp},
+    link::{Link, Shape},
+    measure::{Figures, Plan},
+};
+use crate::{
+    build,
+    client::{Generation, Place},
+    error::{At, Error, Result},
+    progress::Steps,
+    setup::{Project, setup},
+};
+
+/// A link as Tor gives one: 400 ms there and back, 200 kB/s.
+const SLOW: Shape = Shape { delay_ms: 200, kilobytes_per_second: 200 };
+
+/// What `scripts/bench` may be told.
+#[derive(Args)]
+pub(crate) struct BenchArguments {
+    /// How often each host is measured, one after the other.
+    #[arg(long, default_value_t = 2)]
+    rounds: u32,
+    /// Measures Lucid alone.
+    #[arg(long)]
+    lucid_only: bool,
+    /// Leaves the slow link out.
+    #[arg(long)]
+    fast_only: bool,
+    /// Shortens everything, to see whether the bench itself works.
+    #[arg(long)]
+    quick: bool,
+    /// Writes the results as a Markdown page to this file as well.
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+}
+
+/// Measures and prints.
+pub(crate) fn run(project: &Project, steps: &Steps, arguments: &BenchArguments) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        let why = "the bench makes a network namespace and a root of its own for xrdp, which takes root; run it as root";
+        return Err(Error::CannotCheck(why.to_owned()));
+    }
+    setup(project, steps)?;
+    build::host(project, steps, build::Host::ImageTool)?;
+    let tools = build::trixie_tools(project, steps)?;
+    let lucid = Lucid::prepare(project, steps, &tools)?;
+    let xrdp = if arguments.lucid_only { None } else { Some(Xrdp::prepare(project, steps)?) };
+    let place = Place { project, tools: &tools, interrupt: &steps.interrupt };
+    let dir = project.lucid.join("bench");
+
+    let mut all: Vec<(Option<Shape>, String, Figures)> = Vec::new();
+    let shapes: &[Option<Shape>] = if arguments.fast_only { &[None] } else { &[None, Some(SLOW)] };
+    for shape in shapes {
+        let plan = Plan::new(shape.is_some(), arguments.quick);
+        for round in 1..=arguments.rounds {
+            type Start<'a> = Box<dyn Fn() -> Result<Host> + 'a>;
+            let mut starts: Vec<Start> = vec![Box::new(|| lucid.start(&steps.interrupt))];
+            if let Some(xrdp) = &xrdp {
+                starts.push(Box::new(|| xrdp.start(&steps.interrupt)));
+            }
+            for start in starts {
+                let link = Link::new()?;
+                let host = start()?;
+                let about = if shape.is_some() { "slow link" } else { "this machine" };
+                eprintln!("{}, {about}, round {round} of {} ...", host.name, arguments.rounds);
+                let figures = measure::host(&host, &link, *shape, &plan, place, Generation::Three, &dir)?;
+                all.push((*shape, host.name.clone(), figures));
+                steps.interrupt.check()?;
+            }
+        }
+    }
+    let page = table::page(&all);
+    println!("{page}");
+    if let Some(path) = &arguments.write {
+        fs::write(path, page).at("writing", path)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! The results as a Markdown page.
+
+use std::fmt::Write as _;
+
+use super::{
+    link::Shape,
+    measure::{Figures, Latencies, Moving, SIZE},
+};
+use crate::progress::ask;
+
+/// The rounds of one host over one link, put together.
+fn together(rounds: &[&Figures]) -> Figures {
+    let latencies = |of: fn(&Figures) -> &Latencies| {
+        let mut all: Vec<f64> = rounds.iter().flat_map(|figures| of(figures).0.iter().copied()).collect();
+        all.sort_by(f64::total_cmp);
+        Latencies(all)
+    };
+    let moving = |of: fn(&Figures) -> Moving| {
+        rounds.iter().map(|figures| of(figures)).fold(Moving::default(), |sum, one| Moving {
+            seconds: sum.seconds + one.seconds,
+            shown: sum.shown + one.shown,
+            made: sum.made + one.made,
+            cpu: sum.cpu + one.cpu,
+            bytes: sum.bytes + one.bytes,
+        })
+    };
+    Figures {
+        small: latencies(|f| &f.small),
+        small_cost: moving(|f| f.small_cost),
+        whole: latencies(|f| &f.whole),
+        whole_cost: moving(|f| f.whole_cost),
+        scroll: moving(|f| f.scroll),
+        window: moving(|f| f.window),
+        video: moving(|f| f.video),
+        under_scroll: latencies(|f| &f.under_scroll),
+        under_video: latencies(|f| &f.under_video),
+        idle: moving(|f| f.idle),
+        memory: rounds.iter().map(|f| f.memory).sum::<f64>() / rounds.len().max(1) as f64,
+    }
+}
+
+/// A share of sorted latencies: 0.5 is the median.
+fn quantile(latencies: &Latencies, share: f64) -> f64 {
+    let last = latencies.0.len().saturating_sub(1);
+    latencies.0.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
+}
+
+type Row = (&'static str, fn(&Figures) -> f64);
+
+/// What stands in the table; every figure is the better the smaller it is, but those of frames.
+const ROWS: [Row; 26] = [
+    ("letter to pixel, median, ms", |f| quantile(&f.small, 0.5)),
+    ("letter to pixel, p95, ms", |f| quantile(&f.small, 0.95)),
+    ("letter: CPU, ms", |f| cpu(f.small_cost)),
+    ("letter: bytes", |f| bytes(f.small_cost)),
+    ("whole screen to pixel, median, ms", |f| quantile(&f.whole, 0.5)),
+    ("whole screen to pixel, p95, ms", |f| quantile(&f.whole, 0.95)),
+    ("whole screen: CPU, ms", |f| cpu(f.whole_cost)),
+    ("whole screen: bytes", |f| bytes(f.whole_cost)),
+    ("scrolling text: frames a second shown (of 60)", |f| rate(f.scroll)),
+    ("scrolling text: CPU a shown frame, ms", |f| cpu(f.scroll)),
+    ("scrolling text: bytes a shown frame", |f| bytes(f.scroll)),
+    ("moving window: frames a second shown (of 60)", |f| rate(f.window)),
+    ("moving window: CPU a shown frame, ms", |f| cpu(f.window)),
+    ("moving window: bytes a shown frame", |f| bytes(f.window)),
+    ("film: frames a second shown (of 30)", |f| rate(f.video)),
+    ("film: CPU a shown frame, ms", |f| cpu(f.video)),
+    ("film: bytes a shown frame", |f| bytes(f.video)),
+    ("letter to pixel while text scrolls, median, ms", |f| quantile(&f.under_scroll, 0.5)),
+    ("letter to pixel while text scrolls, p95, ms", |f| quantile(&f.under_scroll, 0.95)),
+    ("letter to pixel while the film runs, median, ms", |f| quantile(&f.under_video, 0.5)),
+    ("letter to pixel while the film runs, p95, ms", |f| quantile(&f.under_video, 0.95)),
+    ("at rest: bytes a second", |f| f.idle.bytes as f64 / f.idle.seconds),
+    ("at rest: CPU, ms a second", |f| f.idle.cpu * 1000.0 / f.idle.seconds),
+    ("memory (PSS) with one session, MB", |f| f.memory),
+    ("letters measured", |f| f.small.0.len() as f64),
+    ("letters that never came", |f| {
+        [&f.small, &f.whole, &f.under_scroll, &f.under_video]
+            .iter()
+            .map(|l| l.0.iter().filter(|ms| ms.is_infinite()).count())
+            .sum::<usize>() as f64
+    }),
+];
+
+fn rate(moving: Moving) -> f64 {
+    f64::from(moving.shown) / moving.seconds
+}
+
+fn cpu(moving: Moving) -> f64 {
+    moving.cpu * 1000.0 / f64::from(moving.shown)
+}
+
+fn bytes(moving: Moving) -> f64 {
+    moving.bytes as f64 / f64::from(moving.shown)
+}
+
+fn number(value: f64) -> String {
+    match value.abs() {
+        _ if !value.is_finite() => "—".to_owned(),
+        1000.0.. => format!("{value:.0}"),
+        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+/// What this machine is, in a line.
+fn machine() -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
+    let count = std::thread::available_parallelism().map_or(0, usize::from);
+    let date = ask(std::process::Command::new("date").args(["-u", "+%Y-%m-%d"]), b"").map(|a| a.text());
+    format!(
+        "{}; {count} processors, {}; everything (host, scene, client, X server) on this one machine",
+        date.unwrap_or_default().trim(),
+        model.unwrap_or("of a kind that the kernel does not name")
+    )
+}
+
+/// The whole page.
+pub(super) fn page(all: &[(Option<Shape>, String, Figures)]) -> String {
+    let mut page = String::new();
+    let mut put = |line: String| {
+        page.push_str(&line);
+        page.push('\n');
+    };
+    put("# The RDP host, measured".to_owned());
+    put(String::new());
+    put(format!(
+        "Made by `scripts/bench`. {}. xfreerdp 3 with `/gfx:AVC420` under Xvfb, {} by {}.",
+        machine(),
+        SIZE.0,
+        SIZE.1
+    ));
+    put("A letter is a key press that paints a letter and a mark; the time runs until the client's X server shows it.".into());
+    put("CPU is that of all processes of the host (for Lucid with its compositor, for xrdp with its Xorg)."
+        .into());
+    let mut shapes: Vec<Option<Shape>> = Vec::new();
+    for (shape, ..) in all {
+        if !shapes.contains(shape) {
+            shapes.push(*shape);
+        }
+    }
+    for shape in shapes {
+        put(String::new());
+        put(match shape {
+            None => "## No limit on the link".to_owned(),
+            Some(shape) => format!(
+                "## A slow link: {} ms there and back, {} kB/s",
+                shape.delay_ms * 2,
+                shape.kilobytes_per_second
+            ),
+        });
+        put(String::new());
+        let mut names: Vec<&String> = Vec::new();
+        for (of, name, _) in all {
+            if *of == shape && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let hosts: Vec<Figures> = names
+            .iter()
+            .map(|name| {
+                let rounds: Vec<&Figures> =
+                    all.iter().filter(|(of, n, _)| *of == shape && n == *name).map(|(.., f)| f).collect();
+                together(&rounds)
+            })
+            .collect();
+        let mut head = String::from("| |");
+        let mut rule = String::from("| --- |");
+        for name in &names {
+            let _ = write!(head, " {name} |");
+            rule.push_str(" ---: |");
+        }
+        if hosts.len() == 2 {
+            head.push_str(" ratio |");
+            rule.push_str(" ---: |");
+        }
+        put(head);
+        put(rule);
+        for (what, figure) in ROWS {
+            let mut row = format!("| {what} |");
+            for host in &hosts {
+                let _ = write!(row, " {} |", number(figure(host)));
+            }
+            if let [first, second] = hosts.as_slice() {
+                let _ = write!(row, " {} |", number(figure(first) / figure(second)));
+            }
+            put(row);
+        }
+    }
+    page
+}
