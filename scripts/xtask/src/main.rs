@@ -40,6 +40,9 @@ enum Command {
     Test {
         /// Suites to run; all when none is named.
         names: Vec<String>,
+        /// Make only the checks whose names begin with TEXT, and what they stand on.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        only: String,
         /// List the suites and end.
         #[arg(long)]
         list: bool,
@@ -78,7 +81,7 @@ fn act(arguments: Arguments) -> Result<bool> {
     let steps = Steps { logs: project.lucid.join("log"), interrupt: Interrupt::install()? };
     match arguments.command {
         Command::Run(arguments) => run::run(&project, &steps, &arguments).map(|()| true),
-        Command::Test { names, .. } => suites::run(&project, &steps, &names),
+        Command::Test { names, only, .. } => suites::run(&project, &steps, &names, &only),
         Command::Bench(arguments) => bench::run(&project, &steps, &arguments).map(|()| true),
         Command::BuildImage => {
             setup(&project, &steps)?;

@@ -103,8 +103,13 @@ static MODES: [Mode; 6] = [
 /// Runs the suite.
 pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     let tools = context.tools()?;
-    on_this_machine(context, &tools, report)?;
-    in_qemu(context, &tools, report)
+    if report.wants("host") {
+        on_this_machine(context, &tools, report)?;
+    }
+    if report.wants("qemu") {
+        in_qemu(context, &tools, report)?;
+    }
+    Ok(())
 }
 
 /// What the clients are let loose on.
