@@ -219,8 +219,8 @@ impl Clipboard {
     ) -> Result<Clipboard, Error> {
         let Unbound { registry, handle, ext, wlr, seat } = unbound;
         let wayland = Wayland { connection: connection.clone(), shared: Arc::clone(shared) };
-        let (seat, _) = seat.ok_or(Error::Missing { interface: "wl_seat" })?;
-        let seat: WlSeat = registry.bind(seat, 1, handle, ());
+        let (seat, version) = seat.ok_or(Error::Missing { interface: "wl_seat" })?;
+        let seat: WlSeat = registry.bind(seat, version.min(5), handle, ());
         let state = Arc::new(State { sink, coming: Mutex::new(None), wayland: wayland.clone() });
         let (manager, device) = match (ext, wlr) {
             (Some((name, _)), _) => {
@@ -235,6 +235,9 @@ impl Clipboard {
             }
             (None, None) => return Err(Error::Missing { interface: "zwlr_data_control_manager_v1" }),
         };
+        if seat.version() >= 5 {
+            seat.release();
+        }
         wayland.flush()?;
         Ok(Clipboard { manager, device, handle: handle.clone(), wayland, state, source: Mutex::new(None) })
     }

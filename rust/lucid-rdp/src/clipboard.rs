@@ -44,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(2);
 /// Between two announcements to the client, so that a program which copies without end costs little.
 const ANNOUNCEMENT_PACE: Duration = Duration::from_millis(50);
+/// How often the client is asked for the same when it gives nothing; see [`Asked::times`].
+const MAX_QUESTIONS: u32 = 3;
 /// What is written to the client at once, in bytes, as far as messages can be cut there.
 const PIECE: usize = 16 * 1024;
 
@@ -137,8 +139,17 @@ struct Open {
 
 struct Asked {
     paste: Paste,
+    format: ClipboardFormatId,
     form: Form,
     until: Instant,
+    /// How often it was asked for. More than once: the client refused, or gave nothing.
+    ///
+    /// FreeRDP 2 first announces all that it knows, then asks the X11 program that has copied, and announces what that
+    /// has. One property of its window is used for that and for what is pasted: a question in between is refused or
+    /// answered by nothing, and often spoils the announcement as well, which is then empty although there is something.
+    times: u32,
+    /// Since the first answer the client has announced that it has nothing.
+    emptied: bool,
 }
 
 impl Clipboard {
@@ -275,12 +286,26 @@ impl Open {
         if !self.gates.clipboard_to_desktop {
             return Ok(());
         }
+        if formats.is_empty()
+            && let Some(asked) = self.asked.as_mut().filter(|asked| asked.times > 1)
+        {
+            // See `times`; its answer tells whether it is so.
+            asked.emptied = true;
+            return Ok(());
+        }
         self.client_has = formats::from_client(formats);
         // It may still answer; FreeRDP tells of one copy twice, and never answers when the first was in between.
         if let Some(asked) = &mut self.asked {
             asked.until = asked.until.min(Instant::now() + GRACE);
         }
         self.number += 1;
+        tracing::debug!(types = self.client_has.len(), "the client has copied something");
+        self.tell_desktop();
+        Ok(())
+    }
+
+    /// Offers what the client has.
+    fn tell_desktop(&mut self) {
         // A failure means that the desktop is ending; its own message ends the session.
         let told = if self.client_has.is_empty() {
             self.desktop.withdraw()
@@ -293,8 +318,6 @@ impl Open {
         if let Err(error) = told {
             tracing::debug!("offering what the client copied: {error}");
         }
-        tracing::debug!(types = self.client_has.len(), "the client has copied something");
-        Ok(())
     }
 
     fn program_pastes(&mut self, paste: Paste) -> Result<(), Error> {
@@ -310,9 +333,10 @@ impl Open {
         while self.asked.is_none() {
             let Some((paste, until)) = self.waiting.pop_front() else { return Ok(()) };
             let has = self.client_has.iter().find(|(mime_type, ..)| *mime_type == paste.mime_type);
+            // Dropping the paste is an empty answer.
             let Some((_, format, form)) = has.copied() else { continue };
             tracing::debug!(?form, "a program pastes: the client is asked");
-            self.asked = Some(Asked { paste, form, until });
+            self.asked = Some(Asked { paste, format, form, until, times: 1, emptied: false });
             self.send(channel::ask(format))?;
         }
         Ok(())
@@ -320,14 +344,26 @@ impl Open {
 
     fn client_answered(&mut self, data: Option<Vec<u8>>) -> Result<(), Error> {
         // Not asked for: of no use, and no harm.
-        if let Some(Asked { paste, form, .. }) = self.asked.take() {
-            self.give(paste, form, data);
+        let Some(mut asked) = self.asked.take() else { return Ok(()) };
+        match data.filter(|data| !formats::is_nothing(asked.form, data)) {
+            Some(data) => self.give(asked.paste, asked.form, data),
+            None if asked.times < MAX_QUESTIONS => {
+                asked.times += 1;
+                tracing::debug!(form = ?asked.form, times = asked.times, "the client gave nothing and is asked again");
+                let format = asked.format;
+                self.asked = Some(asked);
+                return self.send(channel::ask(format));
+            }
+            None if asked.emptied => {
+                self.client_has.clear();
+                self.tell_desktop();
+            }
+            None => {}
         }
         self.ask_client()
     }
 
-    fn give(&mut self, paste: Paste, form: Form, data: Option<Vec<u8>>) {
-        let Some(data) = data else { return };
+    fn give(&mut self, paste: Paste, form: Form, data: Vec<u8>) {
         if data.len() > self.gates.clipboard_max_bytes {
             tracing::warn!(
                 bytes = data.len(),

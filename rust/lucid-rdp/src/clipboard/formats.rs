@@ -86,6 +86,14 @@ pub(crate) fn wish(id: ClipboardFormatId, mime_types: &[String]) -> Option<(&'st
     types.iter().find(|t| has(t)).map(|t| (*t, form))
 }
 
+/// Whether there is nothing in the client's data. It can be so meant.
+pub(crate) fn is_nothing(form: Form, data: &[u8]) -> bool {
+    match form {
+        Form::Text => data.iter().take(2).all(|byte| *byte == 0),
+        _ => data.is_empty(),
+    }
+}
+
 /// Makes the client's data into what a program of the desktop reads. `None`: it is not what it says, or too large.
 pub(crate) fn to_desktop(form: Form, data: Vec<u8>) -> Option<Vec<u8>> {
     match form {

@@ -351,6 +351,10 @@ fn both_ways(name: &str, mut setting: Setting, report: &mut Report) -> Result<()
         if there.contains(html) { Ok("") } else { Err(Error::broken(format!("it gave {there:?}"))) }
     });
     pictures(name, &mut setting, report);
+    report.check(
+        format!("{name}: client to desktop: a program that pastes at once gets all that is copied"),
+        || pastes_at_once(&mut setting),
+    );
     report.check(format!("{name}: nothing that was copied stands in the log"), || {
         let log = setting.rdp.output()?;
         let told =
@@ -358,6 +362,27 @@ fn both_ways(name: &str, mut setting: Setting, report: &mut Report) -> Result<()
         told.map_or(Ok(""), |text| Err(Error::broken(format!("{text:?} stands in the log"))))
     });
     setting.client.must_run()
+}
+
+/// Clipboard managers paste as soon as something is offered. FreeRDP offers everything first and looks at what there is
+/// then, and gets that wrong when it is asked in between.
+fn pastes_at_once(setting: &mut Setting) -> Result<String> {
+    const TIMES: usize = 20;
+    let seen = setting.dir.join("pasted-at-once");
+    fs::write(&seen, "").at("emptying", &seen)?;
+    let mut watch = setting.command(Side::Desktop, "wl-paste")?;
+    watch.args(["--no-newline", "--type", TEXT, "--watch", "sh", "-c", r#"cat >> "$0""#]).arg(&seen);
+    let mut watch = Background::start(&watch, &setting.dir.join("watch.log"))?;
+    for time in 0..TIMES {
+        let text = format!("copied for the {time}. time;");
+        setting.copy(Side::Client, TEXT, text.as_bytes())?;
+        setting.target.place.interrupt.wait_for(&text, setting.target.bound, || {
+            watch.must_run("watching the clipboard")?;
+            let seen = fs::read_to_string(&seen).at("reading", &seen)?;
+            Ok(seen.ends_with(&text).then_some(()))
+        })?;
+    }
+    Ok(format!("{TIMES} times"))
 }
 
 /// A picture in which every pixel is another one. FreeRDP knows pictures as BMP.
