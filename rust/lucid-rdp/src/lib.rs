@@ -11,6 +11,7 @@
 mod account;
 mod bitmap;
 mod capabilities;
+mod clipboard;
 mod closing;
 mod control;
 mod curtain;
@@ -18,6 +19,7 @@ mod dvc;
 mod egfx;
 mod error;
 mod fastpath;
+mod gates;
 mod graphics;
 mod handshake;
 mod input;
@@ -49,6 +51,7 @@ use tokio::sync::watch;
 
 pub use account::Accounts;
 pub use error::{Error, Refused};
+pub use gates::{Gates, Way};
 pub use sessions::Limits;
 
 /// What a client gets that asks for no size.
@@ -81,6 +84,8 @@ pub struct Options {
     pub control: Option<PathBuf>,
     /// The number of the group whose members may use it, beside root and this user.
     pub control_group: Option<u32>,
+    /// What may pass beside pictures and input.
+    pub gates: Gates,
 }
 
 /// Runs the host until SIGTERM or SIGINT.
@@ -104,8 +109,13 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let began = Instant::now();
     let (stop, stopping) = watch::channel(false);
     let facts = control::Host { began, port, certificate_sha256: identity.fingerprint.clone() };
-    let host =
-        Arc::new(handshake::Host { identity, accounts, default_size: DEFAULT_SIZE, max_size: MAX_SIZE });
+    let host = Arc::new(handshake::Host {
+        identity,
+        accounts,
+        default_size: DEFAULT_SIZE,
+        max_size: MAX_SIZE,
+        gates: options.gates,
+    });
     let settings = listener::Settings { desktop: options.desktop, keyboard: options.keyboard };
     let sessions = Rc::new(sessions::Sessions::new(options.max_sessions, options.limits));
     let signals = async move {

@@ -50,10 +50,11 @@ const PACKAGES: [(&str, &[&str]); 7] = [
             "xkb-data",
             "fontconfig",
             "fonts-dejavu-core",
+            "wl-clipboard",
         ],
     ),
     ("the link between client and host", &["iproute2"]),
-    ("real clients and what they show", &["xvfb", "freerdp2-x11", "imagemagick", "xdotool"]),
+    ("real clients and what they show", &["xvfb", "freerdp2-x11", "imagemagick", "xdotool", "xclip"]),
 ];
 
 /// The folders of a checkout.

@@ -10,12 +10,12 @@ use crate::error::{Error, Result};
 /// All that was found out so far.
 pub(crate) struct Report {
     suite: &'static str,
-    /// A check without this in its name is passed over.
-    only: Option<String>,
     passed: usize,
     failed: usize,
     skipped: usize,
     failures: Vec<String>,
+    /// Only checks whose names begin so are made.
+    only: String,
 }
 
 /// What one piece of work that was timed elsewhere (in another thread) gave.
@@ -34,9 +34,16 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> Result<T>) -> Timed<T> {
 }
 
 impl Report {
-    /// Nothing found out yet; `only` picks checks by their names.
-    pub(crate) fn new(only: Option<String>) -> Self {
-        Self { suite: "", only, passed: 0, failed: 0, skipped: 0, failures: Vec::new() }
+    /// Nothing found out yet. Only checks whose names begin with `only` will be made.
+    pub(crate) fn new(only: &str) -> Self {
+        let failures = Vec::new();
+        Self { suite: "", passed: 0, failed: 0, skipped: 0, failures, only: only.to_owned() }
+    }
+
+    /// Whether checks whose names begin with `prefix` may be among those to be made, so that what they stand on is
+    /// needed.
+    pub(crate) fn wants(&self, prefix: &str) -> bool {
+        prefix.starts_with(&self.only) || self.only.starts_with(prefix)
     }
 
     /// From here on the checks belong to `suite`.
@@ -45,35 +52,27 @@ impl Report {
         println!("\n{suite}");
     }
 
-    /// Whether a check of this name is to be made.
-    pub(crate) fn wants(&self, name: &str) -> bool {
-        self.only.as_deref().is_none_or(|only| name.contains(only))
-    }
-
-    /// Whether the checks on one of several `targets`, with which their names begin, are to be made.
-    pub(crate) fn wants_target(&self, target: &str, targets: &[&str]) -> bool {
-        self.only.as_deref().is_none_or(|only| {
-            only.starts_with(target) || !targets.iter().any(|other| only.starts_with(other))
-        })
-    }
-
-    /// Makes a check; `work` gives the figures to show beside it. Gives whether it passed, or was passed over.
+    /// Makes a check; `work` gives the figures to show beside it. Gives whether it passed; one that was not asked for
+    /// counts as passed, for those that follow.
     pub(crate) fn check<T: Display>(&mut self, name: impl Display, work: impl FnOnce() -> Result<T>) -> bool {
-        if !self.wants(&name.to_string()) {
+        let name = name.to_string();
+        if !name.starts_with(&self.only) {
             return true;
         }
         let outcome = timed(work);
         self.record(name, outcome)
     }
 
-    /// As [`Self::check`], for work that gives a value on the way; nothing if it failed or was passed over.
+    /// As [`Self::check`], for work that gives a value on the way; nothing if it failed. It is also made for the
+    /// checks that have the same name up to the last colon.
     pub(crate) fn obtain<T>(
         &mut self,
         name: impl Display,
         figures: impl FnOnce(&T) -> String,
         work: impl FnOnce() -> Result<T>,
     ) -> Option<T> {
-        if !self.wants(&name.to_string()) {
+        let name = name.to_string();
+        if !self.wants(name.rsplit_once(':').map_or(name.as_str(), |(stem, _)| stem)) {
             return None;
         }
         let Timed { result, spent } = timed(work);
@@ -128,6 +127,9 @@ impl Report {
             for failure in &self.failures {
                 println!("{failure}");
             }
+        }
+        if !self.only.is_empty() {
+            println!("\nOnly checks whose names begin with \"{}\" were made.", self.only);
         }
         let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
         println!("\n{} passed, {} failed{skipped}", self.passed, self.failed);

@@ -21,6 +21,10 @@ use super::*;
 use crate::reconnect::Cookies;
 
 fn host() -> SharedHost {
+    host_with(Gates::default())
+}
+
+fn host_with(gates: Gates) -> SharedHost {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let dir = std::env::temp_dir().join(format!("lucid-rdp-handshake-{}-{number}", std::process::id()));
@@ -28,7 +32,13 @@ fn host() -> SharedHost {
     std::fs::remove_dir_all(&dir).unwrap();
     let accounts = Accounts::load(std::path::Path::new("testdata/account-v1.json")).unwrap();
     let size = |width, height| DesktopSize { width, height };
-    SharedHost::new(Host { identity, accounts, default_size: size(1280, 720), max_size: size(4096, 2304) })
+    SharedHost::new(Host {
+        identity,
+        accounts,
+        default_size: size(1280, 720),
+        max_size: size(4096, 2304),
+        gates,
+    })
 }
 
 /// What the host made of one client, and whether it began to open a desktop.
@@ -134,10 +144,29 @@ struct Client {
     user: &'static str,
     password: &'static str,
     cookie: Option<ServerAutoReconnect>,
+    clipboard: bool,
 }
 
+/// Announces the channel, and says nothing on it.
+#[derive(Debug)]
+struct ClientClipboard;
+
+ironrdp_core::impl_as_any!(ClientClipboard);
+
+impl ironrdp_svc::SvcProcessor for ClientClipboard {
+    fn channel_name(&self) -> ironrdp_pdu::gcc::ChannelName {
+        ironrdp_pdu::gcc::ChannelName::from_static(b"cliprdr\0")
+    }
+    fn process(&mut self, _: &[u8]) -> ironrdp_pdu::PduResult<Vec<ironrdp_svc::SvcMessage>> {
+        Ok(Vec::new())
+    }
+}
+
+impl ironrdp_svc::SvcClientProcessor for ClientClipboard {}
+
 impl Client {
-    const GOOD: Client = Client { nla: false, user: "lucid", password: "password", cookie: None };
+    const GOOD: Client =
+        Client { nla: false, user: "lucid", password: "password", cookie: None, clipboard: false };
 
     fn connector(self, address: SocketAddr) -> ClientConnector {
         let config = Config {
@@ -187,7 +216,10 @@ impl Client {
             multitransport_flags: None,
             support_dyn_vc_gfx_protocol: true,
         };
-        let connector = ClientConnector::new(config, address);
+        let mut connector = ClientConnector::new(config, address);
+        if self.clipboard {
+            connector.attach_static_channel(ClientClipboard);
+        }
         match self.cookie {
             Some(cookie) => connector.with_auto_reconnect_cookie(cookie),
             None => connector,
@@ -382,4 +414,20 @@ fn a_credssp_message_is_bounded_before_it_is_read() {
     assert!(hint.find_size(&[0x30, 0x84, 0x80, 0x00, 0x00, 0x00, 0, 0]).is_err());
     assert_eq!(hint.find_size(&[0x30]).unwrap(), None);
     assert!(hint.find_size(b"GET / HTTP/1.1\r\n").is_err());
+}
+
+#[tokio::test]
+async fn the_clipboards_channel_is_joined_only_when_one_of_its_gates_is_open() {
+    let closed = Gates { clipboard_max_bytes: 1 << 20, ..Gates::default() };
+    let to_client = Gates { clipboard_to_client: true, ..Gates::default() };
+    let to_desktop = Gates { clipboard_to_desktop: true, ..Gates::default() };
+    for (gates, joined) in [(closed, false), (to_client, true), (to_desktop, true)] {
+        let host = host_with(gates);
+        let key = host.identity.public_key.clone();
+        let client = Client { clipboard: true, ..Client::GOOD };
+        let (seen, _) = against(&host, |stream| client.connect(stream, key)).await;
+        let connection = seen.outcome.unwrap_or_else(|e| panic!("{gates:?}: {e}"));
+        let channels = connection.result.static_channels;
+        assert_eq!(channels.get_channel_id_by_type::<clipboard::Channel>().is_some(), joined, "{gates:?}");
+    }
 }

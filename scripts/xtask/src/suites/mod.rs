@@ -98,8 +98,9 @@ fn names() -> Vec<&'static str> {
     SUITES.iter().map(|suite| suite.name).collect()
 }
 
-/// Runs the named suites, or all, of them `only` the checks with this text in their names; gives whether all is well.
-pub(crate) fn run(project: &Project, steps: &Steps, wanted: &[String], only: Option<String>) -> Result<bool> {
+/// Runs the named suites, or all, with only those of their checks whose names begin with `only`; gives whether all is
+/// well.
+pub(crate) fn run(project: &Project, steps: &Steps, wanted: &[String], only: &str) -> Result<bool> {
     if let Some(unknown) = wanted.iter().find(|name| !names().contains(&name.as_str())) {
         return Err(Error::broken(format!("there is no suite {unknown}, only {}", names().join(", "))));
     }

@@ -1,5 +1,7 @@
 //! Real RDP clients, against the services on this machine and against the machine in QEMU.
 
+mod clipboard;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -101,16 +103,13 @@ static MODES: [Mode; 6] = [
     },
 ];
 
-/// With what the names of checks begin.
-const TARGETS: [&str; 2] = ["host", "qemu"];
-
 /// Runs the suite.
 pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     let tools = context.tools()?;
-    if report.wants_target("host", &TARGETS) {
+    if report.wants("host") {
         on_this_machine(context, &tools, report)?;
     }
-    if report.wants_target("qemu", &TARGETS) {
+    if report.wants("qemu") {
         in_qemu(context, &tools, report)?;
     }
     Ok(())
@@ -216,6 +215,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
         slow_to_open: false,
     };
     common(&target, report)?;
+    clipboard::check(&target, &dir.join("runtime"), &|port| serve(port, &account), report)?;
 
     sessions::many_cuts(&target, &rdp_service, report)?;
     administration::run(&target, serve, report)?;
