@@ -12,6 +12,7 @@ mod account;
 mod bitmap;
 mod capabilities;
 mod curtain;
+mod display;
 mod dvc;
 mod egfx;
 mod error;

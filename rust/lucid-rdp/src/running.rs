@@ -115,6 +115,8 @@ impl Running {
                 Some(FromDesktop::Closed(_)) | None => return "it was closed".into(),
                 Some(FromDesktop::Withheld { .. }) => self.asked = false,
                 Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
+                // The next client has its size asked for anew.
+                Some(FromDesktop::SizeRefused { .. }) => {}
                 // Made while the curtain fell: the encoder is still there.
                 Some(FromDesktop::Picture(_) | FromDesktop::Failed(_)) => self.ask_whole(),
             }
@@ -140,6 +142,8 @@ impl Running {
                         self.ask();
                     }
                     Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
+                    // Of the client before; if of this one, the time runs out.
+                    Some(FromDesktop::SizeRefused { .. }) => {}
                     // Of the client before, made while it went.
                     Some(FromDesktop::Picture(_) | FromDesktop::Failed(_)) => self.ask_whole(),
                     Some(FromDesktop::Closed(Closed::Gone(why))) => return Err(why.into()),
