@@ -211,7 +211,11 @@ mod tests {
                 let at = state as usize % damaged.len();
                 damaged[at] = (state >> 8) as u8;
             }
-            damaged.truncate(if state % 5 == 0 { state as usize % (good.len() + 1) } else { good.len() });
+            damaged.truncate(if state.is_multiple_of(5) {
+                state as usize % (good.len() + 1)
+            } else {
+                good.len()
+            });
             let (mut control, wishes) = control(MOST);
             control.process(1, &damaged).unwrap();
             let wish = *wishes.wishes.borrow();

@@ -12,6 +12,7 @@ use std::{
 };
 
 mod sessions;
+mod window;
 
 use super::Context;
 use crate::{
@@ -219,6 +220,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     common(&target, report)?;
 
     sessions::many_cuts(&target, &rdp_service, report)?;
+    window::many_sizes(&target, &rdp_service, report)?;
     report.check("host: logging off leaves nothing running", || {
         let client = target.session("logs-off", &MODES[0])?;
         let during = marked(&mark);
@@ -336,7 +338,8 @@ fn common(target: &Target, report: &mut Report) -> Result<()> {
         format!("{}: {IDLE_CONNECTIONS} idle connections delay no client by a second", target.name),
         || idle_connections(target),
     );
-    sessions::run(target, report)
+    sessions::run(target, report)?;
+    window::run(target, report)
 }
 
 /// A session in which a command that is typed paints the whole background, one colour after the other.
