@@ -19,8 +19,8 @@ const MAX_GROWTH: u64 = 8 * 1024;
 
 /// The screen on which the window is.
 const SCREEN: (usize, usize) = (1600, 1000);
-/// In this order, so that each side grows and shrinks, alone and together. No side is a multiple of 16 or 64 in all.
-const WINDOWS: [(usize, usize); 5] = [(1366, 768), (820, 614), (1598, 998), (1024, 998), (640, 334)];
+/// In this order, so that each side grows and shrinks, alone and together; so far apart that each has its own colour.
+const WINDOWS: [(usize, usize); 5] = [(1366, 768), (820, 614), (1498, 902), (1024, 902), (640, 334)];
 
 /// A colour for each size, made of the terminal's rows and columns: a window that shows it up to all its edges shows a
 /// desktop of that very size.
