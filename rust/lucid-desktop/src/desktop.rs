@@ -1,15 +1,16 @@
 //! The handle: opening, input, commands to the thread.
 
+use crate::characters::Characters;
 use crate::handover::{self, DesktopRequest, Reply};
 use crate::keyboard::{Keyboard, Request};
-use crate::session::Session;
+use crate::session::{Keyboards, Session};
 use crate::{Button, CaptureProtocol, Closed, Error, FrameSink, Input};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ use wayland_protocols_wlr::virtual_pointer::v1::client::zwlr_virtual_pointer_v1:
 
 /// How long opening a desktop may take in all.
 const OPEN_SECONDS: u64 = 30;
+/// Keymaps under way to the compositor, each with a descriptor; so many come of no typing.
+const MAX_KEYMAPS: u32 = 128;
 /// What a wheel's detent scrolls, in Wayland's units (libinput's 15 degrees).
 const DETENT: f64 = 15.0;
 /// The most detents in one event.
@@ -52,6 +55,8 @@ pub(crate) struct Shared {
     /// The output's size: width in the upper half.
     size: AtomicU64,
     wakeups: AtomicU64,
+    /// Keymaps of characters that the compositor has not taken yet.
+    keymaps: AtomicU32,
     /// Where the pointer was put last, from the left in the upper half; [`NOWHERE`] when that is not known.
     pointer: AtomicU64,
 }
@@ -76,6 +81,7 @@ impl Shared {
             wake,
             size: AtomicU64::new(0),
             wakeups: AtomicU64::new(0),
+            keymaps: AtomicU32::new(0),
             pointer: AtomicU64::new(NOWHERE),
         })
     }
@@ -92,6 +98,11 @@ impl Shared {
 
     pub(crate) fn set_size(&self, (width, height): (u32, u32)) {
         self.size.store(u64::from(width) << 32 | u64::from(height), Ordering::Relaxed);
+    }
+
+    /// The compositor has taken a keymap of characters.
+    pub(crate) fn keymap_taken(&self) {
+        self.keymaps.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn set_pointer(&self, place: Option<(u32, u32)>) {
@@ -118,8 +129,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The keyboard that types characters.
+struct Typewriter {
+    virtual_keyboard: ZwpVirtualKeyboardV1,
+    characters: Characters,
+    /// The compositor has its keymap.
+    ready: bool,
+}
+
 struct Devices {
     pointer: ZwlrVirtualPointerV1,
+    keyboards: Keyboards,
+    /// Made when a client types characters.
+    typewriter: Option<Typewriter>,
     virtual_keyboard: ZwpVirtualKeyboardV1,
     keyboard: Keyboard,
     held_buttons: Vec<Button>,
@@ -203,11 +225,19 @@ impl Desktop {
             Events { connection: connection.clone(), queue, shared: Arc::clone(&shared), launcher };
         // First the globals; after binding, what the bound ones say (the output's mode, its heads).
         events.barrier(&mut session, deadline)?;
-        let (pointer, virtual_keyboard, protocol) = session.bind(&registry, &handle)?;
+        let (pointer, keyboards, protocol) = session.bind(&registry, &handle)?;
+        let virtual_keyboard = keyboards.create();
         virtual_keyboard.keymap(1 /* wl_keyboard.keymap_format.xkb_v1 */, keymap.as_fd(), keymap_size);
         events.barrier(&mut session, deadline)?;
-        let devices =
-            Devices { pointer, virtual_keyboard, keyboard, held_buttons: Vec::new(), wheel_rest: [0.0; 2] };
+        let devices = Devices {
+            pointer,
+            keyboards,
+            typewriter: None,
+            virtual_keyboard,
+            keyboard,
+            held_buttons: Vec::new(),
+            wheel_rest: [0.0; 2],
+        };
         let thread = std::thread::Builder::new()
             .name("lucid-desktop".into())
             .spawn(move || {
@@ -239,6 +269,7 @@ impl Desktop {
                 let requests = devices.keyboard.key(evdev, pressed);
                 devices.type_keys(time, &requests);
             }
+            Input::Character(character) => self.type_character(&mut devices, time, character)?,
             Input::Locks { caps, num, scroll } => {
                 let requests = devices.keyboard.locks(caps, num, scroll);
                 devices.type_keys(time, &requests);
@@ -262,6 +293,39 @@ impl Desktop {
             Input::Wheel { vertical, horizontal } => devices.wheel(time, [vertical, horizontal]),
         }
         self.flush()
+    }
+
+    /// A character is a key of a keyboard of its own, pressed and released at once.
+    fn type_character(&self, devices: &mut Devices, time: u32, character: char) -> Result<(), Error> {
+        let typewriter = devices.typewriter.get_or_insert_with(|| Typewriter {
+            virtual_keyboard: devices.keyboards.create(),
+            characters: Characters::new(),
+            ready: false,
+        });
+        if self.shared.keymaps.load(Ordering::Relaxed) >= MAX_KEYMAPS && !typewriter.characters.has(character)
+        {
+            tracing::warn!("the compositor takes keymaps too slowly; a character is lost");
+            return Ok(());
+        }
+        let Some((evdev, new)) = typewriter.characters.key(character) else { return Ok(()) };
+        if new || !typewriter.ready {
+            typewriter.ready = false;
+            let (memory, size) = typewriter.characters.memory()?;
+            typewriter.virtual_keyboard.keymap(1 /* xkb_v1 */, memory.as_fd(), size);
+            self.shared.keymaps.fetch_add(1, Ordering::Relaxed);
+            devices.keyboards.count_when_taken(&self.connection);
+            typewriter.ready = true;
+        }
+        let commanding = devices.keyboard.commanding();
+        typewriter.virtual_keyboard.modifiers(commanding, 0, 0, 0);
+        typewriter.virtual_keyboard.key(time, evdev, 1);
+        typewriter.virtual_keyboard.key(time, evdev, 0);
+        // What is held holds again for whatever comes next, a click for instance. Not always: programs read a keymap
+        // whenever the keyboard is another one.
+        if let Some(held) = devices.keyboard.held_modifiers() {
+            devices.type_keys(time, &[held]);
+        }
+        Ok(())
     }
 
     /// Releases every key and button that is held (after the client lost its focus, say).

@@ -128,6 +128,16 @@ impl Keyboard {
         if self.components.mods_locked == before { Vec::new() } else { vec![self.modifiers()] }
     }
 
+    /// The modifiers that turn a character into a command: Control, Mod1 (Alt) and Mod4 (Super), as X11 numbers them.
+    pub(crate) fn commanding(&self) -> u32 {
+        self.components.mods_pressed.0 & (1 << 2 | 1 << 3 | 1 << 6)
+    }
+
+    /// The modifiers, if there are keys held for any.
+    pub(crate) fn held_modifiers(&self) -> Option<Request> {
+        (self.components.mods_pressed.0 != 0).then(|| self.modifiers())
+    }
+
     /// Releases whatever is held.
     pub(crate) fn release_all(&mut self) -> Vec<Request> {
         let held: Vec<u32> = self.held.iter().copied().collect();

@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+mod characters;
 mod damage;
 mod desktop;
 mod error;

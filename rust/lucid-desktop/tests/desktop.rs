@@ -673,6 +673,63 @@ fn capitals_and_third_level_characters_of_a_german_keyboard_arrive() {
 }
 
 #[test]
+fn characters_of_any_script_arrive_in_order_among_keys() {
+    needs_sway!();
+    let launcher = Launcher::start("characters", &[]);
+    let mut screen = launcher.open(640, 480, "us");
+    screen.terminal();
+    screen.type_text("cat > out\n");
+    let out = launcher.directory.join("out");
+    wait_for_file(&out, |_| out.exists());
+    let d = &screen;
+    let characters = |text: &str| {
+        for c in text.chars() {
+            d.desktop.input(Input::Character(c)).unwrap();
+        }
+    };
+    let mut expected = String::new();
+    // Keys and characters in turn; Shift and Caps Lock of the keys leave the characters as they are.
+    for (key, letter, text) in [(30, 'a', "é"), (48, 'b', "Ж"), (46, 'c', "漢字"), (32, 'd', "😀🦀")]
+    {
+        d.tap(key);
+        characters(text);
+        expected.push(letter);
+        expected.push_str(text);
+    }
+    d.key(SHIFT, true);
+    characters("xß");
+    d.tap(30);
+    d.key(SHIFT, false);
+    d.tap(CAPS);
+    characters("q");
+    d.tap(16);
+    d.tap(CAPS);
+    expected.push_str("xßAqQ");
+    // What is no character to type, and Backspace.
+    characters("\0\u{9f}z\u{8}\r");
+    // Far more than there are keys, each more than once, in lines that a terminal takes whole.
+    let many: Vec<char> =
+        ('\u{100}'..'\u{180}').chain('\u{391}'..='\u{3a1}').chain('\u{4e00}'..'\u{5100}').collect();
+    expected.push('\n');
+    for line in many.chunks(100) {
+        let line: String = line.iter().chain(line.iter().rev()).chain([&'\n']).collect();
+        characters(&line);
+        expected.push_str(&line);
+        // What was typed is shown before more is.
+        wait_for_file(&out, |text| text.len() >= expected.len());
+    }
+    let text = wait_for_file(&out, |text| text.len() >= expected.len());
+    assert_eq!(text, expected);
+    // Ctrl makes a command of a character too: the end of cat, and of the shell's next one.
+    d.key(29, true);
+    characters("c");
+    d.key(29, false);
+    screen.type_text("echo done > done\n");
+    let done = launcher.directory.join("done");
+    wait_for_file(&done, |text| text == "done\n");
+}
+
+#[test]
 fn held_keys_and_buttons_are_released_together_and_repeats_are_dropped() {
     needs_sway!();
     let launcher = Launcher::start("release", &[]);
