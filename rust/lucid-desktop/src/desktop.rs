@@ -1,7 +1,7 @@
 //! The handle: opening, input, commands to the thread.
 
 use crate::characters::Characters;
-use crate::handover::{self, DesktopRequest, Reply};
+use crate::handover::{self, DesktopRequest, KeyboardLayout, Reply};
 use crate::keyboard::{Keyboard, Request};
 use crate::session::{Keyboards, Session};
 use crate::{Button, CaptureProtocol, Closed, Error, FrameSink, Input};
@@ -22,6 +22,8 @@ use wayland_protocols_wlr::virtual_pointer::v1::client::zwlr_virtual_pointer_v1:
 
 /// How long opening a desktop may take in all.
 const OPEN_SECONDS: u64 = 30;
+/// The launcher has this long to finish its answer about a keymap once it has begun.
+const KEYMAP_SECONDS: u64 = 5;
 /// Keymaps under way to the compositor, each with a descriptor; so many come of no typing.
 const MAX_KEYMAPS: u32 = 128;
 /// What a wheel's detent scrolls, in Wayland's units (libinput's 15 degrees).
@@ -69,6 +71,7 @@ pub(crate) struct Commands {
     pub(crate) credits: u32,
     pub(crate) refresh: bool,
     pub(crate) resize: Option<(u32, u32)>,
+    pub(crate) keyboard: Option<KeyboardLayout>,
     pub(crate) stop: bool,
 }
 
@@ -153,7 +156,7 @@ struct Devices {
 pub struct Desktop {
     shared: Arc<Shared>,
     connection: Connection,
-    devices: Mutex<Devices>,
+    devices: Arc<Mutex<Devices>>,
     protocol: CaptureProtocol,
     started: Instant,
     thread: Option<JoinHandle<()>>,
@@ -221,8 +224,14 @@ impl Desktop {
         let handle = queue.handle();
         let mut session = Session::new(Arc::clone(&shared), sink);
         let registry = connection.display().get_registry(&handle, ());
-        let mut events =
-            Events { connection: connection.clone(), queue, shared: Arc::clone(&shared), launcher };
+        let mut events = Events {
+            connection: connection.clone(),
+            queue,
+            shared: Arc::clone(&shared),
+            launcher,
+            awaited: None,
+            answered: false,
+        };
         // First the globals; after binding, what the bound ones say (the output's mode, its heads).
         events.barrier(&mut session, deadline)?;
         let (pointer, keyboards, protocol) = session.bind(&registry, &handle)?;
@@ -238,23 +247,19 @@ impl Desktop {
             held_buttons: Vec::new(),
             wheel_rest: [0.0; 2],
         };
+        let devices = Arc::new(Mutex::new(devices));
+        let started = Instant::now();
+        let typed_on = Arc::clone(&devices);
         let thread = std::thread::Builder::new()
             .name("lucid-desktop".into())
             .spawn(move || {
-                let reason = events.serve(&mut session);
+                let reason = events.serve(&mut session, &typed_on, started);
                 // The launcher kills everything as soon as its socket is closed.
                 drop(events);
                 session.closed(reason);
             })
             .map_err(Error::io("starting the desktop's thread"))?;
-        Ok(Desktop {
-            shared,
-            connection,
-            devices: Mutex::new(devices),
-            protocol,
-            started: Instant::now(),
-            thread: Some(thread),
-        })
+        Ok(Desktop { shared, connection, devices, protocol, started, thread: Some(thread) })
     }
 
     /// Hands over what the user does. Cheap (one `sendmsg`), from any thread.
@@ -363,6 +368,18 @@ impl Desktop {
     pub fn resize(&self, width: u32, height: u32) -> Result<(), Error> {
         handover::check_size(width, height)?;
         self.shared.command(|commands| commands.resize = Some((width, height)));
+        Ok(())
+    }
+
+    /// Asks for another keyboard layout. Returns at once; the layout holds some 50 ms later, for which keys that are held
+    /// are released. One that the launcher cannot make is told in the log, and the present one stays. Of several in a
+    /// row the last one counts.
+    ///
+    /// # Errors
+    /// When the layout is not within its limits.
+    pub fn set_keyboard(&self, layout: &KeyboardLayout) -> Result<(), Error> {
+        layout.check()?;
+        self.shared.command(|commands| commands.keyboard = Some(layout.clone()));
         Ok(())
     }
 
@@ -498,6 +515,10 @@ struct Events {
     queue: EventQueue<Session>,
     shared: Arc<Shared>,
     launcher: UnixStream,
+    /// The layout whose keymap the launcher was asked for last.
+    awaited: Option<KeyboardLayout>,
+    /// The launcher has said something.
+    answered: bool,
 }
 
 impl Events {
@@ -572,21 +593,90 @@ impl Events {
             }
         }
         if !launcher.is_empty() {
-            // After the hand-over the launcher says nothing: it has closed.
-            return Err(Error::LauncherGone);
+            if self.awaited.is_none() {
+                // Unasked it says nothing: it has closed.
+                return Err(Error::LauncherGone);
+            }
+            self.answered = true;
         }
         Ok(())
     }
 
-    fn serve(&mut self, session: &mut Session) -> Closed {
+    /// Asks for another layout's keymap, or takes one that was asked for.
+    fn change_keyboard(
+        &mut self,
+        wanted: &mut Option<KeyboardLayout>,
+        devices: &Mutex<Devices>,
+        started: Instant,
+    ) -> Result<(), Error> {
+        if std::mem::take(&mut self.answered) {
+            self.take_keymap(devices, started)?;
+        }
+        if self.awaited.is_none()
+            && let Some(layout) = wanted.take()
+        {
+            let line = layout.to_line()?;
+            match (&self.launcher).write_all(line.as_bytes()) {
+                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Err(Error::LauncherGone),
+                written => written.map_err(Error::io("asking the launcher for a keymap"))?,
+            }
+            self.awaited = Some(layout);
+        }
+        Ok(())
+    }
+
+    fn take_keymap(&mut self, devices: &Mutex<Devices>, started: Instant) -> Result<(), Error> {
+        let Some(layout) = self.awaited.take() else { return Ok(()) };
+        let deadline = Instant::now() + Duration::from_secs(KEYMAP_SECONDS);
+        let (line, descriptors) =
+            match handover::receive_line(&self.launcher, deadline, "waiting for the launcher's keymap") {
+                Ok(received) => received,
+                Err(Error::Protocol { .. }) => return Err(Error::LauncherGone),
+                Err(error) => return Err(error),
+            };
+        let KeyboardLayout { layout, variant } = layout;
+        let size = match Reply::from_line(&line)? {
+            Reply::Ready { keymap_size } => keymap_size,
+            Reply::Failed { error } => {
+                tracing::warn!(layout, variant, "the keyboard layout stays: {error}");
+                return Ok(());
+            }
+        };
+        let Ok([memory]) = <[OwnedFd; 1]>::try_from(descriptors) else {
+            return Err(Error::Protocol { what: "the keymap came without its descriptor".into() });
+        };
+        let mut keyboard = match read_keymap(&memory, size).and_then(|text| Keyboard::new(&text)) {
+            Ok(keyboard) => keyboard,
+            Err(error) => {
+                tracing::warn!(layout, variant, "the keyboard layout stays: {error}");
+                return Ok(());
+            }
+        };
+        let time = started.elapsed().as_millis() as u32; // wraps, as Wayland's time stamps do
+        let mut devices = lock(devices);
+        let released = devices.keyboard.release_all();
+        devices.type_keys(time, &released);
+        let (caps, num, scroll) = devices.keyboard.locked();
+        devices.virtual_keyboard.keymap(1 /* xkb_v1 */, memory.as_fd(), size);
+        let locks = keyboard.locks(caps, num, scroll);
+        devices.type_keys(time, &locks);
+        devices.keyboard = keyboard;
+        tracing::info!(layout, variant, "the keyboard has another layout");
+        Ok(())
+    }
+
+    fn serve(&mut self, session: &mut Session, devices: &Mutex<Devices>, started: Instant) -> Closed {
+        let mut keyboard = None;
         loop {
-            let commands = std::mem::take(&mut *lock(&self.shared.commands));
+            let mut commands = std::mem::take(&mut *lock(&self.shared.commands));
             if commands.stop {
                 return Closed::Dropped;
             }
+            keyboard = commands.keyboard.take().or(keyboard);
             let handle = self.queue.handle();
             let result = self
-                .dispatch(session)
+                .change_keyboard(&mut keyboard, devices, started)
+                .and_then(|()| self.dispatch(session))
                 .and_then(|()| session.step(commands, &handle))
                 .and_then(|()| self.wait(None));
             if let Err(error) = result {

@@ -109,6 +109,12 @@ impl Keyboard {
         requests
     }
 
+    /// Which locks are on: Caps Lock, Num Lock, Scroll Lock.
+    pub(crate) fn locked(&self) -> (bool, bool, bool) {
+        let on = |mask: ModifierMask| self.components.mods_locked.0 & mask.0 != 0;
+        (on(ModifierMask::LOCK), on(self.num_mask), on(self.scroll_mask))
+    }
+
     /// Makes the locks equal to the client's.
     pub(crate) fn locks(&mut self, caps: bool, num: bool, scroll: bool) -> Vec<Request> {
         let before = self.components.mods_locked;

@@ -673,6 +673,59 @@ fn capitals_and_third_level_characters_of_a_german_keyboard_arrive() {
 }
 
 #[test]
+fn the_layout_changes_while_the_desktop_runs_and_one_that_there_is_not_changes_nothing() {
+    needs_sway!();
+    let launcher = Launcher::start("layouts", &[]);
+    let mut screen = launcher.open(640, 480, "us");
+    screen.terminal();
+    screen.type_text("cat > out\n");
+    let out = launcher.directory.join("out");
+    wait_for_file(&out, |_| out.exists());
+    let d = &screen.desktop;
+    let mut expected = String::new();
+    // What the keys of y, z and ; write, with Caps Lock on and a key held across the change.
+    d.input(Input::Locks { caps: true, num: true, scroll: false }).unwrap();
+    for (layout, variant, text) in [
+        ("de", "", "ZYÖ"),
+        ("us", "", "YZ;"),
+        ("xx", "", "YZ;"),
+        ("fr", "", "YWM"),
+        ("de", "neo", "küd"),
+        ("us", "", "yz;"),
+    ] {
+        screen.key(SHIFT, true);
+        let layout = KeyboardLayout { layout: layout.into(), variant: variant.into() };
+        d.set_keyboard(&layout).unwrap();
+        // There is no word when it is done; typed until the line shows it.
+        let lines = expected.lines().count();
+        wait_for_line_of(&out, lines, text, || {
+            screen.key(SHIFT, false);
+            for key in [21, 44, 39, ENTER] {
+                screen.tap(key);
+            }
+        });
+        expected = std::fs::read_to_string(&out).unwrap();
+    }
+    // Nothing is held, and neo has taken Caps Lock off, which it has not.
+    screen.tap(30);
+    screen.tap(ENTER);
+    wait_for_file(&out, |text| text.ends_with("\na\n"));
+}
+
+/// Repeats something, each time for one more line, until a line after the first so many is the text.
+fn wait_for_line_of(path: &Path, mut lines: usize, text: &str, mut again: impl FnMut()) {
+    for _ in 0..100 {
+        again();
+        lines += 1;
+        let all = wait_for_file(path, |all| all.lines().count() >= lines && all.ends_with('\n'));
+        if all.lines().last() == Some(text) {
+            return;
+        }
+    }
+    panic!("{text} never came: {:?}", std::fs::read_to_string(path));
+}
+
+#[test]
 fn characters_of_any_script_arrive_in_order_among_keys() {
     needs_sway!();
     let launcher = Launcher::start("characters", &[]);

@@ -21,6 +21,7 @@ mod graphics;
 mod handshake;
 mod input;
 mod keeper;
+mod keyboard;
 mod listener;
 mod pace;
 mod picture;

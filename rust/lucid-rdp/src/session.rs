@@ -120,6 +120,7 @@ pub(crate) async fn run(
     let mut writing = tokio::task::spawn_local(write(writer, pieces, wrote, Rc::clone(facts)));
     tracing::info!(%peer, width = size.width, height = size.height, "the client is connected");
     facts.size.set(size);
+    running.take_layout(result.keyboard_layout)?;
     running.curtain.open();
     let mut session = Session {
         result,
