@@ -227,6 +227,23 @@ impl Screen {
         ask_well("moving the pointer", self.command("xdotool").args(["mousemove", &x, &y]), b"").map(drop)
     }
 
+    /// Presses and releases keys by their places on the keyboard, as X numbers them.
+    pub(crate) fn codes(&self, codes: &[&str]) -> Result<()> {
+        ask_well("pressing keys", self.command("xdotool").args(["key", "--delay", "30"]).args(codes), b"")
+            .map(drop)
+    }
+
+    /// Presses a key while another one is held.
+    pub(crate) fn code_with(&self, held: &str, code: &str) -> Result<()> {
+        let words = ["keydown", held, "key", "--delay", "30", code, "keyup", held];
+        ask_well("pressing keys", self.command("xdotool").args(words), b"").map(drop)
+    }
+
+    /// Gives the X server's keyboard a layout.
+    pub(crate) fn layout(&self, layout: &str) -> Result<()> {
+        ask_well("choosing a keyboard layout", self.command("setxkbmap").arg(layout), b"").map(drop)
+    }
+
     /// Presses and releases a key.
     pub(crate) fn key(&self, name: &str) -> Result<()> {
         ask_well("pressing a key", self.command("xdotool").args(["key", "--clearmodifiers", name]), b"")
@@ -284,9 +301,12 @@ impl Client {
             .args(login.password.iter().map(|password| format!("/p:{password}")))
             .arg(format!("/sec:{}", mode.security))
             .arg(format!("/size:{}x{}", mode.size.0, mode.size.1))
-            .args(["/cert:ignore", mode.client.us_keyboard(), "-decorations"])
+            .args(["/cert:ignore", "-decorations"])
             .args(mode.options)
             .args(more);
+        if !mode.options.iter().any(|option| option.starts_with("/kbd:")) {
+            command.arg(mode.client.us_keyboard());
+        }
         let log = dir.join("client.log");
         fs::write(&log, "").at("emptying", &log)?;
         let program = Background::start(&command, &log)?;

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod keyboard;
 mod sessions;
 mod window;
 
@@ -339,7 +340,8 @@ fn common(target: &Target, report: &mut Report) -> Result<()> {
         || idle_connections(target),
     );
     sessions::run(target, report)?;
-    window::run(target, report)
+    window::run(target, report)?;
+    keyboard::run(target, report)
 }
 
 /// A session in which a command that is typed paints the whole background, one colour after the other.
