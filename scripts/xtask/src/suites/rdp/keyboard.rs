@@ -21,7 +21,8 @@ const ALT_GR: &str = "108";
 const Q: &str = "24";
 const ENTER: &str = "36";
 
-/// A client with its option for the layout, and what [`KEYS`] and AltGr with Q write in it.
+/// A client with its option for the layout, and what [`KEYS`] and right Alt with Q write in it: where that is no AltGr,
+/// the terminal has an escape for Alt.
 struct Case {
     client: Generation,
     layout: &'static str,
@@ -46,7 +47,7 @@ const CASES: [Case; 5] = [
         client: Generation::Three,
         layout: "Russian",
         options: &["/gfx:AVC420", "/kbd:layout:0x419"],
-        text: "няжэх-й",
+        text: "няжэх-\x1bй",
     },
     Case {
         client: Generation::Two,
@@ -58,7 +59,7 @@ const CASES: [Case; 5] = [
         client: Generation::Two,
         layout: "a layout that there is not, so the configured one",
         options: &["/gfx-h264:AVC420", "/kbd:0x3ff"],
-        text: "yz;'[-q",
+        text: "yz;'[-\x1bq",
     },
 ];
 
