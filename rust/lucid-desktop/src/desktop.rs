@@ -276,7 +276,8 @@ impl Desktop {
             }
             Input::Character(character) => self.type_character(&mut devices, time, character)?,
             Input::Locks { caps, num, scroll } => {
-                let requests = devices.keyboard.locks(caps, num, scroll);
+                let mut requests = devices.keyboard.release_all();
+                requests.extend(devices.keyboard.locks(caps, num, scroll));
                 devices.type_keys(time, &requests);
             }
             Input::PointerMove { x, y } => {

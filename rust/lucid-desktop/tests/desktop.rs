@@ -796,13 +796,17 @@ fn held_keys_and_buttons_are_released_together_and_repeats_are_dropped() {
     screen.tap(30);
     screen.desktop.release_all().unwrap();
     screen.tap(30);
+    // The client has the keyboard again, and says that nothing is held.
+    screen.key(SHIFT, true);
+    screen.desktop.input(Input::Locks { caps: false, num: false, scroll: false }).unwrap();
+    screen.tap(48);
     // A release without a press, and keys that there are not.
     screen.key(31, false);
     screen.key(100_000, true);
     screen.key(u32::MAX, true);
     screen.tap(ENTER);
     let text = wait_for_file(&out, |text| text.contains('\n'));
-    assert_eq!(text, "Aa\n");
+    assert_eq!(text, "Aab\n");
 }
 
 #[test]

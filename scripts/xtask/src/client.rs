@@ -239,6 +239,11 @@ impl Screen {
         ask_well("pressing keys", self.command("xdotool").args(words), b"").map(drop)
     }
 
+    /// Clicks a button of the mouse, as X numbers them.
+    pub(crate) fn click(&self, button: &str) -> Result<()> {
+        ask_well("clicking", self.command("xdotool").args(["click", button]), b"").map(drop)
+    }
+
     /// Gives the X server's keyboard a layout.
     pub(crate) fn layout(&self, layout: &str) -> Result<()> {
         ask_well("choosing a keyboard layout", self.command("setxkbmap").arg(layout), b"").map(drop)

@@ -12,6 +12,7 @@ use std::{
 };
 
 mod keyboard;
+mod mouse;
 mod sessions;
 mod window;
 
@@ -341,7 +342,8 @@ fn common(target: &Target, report: &mut Report) -> Result<()> {
     );
     sessions::run(target, report)?;
     window::run(target, report)?;
-    keyboard::run(target, report)
+    keyboard::run(target, report)?;
+    mouse::run(target, report)
 }
 
 /// A session in which a command that is typed paints the whole background, one colour after the other.
