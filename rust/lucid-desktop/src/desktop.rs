@@ -1,16 +1,17 @@
 //! The handle: opening, input, commands to the thread.
 
+use crate::characters::Characters;
 use crate::clipboard::{self, Clipboard, ClipboardSink};
-use crate::handover::{self, DesktopRequest, Reply};
+use crate::handover::{self, DesktopRequest, KeyboardLayout, Reply};
 use crate::keyboard::{Keyboard, Request};
-use crate::session::Session;
+use crate::session::{Keyboards, Session};
 use crate::{Button, CaptureProtocol, Closed, Error, FrameSink, Input};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -22,6 +23,10 @@ use wayland_protocols_wlr::virtual_pointer::v1::client::zwlr_virtual_pointer_v1:
 
 /// How long opening a desktop may take in all.
 const OPEN_SECONDS: u64 = 30;
+/// The launcher has this long to finish its answer about a keymap once it has begun.
+const KEYMAP_SECONDS: u64 = 5;
+/// Keymaps under way to the compositor, each with a descriptor; so many come of no typing.
+const MAX_KEYMAPS: u32 = 128;
 /// What a wheel's detent scrolls, in Wayland's units (libinput's 15 degrees).
 const DETENT: f64 = 15.0;
 /// The most detents in one event.
@@ -53,6 +58,8 @@ pub(crate) struct Shared {
     /// The output's size: width in the upper half.
     size: AtomicU64,
     wakeups: AtomicU64,
+    /// Keymaps of characters that the compositor has not taken yet.
+    keymaps: AtomicU32,
     /// Where the pointer was put last, from the left in the upper half; [`NOWHERE`] when that is not known.
     pointer: AtomicU64,
 }
@@ -65,6 +72,7 @@ pub(crate) struct Commands {
     pub(crate) credits: u32,
     pub(crate) refresh: bool,
     pub(crate) resize: Option<(u32, u32)>,
+    pub(crate) keyboard: Option<KeyboardLayout>,
     pub(crate) stop: bool,
 }
 
@@ -77,6 +85,7 @@ impl Shared {
             wake,
             size: AtomicU64::new(0),
             wakeups: AtomicU64::new(0),
+            keymaps: AtomicU32::new(0),
             pointer: AtomicU64::new(NOWHERE),
         })
     }
@@ -93,6 +102,11 @@ impl Shared {
 
     pub(crate) fn set_size(&self, (width, height): (u32, u32)) {
         self.size.store(u64::from(width) << 32 | u64::from(height), Ordering::Relaxed);
+    }
+
+    /// The compositor has taken a keymap of characters.
+    pub(crate) fn keymap_taken(&self) {
+        self.keymaps.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn set_pointer(&self, place: Option<(u32, u32)>) {
@@ -119,8 +133,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The keyboard that types characters.
+struct Typewriter {
+    virtual_keyboard: ZwpVirtualKeyboardV1,
+    characters: Characters,
+    /// The compositor has its keymap.
+    ready: bool,
+}
+
 struct Devices {
     pointer: ZwlrVirtualPointerV1,
+    keyboards: Keyboards,
+    /// Made when a client types characters.
+    typewriter: Option<Typewriter>,
     virtual_keyboard: ZwpVirtualKeyboardV1,
     keyboard: Keyboard,
     held_buttons: Vec<Button>,
@@ -132,7 +157,7 @@ struct Devices {
 pub struct Desktop {
     shared: Arc<Shared>,
     connection: Connection,
-    devices: Mutex<Devices>,
+    devices: Arc<Mutex<Devices>>,
     clipboard: clipboard::Unbound,
     protocol: CaptureProtocol,
     started: Instant,
@@ -201,34 +226,43 @@ impl Desktop {
         let handle = queue.handle();
         let mut session = Session::new(Arc::clone(&shared), sink);
         let registry = connection.display().get_registry(&handle, ());
-        let mut events =
-            Events { connection: connection.clone(), queue, shared: Arc::clone(&shared), launcher };
+        let mut events = Events {
+            connection: connection.clone(),
+            queue,
+            shared: Arc::clone(&shared),
+            launcher,
+            awaited: None,
+            answered: false,
+        };
         // First the globals; after binding, what the bound ones say (the output's mode, its heads).
         events.barrier(&mut session, deadline)?;
-        let (pointer, virtual_keyboard, protocol) = session.bind(&registry, &handle)?;
+        let (pointer, keyboards, protocol) = session.bind(&registry, &handle)?;
+        let virtual_keyboard = keyboards.create();
         virtual_keyboard.keymap(1 /* wl_keyboard.keymap_format.xkb_v1 */, keymap.as_fd(), keymap_size);
         events.barrier(&mut session, deadline)?;
         let clipboard = clipboard::Unbound::new(&session, registry, handle);
-        let devices =
-            Devices { pointer, virtual_keyboard, keyboard, held_buttons: Vec::new(), wheel_rest: [0.0; 2] };
+        let devices = Devices {
+            pointer,
+            keyboards,
+            typewriter: None,
+            virtual_keyboard,
+            keyboard,
+            held_buttons: Vec::new(),
+            wheel_rest: [0.0; 2],
+        };
+        let devices = Arc::new(Mutex::new(devices));
+        let started = Instant::now();
+        let typed_on = Arc::clone(&devices);
         let thread = std::thread::Builder::new()
             .name("lucid-desktop".into())
             .spawn(move || {
-                let reason = events.serve(&mut session);
+                let reason = events.serve(&mut session, &typed_on, started);
                 // The launcher kills everything as soon as its socket is closed.
                 drop(events);
                 session.closed(reason);
             })
             .map_err(Error::io("starting the desktop's thread"))?;
-        Ok(Desktop {
-            shared,
-            connection,
-            devices: Mutex::new(devices),
-            clipboard,
-            protocol,
-            started: Instant::now(),
-            thread: Some(thread),
-        })
+        Ok(Desktop { shared, connection, devices, clipboard, protocol, started, thread: Some(thread) })
     }
 
     /// Hands over what the user does. Cheap (one `sendmsg`), from any thread.
@@ -243,8 +277,10 @@ impl Desktop {
                 let requests = devices.keyboard.key(evdev, pressed);
                 devices.type_keys(time, &requests);
             }
+            Input::Character(character) => self.type_character(&mut devices, time, character)?,
             Input::Locks { caps, num, scroll } => {
-                let requests = devices.keyboard.locks(caps, num, scroll);
+                let mut requests = devices.keyboard.release_all();
+                requests.extend(devices.keyboard.locks(caps, num, scroll));
                 devices.type_keys(time, &requests);
             }
             Input::PointerMove { x, y } => {
@@ -266,6 +302,39 @@ impl Desktop {
             Input::Wheel { vertical, horizontal } => devices.wheel(time, [vertical, horizontal]),
         }
         self.flush()
+    }
+
+    /// A character is a key of a keyboard of its own, pressed and released at once.
+    fn type_character(&self, devices: &mut Devices, time: u32, character: char) -> Result<(), Error> {
+        let typewriter = devices.typewriter.get_or_insert_with(|| Typewriter {
+            virtual_keyboard: devices.keyboards.create(),
+            characters: Characters::new(),
+            ready: false,
+        });
+        if self.shared.keymaps.load(Ordering::Relaxed) >= MAX_KEYMAPS && !typewriter.characters.has(character)
+        {
+            tracing::warn!("the compositor takes keymaps too slowly; a character is lost");
+            return Ok(());
+        }
+        let Some((evdev, new)) = typewriter.characters.key(character) else { return Ok(()) };
+        if new || !typewriter.ready {
+            typewriter.ready = false;
+            let (memory, size) = typewriter.characters.memory()?;
+            typewriter.virtual_keyboard.keymap(1 /* xkb_v1 */, memory.as_fd(), size);
+            self.shared.keymaps.fetch_add(1, Ordering::Relaxed);
+            devices.keyboards.count_when_taken(&self.connection);
+            typewriter.ready = true;
+        }
+        let commanding = devices.keyboard.commanding();
+        typewriter.virtual_keyboard.modifiers(commanding, 0, 0, 0);
+        typewriter.virtual_keyboard.key(time, evdev, 1);
+        typewriter.virtual_keyboard.key(time, evdev, 0);
+        // What is held holds again for whatever comes next, a click for instance. Not always: programs read a keymap
+        // whenever the keyboard is another one.
+        if let Some(held) = devices.keyboard.held_modifiers() {
+            devices.type_keys(time, &[held]);
+        }
+        Ok(())
     }
 
     /// Releases every key and button that is held (after the client lost its focus, say).
@@ -312,6 +381,18 @@ impl Desktop {
     /// When the compositor has no clipboard protocol, or the connection to it is gone.
     pub fn clipboard(&self, sink: Arc<dyn ClipboardSink>) -> Result<Clipboard, Error> {
         Clipboard::bind(&self.clipboard, &self.connection, &self.shared, sink)
+    }
+
+    /// Asks for another keyboard layout. Returns at once; the layout holds some 50 ms later, for which keys that are held
+    /// are released. One that the launcher cannot make is told in the log, and the present one stays. Of several in a
+    /// row the last one counts.
+    ///
+    /// # Errors
+    /// When the layout is not within its limits.
+    pub fn set_keyboard(&self, layout: &KeyboardLayout) -> Result<(), Error> {
+        layout.check()?;
+        self.shared.command(|commands| commands.keyboard = Some(layout.clone()));
+        Ok(())
     }
 
     /// How the pictures are taken.
@@ -446,6 +527,10 @@ struct Events {
     queue: EventQueue<Session>,
     shared: Arc<Shared>,
     launcher: UnixStream,
+    /// The layout whose keymap the launcher was asked for last.
+    awaited: Option<KeyboardLayout>,
+    /// The launcher has said something.
+    answered: bool,
 }
 
 impl Events {
@@ -520,21 +605,90 @@ impl Events {
             }
         }
         if !launcher.is_empty() {
-            // After the hand-over the launcher says nothing: it has closed.
-            return Err(Error::LauncherGone);
+            if self.awaited.is_none() {
+                // Unasked it says nothing: it has closed.
+                return Err(Error::LauncherGone);
+            }
+            self.answered = true;
         }
         Ok(())
     }
 
-    fn serve(&mut self, session: &mut Session) -> Closed {
+    /// Asks for another layout's keymap, or takes one that was asked for.
+    fn change_keyboard(
+        &mut self,
+        wanted: &mut Option<KeyboardLayout>,
+        devices: &Mutex<Devices>,
+        started: Instant,
+    ) -> Result<(), Error> {
+        if std::mem::take(&mut self.answered) {
+            self.take_keymap(devices, started)?;
+        }
+        if self.awaited.is_none()
+            && let Some(layout) = wanted.take()
+        {
+            let line = layout.to_line()?;
+            match (&self.launcher).write_all(line.as_bytes()) {
+                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Err(Error::LauncherGone),
+                written => written.map_err(Error::io("asking the launcher for a keymap"))?,
+            }
+            self.awaited = Some(layout);
+        }
+        Ok(())
+    }
+
+    fn take_keymap(&mut self, devices: &Mutex<Devices>, started: Instant) -> Result<(), Error> {
+        let Some(layout) = self.awaited.take() else { return Ok(()) };
+        let deadline = Instant::now() + Duration::from_secs(KEYMAP_SECONDS);
+        let (line, descriptors) =
+            match handover::receive_line(&self.launcher, deadline, "waiting for the launcher's keymap") {
+                Ok(received) => received,
+                Err(Error::Protocol { .. }) => return Err(Error::LauncherGone),
+                Err(error) => return Err(error),
+            };
+        let KeyboardLayout { layout, variant } = layout;
+        let size = match Reply::from_line(&line)? {
+            Reply::Ready { keymap_size } => keymap_size,
+            Reply::Failed { error } => {
+                tracing::warn!(layout, variant, "the keyboard layout stays: {error}");
+                return Ok(());
+            }
+        };
+        let Ok([memory]) = <[OwnedFd; 1]>::try_from(descriptors) else {
+            return Err(Error::Protocol { what: "the keymap came without its descriptor".into() });
+        };
+        let mut keyboard = match read_keymap(&memory, size).and_then(|text| Keyboard::new(&text)) {
+            Ok(keyboard) => keyboard,
+            Err(error) => {
+                tracing::warn!(layout, variant, "the keyboard layout stays: {error}");
+                return Ok(());
+            }
+        };
+        let time = started.elapsed().as_millis() as u32; // wraps, as Wayland's time stamps do
+        let mut devices = lock(devices);
+        let released = devices.keyboard.release_all();
+        devices.type_keys(time, &released);
+        let (caps, num, scroll) = devices.keyboard.locked();
+        devices.virtual_keyboard.keymap(1 /* xkb_v1 */, memory.as_fd(), size);
+        let locks = keyboard.locks(caps, num, scroll);
+        devices.type_keys(time, &locks);
+        devices.keyboard = keyboard;
+        tracing::info!(layout, variant, "the keyboard has another layout");
+        Ok(())
+    }
+
+    fn serve(&mut self, session: &mut Session, devices: &Mutex<Devices>, started: Instant) -> Closed {
+        let mut keyboard = None;
         loop {
-            let commands = std::mem::take(&mut *lock(&self.shared.commands));
+            let mut commands = std::mem::take(&mut *lock(&self.shared.commands));
             if commands.stop {
                 return Closed::Dropped;
             }
+            keyboard = commands.keyboard.take().or(keyboard);
             let handle = self.queue.handle();
             let result = self
-                .dispatch(session)
+                .change_keyboard(&mut keyboard, devices, started)
+                .and_then(|()| self.dispatch(session))
                 .and_then(|()| session.step(commands, &handle))
                 .and_then(|()| self.wait(None));
             if let Err(error) = result {

@@ -71,6 +71,13 @@ struct RequestLine {
     keyboard: KeyboardLayout,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyboardLine {
+    version: u32,
+    keyboard: KeyboardLayout,
+}
+
 /// The launcher's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -125,11 +132,7 @@ impl DesktopRequest {
     /// Says which limit is exceeded.
     pub fn check(&self) -> Result<(), Error> {
         check_size(self.width, self.height)?;
-        if self.keyboard.layout.is_empty() {
-            return Err(Error::Request { what: "the keyboard layout is empty".into() });
-        }
-        check_name("layout", &self.keyboard.layout)?;
-        check_name("variant", &self.keyboard.variant)
+        self.keyboard.check()
     }
 
     /// The request as its line, with the line feed.
@@ -157,6 +160,40 @@ impl DesktopRequest {
         let request = DesktopRequest { width, height, keyboard };
         request.check()?;
         Ok(request)
+    }
+}
+
+impl KeyboardLayout {
+    /// Checks every limit.
+    ///
+    /// # Errors
+    /// Says which limit is exceeded.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.layout.is_empty() {
+            return Err(Error::Request { what: "the keyboard layout is empty".into() });
+        }
+        check_name("layout", &self.layout)?;
+        check_name("variant", &self.variant)
+    }
+
+    /// The line that asks the launcher of a running desktop for this layout's keymap, with the line feed.
+    ///
+    /// # Errors
+    /// When the layout is outside its limits.
+    pub fn to_line(&self) -> Result<String, Error> {
+        self.check()?;
+        to_line(&KeyboardLine { version: VERSION, keyboard: self.clone() })
+    }
+
+    /// Reads such a line (without or with its line feed).
+    ///
+    /// # Errors
+    /// When it is none of this version within its limits.
+    pub fn from_line(line: &[u8]) -> Result<KeyboardLayout, Error> {
+        let KeyboardLine { version, keyboard } = parse("request for a keymap", line)?;
+        check_version(version)?;
+        keyboard.check()?;
+        Ok(keyboard)
     }
 }
 

@@ -109,6 +109,12 @@ impl Keyboard {
         requests
     }
 
+    /// Which locks are on: Caps Lock, Num Lock, Scroll Lock.
+    pub(crate) fn locked(&self) -> (bool, bool, bool) {
+        let on = |mask: ModifierMask| self.components.mods_locked.0 & mask.0 != 0;
+        (on(ModifierMask::LOCK), on(self.num_mask), on(self.scroll_mask))
+    }
+
     /// Makes the locks equal to the client's.
     pub(crate) fn locks(&mut self, caps: bool, num: bool, scroll: bool) -> Vec<Request> {
         let before = self.components.mods_locked;
@@ -126,6 +132,16 @@ impl Keyboard {
             }
         }
         if self.components.mods_locked == before { Vec::new() } else { vec![self.modifiers()] }
+    }
+
+    /// The modifiers that turn a character into a command: Control, Mod1 (Alt) and Mod4 (Super), as X11 numbers them.
+    pub(crate) fn commanding(&self) -> u32 {
+        self.components.mods_pressed.0 & (1 << 2 | 1 << 3 | 1 << 6)
+    }
+
+    /// The modifiers, if there are keys held for any.
+    pub(crate) fn held_modifiers(&self) -> Option<Request> {
+        (self.components.mods_pressed.0 != 0).then(|| self.modifiers())
     }
 
     /// Releases whatever is held.

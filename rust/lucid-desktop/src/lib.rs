@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+mod characters;
 mod clipboard;
 mod damage;
 mod desktop;

@@ -127,6 +127,40 @@ struct Head {
     enabled: bool,
 }
 
+/// Makes virtual keyboards.
+pub(crate) struct Keyboards {
+    manager: ZwpVirtualKeyboardManagerV1,
+    seat: WlSeat,
+    handle: Handle,
+}
+
+impl Keyboards {
+    pub(crate) fn create(&self) -> ZwpVirtualKeyboardV1 {
+        self.manager.create_virtual_keyboard(&self.seat, &self.handle, ())
+    }
+
+    /// Has it counted when the compositor has taken everything that was asked of it until now.
+    pub(crate) fn count_when_taken(&self, connection: &Connection) {
+        connection.display().sync(&self.handle, KeymapTaken);
+    }
+}
+
+/// Marks the callback of [`Keyboards::count_when_taken`].
+struct KeymapTaken;
+
+impl Dispatch<WlCallback, KeymapTaken> for Session {
+    fn event(
+        session: &mut Session,
+        _: &WlCallback,
+        _: wl_callback::Event,
+        _: &KeymapTaken,
+        _: &Connection,
+        _: &Handle,
+    ) {
+        session.shared.keymap_taken();
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Resize {
     size: (u32, u32),
@@ -223,7 +257,7 @@ impl Session {
         &mut self,
         registry: &WlRegistry,
         handle: &Handle,
-    ) -> Result<(ZwlrVirtualPointerV1, ZwpVirtualKeyboardV1, CaptureProtocol), Error> {
+    ) -> Result<(ZwlrVirtualPointerV1, Keyboards, CaptureProtocol), Error> {
         self.shm = Some(self.bind_global::<WlShm>(registry, handle, (1, 1))?);
         let output = self.bind_global::<WlOutput>(registry, handle, (2, 4))?;
         let seat = self.bind_global::<WlSeat>(registry, handle, (1, 7))?;
@@ -247,9 +281,8 @@ impl Session {
         let pointers = self.bind_global::<ZwlrVirtualPointerManagerV1>(registry, handle, (2, 2))?;
         let pointer = pointers.create_virtual_pointer_with_output(Some(&seat), Some(&output), handle, ());
         let keyboards = self.bind_global::<ZwpVirtualKeyboardManagerV1>(registry, handle, (1, 1))?;
-        let keyboard = keyboards.create_virtual_keyboard(&seat, handle, ());
         self.output = Some(output);
-        Ok((pointer, keyboard, protocol))
+        Ok((pointer, Keyboards { manager: keyboards, seat, handle: handle.clone() }, protocol))
     }
 
     pub(crate) fn take_error(&mut self) -> Result<(), Error> {

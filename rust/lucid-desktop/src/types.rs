@@ -96,7 +96,10 @@ pub enum Input {
         /// Positive scrolls the content to the right.
         horizontal: f64,
     },
-    /// The client's lock keys are in this state; ours are made equal.
+    /// A character, whatever keys the keyboard has. Carriage return and line feed are Enter; control characters that
+    /// no keyboard has are dropped. What is held of Ctrl, Alt and Super holds for it as well.
+    Character(char),
+    /// The client's lock keys are in this state and no key is held (MS-RDPBCGR 2.2.8.1.1.3.1.1.5); ours are made equal.
     Locks {
         /// Caps Lock.
         caps: bool,

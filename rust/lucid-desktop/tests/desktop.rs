@@ -673,6 +673,116 @@ fn capitals_and_third_level_characters_of_a_german_keyboard_arrive() {
 }
 
 #[test]
+fn the_layout_changes_while_the_desktop_runs_and_one_that_there_is_not_changes_nothing() {
+    needs_sway!();
+    let launcher = Launcher::start("layouts", &[]);
+    let mut screen = launcher.open(640, 480, "us");
+    screen.terminal();
+    screen.type_text("cat > out\n");
+    let out = launcher.directory.join("out");
+    wait_for_file(&out, |_| out.exists());
+    let d = &screen.desktop;
+    let mut expected = String::new();
+    // What the keys of y, z and ; write, with Caps Lock on and a key held across the change.
+    d.input(Input::Locks { caps: true, num: true, scroll: false }).unwrap();
+    for (layout, variant, text) in [
+        ("de", "", "ZYÖ"),
+        ("us", "", "YZ;"),
+        ("xx", "", "YZ;"),
+        ("fr", "", "YWM"),
+        ("de", "neo", "küd"),
+        ("us", "", "yz;"),
+    ] {
+        screen.key(SHIFT, true);
+        let layout = KeyboardLayout { layout: layout.into(), variant: variant.into() };
+        d.set_keyboard(&layout).unwrap();
+        // There is no word when it is done; typed until the line shows it.
+        let lines = expected.lines().count();
+        wait_for_line_of(&out, lines, text, || {
+            screen.key(SHIFT, false);
+            for key in [21, 44, 39, ENTER] {
+                screen.tap(key);
+            }
+        });
+        expected = std::fs::read_to_string(&out).unwrap();
+    }
+    // Nothing is held, and neo has taken Caps Lock off, which it has not.
+    screen.tap(30);
+    screen.tap(ENTER);
+    wait_for_file(&out, |text| text.ends_with("\na\n"));
+}
+
+/// Repeats something, each time for one more line, until a line after the first so many is the text.
+fn wait_for_line_of(path: &Path, mut lines: usize, text: &str, mut again: impl FnMut()) {
+    for _ in 0..100 {
+        again();
+        lines += 1;
+        let all = wait_for_file(path, |all| all.lines().count() >= lines && all.ends_with('\n'));
+        if all.lines().last() == Some(text) {
+            return;
+        }
+    }
+    panic!("{text} never came: {:?}", std::fs::read_to_string(path));
+}
+
+#[test]
+fn characters_of_any_script_arrive_in_order_among_keys() {
+    needs_sway!();
+    let launcher = Launcher::start("characters", &[]);
+    let mut screen = launcher.open(640, 480, "us");
+    screen.terminal();
+    screen.type_text("cat > out\n");
+    let out = launcher.directory.join("out");
+    wait_for_file(&out, |_| out.exists());
+    let d = &screen;
+    let characters = |text: &str| {
+        for c in text.chars() {
+            d.desktop.input(Input::Character(c)).unwrap();
+        }
+    };
+    let mut expected = String::new();
+    // Keys and characters in turn; Shift and Caps Lock of the keys leave the characters as they are.
+    for (key, letter, text) in [(30, 'a', "é"), (48, 'b', "Ж"), (46, 'c', "漢字"), (32, 'd', "😀🦀")]
+    {
+        d.tap(key);
+        characters(text);
+        expected.push(letter);
+        expected.push_str(text);
+    }
+    d.key(SHIFT, true);
+    characters("xß");
+    d.tap(30);
+    d.key(SHIFT, false);
+    d.tap(CAPS);
+    characters("q");
+    d.tap(16);
+    d.tap(CAPS);
+    expected.push_str("xßAqQ");
+    // What is no character to type, and Backspace.
+    characters("\0\u{9f}z\u{8}\r");
+    // Far more than there are keys, each more than once, in lines that a terminal takes whole.
+    let many: Vec<char> =
+        ('\u{100}'..'\u{180}').chain('\u{391}'..='\u{3a1}').chain('\u{4e00}'..'\u{5100}').collect();
+    expected.push('\n');
+    for line in many.chunks(100) {
+        let line: String = line.iter().chain(line.iter().rev()).chain([&'\n']).collect();
+        characters(&line);
+        expected.push_str(&line);
+        // What was typed is shown before more is.
+        wait_for_file(&out, |text| text.len() >= expected.len());
+    }
+    let text = wait_for_file(&out, |text| text.len() >= expected.len());
+    assert_eq!(text, expected);
+    // Ctrl makes a command of a character too: the end of cat, and of the shell's next one.
+    d.key(29, true);
+    characters("c");
+    d.key(29, false);
+    screen.type_text("echo done > done\n");
+    let done = launcher.directory.join("done");
+    wait_for_file(&done, |text| text == "done\n");
+}
+
+#[test]
 fn held_keys_and_buttons_are_released_together_and_repeats_are_dropped() {
     needs_sway!();
     let launcher = Launcher::start("release", &[]);
@@ -686,13 +796,17 @@ fn held_keys_and_buttons_are_released_together_and_repeats_are_dropped() {
     screen.tap(30);
     screen.desktop.release_all().unwrap();
     screen.tap(30);
+    // The client has the keyboard again, and says that nothing is held.
+    screen.key(SHIFT, true);
+    screen.desktop.input(Input::Locks { caps: false, num: false, scroll: false }).unwrap();
+    screen.tap(48);
     // A release without a press, and keys that there are not.
     screen.key(31, false);
     screen.key(100_000, true);
     screen.key(u32::MAX, true);
     screen.tap(ENTER);
     let text = wait_for_file(&out, |text| text.contains('\n'));
-    assert_eq!(text, "Aa\n");
+    assert_eq!(text, "Aab\n");
 }
 
 #[test]

@@ -39,6 +39,7 @@ pub(crate) fn offered(size: DesktopSize) -> Vec<CapabilitySet> {
             input_flags: InputFlags::SCANCODES
                 | InputFlags::MOUSE_RELATIVE
                 | InputFlags::MOUSEX
+                | InputFlags::UNICODE
                 | InputFlags::TS_MOUSE_HWHEEL
                 | InputFlags::FASTPATH_INPUT
                 | InputFlags::FASTPATH_INPUT_2,

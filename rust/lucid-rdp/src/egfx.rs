@@ -156,11 +156,15 @@ impl Egfx<'_> {
         self.pipeline.processor().0.as_ref().is_some_and(|open| open.server.frames_in_flight() > 0)
     }
 
-    /// Makes the surface, maps it to the output, and adds a picture of nothing, whose acknowledgement tells how long
-    /// the link is.
+    /// Makes the surface, instead of the one there may be, maps it to the output, and adds a picture of nothing, whose
+    /// acknowledgement tells how long the link is.
     pub(crate) fn make_surface(&mut self, size: DesktopSize) -> Result<Sent, Error> {
         let server = self.server().ok_or(Error::Internal("the graphics pipeline was closed"))?;
-        server.set_output_dimensions(size.width, size.height);
+        if server.surface_ids().next().is_some() {
+            server.resize(size.width, size.height);
+        } else {
+            server.set_output_dimensions(size.width, size.height);
+        }
         let id = server
             .create_surface(size.width, size.height)
             .ok_or(Error::Internal("the graphics pipeline refused a surface"))?;

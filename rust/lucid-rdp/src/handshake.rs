@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
 use crate::account::{Accounts, Directory};
+use crate::display::{self, Wishes};
 use crate::egfx::Pipeline;
 use crate::error::Refused;
 use crate::gates::Gates;
@@ -52,6 +53,8 @@ pub(crate) struct Connection {
     pub(crate) size: DesktopSize,
     /// Who it is.
     pub(crate) user: String,
+    /// The sizes it wishes for later on.
+    pub(crate) wishes: Wishes,
 }
 
 /// What the handshake needs to know; the same for every client.
@@ -87,7 +90,10 @@ pub(crate) async fn accept(
         None,
     );
     acceptor.set_honor_client_desktop_size(Some(host.max_size));
-    acceptor.attach_static_channel(DrdynvcServer::new().with_dynamic_channel(Pipeline::default()));
+    let (control, wishes) = display::control(host.max_size);
+    acceptor.attach_static_channel(
+        DrdynvcServer::new().with_dynamic_channel(Pipeline::default()).with_dynamic_channel(control),
+    );
     if host.gates.clipboard() {
         acceptor.attach_static_channel(clipboard::Channel::new(host.gates));
     }
@@ -150,7 +156,7 @@ pub(crate) async fn accept(
         }
     };
     let size = size.ok_or(Refused::Malformed("the connection's settings"))?;
-    Ok(Connection { framed, result, size, user })
+    Ok(Connection { framed, result, size, user, wishes })
 }
 
 /// The size in a client's Confirm Active, which is the one that it was offered (MS-RDPBCGR 2.2.7.1.2), and that is

@@ -9,6 +9,7 @@ use ironrdp_pdu::input::mouse_rel::PointerRelFlags;
 use ironrdp_pdu::input::mouse_x::PointerXFlags;
 use ironrdp_pdu::input::scan_code::KeyboardFlags as SlowKeyboardFlags;
 use ironrdp_pdu::input::sync::SyncToggleFlags;
+use ironrdp_pdu::input::unicode::KeyboardFlags as UnicodeFlags;
 use ironrdp_pdu::input::{InputEvent, MousePdu, MouseRelPdu, MouseXPdu};
 use lucid_desktop::{Button, Input};
 
@@ -20,8 +21,8 @@ const WHEEL_DETENT: f64 = 120.0;
 pub(crate) struct Translator {
     /// The first half of Pause (E1 1D) has been seen; the second half is 45.
     pause: bool,
-    /// Whether it has been logged that this client sends Unicode input.
-    unicode_told: bool,
+    /// The first half of a surrogate pair.
+    high: Option<u16>,
 }
 
 impl Translator {
@@ -35,7 +36,9 @@ impl Translator {
                 !flags.contains(KeyboardFlags::RELEASE),
                 out,
             ),
-            FastPathInputEvent::UnicodeKeyboardEvent(..) => self.unicode(),
+            FastPathInputEvent::UnicodeKeyboardEvent(flags, code) => {
+                self.unicode(code, !flags.contains(KeyboardFlags::RELEASE), out);
+            }
             FastPathInputEvent::MouseEvent(mouse) => pointer(mouse, out),
             FastPathInputEvent::MouseEventEx(mouse) => extended_pointer(mouse, out),
             FastPathInputEvent::MouseEventRel(mouse) => relative_pointer(mouse, out),
@@ -63,7 +66,10 @@ impl Translator {
                     );
                 }
             }
-            InputEvent::Unicode(_) => self.unicode(),
+            InputEvent::Unicode(key) => {
+                let pressed = !key.flags.contains(UnicodeFlags::RELEASE);
+                self.unicode(key.unicode_code, pressed, out);
+            }
             InputEvent::Sync(sync) => out.push(Input::Locks {
                 caps: sync.flags.contains(SyncToggleFlags::CAPS_LOCK),
                 num: sync.flags.contains(SyncToggleFlags::NUM_LOCK),
@@ -92,9 +98,23 @@ impl Translator {
         }
     }
 
-    fn unicode(&mut self) {
-        if !std::mem::replace(&mut self.unicode_told, true) {
-            tracing::warn!("the client sends characters instead of keys; this version takes keys only");
+    /// A unit of UTF-16 (MS-RDPBCGR 2.2.8.1.1.3.1.1.2). Each press types it; releases say nothing more, and some
+    /// clients send none.
+    fn unicode(&mut self, code: u16, pressed: bool, out: &mut Vec<Input>) {
+        if !pressed {
+            return;
+        }
+        let high = self.high.take();
+        // A half that does not find its other one is nothing.
+        let units = [high, Some(code)].into_iter().flatten();
+        for unit in char::decode_utf16(units) {
+            match unit {
+                Ok(character) => out.push(Input::Character(character)),
+                Err(half) if (0xd800..0xdc00).contains(&half.unpaired_surrogate()) => {
+                    self.high = Some(half.unpaired_surrogate());
+                }
+                Err(_) => {}
+            }
         }
     }
 }
@@ -219,6 +239,7 @@ fn relative_pointer(mouse: MouseRelPdu, out: &mut Vec<Input>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ironrdp_pdu::input::unicode::UnicodePdu;
 
     fn fast(event: FastPathInputEvent) -> Vec<Input> {
         let mut out = Vec::new();
@@ -275,6 +296,49 @@ mod tests {
             fast(mouse(PointerFlags::HORIZONTAL_WHEEL, 60)),
             [Input::Wheel { vertical: 0.0, horizontal: 0.5 }]
         );
+    }
+
+    #[test]
+    fn characters_come_from_units_and_pairs_and_from_presses_alone() {
+        let mut translator = Translator::default();
+        let mut out = Vec::new();
+        let mut send = |code, pressed, slow| {
+            let release = if pressed { 0 } else { 0x8000 };
+            if slow {
+                let flags = UnicodeFlags::from_bits_retain(release);
+                translator.slow(InputEvent::Unicode(UnicodePdu { flags, unicode_code: code }), &mut out);
+            } else {
+                let flags = if pressed { KeyboardFlags::empty() } else { KeyboardFlags::RELEASE };
+                translator.fast(FastPathInputEvent::UnicodeKeyboardEvent(flags, code), &mut out);
+            }
+        };
+        for slow in [false, true] {
+            // A letter; a pair with the releases between and after; halves without their other one; a letter.
+            for (code, pressed) in [
+                (0xe9, true),
+                (0xe9, false),
+                (0xd83e, true),
+                (0xd83e, false),
+                (0xdd80, true),
+                (0xdd80, false),
+                (0xdd80, true),
+                (0xd83e, true),
+                (0xd83e, true),
+                (0xdd80, true),
+                (0xd83e, true),
+                (0x416, true),
+            ] {
+                send(code, pressed, slow);
+            }
+        }
+        let typed: String = out
+            .iter()
+            .map(|input| match input {
+                Input::Character(character) => *character,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(typed, "é🦀🦀Жé🦀🦀Ж");
     }
 
     #[test]

@@ -63,8 +63,10 @@ pub(crate) enum FromDesktop {
     Picture(Encoded),
     /// The pointer looks differently now.
     Pointer(lucid_desktop::Pointer),
-    /// A picture of this size was there, but nobody is shown any now.
+    /// A picture of this size was there, but nobody is shown any now, or none of that size.
     Withheld { width: u32, height: u32 },
+    /// The desktop did not take that size and keeps the one it had.
+    SizeRefused { width: u32, height: u32 },
     /// Encoding failed; the session cannot go on.
     Failed(Error),
     /// The desktop is gone.
@@ -75,6 +77,8 @@ pub(crate) enum FromDesktop {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Order {
     pub(crate) codec: Codec,
+    /// What the client shows, in pixels; pictures of another size are withheld.
+    pub(crate) size: (u32, u32),
     pub(crate) max_update: usize,
     /// Counts up when the client has lost what it had: the next picture must stand alone.
     pub(crate) generation: u32,
@@ -100,8 +104,6 @@ pub(crate) struct Painter {
 
 struct Active {
     order: Order,
-    width: u32,
-    height: u32,
     encoder: AnyEncoder,
 }
 
@@ -116,14 +118,17 @@ impl Painter {
         Painter { orders, curtain, overlaid: Overlaid::default(), out, encoder: None }
     }
 
-    fn encode(&mut self, frame: Frame<'_>) -> Result<Option<Encoded>, Error> {
+    fn encode(&mut self, frame: Frame<'_>) -> Result<Option<FromDesktop>, Error> {
         let order = *self.orders.lock().map_err(|_| Error::Internal("a thread died while giving orders"))?;
         // Frames are asked for only after the order is given.
         let Some(order) = order else { return Ok(None) };
+        if order.size != (frame.width, frame.height) {
+            return Ok(Some(FromDesktop::Withheld { width: frame.width, height: frame.height }));
+        }
         let renew = self.encoder.as_ref().is_none_or(|a| {
             a.order.generation != order.generation
                 || a.order.codec != order.codec
-                || (a.width, a.height) != (frame.width, frame.height)
+                || a.order.size != order.size
         });
         let whole = [Rect { x: 0, y: 0, width: frame.width, height: frame.height }];
         let damage = if renew { &whole } else { frame.damage };
@@ -136,7 +141,7 @@ impl Painter {
                 Codec::RemoteFx(remotefx) => AnyEncoder::RemoteFx(Box::new(RemoteFxEncoder::new(remotefx))),
                 Codec::Bitmap => AnyEncoder::Bitmap(BitmapEncoder::new()),
             };
-            self.encoder = Some(Active { order, width: frame.width, height: frame.height, encoder });
+            self.encoder = Some(Active { order, encoder });
         }
         let Some(active) = &mut self.encoder else { return Ok(None) };
         let encoded = match &mut active.encoder {
@@ -155,7 +160,7 @@ impl Painter {
             AnyEncoder::Bitmap(encoder) => Encoded::Bitmaps(encoder.encode(&frame, damage)?),
         };
         active.order = order;
-        Ok(Some(encoded))
+        Ok(Some(FromDesktop::Picture(encoded)))
     }
 
     fn send(&self, message: FromDesktop) {
@@ -175,11 +180,15 @@ impl FrameSink for Painter {
             return self.send(FromDesktop::Withheld { width, height });
         };
         match self.encode(frame) {
-            Ok(Some(encoded)) => self.send(FromDesktop::Picture(encoded)),
+            Ok(Some(message)) => self.send(message),
             Ok(None) => self.send(FromDesktop::Failed(Error::Internal("a picture came before its order"))),
             Err(error) => self.send(FromDesktop::Failed(error)),
         }
         self.overlaid = overlaid;
+    }
+
+    fn resize_failed(&mut self, width: u32, height: u32) {
+        self.send(FromDesktop::SizeRefused { width, height });
     }
 
     fn pointer(&mut self, pointer: lucid_desktop::Pointer) {

@@ -10,9 +10,9 @@ use lucid_desktop::{Closed, Desktop, DesktopRequest, KeyboardLayout, Pointer};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::Error;
 use crate::curtain::Curtain;
 use crate::picture::{FromDesktop, Orders, Painter};
+use crate::{Error, keyboard};
 
 /// A desktop has this long to take another client's size; some 50 ms are usual.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -23,6 +23,7 @@ pub(crate) struct Opening {
     orders: Orders,
     curtain: Curtain,
     from_desktop: mpsc::Receiver<FromDesktop>,
+    keyboard: KeyboardLayout,
 }
 
 /// Starts a desktop; blocking work goes to another thread.
@@ -31,16 +32,17 @@ pub(crate) fn open(socket: &Path, size: DesktopSize, keyboard: KeyboardLayout) -
     let orders = Orders::new(Mutex::new(None));
     let curtain = Curtain::default();
     let painter = Painter::new(Arc::clone(&orders), curtain.clone(), out);
-    let request = DesktopRequest { width: size.width.into(), height: size.height.into(), keyboard };
+    let request =
+        DesktopRequest { width: size.width.into(), height: size.height.into(), keyboard: keyboard.clone() };
     let socket = socket.to_owned();
     let task = tokio::task::spawn_blocking(move || Desktop::open(&socket, &request, painter));
-    Opening { task, orders, curtain, from_desktop }
+    Opening { task, orders, curtain, from_desktop, keyboard }
 }
 
 impl Opening {
     /// Waits for it.
     pub(crate) async fn running(self) -> Result<Running, Error> {
-        let Opening { task, orders, curtain, from_desktop } = self;
+        let Opening { task, orders, curtain, from_desktop, keyboard } = self;
         let desktop = task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
         Ok(Running {
             desktop: Owned(Some(desktop)),
@@ -51,6 +53,8 @@ impl Opening {
             pointer: Pointer::Shape(Shape::DEFAULT),
             generation: 0,
             asked: false,
+            configured: keyboard.clone(),
+            keyboard,
         })
     }
 }
@@ -88,6 +92,10 @@ pub(crate) struct Running {
     pub(crate) generation: u32,
     /// A picture was asked for and has not come.
     pub(crate) asked: bool,
+    /// The layout for clients that announce none.
+    configured: KeyboardLayout,
+    /// The layout that the desktop has, or was asked for last.
+    keyboard: KeyboardLayout,
 }
 
 impl Running {
@@ -107,6 +115,27 @@ impl Running {
         self.desktop.refresh_all();
     }
 
+    /// Gives the desktop the keyboard layout that a client announced (MS-RDPBCGR 2.2.1.3.2).
+    pub(crate) fn take_layout(&mut self, identifier: u32) -> Result<(), Error> {
+        let wanted = keyboard::layout(identifier).unwrap_or_else(|| {
+            if identifier != 0 {
+                let (layout, variant) = (&self.configured.layout, &self.configured.variant);
+                tracing::warn!(
+                    identifier = format!("{identifier:#010x}"),
+                    layout,
+                    variant,
+                    "the client's keyboard layout is not known; the configured one is taken"
+                );
+            }
+            self.configured.clone()
+        });
+        if wanted != self.keyboard {
+            self.desktop.set_keyboard(&wanted)?;
+            self.keyboard = wanted;
+        }
+        Ok(())
+    }
+
     /// Takes what still comes while nobody looks, for as long as the desktop lives; returns why it ended.
     pub(crate) async fn parked(&mut self) -> String {
         loop {
@@ -115,6 +144,8 @@ impl Running {
                 Some(FromDesktop::Closed(_)) | None => return "it was closed".into(),
                 Some(FromDesktop::Withheld { .. }) => self.asked = false,
                 Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
+                // The next client has its size asked for anew.
+                Some(FromDesktop::SizeRefused { .. }) => {}
                 // Made while the curtain fell: the encoder is still there.
                 Some(FromDesktop::Picture(_) | FromDesktop::Failed(_)) => self.ask_whole(),
             }
@@ -140,6 +171,8 @@ impl Running {
                         self.ask();
                     }
                     Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
+                    // Of the client before; if of this one, the time runs out.
+                    Some(FromDesktop::SizeRefused { .. }) => {}
                     // Of the client before, made while it went.
                     Some(FromDesktop::Picture(_) | FromDesktop::Failed(_)) => self.ask_whole(),
                     Some(FromDesktop::Closed(Closed::Gone(why))) => return Err(why.into()),

@@ -31,6 +31,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::capabilities::{self, Client};
 use crate::clipboard::{self, Clipboard};
+use crate::display::Wishes;
 use crate::egfx::{self, Sent, State};
 use crate::handshake::Connection;
 use crate::input::Translator;
@@ -40,6 +41,10 @@ use crate::pointer::Cursors;
 use crate::running::Running;
 use crate::sessions::Facts;
 use crate::{Error, closing, dvc, fastpath, reconnect};
+
+mod resize;
+
+use resize::Resizing;
 
 /// A client that announced the graphics pipeline has this long to open it before it gets pictures the old way.
 const PIPELINE_WAIT: Duration = Duration::from_secs(10);
@@ -81,6 +86,8 @@ struct Session<'a> {
     result: AcceptorResult,
     client: Client,
     size: DesktopSize,
+    wishes: Wishes,
+    resizing: Resizing,
     running: &'a mut Running,
     facts: &'a Facts,
     writer: mpsc::Sender<Piece>,
@@ -106,7 +113,7 @@ pub(crate) async fn run(
     peer: SocketAddr,
     interrupted: impl Future<Output = Farewell>,
 ) -> Result<End, Error> {
-    let Connection { framed, result, size, .. } = connection;
+    let Connection { framed, result, size, wishes, .. } = connection;
     let client = capabilities::confirmed(&result.capabilities)?;
     let (mut reader, writer) = split_tokio_framed(framed);
     let (to_writer, pieces) = mpsc::channel(WRITE_QUEUE);
@@ -114,11 +121,14 @@ pub(crate) async fn run(
     let mut writing = tokio::task::spawn_local(write(writer, pieces, wrote, Rc::clone(facts)));
     tracing::info!(%peer, width = size.width, height = size.height, "the client is connected");
     facts.size.set(size);
+    running.take_layout(result.keyboard_layout)?;
     running.curtain.open();
     let mut session = Session {
         result,
         client,
         size,
+        wishes,
+        resizing: Resizing::Settled,
         running,
         facts,
         writer: to_writer,
@@ -253,6 +263,7 @@ impl Session<'_> {
         loop {
             self.ask();
             let refinement = self.refine_at.filter(|_| self.may_refine());
+            let (may_resize, resize_deadline) = (self.may_resize(), self.resizing.deadline());
             tokio::select! {
                 pdu = reader.read_pdu() => {
                     match pdu {
@@ -278,8 +289,8 @@ impl Session<'_> {
                         self.running.pointer = pointer;
                         self.show_pointer(pointer).await?;
                     }
-                    // Of the time before the curtain rose.
-                    Some(FromDesktop::Withheld { .. }) => self.running.asked = false,
+                    Some(FromDesktop::Withheld { width, height }) => self.withheld((width, height)).await?,
+                    Some(FromDesktop::SizeRefused { width, height }) => self.size_refused((width, height)),
                     Some(FromDesktop::Failed(error)) => return Err(error),
                     Some(FromDesktop::Closed(Closed::Gone(why))) => {
                         self.send(farewell(&self.result, LOGGED_OFF)?).await?;
@@ -300,11 +311,13 @@ impl Session<'_> {
                     may_wait_for_pipeline = false;
                     self.order_without_pipeline();
                 }
-                _ = cookies.tick(), if takes_cookies => {
+                _ = cookies.tick(), if takes_cookies && !self.resizing.is_inactive() => {
                     let cookie = self.facts.cookies.issue(self.facts.id, Instant::now())?;
                     let bytes = share_data_pdu(&self.result, reconnect::save_session_info(cookie))?;
                     self.send(bytes).await?;
                 }
+                size = self.wishes.next(), if may_resize => self.resize(size)?,
+                () = until(resize_deadline), if resize_deadline.is_some() => return Err(self.resizing.late()),
                 () = self.facts.redraw.notified() => self.running.desktop.refresh_all(),
             }
         }
@@ -338,6 +351,7 @@ impl Session<'_> {
         tracing::info!(codec = codec.name(), "pictures go out");
         let order = Order {
             codec,
+            size: (self.size.width.into(), self.size.height.into()),
             max_update: self.client.max_update,
             generation: self.running.generation,
             repaint: self.repaint,
@@ -456,6 +470,7 @@ impl Session<'_> {
 
     async fn picture(&mut self, encoded: Encoded) -> Result<(), Error> {
         self.running.asked = false;
+        self.shown();
         // Only differences matter to the client; it wraps after 49 days.
         let time_ms =
             u32::try_from(self.began.elapsed().as_millis() & u128::from(u32::MAX)).unwrap_or_default();
@@ -498,6 +513,10 @@ impl Session<'_> {
     }
 
     async fn show_pointer(&mut self, pointer: Pointer) -> Result<(), Error> {
+        if self.resizing.is_inactive() {
+            // It is shown when the client is active again.
+            return Ok(());
+        }
         let bytes = self.cursors.show(pointer)?;
         self.send(bytes).await
     }
@@ -532,7 +551,7 @@ impl Session<'_> {
         let message: X224<McsMessage<'_>> = decode(bytes).map_err(|_| Error::Protocol("an MCS message"))?;
         match message.0 {
             McsMessage::SendDataRequest(data) if data.channel_id == self.result.io_channel_id => {
-                self.share_data(data.user_data.as_ref())
+                self.share_data(data.user_data.as_ref()).await
             }
             McsMessage::SendDataRequest(data)
                 if dvc::is_stale(&self.result.static_channels, data.channel_id, &data.user_data) =>
@@ -561,10 +580,17 @@ impl Session<'_> {
         }
     }
 
-    fn share_data(&mut self, bytes: &[u8]) -> Result<bool, Error> {
+    async fn share_data(&mut self, bytes: &[u8]) -> Result<bool, Error> {
         let control: ShareControlHeader =
             decode(bytes).map_err(|_| Error::Protocol("a share control PDU"))?;
-        let ShareControlPdu::Data(data) = control.share_control_pdu else { return Ok(false) };
+        let data = match control.share_control_pdu {
+            ShareControlPdu::Data(data) => data,
+            ShareControlPdu::ClientConfirmActive(confirm) => {
+                self.confirmed(&confirm.pdu.capability_sets)?;
+                return Ok(false);
+            }
+            _ => return Ok(false),
+        };
         match data.share_data_pdu {
             ShareDataPdu::Input(input) => {
                 let mut inputs = Vec::new();
@@ -573,6 +599,7 @@ impl Session<'_> {
                 }
                 self.input(inputs);
             }
+            ShareDataPdu::FontList(_) => self.finalized().await?,
             // The user closed the client's window.
             ShareDataPdu::ShutdownRequest => return Ok(true),
             // MS-RDPBCGR 2.2.11.3: no rectangle means that nothing is shown.

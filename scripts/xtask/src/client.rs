@@ -162,6 +162,8 @@ pub(crate) struct Screen {
     _server: Background,
     number: String,
     size: (usize, usize),
+    /// How much of it the client's window takes, from the top left.
+    view: (usize, usize),
     dir: PathBuf,
 }
 
@@ -181,7 +183,7 @@ impl Screen {
             let whole = text.strip_suffix('\n').and_then(|text| text.lines().last());
             Ok(whole.filter(|line| line.bytes().all(|byte| byte.is_ascii_digit())).map(str::to_owned))
         })?;
-        Ok(Self { _server: server, number, size, dir: dir.to_owned() })
+        Ok(Self { _server: server, number, size, view: size, dir: dir.to_owned() })
     }
 
     /// A program on this screen.
@@ -196,7 +198,7 @@ impl Screen {
         format!(":{}", self.number)
     }
 
-    /// What is on the screen now.
+    /// What is in the client's window now.
     pub(crate) fn picture(&self) -> Result<Picture> {
         let mut import = self.command("import");
         import.args(["-silent", "-window", "root", "-depth", "8", "rgb:-"]);
@@ -205,7 +207,20 @@ impl Screen {
         if rgb.len() != width * height * 3 {
             return Err(Error::talk("import", format!("{} bytes for {width}x{height} pixels", rgb.len())));
         }
-        Ok(Picture { width, height, rgb })
+        let rows = rgb.chunks_exact(width * 3).take(self.view.1);
+        let rgb = rows.flat_map(|row| row.iter().take(self.view.0 * 3).copied()).collect();
+        Ok(Picture { width: self.view.0, height: self.view.1, rgb })
+    }
+
+    /// Drags the edge of the client's window, as a window manager does it, within the screen. FreeRDP makes both sides
+    /// even.
+    pub(crate) fn resize_window(&mut self, size: (usize, usize)) -> Result<()> {
+        let (width, height) = (size.0.min(self.size.0), size.1.min(self.size.1));
+        let mut xdotool = self.command("xdotool");
+        xdotool.args(["search", "--onlyvisible", "--name", "FreeRDP", "windowsize"]);
+        ask_well("resizing a window", xdotool.args([width.to_string(), height.to_string()]), b"")?;
+        self.view = (width, height);
+        self.point_to_the_middle()
     }
 
     /// Types text into what has the keyboard.
@@ -217,15 +232,37 @@ impl Screen {
 
     /// Moves the pointer into the middle.
     pub(crate) fn point_to_the_middle(&self) -> Result<()> {
-        let (x, y) = ((self.size.0 / 2).to_string(), (self.size.1 / 2).to_string());
+        let (x, y) = ((self.view.0 / 2).to_string(), (self.view.1 / 2).to_string());
         ask_well("moving the pointer", self.command("xdotool").args(["mousemove", &x, &y]), b"").map(drop)
     }
 
     /// Moves the pointer there and clicks.
-    pub(crate) fn click(&self, x: usize, y: usize) -> Result<()> {
+    pub(crate) fn click_at(&self, x: usize, y: usize) -> Result<()> {
         let mut xdotool = self.command("xdotool");
         xdotool.args(["mousemove", &x.to_string(), &y.to_string(), "click", "1"]);
         ask_well("clicking", &mut xdotool, b"").map(drop)
+    }
+
+    /// Presses and releases keys by their places on the keyboard, as X numbers them.
+    pub(crate) fn codes(&self, codes: &[&str]) -> Result<()> {
+        ask_well("pressing keys", self.command("xdotool").args(["key", "--delay", "30"]).args(codes), b"")
+            .map(drop)
+    }
+
+    /// Presses a key while another one is held.
+    pub(crate) fn code_with(&self, held: &str, code: &str) -> Result<()> {
+        let words = ["keydown", held, "key", "--delay", "30", code, "keyup", held];
+        ask_well("pressing keys", self.command("xdotool").args(words), b"").map(drop)
+    }
+
+    /// Clicks a button of the mouse, as X numbers them.
+    pub(crate) fn click(&self, button: &str) -> Result<()> {
+        ask_well("clicking", self.command("xdotool").args(["click", button]), b"").map(drop)
+    }
+
+    /// Gives the X server's keyboard a layout.
+    pub(crate) fn layout(&self, layout: &str) -> Result<()> {
+        ask_well("choosing a keyboard layout", self.command("setxkbmap").arg(layout), b"").map(drop)
     }
 
     /// Presses and releases a key.
@@ -285,9 +322,12 @@ impl Client {
             .args(login.password.iter().map(|password| format!("/p:{password}")))
             .arg(format!("/sec:{}", mode.security))
             .arg(format!("/size:{}x{}", mode.size.0, mode.size.1))
-            .args(["/cert:ignore", mode.client.us_keyboard(), "-decorations"])
+            .args(["/cert:ignore", "-decorations"])
             .args(mode.options)
             .args(more);
+        if !mode.options.iter().any(|option| option.starts_with("/kbd:")) {
+            command.arg(mode.client.us_keyboard());
+        }
         let log = dir.join("client.log");
         fs::write(&log, "").at("emptying", &log)?;
         let program = Background::start(&command, &log)?;
@@ -366,6 +406,24 @@ impl Client {
         self.explain(outcome, last.as_ref())
     }
 
+    /// Waits until the whole window is of one colour, to within `tolerance`, that is the right one.
+    pub(crate) fn wait_only_colour(
+        &mut self,
+        what: &str,
+        tolerance: u8,
+        bound: Duration,
+        interrupt: &Interrupt,
+        is_right: impl Fn([u8; 3]) -> bool,
+    ) -> Result<[u8; 3]> {
+        let mut last: Option<Picture> = None;
+        let outcome = interrupt.wait_for(what, bound, || {
+            self.must_run()?;
+            let picture = last.insert(self.screen.picture()?);
+            Ok(picture.only_colour(tolerance).filter(|colour| is_right(*colour)))
+        });
+        self.explain(outcome, last.as_ref())
+    }
+
     /// Keeps what was seen, when something did not come.
     fn explain<T>(&self, outcome: Result<T>, last: Option<&Picture>) -> Result<T> {
         match outcome {
@@ -413,6 +471,12 @@ impl Picture {
         places
             .zip(pixels.iter().copied())
             .filter(move |((x, y), _)| x.abs_diff(middle.0) > REACH || y.abs_diff(middle.1) > REACH)
+    }
+
+    /// The colour that every pixel has, to within `tolerance`, the pointer's place in the middle left out.
+    pub(crate) fn only_colour(&self, tolerance: u8) -> Option<[u8; 3]> {
+        let colour = self.pixel(0, 0);
+        (self.farthest(colour) <= tolerance).then_some(colour)
     }
 
     /// Whether something is written at the top left on an otherwise even ground: a terminal's prompt.

@@ -28,8 +28,13 @@ pub(super) fn compile(
         variant: keyboard.variant.clone(),
         why,
     };
-    let mut child = Command::new(xkbcli)
-        .args(["compile-keymap", "--layout", &keyboard.layout, "--variant", &keyboard.variant])
+    let mut command = Command::new(xkbcli);
+    command.args(["compile-keymap", "--layout", &keyboard.layout, "--variant", &keyboard.variant]);
+    if keyboard.layout.contains(',') {
+        // As in Windows.
+        command.args(["--options", "grp:alt_shift_toggle,grp:win_space_toggle"]);
+    }
+    let mut child = command
         .env_clear()
         .env("PATH", super::PATH)
         .stdin(Stdio::null())

@@ -8,6 +8,7 @@ mod runtime;
 mod wallpaper;
 
 use crate::Paths;
+use lucid_desktop::KeyboardLayout;
 use lucid_desktop::handover::{self, DesktopRequest, Reply};
 use runtime::RuntimeDirectory;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -220,15 +221,55 @@ impl Launcher {
             milliseconds = started.elapsed().as_millis() as u64,
             "a desktop is ready"
         );
-        // Without a parent the socket stands in for it.
+        // Without a parent the compositor stands in for it.
         let watched: [&dyn AsFd; 3] =
-            [socket, &compositor.ended, parent.as_ref().map_or(socket, |p| p as &dyn AsFd)];
-        let [_, ended, parent_ended] = wait(watched, None)?;
-        Ok(match (ended.is_empty(), parent.is_some() && !parent_ended.is_empty()) {
-            (false, _) => Ended::Compositor,
-            (true, true) => Ended::Parent,
-            (true, false) => Ended::Client,
-        })
+            [socket, &compositor.ended, parent.as_ref().map_or(&compositor.ended, |p| p as &dyn AsFd)];
+        loop {
+            let [asked, ended, parent_ended] = wait(watched, None)?;
+            if !ended.is_empty() {
+                return Ok(Ended::Compositor);
+            }
+            if !parent_ended.is_empty() {
+                return Ok(Ended::Parent);
+            }
+            if !asked.is_empty() && !self.give_keymap(socket)? {
+                return Ok(Ended::Client);
+            }
+        }
+    }
+
+    /// Answers a client that has its desktop and wants the keymap of another layout; false if it has hung up instead.
+    fn give_keymap(&self, socket: &UnixStream) -> Result<bool, LauncherError> {
+        use rustix::net::RecvFlags;
+        let peeked = rustix::io::retry_on_intr(|| {
+            rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)
+        });
+        match peeked {
+            Ok((_, 0)) | Err(rustix::io::Errno::CONNRESET) => return Ok(false),
+            Ok(_) => {}
+            Err(rustix::io::Errno::AGAIN) => return Ok(true),
+            Err(e) => return Err(LauncherError::system("reading from the client")(e)),
+        }
+        let started = Instant::now();
+        let (line, descriptors) = handover::receive_line(
+            socket,
+            started + REQUEST_TIME,
+            "waiting for the client's request for a keymap",
+        )?;
+        drop(descriptors);
+        let keyboard = KeyboardLayout::from_line(&line)?;
+        match keymap::compile(&self.paths.xkbcli, &keyboard, started + START_TIME) {
+            Ok(keymap) => {
+                let reply = Reply::Ready { keymap_size: keymap.size };
+                handover::send_reply(socket, &reply, &[keymap.memory.as_fd()])?;
+            }
+            // The desktop goes on with the layout that it has.
+            Err(error) => {
+                tracing::warn!("{error}");
+                handover::send_reply(socket, &Reply::Failed { error: error.to_string() }, &[])?;
+            }
+        }
+        Ok(true)
     }
 
     fn start_compositor(

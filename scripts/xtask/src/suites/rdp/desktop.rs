@@ -17,7 +17,7 @@ pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
         || {
             let mut client = target.session("menu", &MODES[0])?;
             let (width, height) = MODES[0].size;
-            client.screen.click(width - 30, height - 12)?;
+            client.screen.click_at(width - 30, height - 12)?;
             // The menu takes the keyboard when it is there; its colour is that of its chosen line.
             wait(target, &mut client, "the menu", |client| {
                 Ok(client.screen.picture()?.share(MENU, 0) > 0.005)

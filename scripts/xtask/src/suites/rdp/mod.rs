@@ -15,7 +15,10 @@ use std::{
 
 mod administration;
 mod desktop;
+mod keyboard;
+mod mouse;
 mod sessions;
+mod window;
 
 use super::Context;
 use crate::{
@@ -218,6 +221,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     clipboard::check(&target, &dir.join("runtime"), &|port| serve(port, &account), report)?;
 
     sessions::many_cuts(&target, &rdp_service, report)?;
+    window::many_sizes(&target, &rdp_service, report)?;
     administration::run(&target, serve, report)?;
     report.check("host: logging off leaves nothing running", || {
         let client = target.session("logs-off", &MODES[0])?;
@@ -357,7 +361,10 @@ fn common(target: &Target, report: &mut Report) -> Result<()> {
         format!("{}: {IDLE_CONNECTIONS} idle connections delay no client by a second", target.name),
         || idle_connections(target),
     );
-    sessions::run(target, report)
+    sessions::run(target, report)?;
+    window::run(target, report)?;
+    keyboard::run(target, report)?;
+    mouse::run(target, report)
 }
 
 /// A session in which a command that is typed paints the whole background, one colour after the other.

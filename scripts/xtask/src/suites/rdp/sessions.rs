@@ -210,14 +210,15 @@ fn count(log: &str) -> Count {
     }
 }
 
-struct Usage {
-    descriptors: usize,
+/// What a process holds.
+pub(super) struct Usage {
+    pub(super) descriptors: usize,
     /// Resident, in KiB.
-    memory: u64,
+    pub(super) memory: u64,
 }
 
 impl Usage {
-    fn of(service: &Background) -> Result<Self> {
+    pub(super) fn of(service: &Background) -> Result<Self> {
         let process = Path::new("/proc").join(service.id().to_string());
         let unreadable = |error: std::io::Error| Error::talk("/proc", error);
         let descriptors = fs::read_dir(process.join("fd")).map_err(unreadable)?.count();

@@ -1,0 +1,141 @@
+//! The client's window: it takes another size while the session runs.
+
+use std::time::{Duration, Instant};
+
+use super::{Target, sessions};
+use crate::{
+    client::{Client, Generation, Mode},
+    error::{Error, Result},
+    progress::Background,
+    suite::Report,
+};
+
+/// How often one client's window takes another size on the host.
+const SIZES: usize = 50;
+/// And in every other check.
+const FEW: usize = 8;
+/// The host's memory may grow by no more than this over all these, in KiB: less than one picture of the largest size.
+const MAX_GROWTH: u64 = 8 * 1024;
+
+/// The screen on which the window is.
+const SCREEN: (usize, usize) = (1600, 1000);
+/// In this order, so that each side grows and shrinks, alone and together; so far apart that each has its own colour.
+const WINDOWS: [(usize, usize); 5] = [(1366, 768), (820, 614), (1498, 902), (1024, 902), (640, 334)];
+
+/// A colour for each size, made of the terminal's rows and columns: a window that shows it up to all its edges shows a
+/// desktop of that very size.
+const COLOUR_BY_SIZE: &str =
+    r"while :;do set -- $(stty size);printf '\e]11;#%02x%02x3c\a\e[?25l\e[2J\e[H' $1 $2;sleep .1;done";
+
+/// Clients with each way of taking another size: a new surface, and Deactivation-Reactivation with each codec.
+const CLIENTS: [(Generation, &str, &[&str]); 4] = [
+    (Generation::Two, "AVC420", &["/dynamic-resolution", "/gfx-h264:AVC420"]),
+    (Generation::Two, "RemoteFX", &["/dynamic-resolution", "/rfx"]),
+    (Generation::Two, "no codec asked for", &["/dynamic-resolution"]),
+    (Generation::Three, "AVC420", &["/dynamic-resolution", "/gfx:AVC420"]),
+];
+
+/// The checks for both targets.
+pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
+    for (client, codec, options) in CLIENTS {
+        let mode = Mode { client, security: "tls", codec, options, tolerance: 2, size: SCREEN };
+        report.check(
+            format!("{}: {}, {codec}: the desktop takes the window's size", target.name, client.name()),
+            || {
+                let (client, mut spent) = takes_sizes(target, &mode, FEW, |_| Ok(()))?;
+                end(target, client)?;
+                Ok(times(&mut spent))
+            },
+        );
+    }
+    target.place.interrupt.check()
+}
+
+/// Many sizes in a row; the host may not grow by them.
+pub(super) fn many_sizes(target: &Target, service: &Background, report: &mut Report) -> Result<()> {
+    for (client, codec, options) in [CLIENTS[0], CLIENTS[1], CLIENTS[3]] {
+        let mode = Mode { client, security: "tls", codec, options, tolerance: 2, size: SCREEN };
+        let name = format!("{}: {}, {codec}: {SIZES} sizes in a row", target.name, client.name());
+        report.check(format!("{name} cost the host nothing"), || {
+            let mut first = None;
+            let (client, mut spent) = takes_sizes(target, &mode, SIZES, |done| {
+                // The first ones fill caches and pools.
+                if done == WINDOWS.len() * 2 {
+                    first = Some(sessions::Usage::of(service)?);
+                }
+                Ok(())
+            })?;
+            let last = sessions::Usage::of(service)?;
+            end(target, client)?;
+            let Some(first) = first else { return Err(Error::broken("nothing was measured")) };
+            let text = format!(
+                "{}; {} to {} descriptors, {:.1} to {:.1} MB",
+                times(&mut spent),
+                first.descriptors,
+                last.descriptors,
+                first.memory as f64 / 1024.0,
+                last.memory as f64 / 1024.0
+            );
+            let grown = last.descriptors > first.descriptors + 2 || last.memory > first.memory + MAX_GROWTH;
+            if grown { Err(Error::broken(text)) } else { Ok(text) }
+        });
+    }
+    target.place.interrupt.check()
+}
+
+/// Gives a client's window one size after the other, and waits each time until all of it is right. Leaves it at the
+/// one it had at first.
+fn takes_sizes(
+    target: &Target,
+    mode: &Mode,
+    count: usize,
+    mut after: impl FnMut(usize) -> Result<()>,
+) -> Result<(Client, Vec<Duration>)> {
+    let interrupt = target.place.interrupt;
+    let mut client = target.session("window", mode)?;
+    client.screen.point_to_the_middle()?;
+    client.screen.key("super+f")?;
+    client.screen.type_text(COLOUR_BY_SIZE)?;
+    client.screen.key("Return")?;
+    let tolerance = mode.tolerance;
+    let near = |a: [u8; 3], b: [u8; 3]| a.iter().zip(b).all(|(a, b)| a.abs_diff(b) <= 2 * tolerance);
+    let blue = |colour: [u8; 3]| colour[2].abs_diff(0x3c) <= tolerance;
+    let what = "the colour of the window's size everywhere in it";
+    let first = client.wait_only_colour(what, tolerance, target.bound, interrupt, blue)?;
+    // What each size has looked like; all are different.
+    let mut known = vec![(SCREEN, first)];
+    let mut spent = Vec::new();
+    for (number, size) in WINDOWS.into_iter().cycle().take(count).chain([SCREEN]).enumerate() {
+        let start = Instant::now();
+        client.screen.resize_window(size)?;
+        let before = known.iter().find(|(at, _)| *at == size).map(|(_, colour)| *colour);
+        let colour = client.wait_only_colour(
+            &format!("{what}, {}x{}, the {number}. of them", size.0, size.1),
+            tolerance,
+            target.bound,
+            interrupt,
+            |colour| match before {
+                Some(before) => near(colour, before),
+                None => blue(colour) && !known.iter().any(|(_, other)| near(colour, *other)),
+            },
+        )?;
+        if before.is_none() {
+            known.push((size, colour));
+        }
+        spent.push(start.elapsed());
+        after(number + 1)?;
+    }
+    Ok((client, spent))
+}
+
+/// Ends the desktop and with it the session.
+fn end(target: &Target, client: Client) -> Result<()> {
+    client.screen.key("ctrl+c")?;
+    sessions::log_off(target, client)
+}
+
+fn times(spent: &mut [Duration]) -> String {
+    spent.sort();
+    let at = |place: usize| spent.get(place).map_or(f64::INFINITY, Duration::as_secs_f64);
+    format!("right after {:.2} s (median), {:.2} s at the most", at(spent.len() / 2), at(spent.len() - 1))
+}
