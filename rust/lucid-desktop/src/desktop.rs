@@ -1,5 +1,6 @@
 //! The handle: opening, input, commands to the thread.
 
+use crate::clipboard::{self, Clipboard, ClipboardSink};
 use crate::handover::{self, DesktopRequest, Reply};
 use crate::keyboard::{Keyboard, Request};
 use crate::session::Session;
@@ -85,7 +86,7 @@ impl Shared {
         self.wake();
     }
 
-    fn wake(&self) {
+    pub(crate) fn wake(&self) {
         // The only failure of a valid eventfd is a full counter: then it is readable already.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
@@ -132,6 +133,7 @@ pub struct Desktop {
     shared: Arc<Shared>,
     connection: Connection,
     devices: Mutex<Devices>,
+    clipboard: clipboard::Unbound,
     protocol: CaptureProtocol,
     started: Instant,
     thread: Option<JoinHandle<()>>,
@@ -206,6 +208,7 @@ impl Desktop {
         let (pointer, virtual_keyboard, protocol) = session.bind(&registry, &handle)?;
         virtual_keyboard.keymap(1 /* wl_keyboard.keymap_format.xkb_v1 */, keymap.as_fd(), keymap_size);
         events.barrier(&mut session, deadline)?;
+        let clipboard = clipboard::Unbound::new(&session, registry, handle);
         let devices =
             Devices { pointer, virtual_keyboard, keyboard, held_buttons: Vec::new(), wheel_rest: [0.0; 2] };
         let thread = std::thread::Builder::new()
@@ -221,6 +224,7 @@ impl Desktop {
             shared,
             connection,
             devices: Mutex::new(devices),
+            clipboard,
             protocol,
             started: Instant::now(),
             thread: Some(thread),
@@ -300,6 +304,14 @@ impl Desktop {
         handover::check_size(width, height)?;
         self.shared.command(|commands| commands.resize = Some((width, height)));
         Ok(())
+    }
+
+    /// Begins to tell `sink` what happens on the clipboard; until then nothing of it is looked at.
+    ///
+    /// # Errors
+    /// When the compositor has no clipboard protocol, or the connection to it is gone.
+    pub fn clipboard(&self, sink: Arc<dyn ClipboardSink>) -> Result<Clipboard, Error> {
+        Clipboard::bind(&self.clipboard, &self.connection, &self.shared, sink)
     }
 
     /// How the pictures are taken.

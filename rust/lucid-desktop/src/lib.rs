@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+mod clipboard;
 mod damage;
 mod desktop;
 mod error;
@@ -32,6 +33,7 @@ pub mod pointer;
 mod session;
 mod types;
 
+pub use clipboard::{Clipboard, ClipboardOffer, ClipboardSink, MAX_MIME_TYPE, MAX_MIME_TYPES, Paste};
 pub use damage::MAX_DAMAGE;
 pub use desktop::Desktop;
 pub use error::Error;

@@ -213,6 +213,11 @@ impl Session {
             .ok_or(Error::Missing { interface })
     }
 
+    /// Name and version of a global, if the compositor offers it.
+    pub(crate) fn global(&self, interface: &str) -> Option<(u32, u32)> {
+        self.globals.iter().find(|(_, name, _)| name == interface).map(|(name, _, version)| (*name, *version))
+    }
+
     /// Binds what is needed, after the globals are known.
     pub(crate) fn bind(
         &mut self,

@@ -28,7 +28,8 @@ use tokio_rustls::server::TlsStream;
 use crate::account::{Accounts, Directory};
 use crate::egfx::Pipeline;
 use crate::error::Refused;
-use crate::{capabilities, session, tls};
+use crate::gates::Gates;
+use crate::{capabilities, clipboard, session, tls};
 
 /// A CredSSP message holds an NTLM token and at most the credentials; anything larger is no such thing.
 const MAX_TS_REQUEST: usize = 16 * 1024;
@@ -59,6 +60,7 @@ pub(crate) struct Host {
     pub(crate) accounts: Accounts,
     pub(crate) default_size: DesktopSize,
     pub(crate) max_size: DesktopSize,
+    pub(crate) gates: Gates,
 }
 
 /// What the handshake asks of the sessions there are.
@@ -86,6 +88,9 @@ pub(crate) async fn accept(
     );
     acceptor.set_honor_client_desktop_size(Some(host.max_size));
     acceptor.attach_static_channel(DrdynvcServer::new().with_dynamic_channel(Pipeline::default()));
+    if host.gates.clipboard() {
+        acceptor.attach_static_channel(clipboard::Channel::new(host.gates));
+    }
 
     let mut framed: Framed<TokioStream<TcpStream>> = Framed::new(stream);
     negotiate(&mut framed, &mut acceptor).await?;

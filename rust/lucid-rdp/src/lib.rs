@@ -11,11 +11,13 @@
 mod account;
 mod bitmap;
 mod capabilities;
+mod clipboard;
 mod curtain;
 mod dvc;
 mod egfx;
 mod error;
 mod fastpath;
+mod gates;
 mod graphics;
 mod handshake;
 mod input;
@@ -44,6 +46,7 @@ use tokio::sync::watch;
 
 pub use account::Accounts;
 pub use error::{Error, Refused};
+pub use gates::{Gates, Way};
 pub use sessions::Limits;
 
 /// What a client gets that asks for no size.
@@ -72,6 +75,8 @@ pub struct Options {
     pub max_sessions: usize,
     /// How long sessions may last.
     pub limits: Limits,
+    /// What may pass beside pictures and input.
+    pub gates: Gates,
 }
 
 /// Runs the host until SIGTERM or SIGINT.
@@ -98,8 +103,13 @@ pub async fn run(options: Options) -> Result<(), Error> {
     }
 
     let (stop, stopping) = watch::channel(false);
-    let host =
-        Arc::new(handshake::Host { identity, accounts, default_size: DEFAULT_SIZE, max_size: MAX_SIZE });
+    let host = Arc::new(handshake::Host {
+        identity,
+        accounts,
+        default_size: DEFAULT_SIZE,
+        max_size: MAX_SIZE,
+        gates: options.gates,
+    });
     let settings = listener::Settings { desktop: options.desktop, keyboard: options.keyboard };
     let sessions = Rc::new(sessions::Sessions::new(options.max_sessions, options.limits));
     let signals = async move {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use lucid_rdp::{Error, KeyboardLayout, Limits, Options};
+use lucid_rdp::{Error, Gates, KeyboardLayout, Limits, Options, Way};
 use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -46,6 +46,13 @@ struct Arguments {
     /// Ends a session that has lasted so long, connected or not.
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
     session_limit: Limit,
+    /// What may pass beside pictures and input, separated by commas: clipboard-to-desktop, clipboard-to-client.
+    /// Nothing of it does by default.
+    #[arg(long, value_name = "WAYS", value_delimiter = ',')]
+    allow: Vec<Way>,
+    /// The most bytes of one text, HTML or picture on the clipboard.
+    #[arg(long, default_value_t = Gates::default().clipboard_max_bytes)]
+    clipboard_max_bytes: usize,
 }
 
 /// A limit of time, or none. A type of its own, because clap takes an `Option` for an option that may be left out.
@@ -67,6 +74,12 @@ struct DesktopSettings {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let mut gates = Gates::default();
+    arguments.allow.iter().for_each(|way| gates.open(*way));
+    if let Err(e) = gates.limit_clipboard(arguments.clipboard_max_bytes) {
+        eprintln!("lucid-rdp: {e}");
+        return ExitCode::from(2);
+    }
     // LUCID_LOG takes tracing's target=level list; what it gets wrong is not silently ignored.
     let filter =
         std::env::var("LUCID_LOG").unwrap_or_else(|_| "warn,lucid_rdp=info,lucid_desktop=info".into());
@@ -80,7 +93,7 @@ fn main() -> ExitCode {
     // The journal has its own time stamps.
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).without_time();
     tracing_subscriber::registry().with(filter).with(lines).init();
-    match start(arguments) {
+    match start(arguments, gates) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -89,7 +102,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(arguments: Arguments) -> Result<(), Error> {
+fn start(arguments: Arguments, gates: Gates) -> Result<(), Error> {
     let (keyboard, name) = match arguments.desktop_settings {
         Some(path) => desktop_settings(path)?,
         None => (KeyboardLayout { layout: "us".into(), variant: String::new() }, "lucid".into()),
@@ -112,6 +125,7 @@ fn start(arguments: Arguments) -> Result<(), Error> {
             idle: arguments.idle_limit.0.filter(|d| !d.is_zero()),
             session: arguments.session_limit.0.filter(|d| !d.is_zero()),
         },
+        gates,
     }))
 }
 

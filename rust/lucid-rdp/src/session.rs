@@ -30,6 +30,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
 
 use crate::capabilities::{self, Client};
+use crate::clipboard::{self, Clipboard};
 use crate::egfx::{self, Sent, State};
 use crate::handshake::Connection;
 use crate::input::Translator;
@@ -220,6 +221,8 @@ impl Session<'_> {
     ) -> Result<End, Error> {
         self.start_channels().await?;
         self.show_pointer(self.running.pointer).await?;
+        let mut clipboard = Clipboard::start(&mut self.result, &self.running.desktop);
+        let writer = self.writer.clone();
         let mut may_wait_for_pipeline = self
             .result
             .client_early_capability_flags
@@ -251,6 +254,7 @@ impl Session<'_> {
                             if self.pdu(action, &bytes).await? {
                                 return Ok(End::Client);
                             }
+                            clipboard.received(&mut self.result)?;
                             if self.serve_pipeline().await? {
                                 may_wait_for_pipeline = false;
                             }
@@ -277,6 +281,10 @@ impl Session<'_> {
                     }
                     Some(FromDesktop::Closed(_)) | None => return Ok(End::Desktop("it was closed".into())),
                 },
+                event = clipboard.event() => clipboard.handle(event, &mut self.result)?,
+                Ok(room) = writer.reserve(), if clipboard.has_output() => {
+                    room.send(Piece { bytes: clipboard.output(&mut self.result)?, picture: false });
+                }
                 told = written.recv() => match told {
                     Some(()) => self.written(),
                     None => return Ok(End::Client),
@@ -529,7 +537,8 @@ impl Session<'_> {
             McsMessage::SendDataRequest(data) => {
                 let id = data.channel_id;
                 if let Some(channel) = self.result.static_channels.get_by_channel_id_mut(id) {
-                    let answers = channel.process(&data.user_data).map_err(|e| {
+                    let Some(bytes) = clipboard::bounded(channel, &data.user_data)? else { return Ok(false) };
+                    let answers = channel.process(&bytes).map_err(|e| {
                         tracing::debug!(id, "a virtual channel's data: {e}");
                         Error::Protocol("a virtual channel's data")
                     })?;

@@ -176,7 +176,8 @@ impl Screen {
         Ok(Self { _server: server, number, size, dir: dir.to_owned() })
     }
 
-    fn command(&self, program: &str) -> Command {
+    /// A program on this screen.
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env("DISPLAY", self.display());
         command

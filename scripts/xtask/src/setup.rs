@@ -40,10 +40,18 @@ const PACKAGES: [(&str, &[&str]); 7] = [
     ("booting it without a board", &["qemu-system-arm", "u-boot-qemu", "fdisk", "util-linux", "systemd"]),
     (
         "desktops on this machine",
-        &["sway", "foot", "libxkbcommon-tools", "xkb-data", "fontconfig", "fonts-dejavu-core"],
+        &[
+            "sway",
+            "foot",
+            "libxkbcommon-tools",
+            "xkb-data",
+            "fontconfig",
+            "fonts-dejavu-core",
+            "wl-clipboard",
+        ],
     ),
     ("the link between client and host", &["iproute2"]),
-    ("real clients and what they show", &["xvfb", "freerdp2-x11", "imagemagick", "xdotool"]),
+    ("real clients and what they show", &["xvfb", "freerdp2-x11", "imagemagick", "xdotool", "xclip"]),
 ];
 
 /// The folders of a checkout.

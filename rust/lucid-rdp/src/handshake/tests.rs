@@ -28,7 +28,13 @@ fn host() -> SharedHost {
     std::fs::remove_dir_all(&dir).unwrap();
     let accounts = Accounts::load(std::path::Path::new("testdata/account-v1.json")).unwrap();
     let size = |width, height| DesktopSize { width, height };
-    SharedHost::new(Host { identity, accounts, default_size: size(1280, 720), max_size: size(4096, 2304) })
+    SharedHost::new(Host {
+        identity,
+        accounts,
+        default_size: size(1280, 720),
+        max_size: size(4096, 2304),
+        gates: Gates::default(),
+    })
 }
 
 /// What the host made of one client, and whether it began to open a desktop.

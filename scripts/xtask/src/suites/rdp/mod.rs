@@ -1,5 +1,7 @@
 //! Real RDP clients, against the services on this machine and against the machine in QEMU.
 
+mod clipboard;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -217,6 +219,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
         slow_to_open: false,
     };
     common(&target, report)?;
+    clipboard::check(&target, &dir.join("runtime"), &|port| serve(port, &account), report)?;
 
     sessions::many_cuts(&target, &rdp_service, report)?;
     report.check("host: logging off leaves nothing running", || {

@@ -1,0 +1,113 @@
+//! What may pass between client and desktop beside pictures and input. **All of it is off by default.**
+
+use std::str::FromStr;
+
+/// The most that `max_bytes` may be: what a picture of the largest desktop takes, and memory for a few of them.
+const MOST_BYTES: usize = 64 << 20;
+
+/// Which ways are open, and how wide. A way that is not open does not exist for the client: a channel without any
+/// open way is not joined, and what comes nevertheless is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gates {
+    /// What the client copies can be pasted in the desktop (policy: `clipboard.remote_to_host`).
+    pub clipboard_to_desktop: bool,
+    /// What is copied in the desktop can be pasted at the client (policy: `clipboard.host_to_remote`).
+    pub clipboard_to_client: bool,
+    /// The most bytes of one text, HTML or picture, as they cross the connection (policy: `clipboard.max_bytes`).
+    pub clipboard_max_bytes: usize,
+}
+
+impl Default for Gates {
+    fn default() -> Gates {
+        Gates { clipboard_to_desktop: false, clipboard_to_client: false, clipboard_max_bytes: 65536 }
+    }
+}
+
+/// One way that can be opened, by the word that opens it on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// `clipboard-to-desktop`
+    ClipboardToDesktop,
+    /// `clipboard-to-client`
+    ClipboardToClient,
+}
+
+impl Way {
+    const ALL: [(&'static str, Way); 2] =
+        [("clipboard-to-desktop", Way::ClipboardToDesktop), ("clipboard-to-client", Way::ClipboardToClient)];
+}
+
+impl FromStr for Way {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Way, String> {
+        Way::ALL.iter().find(|(known, _)| *known == word).map(|(_, way)| *way).ok_or_else(|| {
+            let known = Way::ALL.map(|(known, _)| known).join(", ");
+            format!("there is no such way; there are {known}")
+        })
+    }
+}
+
+impl Gates {
+    /// Opens a way.
+    pub fn open(&mut self, way: Way) {
+        match way {
+            Way::ClipboardToDesktop => self.clipboard_to_desktop = true,
+            Way::ClipboardToClient => self.clipboard_to_client = true,
+        }
+    }
+
+    /// Sets the limit of one text, HTML or picture.
+    ///
+    /// # Errors
+    /// When it is beyond what this host can take, or nothing.
+    pub fn limit_clipboard(&mut self, bytes: usize) -> Result<(), String> {
+        if !(1..=MOST_BYTES).contains(&bytes) {
+            return Err(format!("the clipboard's limit must be within 1..={MOST_BYTES} bytes"));
+        }
+        self.clipboard_max_bytes = bytes;
+        Ok(())
+    }
+
+    /// Whether the clipboard's channel is needed at all.
+    pub(crate) fn clipboard(&self) -> bool {
+        self.clipboard_to_desktop || self.clipboard_to_client
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_open_by_default() {
+        let gates = Gates::default();
+        assert!(!gates.clipboard_to_desktop && !gates.clipboard_to_client && !gates.clipboard());
+        assert_eq!(gates.clipboard_max_bytes, 65536);
+    }
+
+    #[test]
+    fn each_word_opens_its_way_and_no_other() {
+        for (word, way) in Way::ALL {
+            assert_eq!(word.parse(), Ok(way));
+        }
+        let mut gates = Gates::default();
+        gates.open("clipboard-to-client".parse().unwrap());
+        assert_eq!(gates, Gates { clipboard_to_client: true, ..Gates::default() });
+        let mut gates = Gates::default();
+        gates.open("clipboard-to-desktop".parse().unwrap());
+        assert_eq!(gates, Gates { clipboard_to_desktop: true, ..Gates::default() });
+        assert!(
+            "clipboard".parse::<Way>().unwrap_err().contains("clipboard-to-desktop, clipboard-to-client")
+        );
+    }
+
+    #[test]
+    fn a_limit_beyond_what_can_be_held_is_refused() {
+        let mut gates = Gates::default();
+        assert!(gates.limit_clipboard(0).is_err());
+        assert!(gates.limit_clipboard(MOST_BYTES + 1).is_err());
+        gates.limit_clipboard(MOST_BYTES).unwrap();
+        assert_eq!(gates.clipboard_max_bytes, MOST_BYTES);
+    }
+}
