@@ -134,6 +134,7 @@ pub struct Desktop {
     connection: Connection,
     devices: Mutex<Devices>,
     clipboard: clipboard::Unbound,
+    sound: Option<OwnedFd>,
     protocol: CaptureProtocol,
     started: Instant,
     thread: Option<JoinHandle<()>>,
@@ -179,10 +180,20 @@ impl Desktop {
             Reply::Ready { keymap_size } => keymap_size,
             Reply::Failed { error } => return Err(Error::Launcher { reason: error }),
         };
-        let Ok([wayland, keymap]) = <[OwnedFd; 2]>::try_from(descriptors) else {
-            return Err(Error::Protocol { what: "the reply came without its two descriptors".into() });
+        let mut descriptors = descriptors.into_iter();
+        let (Some(wayland), Some(keymap), sound, None) =
+            (descriptors.next(), descriptors.next(), descriptors.next(), descriptors.next())
+        else {
+            return Err(Error::Protocol { what: "the reply came without its descriptors".into() });
         };
-        Desktop::start(launcher, UnixStream::from(wayland), keymap, keymap_size, deadline, Box::new(sink))
+        if sound.is_some() != request.sound {
+            return Err(Error::Protocol { what: "the reply's descriptors are not those asked for".into() });
+        }
+        let wayland = UnixStream::from(wayland);
+        let mut desktop =
+            Desktop::start(launcher, wayland, keymap, keymap_size, deadline, Box::new(sink))?;
+        desktop.sound = sound;
+        Ok(desktop)
     }
 
     fn start(
@@ -225,6 +236,7 @@ impl Desktop {
             connection,
             devices: Mutex::new(devices),
             clipboard,
+            sound: None,
             protocol,
             started: Instant::now(),
             thread: Some(thread),
@@ -312,6 +324,11 @@ impl Desktop {
     /// When the compositor has no clipboard protocol, or the connection to it is gone.
     pub fn clipboard(&self, sink: Arc<dyn ClipboardSink>) -> Result<Clipboard, Error> {
         Clipboard::bind(&self.clipboard, &self.connection, &self.shared, sink)
+    }
+
+    /// The pipe with what programs play, as [`sound`](crate::sound) describes it; once, and only if it was asked for.
+    pub fn take_sound(&mut self) -> Option<OwnedFd> {
+        self.sound.take()
     }
 
     /// How the pictures are taken.

@@ -5,6 +5,7 @@ mod descendants;
 mod keymap;
 mod listen;
 mod runtime;
+mod sound;
 
 use crate::Paths;
 use lucid_desktop::handover::{self, DesktopRequest, Reply};
@@ -205,13 +206,16 @@ impl Launcher {
         let started = Instant::now();
         let deadline = started + START_TIME;
         let runtime = RuntimeDirectory::make(&self.runtime)?;
+        let sound = if request.sound { Some(self.start_sound(&runtime)?) } else { None };
         let (compositor, ready) = self.start_compositor(&request, &runtime)?;
         // While the compositor starts.
         let keymap = keymap::compile(&self.paths.xkbcli, &request.keyboard, deadline)?;
         let wayland = ready.connect(&runtime, socket, &compositor, deadline)?;
         let Some(wayland) = wayland else { return Ok(Ended::Client) };
         let reply = Reply::Ready { keymap_size: keymap.size };
-        handover::send_reply(socket, &reply, &[wayland.as_fd(), keymap.memory.as_fd()])?;
+        let mut descriptors = vec![wayland.as_fd(), keymap.memory.as_fd()];
+        descriptors.extend(sound.as_ref().map(|s| s.pipe.as_fd()));
+        handover::send_reply(socket, &reply, &descriptors)?;
         drop((wayland, keymap));
         tracing::info!(
             width = request.width,
@@ -219,10 +223,23 @@ impl Launcher {
             milliseconds = started.elapsed().as_millis() as u64,
             "a desktop is ready"
         );
-        // Without a parent the socket stands in for it.
-        let watched: [&dyn AsFd; 3] =
-            [socket, &compositor.ended, parent.as_ref().map_or(socket, |p| p as &dyn AsFd)];
-        let [_, ended, parent_ended] = wait(watched, None)?;
+        let mut sound = sound.map(|sound| sound.ended);
+        let [ended, parent_ended] = loop {
+            // Without a parent or sound the socket stands in for it.
+            let watched: [&dyn AsFd; 4] = [
+                socket,
+                &compositor.ended,
+                parent.as_ref().map_or(socket, |p| p as &dyn AsFd),
+                sound.as_ref().map_or(socket, |s| s as &dyn AsFd),
+            ];
+            let [client, ended, parent_ended, sound_ended] = wait(watched, None)?;
+            if client.is_empty() && ended.is_empty() && parent_ended.is_empty() && !sound_ended.is_empty() {
+                tracing::warn!("PipeWire ended: this desktop has no sound any more");
+                sound = None;
+                continue;
+            }
+            break [ended, parent_ended];
+        };
         Ok(match (ended.is_empty(), parent.is_some() && !parent_ended.is_empty()) {
             (false, _) => Ended::Compositor,
             (true, true) => Ended::Parent,
@@ -248,14 +265,9 @@ impl Launcher {
             .arg(config)
             .arg("--sway")
             .arg(&self.paths.sway)
-            .env_clear()
-            .env("HOME", &self.paths.home)
-            .env("PATH", PATH)
-            .env("LANG", "C.UTF-8")
-            .env("SHELL", "/bin/bash")
-            .env("XDG_RUNTIME_DIR", runtime.path())
-            .env("XDG_SESSION_TYPE", "wayland")
-            .env("XDG_CURRENT_DESKTOP", "sway")
+            .stdin(Stdio::null());
+        self.environment(&mut command, runtime)?;
+        command
             .env("WLR_BACKENDS", "headless")
             .env("WLR_HEADLESS_OUTPUTS", "1")
             .env("WLR_RENDERER", "pixman")
@@ -265,9 +277,24 @@ impl Launcher {
             .env("XCURSOR_THEME", cursors::THEME)
             .env("XCURSOR_SIZE", cursors::SIZE.to_string())
             .env("XKB_DEFAULT_LAYOUT", &request.keyboard.layout)
-            .env("XKB_DEFAULT_VARIANT", &request.keyboard.variant)
-            .stdin(Stdio::null())
-            // Standard output is for answers; what the compositor says goes to the journal.
+            .env("XKB_DEFAULT_VARIANT", &request.keyboard.variant);
+        let child = command.spawn().map_err(LauncherError::io("starting the compositor"))?;
+        let pid = Pid::from_child(&child);
+        Ok((Compositor { pid, ended: pidfd(pid)? }, announcement))
+    }
+
+    /// What the compositor and what runs beside it have around them.
+    fn environment(&self, command: &mut Command, runtime: &RuntimeDirectory) -> Result<(), LauncherError> {
+        command
+            .env_clear()
+            .env("HOME", &self.paths.home)
+            .env("PATH", PATH)
+            .env("LANG", "C.UTF-8")
+            .env("SHELL", "/bin/bash")
+            .env("XDG_RUNTIME_DIR", runtime.path())
+            .env("XDG_SESSION_TYPE", "wayland")
+            .env("XDG_CURRENT_DESKTOP", "sway")
+            // Standard output is for answers; what they say goes to the journal.
             .stdout(Stdio::from(
                 io::stderr().as_fd().try_clone_to_owned().map_err(LauncherError::io("sharing stderr"))?,
             ))
@@ -277,9 +304,7 @@ impl Launcher {
         } else {
             command.current_dir("/");
         }
-        let child = command.spawn().map_err(LauncherError::io("starting the compositor"))?;
-        let pid = Pid::from_child(&child);
-        Ok((Compositor { pid, ended: pidfd(pid)? }, announcement))
+        Ok(())
     }
 
     /// The output's size, then the given configuration.
