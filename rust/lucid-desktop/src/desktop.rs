@@ -190,8 +190,7 @@ impl Desktop {
             return Err(Error::Protocol { what: "the reply's descriptors are not those asked for".into() });
         }
         let wayland = UnixStream::from(wayland);
-        let mut desktop =
-            Desktop::start(launcher, wayland, keymap, keymap_size, deadline, Box::new(sink))?;
+        let mut desktop = Desktop::start(launcher, wayland, keymap, keymap_size, deadline, Box::new(sink))?;
         desktop.sound = sound;
         Ok(desktop)
     }

@@ -45,7 +45,8 @@ impl Opening {
     /// Waits for it.
     pub(crate) async fn running(self) -> Result<Running, Error> {
         let Opening { task, orders, curtain, from_desktop } = self;
-        let mut desktop = task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
+        let mut desktop =
+            task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
         let sound = desktop.take_sound().map(Source::new).transpose()?.map(Rc::new);
         Ok(Running {
             desktop: Owned(Some(desktop)),

@@ -40,19 +40,14 @@ impl Launcher {
         let fifo = runtime.path().join("sound");
         let config = runtime.path().join("pipewire.conf");
         for path in [&fifo, &paths.wireplumber] {
-            if !path.as_os_str().as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"/._-+".contains(b)) {
+            if !path.as_os_str().as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"/._-+".contains(b))
+            {
                 return Err(LauncherError::Path(path.clone()));
             }
         }
         let doing = || format!("making the pipe {}", fifo.display());
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &fifo,
-            rustix::fs::FileType::Fifo,
-            Mode::RUSR | Mode::WUSR,
-            0,
-        )
-        .map_err(LauncherError::system(doing()))?;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .map_err(LauncherError::system(doing()))?;
         // For writing as well: otherwise its reader would see an end whenever nobody has it open.
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let pipe = rustix::fs::open(&fifo, flags, Mode::empty()).map_err(LauncherError::system(doing()))?;

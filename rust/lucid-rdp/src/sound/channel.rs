@@ -1,9 +1,9 @@
 //! The static channel `rdpsnd` (MS-RDPEA): agrees on a format, and collects confirmations for the session.
 
 use ironrdp_core::{decode, impl_as_any};
+use ironrdp_pdu::PduResult;
 use ironrdp_pdu::gcc::ChannelName;
 use ironrdp_pdu::rdp::vc::ChannelControlFlags;
-use ironrdp_pdu::PduResult;
 use ironrdp_rdpsnd::pdu::{
     AudioFormat, AudioFormatFlags, ClientAudioFormatPdu, ClientAudioOutputPdu, ServerAudioFormatPdu,
     ServerAudioOutputPdu, TrainingPdu, Version, Wave2Pdu, WaveDataPdu, WaveFormat, WavePdu,
@@ -48,12 +48,14 @@ impl Wave {
         let timestamp = time as u16;
         match self {
             Wave::Two => {
-                let wave = Wave2Pdu { timestamp, format_no, block_no, audio_timestamp: time, data: data.into() };
+                let wave =
+                    Wave2Pdu { timestamp, format_no, block_no, audio_timestamp: time, data: data.into() };
                 Ok(vec![ServerAudioOutputPdu::Wave2(wave).into()])
             }
             Wave::One => {
                 let length = u16::try_from(data.len()).ok().filter(|n| *n <= WavePdu::MAX_AUDIO_LENGTH);
-                let (Some(audio_length), Some((first, rest))) = (length, data.split_first_chunk::<4>()) else {
+                let (Some(audio_length), Some((first, rest))) = (length, data.split_first_chunk::<4>())
+                else {
                     return Err(Error::Encode("sound"));
                 };
                 let info = WavePdu { timestamp, format_no, block_no, data_prefix: *first, audio_length };
@@ -82,7 +84,11 @@ enum State {
     /// The client has been told what there is.
     Offered,
     /// And has chosen, and was asked how quick it is.
-    Training { format: AudioFormat, number: u16, wave: Wave },
+    Training {
+        format: AudioFormat,
+        number: u16,
+        wave: Wave,
+    },
     Ready,
     /// It takes no sound, or does not keep to the protocol.
     Off,
@@ -115,7 +121,10 @@ impl Channel {
             Some((format, u16::try_from(number).ok()?))
         });
         let Some((format, number)) = chosen.filter(|_| client.flags.contains(AudioFormatFlags::ALIVE)) else {
-            tracing::info!(formats = client.formats.len(), "the client takes no sound, or none that there is");
+            tracing::info!(
+                formats = client.formats.len(),
+                "the client takes no sound, or none that there is"
+            );
             self.state = State::Off;
             return Vec::new();
         };
@@ -169,12 +178,15 @@ impl SvcProcessor for Channel {
         match (&self.state, message) {
             (State::Offered, ClientAudioOutputPdu::AudioFormat(client)) => return Ok(self.choose(&client)),
             (State::Training { .. }, ClientAudioOutputPdu::TrainingConfirm(_)) => {
-                if let State::Training { format, number, wave } = std::mem::replace(&mut self.state, State::Ready)
+                if let State::Training { format, number, wave } =
+                    std::mem::replace(&mut self.state, State::Ready)
                 {
                     self.received.push(Received::Ready { format, number, wave });
                 }
             }
-            (State::Ready, ClientAudioOutputPdu::WaveConfirm(confirm)) if self.received.len() < MAX_RECEIVED => {
+            (State::Ready, ClientAudioOutputPdu::WaveConfirm(confirm))
+                if self.received.len() < MAX_RECEIVED =>
+            {
                 self.received.push(Received::Confirmed(confirm.block_no));
             }
             // What quality the client would like, and what comes at the wrong time.
@@ -187,4 +199,4 @@ impl SvcProcessor for Channel {
 impl SvcServerProcessor for Channel {}
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -47,6 +47,7 @@ impl Flight {
         let Some(at) = self.sent.iter().position(|(sent, _)| *sent == number) else { return };
         let Some((_, sent)) = self.sent.drain(..=at).next_back() else { return };
         let took = now.saturating_duration_since(sent);
+        tracing::trace!(number, took = took.as_millis() as u64, left = self.sent.len(), "confirmed");
         if self.since.is_none_or(|since| now.saturating_duration_since(since) >= MEMORY) {
             self.since = Some(now);
             self.quickest = [None, self.quickest[0]];

@@ -62,16 +62,31 @@ impl Source {
     /// Throws away what nobody has read in time.
     pub(super) fn drain(&self) {
         let mut drained = 0;
+        let mut rest = self.rest.borrow_mut();
         while drained < MOST_DRAINED {
-            let bytes = self.read_bytes();
-            if bytes == 0 {
-                break;
+            let mut bytes = [0; ONCE];
+            // Not by tokio, which tries only what it has been told of already.
+            match rustix::io::read(&self.pipe, &mut bytes) {
+                Ok(0) | Err(rustix::io::Errno::AGAIN) => break,
+                Ok(read) => {
+                    drained += read;
+                    rest.extend_from_slice(bytes.get(..read).unwrap_or_default());
+                    let whole = rest.len() / FRAME * FRAME;
+                    rest.drain(..whole);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    tracing::warn!("emptying the pipe with the desktop's sound: {error}");
+                    break;
+                }
             }
-            drained += bytes;
-            let mut rest = self.rest.borrow_mut();
-            let whole = rest.len() / FRAME * FRAME;
-            rest.drain(..whole);
         }
+    }
+
+    /// For tests that do not run in real time.
+    #[cfg(test)]
+    pub(super) fn forget(&self) {
+        self.played.set(None);
     }
 
     fn read_bytes(&self) -> usize {

@@ -14,6 +14,7 @@ use std::{
 };
 
 mod sessions;
+mod sound;
 
 use super::Context;
 use crate::{
@@ -201,6 +202,8 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     let mut desktop = Command::new(build::host_program(project, "lucid-desktop"));
     desktop.arg("--listen").arg(&socket).arg("--home").arg(&home).arg("--runtime").arg(dir.join("runtime"));
     desktop.arg("--sway").arg(foreign_wrapper(project, tools, "usr/bin/sway", &dir.join("sway"))?);
+    let sound = sound::Programs::write(project, tools, &dir)?;
+    desktop.arg("--pipewire").arg(&sound.pipewire).arg("--wireplumber").arg(&sound.wireplumber);
     desktop.arg("--sway-config").arg(project.root.join("image/desktop/etc/sway/config"));
     let mut desktop = Background::start(&desktop, &dir.join("lucid-desktop.log"))?;
     let mut rdp_service = Background::start(&serve(login.port, &account), &dir.join("lucid-rdp.log"))?;
@@ -220,6 +223,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     };
     common(&target, report)?;
     clipboard::check(&target, &dir.join("runtime"), &|port| serve(port, &account), report)?;
+    sound::check(&target, &sound, &|port| serve(port, &account), &mark, report)?;
 
     sessions::many_cuts(&target, &rdp_service, report)?;
     report.check("host: logging off leaves nothing running", || {
