@@ -24,7 +24,7 @@ use crate::verity;
 const SUITE: &str = "trixie";
 
 /// What both trees and the kernel are picked from.
-const PACKAGES: [&str; 23] = [
+const PACKAGES: [&str; 25] = [
     "bash",
     "coreutils",
     "e2fsprogs",
@@ -45,10 +45,12 @@ const PACKAGES: [&str; 23] = [
     "nano",
     "ncurses-base",
     "ncurses-bin",
+    "pipewire",
     "procps",
     "sed",
     "sway",
     "systemd",
+    "wireplumber",
     "xkb-data",
 ];
 

@@ -157,6 +157,7 @@ impl Open {
         }
         // It wraps after 49 days; only differences matter to the client.
         let time = now.duration_since(self.began).as_millis() as u32;
+        tracing::trace!(time, waiting = self.waiting.len(), bytes = data.len(), "sound is sent");
         let messages = encoder.wave.messages(self.flight.sent(now), encoder.number, time, data)?;
         server_encode_svc_messages(messages, self.channel_id, self.user_id)
             .map_err(|_| Error::Encode("sound"))
