@@ -24,7 +24,7 @@ use crate::verity;
 const SUITE: &str = "trixie";
 
 /// What both trees and the kernel are picked from.
-const PACKAGES: [&str; 28] = [
+const PACKAGES: [&str; 30] = [
     "bash",
     "coreutils",
     "e2fsprogs",
@@ -50,11 +50,13 @@ const PACKAGES: [&str; 28] = [
     "nano",
     "ncurses-base",
     "ncurses-bin",
+    "pipewire",
     "procps",
     "sed",
     "sway",
     "swaybg",
     "systemd",
+    "wireplumber",
     "xkb-data",
 ];
 

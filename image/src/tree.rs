@@ -15,8 +15,12 @@ use goblin::elf::Elf;
 
 use crate::error::{At, Error, Result};
 
-/// Where programs for arm64 look for libraries, in Debian's layout.
-const LIBRARIES: [&str; 2] = ["usr/lib/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu/systemd"];
+/// Where programs for arm64 look for libraries, in Debian's layout. PipeWire's modules need each other.
+const LIBRARIES: [&str; 3] = [
+    "usr/lib/aarch64-linux-gnu",
+    "usr/lib/aarch64-linux-gnu/systemd",
+    "usr/lib/aarch64-linux-gnu/pipewire-0.3",
+];
 /// The merged directories of Debian.
 const MERGED: [(&str, &str); 3] = [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib")];
 

@@ -159,6 +159,7 @@ pub struct Desktop {
     connection: Connection,
     devices: Arc<Mutex<Devices>>,
     clipboard: clipboard::Unbound,
+    sound: Option<OwnedFd>,
     protocol: CaptureProtocol,
     started: Instant,
     thread: Option<JoinHandle<()>>,
@@ -204,10 +205,19 @@ impl Desktop {
             Reply::Ready { keymap_size } => keymap_size,
             Reply::Failed { error } => return Err(Error::Launcher { reason: error }),
         };
-        let Ok([wayland, keymap]) = <[OwnedFd; 2]>::try_from(descriptors) else {
-            return Err(Error::Protocol { what: "the reply came without its two descriptors".into() });
+        let mut descriptors = descriptors.into_iter();
+        let (Some(wayland), Some(keymap), sound, None) =
+            (descriptors.next(), descriptors.next(), descriptors.next(), descriptors.next())
+        else {
+            return Err(Error::Protocol { what: "the reply came without its descriptors".into() });
         };
-        Desktop::start(launcher, UnixStream::from(wayland), keymap, keymap_size, deadline, Box::new(sink))
+        if sound.is_some() != request.sound {
+            return Err(Error::Protocol { what: "the reply's descriptors are not those asked for".into() });
+        }
+        let wayland = UnixStream::from(wayland);
+        let mut desktop = Desktop::start(launcher, wayland, keymap, keymap_size, deadline, Box::new(sink))?;
+        desktop.sound = sound;
+        Ok(desktop)
     }
 
     fn start(
@@ -262,7 +272,8 @@ impl Desktop {
                 session.closed(reason);
             })
             .map_err(Error::io("starting the desktop's thread"))?;
-        Ok(Desktop { shared, connection, devices, clipboard, protocol, started, thread: Some(thread) })
+        let sound = None;
+        Ok(Desktop { shared, connection, devices, clipboard, sound, protocol, started, thread: Some(thread) })
     }
 
     /// Hands over what the user does. Cheap (one `sendmsg`), from any thread.
@@ -393,6 +404,11 @@ impl Desktop {
         layout.check()?;
         self.shared.command(|commands| commands.keyboard = Some(layout.clone()));
         Ok(())
+    }
+
+    /// The pipe with what programs play, as [`sound`](crate::sound) describes it; once, and only if it was asked for.
+    pub fn take_sound(&mut self) -> Option<OwnedFd> {
+        self.sound.take()
     }
 
     /// How the pictures are taken.

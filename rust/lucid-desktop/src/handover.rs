@@ -1,15 +1,16 @@
-//! The desktop socket, version 1: how a desktop is asked for and handed over.
+//! The desktop socket, version 2: how a desktop is asked for and handed over.
 //!
 //! A Unix stream socket; one desktop per connection.
 //!
 //! 1. The client writes one line of JSON, at most [`MAX_LINE`] bytes with its line feed:
-//!    `{"version":1,"width":1280,"height":720,"keyboard":{"layout":"us","variant":""}}`
-//!    (pixels; XKB layout and variant).
+//!    `{"version":2,"width":1280,"height":720,"keyboard":{"layout":"us","variant":""},"sound":false}`
+//!    (pixels; XKB layout and variant; whether programs can play sound).
 //! 2. The launcher answers with one line, at most [`MAX_LINE`] bytes:
-//!    - `{"version":1,"keymap_size":66181}`; the line's first byte carries two descriptors by
-//!      `SCM_RIGHTS`: first a connected Wayland socket, then a memfd that holds the keymap as XKB v1
-//!      text with a final NUL, `keymap_size` bytes in all (at most [`MAX_KEYMAP`]);
-//!    - or `{"version":1,"error":"..."}` without descriptors, and closes.
+//!    - `{"version":2,"keymap_size":66181}`; the line's first byte carries descriptors by `SCM_RIGHTS`: first
+//!      a connected Wayland socket, then a memfd that holds the keymap as XKB v1 text with a final NUL,
+//!      `keymap_size` bytes in all (at most [`MAX_KEYMAP`]), and with sound the reading end of a
+//!      pipe with what programs play (see [`sound`](crate::sound));
+//!    - or `{"version":2,"error":"..."}` without descriptors, and closes.
 //! 3. Nothing more is sent. The socket stays open as long as the desktop: when the client closes it,
 //!    for whatever reason, everything that was started for it is killed; when the compositor ends, the
 //!    launcher closes it.
@@ -30,13 +31,15 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// The protocol's version.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The longest line, in bytes, with its line feed.
 pub const MAX_LINE: usize = 4096;
 /// The biggest keymap, in bytes. (The largest of xkeyboard-config 2.35 has about 70 kB.)
 pub const MAX_KEYMAP: u32 = 1 << 20;
 /// Widths and heights of a desktop, in pixels.
 pub const SIZES: RangeInclusive<u32> = 200..=8192;
+/// The most descriptors with a line.
+const MAX_DESCRIPTORS: usize = 3;
 /// The longest layout or variant name, in bytes.
 pub const MAX_LAYOUT: usize = 32;
 
@@ -50,6 +53,8 @@ pub struct DesktopRequest {
     pub height: u32,
     /// The keyboard.
     pub keyboard: KeyboardLayout,
+    /// Whether programs can play sound.
+    pub sound: bool,
 }
 
 /// An XKB keyboard layout.
@@ -69,6 +74,7 @@ struct RequestLine {
     width: u32,
     height: u32,
     keyboard: KeyboardLayout,
+    sound: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -146,6 +152,7 @@ impl DesktopRequest {
             width: self.width,
             height: self.height,
             keyboard: self.keyboard.clone(),
+            sound: self.sound,
         };
         to_line(&line)
     }
@@ -155,9 +162,9 @@ impl DesktopRequest {
     /// # Errors
     /// When it is not a request of this version within its limits.
     pub fn from_line(line: &[u8]) -> Result<DesktopRequest, Error> {
-        let RequestLine { version, width, height, keyboard } = parse("request", line)?;
+        let RequestLine { version, width, height, keyboard, sound } = parse("request", line)?;
         check_version(version)?;
-        let request = DesktopRequest { width, height, keyboard };
+        let request = DesktopRequest { width, height, keyboard, sound };
         request.check()?;
         Ok(request)
     }
@@ -273,12 +280,12 @@ pub fn send_reply(socket: &UnixStream, reply: &Reply, descriptors: &[BorrowedFd<
     let mut rest = line.as_bytes();
     let mut descriptors = Some(descriptors).filter(|d| !d.is_empty());
     while !rest.is_empty() {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if let Some(descriptors) = descriptors
             && !control.push(SendAncillaryMessage::ScmRights(descriptors))
         {
-            return Err(Error::Protocol { what: "at most two descriptors go with a reply".into() });
+            return Err(Error::Protocol { what: "at most three descriptors go with a reply".into() });
         }
         let sent = rustix::io::retry_on_intr(|| {
             rustix::net::sendmsg(socket, &[IoSlice::new(rest)], &mut control, SendFlags::NOSIGNAL)
@@ -290,7 +297,7 @@ pub fn send_reply(socket: &UnixStream, reply: &Reply, descriptors: &[BorrowedFd<
     Ok(())
 }
 
-/// Receives one line of at most [`MAX_LINE`] bytes and at most two descriptors, until `deadline`.
+/// Receives one line of at most [`MAX_LINE`] bytes and at most three descriptors, until `deadline`.
 ///
 /// # Errors
 /// When the other side closes, sends more than a line, or is too slow.
@@ -320,7 +327,7 @@ pub fn receive_line(
         }
         let mut bytes = [0; MAX_LINE];
         let room = MAX_LINE - line.len();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let received = rustix::net::recvmsg(

@@ -15,7 +15,7 @@
 //! }
 //! # fn main() -> Result<(), lucid_desktop::Error> {
 //! let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
-//! let request = DesktopRequest { width: 1280, height: 720, keyboard };
+//! let request = DesktopRequest { width: 1280, height: 720, keyboard, sound: false };
 //! let desktop = Desktop::open("/run/lucid/desktop.sock".as_ref(), &request, Print)?;
 //! desktop.request_frame();
 //! desktop.input(Input::PointerMove { x: 10, y: 10 })?;
@@ -32,6 +32,7 @@ pub mod handover;
 mod keyboard;
 pub mod pointer;
 mod session;
+pub mod sound;
 mod types;
 
 pub use clipboard::{Clipboard, ClipboardOffer, ClipboardSink, MAX_MIME_TYPE, MAX_MIME_TYPES, Paste};

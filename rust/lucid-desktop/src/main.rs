@@ -43,6 +43,12 @@ struct Paths {
     /// The keymap compiler.
     #[arg(long, global = true, value_name = "FILE", default_value = "/usr/bin/xkbcli")]
     xkbcli: PathBuf,
+    /// What plays sound, for desktops that have it.
+    #[arg(long, global = true, value_name = "FILE", default_value = "/usr/bin/pipewire")]
+    pipewire: PathBuf,
+    /// What links programs that play to PipeWire's device.
+    #[arg(long, global = true, value_name = "FILE", default_value = "/usr/bin/wireplumber")]
+    wireplumber: PathBuf,
     /// The user's home directory.
     #[arg(long, global = true, value_name = "DIR", default_value = "/home/user")]
     home: PathBuf,

@@ -111,7 +111,7 @@ impl Launcher {
 
     fn open(&self, width: u32, height: u32, layout: &str) -> Screen {
         let keyboard = KeyboardLayout { layout: layout.into(), variant: String::new() };
-        let request = DesktopRequest { width, height, keyboard };
+        let request = DesktopRequest { width, height, keyboard, sound: false };
         let (events, received) = channel();
         let desktop = Desktop::open(&self.socket(), &request, Sink { events }).unwrap();
         Screen { desktop, received, size: (0, 0), pixels: Vec::new(), frames: 0, pointer: None }
@@ -954,7 +954,7 @@ fn a_client_that_is_killed_leaves_nothing_running() {
     // The client is this test program once more, so that it can be killed like one.
     if let Some(socket) = std::env::var_os("LUCID_TEST_CLIENT_OF") {
         let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
-        let request = DesktopRequest { width: 640, height: 480, keyboard };
+        let request = DesktopRequest { width: 640, height: 480, keyboard, sound: false };
         let (events, received) = channel();
         let desktop = Desktop::open(Path::new(&socket), &request, Sink { events }).unwrap();
         let mut screen =
@@ -988,7 +988,7 @@ fn more_desktops_than_allowed_are_refused_with_a_reason_and_one_that_ends_makes_
     let first = launcher.open(300, 300, "us");
     let _second = launcher.open(300, 300, "us");
     let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
-    let request = DesktopRequest { width: 300, height: 300, keyboard };
+    let request = DesktopRequest { width: 300, height: 300, keyboard, sound: false };
     let open = || Desktop::open(&launcher.socket(), &request, Sink { events: channel().0 });
     let error = open().unwrap_err().to_string();
     assert!(error.contains("2 desktops run already"), "{error}");
@@ -1017,7 +1017,7 @@ fn a_layout_that_does_not_exist_and_a_sway_that_does_not_start_are_told_to_the_c
     needs_sway!();
     let launcher = Launcher::start("layout", &[]);
     let keyboard = KeyboardLayout { layout: "nosuch".into(), variant: String::new() };
-    let request = DesktopRequest { width: 640, height: 480, keyboard };
+    let request = DesktopRequest { width: 640, height: 480, keyboard, sound: false };
     let sink = || Sink { events: channel().0 };
     let error = Desktop::open(&launcher.socket(), &request, sink()).unwrap_err().to_string();
     assert!(error.contains("layout \"nosuch\""), "{error}");
@@ -1039,9 +1039,9 @@ fn what_is_not_a_request_is_refused_and_starts_nothing() {
     let long = "x".repeat(5000);
     for line in [
         "hello\n",
-        "{\"version\":2,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"}}\n",
-        "{\"version\":1,\"width\":100,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"}}\n",
-        "{\"version\":1,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"$(id)\",\"variant\":\"\"}}\n",
+        "{\"version\":1,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"},\"sound\":false}\n",
+        "{\"version\":2,\"width\":100,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"},\"sound\":false}\n",
+        "{\"version\":2,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"$(id)\",\"variant\":\"\"},\"sound\":false}\n",
         long.as_str(),
     ] {
         let mut socket = std::os::unix::net::UnixStream::connect(launcher.socket()).unwrap();
@@ -1050,7 +1050,7 @@ fn what_is_not_a_request_is_refused_and_starts_nothing() {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         // A peer that has not read everything resets the connection after its answer.
         let _ = socket.read_to_string(&mut answer);
-        assert!(answer.starts_with("{\"version\":1,\"error\":\""), "{line}: {answer}");
+        assert!(answer.starts_with("{\"version\":2,\"error\":\""), "{line}: {answer}");
     }
 }
 
@@ -1101,7 +1101,7 @@ fn a_connection_from_systemd_gets_one_desktop_and_the_launcher_ends_well_with_it
         .spawn()
         .unwrap();
     let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
-    let request = DesktopRequest { width: 640, height: 480, keyboard };
+    let request = DesktopRequest { width: 640, height: 480, keyboard, sound: false };
     client.write_all(request.to_line().unwrap().as_bytes()).unwrap();
     let (line, descriptors) = receive_line(&client, std::time::Instant::now() + PATIENCE, "waiting").unwrap();
     assert!(matches!(Reply::from_line(&line).unwrap(), Reply::Ready { .. }));

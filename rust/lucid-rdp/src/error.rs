@@ -66,6 +66,9 @@ pub enum Error {
     /// The connection broke.
     #[error("the connection to the client: {0}")]
     Connection(io::Error),
+    /// The pipe with the desktop's sound is not what it must be.
+    #[error("taking the desktop's sound: {0}")]
+    Sound(io::Error),
     /// The desktop could not be had.
     #[error("opening a desktop: {0}")]
     Desktop(#[from] lucid_desktop::Error),

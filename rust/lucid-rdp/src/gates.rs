@@ -15,11 +15,18 @@ pub struct Gates {
     pub clipboard_to_client: bool,
     /// The most bytes of one text, HTML or picture, as they cross the connection (policy: `clipboard.max_bytes`).
     pub clipboard_max_bytes: usize,
+    /// What programs of the desktop play is heard at the client (policy: `system.audio_out`).
+    pub sound_to_client: bool,
 }
 
 impl Default for Gates {
     fn default() -> Gates {
-        Gates { clipboard_to_desktop: false, clipboard_to_client: false, clipboard_max_bytes: 65536 }
+        Gates {
+            clipboard_to_desktop: false,
+            clipboard_to_client: false,
+            clipboard_max_bytes: 65536,
+            sound_to_client: false,
+        }
     }
 }
 
@@ -30,11 +37,16 @@ pub enum Way {
     ClipboardToDesktop,
     /// `clipboard-to-client`
     ClipboardToClient,
+    /// `sound-to-client`
+    SoundToClient,
 }
 
 impl Way {
-    const ALL: [(&'static str, Way); 2] =
-        [("clipboard-to-desktop", Way::ClipboardToDesktop), ("clipboard-to-client", Way::ClipboardToClient)];
+    const ALL: [(&'static str, Way); 3] = [
+        ("clipboard-to-desktop", Way::ClipboardToDesktop),
+        ("clipboard-to-client", Way::ClipboardToClient),
+        ("sound-to-client", Way::SoundToClient),
+    ];
 }
 
 impl FromStr for Way {
@@ -54,6 +66,7 @@ impl Gates {
         match way {
             Way::ClipboardToDesktop => self.clipboard_to_desktop = true,
             Way::ClipboardToClient => self.clipboard_to_client = true,
+            Way::SoundToClient => self.sound_to_client = true,
         }
     }
 
@@ -83,6 +96,7 @@ mod tests {
     fn nothing_is_open_by_default() {
         let gates = Gates::default();
         assert!(!gates.clipboard_to_desktop && !gates.clipboard_to_client && !gates.clipboard());
+        assert!(!gates.sound_to_client);
         assert_eq!(gates.clipboard_max_bytes, 65536);
     }
 
@@ -97,6 +111,9 @@ mod tests {
         let mut gates = Gates::default();
         gates.open("clipboard-to-desktop".parse().unwrap());
         assert_eq!(gates, Gates { clipboard_to_desktop: true, ..Gates::default() });
+        let mut gates = Gates::default();
+        gates.open("sound-to-client".parse().unwrap());
+        assert_eq!(gates, Gates { sound_to_client: true, ..Gates::default() });
         assert!(
             "clipboard".parse::<Way>().unwrap_err().contains("clipboard-to-desktop, clipboard-to-client")
         );

@@ -30,7 +30,7 @@ use crate::display::{self, Wishes};
 use crate::egfx::Pipeline;
 use crate::error::Refused;
 use crate::gates::Gates;
-use crate::{capabilities, clipboard, session, tls};
+use crate::{capabilities, clipboard, session, sound, tls};
 
 /// A CredSSP message holds an NTLM token and at most the credentials; anything larger is no such thing.
 const MAX_TS_REQUEST: usize = 16 * 1024;
@@ -96,6 +96,9 @@ pub(crate) async fn accept(
     );
     if host.gates.clipboard() {
         acceptor.attach_static_channel(clipboard::Channel::new(host.gates));
+    }
+    if host.gates.sound_to_client {
+        acceptor.attach_static_channel(sound::Channel::new());
     }
 
     let mut framed: Framed<TokioStream<TcpStream>> = Framed::new(stream);

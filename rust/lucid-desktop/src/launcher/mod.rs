@@ -5,6 +5,7 @@ mod descendants;
 mod keymap;
 mod listen;
 mod runtime;
+mod sound;
 mod wallpaper;
 
 use crate::Paths;
@@ -207,13 +208,16 @@ impl Launcher {
         let started = Instant::now();
         let deadline = started + START_TIME;
         let runtime = RuntimeDirectory::make(&self.runtime)?;
+        let sound = if request.sound { Some(self.start_sound(&runtime)?) } else { None };
         let (compositor, ready) = self.start_compositor(&request, &runtime)?;
         // While the compositor starts.
         let keymap = keymap::compile(&self.paths.xkbcli, &request.keyboard, deadline)?;
         let wayland = ready.connect(&runtime, socket, &compositor, deadline)?;
         let Some(wayland) = wayland else { return Ok(Ended::Client) };
         let reply = Reply::Ready { keymap_size: keymap.size };
-        handover::send_reply(socket, &reply, &[wayland.as_fd(), keymap.memory.as_fd()])?;
+        let mut descriptors = vec![wayland.as_fd(), keymap.memory.as_fd()];
+        descriptors.extend(sound.as_ref().map(|s| s.pipe.as_fd()));
+        handover::send_reply(socket, &reply, &descriptors)?;
         drop((wayland, keymap));
         tracing::info!(
             width = request.width,
@@ -221,16 +225,25 @@ impl Launcher {
             milliseconds = started.elapsed().as_millis() as u64,
             "a desktop is ready"
         );
-        // Without a parent the compositor stands in for it.
-        let watched: [&dyn AsFd; 3] =
-            [socket, &compositor.ended, parent.as_ref().map_or(&compositor.ended, |p| p as &dyn AsFd)];
+        let mut sound = sound.map(|sound| sound.ended);
         loop {
-            let [asked, ended, parent_ended] = wait(watched, None)?;
+            // Without a parent or sound the compositor stands in for it.
+            let watched: [&dyn AsFd; 4] = [
+                socket,
+                &compositor.ended,
+                parent.as_ref().map_or(&compositor.ended, |p| p as &dyn AsFd),
+                sound.as_ref().map_or(&compositor.ended, |s| s as &dyn AsFd),
+            ];
+            let [asked, ended, parent_ended, sound_ended] = wait(watched, None)?;
             if !ended.is_empty() {
                 return Ok(Ended::Compositor);
             }
             if !parent_ended.is_empty() {
                 return Ok(Ended::Parent);
+            }
+            if !sound_ended.is_empty() {
+                tracing::warn!("PipeWire ended: this desktop has no sound any more");
+                sound = None;
             }
             if !asked.is_empty() && !self.give_keymap(socket)? {
                 return Ok(Ended::Client);
@@ -291,14 +304,9 @@ impl Launcher {
             .arg(config)
             .arg("--sway")
             .arg(&self.paths.sway)
-            .env_clear()
-            .env("HOME", &self.paths.home)
-            .env("PATH", PATH)
-            .env("LANG", "C.UTF-8")
-            .env("SHELL", "/bin/bash")
-            .env("XDG_RUNTIME_DIR", runtime.path())
-            .env("XDG_SESSION_TYPE", "wayland")
-            .env("XDG_CURRENT_DESKTOP", "sway")
+            .stdin(Stdio::null());
+        self.environment(&mut command, runtime)?;
+        command
             .env("WLR_BACKENDS", "headless")
             .env("WLR_HEADLESS_OUTPUTS", "1")
             .env("WLR_RENDERER", "pixman")
@@ -308,9 +316,24 @@ impl Launcher {
             .env("XCURSOR_THEME", cursors::THEME)
             .env("XCURSOR_SIZE", cursors::SIZE.to_string())
             .env("XKB_DEFAULT_LAYOUT", &request.keyboard.layout)
-            .env("XKB_DEFAULT_VARIANT", &request.keyboard.variant)
-            .stdin(Stdio::null())
-            // Standard output is for answers; what the compositor says goes to the journal.
+            .env("XKB_DEFAULT_VARIANT", &request.keyboard.variant);
+        let child = command.spawn().map_err(LauncherError::io("starting the compositor"))?;
+        let pid = Pid::from_child(&child);
+        Ok((Compositor { pid, ended: pidfd(pid)? }, announcement))
+    }
+
+    /// What the compositor and what runs beside it have around them.
+    fn environment(&self, command: &mut Command, runtime: &RuntimeDirectory) -> Result<(), LauncherError> {
+        command
+            .env_clear()
+            .env("HOME", &self.paths.home)
+            .env("PATH", PATH)
+            .env("LANG", "C.UTF-8")
+            .env("SHELL", "/bin/bash")
+            .env("XDG_RUNTIME_DIR", runtime.path())
+            .env("XDG_SESSION_TYPE", "wayland")
+            .env("XDG_CURRENT_DESKTOP", "sway")
+            // Standard output is for answers; what they say goes to the journal.
             .stdout(Stdio::from(
                 io::stderr().as_fd().try_clone_to_owned().map_err(LauncherError::io("sharing stderr"))?,
             ))
@@ -320,9 +343,7 @@ impl Launcher {
         } else {
             command.current_dir("/");
         }
-        let child = command.spawn().map_err(LauncherError::io("starting the compositor"))?;
-        let pid = Pid::from_child(&child);
-        Ok((Compositor { pid, ended: pidfd(pid)? }, announcement))
+        Ok(())
     }
 
     /// The output's size, then the given configuration.

@@ -46,7 +46,12 @@ impl CliprdrBackend for Noting {
 }
 
 fn open() -> Gates {
-    Gates { clipboard_to_desktop: true, clipboard_to_client: true, clipboard_max_bytes: 100_000 }
+    Gates {
+        clipboard_to_desktop: true,
+        clipboard_to_client: true,
+        clipboard_max_bytes: 100_000,
+        ..Gates::default()
+    }
 }
 
 /// Both ends, past their greetings.

@@ -18,6 +18,7 @@ mod desktop;
 mod keyboard;
 mod mouse;
 mod sessions;
+mod sound;
 mod window;
 
 use super::Context;
@@ -201,6 +202,8 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     desktop.arg("--sway-config").arg(sway_config(project, &dir)?);
     // All users of the checks with several, and the kept desktop of the one before.
     desktop.args(["--max", "10"]);
+    let sound = sound::Programs::write(project, tools, &dir)?;
+    desktop.arg("--pipewire").arg(&sound.pipewire).arg("--wireplumber").arg(&sound.wireplumber);
     let mut desktop = Background::start(&desktop, &dir.join("lucid-desktop.log"))?;
     let mut rdp_service = Background::start(&serve(login.port, &account), &dir.join("lucid-rdp.log"))?;
     interrupt.wait_for("the services", Duration::from_secs(30), || {
@@ -219,6 +222,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     };
     common(&target, report)?;
     clipboard::check(&target, &dir.join("runtime"), &|port| serve(port, &account), report)?;
+    sound::check(&target, &sound, &|port| serve(port, &account), &mark, report)?;
 
     sessions::many_cuts(&target, &rdp_service, report)?;
     window::many_sizes(&target, &rdp_service, report)?;

@@ -1,0 +1,177 @@
+//! Sound from the desktop to the client: what programs play comes out of the sandbox through a pipe and goes to the
+//! client by MS-RDPEA. Exists only when its gate ([`Gates`](crate::gates::Gates)) is open.
+//!
+//! Sound is worth something only now: what waits too long is thrown away, oldest first. The client confirms what it has
+//! taken, and while it is behind nothing more is sent, so that a slow link carries pictures and not a backlog of sound.
+//! Silence is not sent.
+
+mod channel;
+mod flight;
+mod source;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Instant;
+
+use ironrdp_acceptor::AcceptorResult;
+use ironrdp_rdpsnd::codec::AudioEncoder;
+use ironrdp_svc::server_encode_svc_messages;
+use lucid_desktop::sound::{CHANNELS, RATE};
+
+use crate::Error;
+pub(crate) use channel::{Channel, bound};
+use channel::{Received, Wave};
+use flight::Flight;
+pub(crate) use source::Source;
+
+/// Frames that go out together: 20 ms, which is also what PipeWire writes at once and what Opus takes.
+const PIECE: usize = RATE as usize / 50;
+/// Pieces that wait to be sent: 200 ms.
+const MAX_WAITING: usize = 10;
+/// Silent pieces that are sent before silence is no longer: what sounded must have an end at the client.
+const LAST_SILENCE: u32 = 10;
+
+/// What plays for one client; does nothing without a gate, a desktop with sound, and a client that wants it.
+pub(crate) struct Sound(Option<Open>);
+
+struct Open {
+    source: Rc<Source>,
+    channel_id: u16,
+    user_id: u16,
+    began: Instant,
+    encoder: Option<Encoder>,
+    /// Less than a piece.
+    part: Vec<i16>,
+    waiting: VecDeque<Vec<i16>>,
+    silent: u32,
+    flight: Flight,
+    lost: u64,
+}
+
+/// The format that goes to this client.
+struct Encoder {
+    /// Its number in the client's list.
+    number: u16,
+    wave: Wave,
+    encoder: AudioEncoder,
+}
+
+impl Sound {
+    /// Begins, if there is sound and the client has the channel.
+    pub(crate) fn start(result: &AcceptorResult, source: Option<&Rc<Source>>) -> Sound {
+        let channel_id = result.static_channels.get_channel_id_by_type::<Channel>();
+        let (Some(source), Some(channel_id)) = (source, channel_id) else { return Sound(None) };
+        Sound(Some(Open {
+            source: Rc::clone(source),
+            channel_id,
+            user_id: result.user_channel_id,
+            began: Instant::now(),
+            encoder: None,
+            part: Vec::new(),
+            waiting: VecDeque::new(),
+            silent: 0,
+            flight: Flight::default(),
+            lost: 0,
+        }))
+    }
+
+    /// Waits until something plays; may be dropped and called again.
+    pub(crate) async fn playing(&self) {
+        match &self.0 {
+            Some(open) if open.encoder.is_some() => open.source.readable().await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Takes what plays.
+    pub(crate) fn take(&mut self) {
+        if let Some(open) = &mut self.0 {
+            open.take(Instant::now());
+        }
+    }
+
+    /// Sees to what the client has sent.
+    pub(crate) fn received(&mut self, result: &mut AcceptorResult) -> Result<(), Error> {
+        let Some(open) = &mut self.0 else { return Ok(()) };
+        let Some(channel) = result
+            .static_channels
+            .get_by_type_mut::<Channel>()
+            .and_then(|channel| channel.channel_processor_downcast_mut::<Channel>())
+        else {
+            return Ok(());
+        };
+        for received in channel.take() {
+            match received {
+                Received::Ready { format, number, wave } => {
+                    let encoder = AudioEncoder::new(&format).map_err(|_| Error::Encode("sound"))?;
+                    tracing::info!(format = %format.format, "sound goes out");
+                    // Of the time before.
+                    open.source.drain();
+                    open.encoder = Some(Encoder { number, wave, encoder });
+                }
+                Received::Confirmed(block) => open.flight.confirmed(block, Instant::now()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something may be written to the client now.
+    pub(crate) fn has_output(&self) -> bool {
+        self.0.as_ref().is_some_and(|open| !open.waiting.is_empty() && open.flight.may_send(Instant::now()))
+    }
+
+    /// The next piece for the client.
+    pub(crate) fn output(&mut self) -> Result<Vec<u8>, Error> {
+        self.0.as_mut().map_or(Ok(Vec::new()), |open| open.send(Instant::now()))
+    }
+}
+
+impl Open {
+    fn take(&mut self, now: Instant) {
+        self.source.read(&mut self.part);
+        self.flight.forget(now);
+        let piece = PIECE * usize::from(CHANNELS);
+        while self.part.len() >= piece {
+            let rest = self.part.split_off(piece);
+            let piece = std::mem::replace(&mut self.part, rest);
+            self.silent = if piece.iter().all(|sample| *sample == 0) { self.silent + 1 } else { 0 };
+            if self.silent > LAST_SILENCE {
+                continue;
+            }
+            if self.waiting.len() >= MAX_WAITING {
+                self.waiting.pop_front();
+                self.lost += 1;
+            }
+            self.waiting.push_back(piece);
+        }
+    }
+
+    fn send(&mut self, now: Instant) -> Result<Vec<u8>, Error> {
+        let (Some(encoder), Some(piece)) = (&mut self.encoder, self.waiting.pop_front()) else {
+            return Ok(Vec::new());
+        };
+        let mut data = Vec::new();
+        encoder.encoder.encode(&piece, &mut data);
+        if data.is_empty() {
+            return Ok(Vec::new());
+        }
+        // It wraps after 49 days; only differences matter to the client.
+        let time = now.duration_since(self.began).as_millis() as u32;
+        tracing::trace!(time, waiting = self.waiting.len(), bytes = data.len(), "sound is sent");
+        let messages = encoder.wave.messages(self.flight.sent(now), encoder.number, time, data)?;
+        server_encode_svc_messages(messages, self.channel_id, self.user_id)
+            .map_err(|_| Error::Encode("sound"))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.lost > 0 {
+            let milliseconds = self.lost * 1000 * PIECE as u64 / u64::from(RATE);
+            tracing::info!(milliseconds, "sound was left out, because the client or the link was slow");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
