@@ -14,6 +14,7 @@ mod capabilities;
 mod curtain;
 mod dvc;
 mod egfx;
+mod encoders;
 mod error;
 mod fastpath;
 mod graphics;
@@ -39,11 +40,13 @@ use std::sync::Arc;
 
 use ironrdp_acceptor::DesktopSize;
 pub use lucid_desktop::KeyboardLayout;
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use account::Accounts;
 pub use error::{Error, Refused};
+pub use lucid_video::Wanted as WantedEncoder;
 pub use sessions::Limits;
 
 /// What a client gets that asks for no size.
@@ -68,6 +71,8 @@ pub struct Options {
     pub keyboard: KeyboardLayout,
     /// The name in the certificate.
     pub name: String,
+    /// Which video encoder is used.
+    pub encoder: WantedEncoder,
     /// Sessions at a time, connected or parked.
     pub max_sessions: usize,
     /// How long sessions may last.
@@ -84,23 +89,29 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let listen = |source| Error::Listen { address: options.listen, source };
     let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
     let port = listener.local_addr().map_err(listen)?.port();
-    status::write(&options.run, port, &identity.fingerprint)?;
+    let encoders = encoders::VideoEncoders::choose(&options.encoder)?;
+    let mut encoder = encoders.description();
+    let in_use = encoder.borrow_and_update().clone();
+    status::write(&options.run, port, &identity.fingerprint, &in_use)?;
     tracing::info!(
         port,
         accounts = accounts.count(),
         fingerprint = identity.fingerprint,
+        encoder = in_use,
         "ready at {:.3} s",
         status::uptime()
     );
     // Without systemd there is nobody to tell, which is no error.
-    if let Err(e) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+    if let Err(e) =
+        sd_notify::notify(false, &[NotifyState::Ready, NotifyState::Status(&video_status(&in_use))])
+    {
         tracing::warn!("telling the service manager that this service is ready: {e}");
     }
 
     let (stop, stopping) = watch::channel(false);
     let host =
         Arc::new(handshake::Host { identity, accounts, default_size: DEFAULT_SIZE, max_size: MAX_SIZE });
-    let settings = listener::Settings { desktop: options.desktop, keyboard: options.keyboard };
+    let settings = listener::Settings { desktop: options.desktop, keyboard: options.keyboard, encoders };
     let sessions = Rc::new(sessions::Sessions::new(options.max_sessions, options.limits));
     let signals = async move {
         use tokio::signal::unix::{SignalKind, signal};
@@ -115,7 +126,25 @@ pub async fn run(options: Options) -> Result<(), Error> {
         }
         stop.send_replace(true);
     };
+    let (run, fingerprint) = (options.run, host.identity.fingerprint.clone());
+    let encoder_changes = async move {
+        while encoder.changed().await.is_ok() {
+            let in_use = encoder.borrow_and_update().clone();
+            if let Err(e) = status::write(&run, port, &fingerprint, &in_use) {
+                tracing::warn!("telling that the video encoder has changed: {e}");
+            }
+            if let Err(e) = sd_notify::notify(false, &[NotifyState::Status(&video_status(&in_use))]) {
+                tracing::warn!("telling the service manager that the video encoder has changed: {e}");
+            }
+        }
+    };
     let local = tokio::task::LocalSet::new();
+    local.spawn_local(encoder_changes);
     local.spawn_local(signals);
     local.run_until(listener::serve(listener, host, settings, sessions, stopping)).await
+}
+
+/// The line of `systemctl status`.
+fn video_status(encoder: &str) -> String {
+    format!("Video: {encoder}")
 }

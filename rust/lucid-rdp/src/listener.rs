@@ -13,6 +13,7 @@ use lucid_desktop::KeyboardLayout;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::encoders::VideoEncoders;
 use crate::error::Refused;
 use crate::handshake::{self, Hall, SharedHost, Stage};
 use crate::running::{self, Opening};
@@ -32,6 +33,14 @@ const MAX_WAITING: usize = 128;
 pub(crate) struct Settings {
     pub(crate) desktop: PathBuf,
     pub(crate) keyboard: KeyboardLayout,
+    pub(crate) encoders: VideoEncoders,
+}
+
+impl Settings {
+    /// Starts a desktop.
+    fn open(&self, size: DesktopSize) -> Opening {
+        running::open(&self.desktop, size, self.keyboard.clone(), self.encoders.clone())
+    }
 }
 
 struct Waiting {
@@ -162,8 +171,7 @@ async fn client(
                 Err(mpsc::error::SendError(Call::Client(back))) => arrival = *back,
             },
             Place::New(facts, calls) => {
-                let opening = opening
-                    .unwrap_or_else(|| running::open(&settings.desktop, size, settings.keyboard.clone()));
+                let opening = opening.unwrap_or_else(|| settings.open(size));
                 let id = facts.id;
                 keeper::keep(facts, opening, arrival, calls, sessions.limits, stopping).await;
                 sessions.ended(id);
@@ -188,7 +196,7 @@ struct Door<'a> {
 impl Hall for Door<'_> {
     fn expect(&mut self, user: &str, size: DesktopSize) {
         if self.sessions.has_room_for_new(user) {
-            self.opening = Some(running::open(&self.settings.desktop, size, self.settings.keyboard.clone()));
+            self.opening = Some(self.settings.open(size));
         }
     }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use lucid_rdp::{Error, KeyboardLayout, Limits, Options};
+use lucid_rdp::{Error, KeyboardLayout, Limits, Options, WantedEncoder};
 use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -33,6 +33,10 @@ struct Arguments {
     /// Keyboard and device name, as lucid-provision writes them (desktop.json).
     #[arg(long)]
     desktop_settings: Option<PathBuf>,
+    /// Which video encoder is used: `auto` takes the first device that passes a health check, otherwise software. A
+    /// device that is named has to pass it.
+    #[arg(long, value_name = "auto|software|DEVICE", default_value = "auto")]
+    video_encoder: WantedEncoder,
     /// Sessions at a time, connected or parked; each user has one at most.
     #[arg(long, default_value_t = 8)]
     max_sessions: usize,
@@ -105,6 +109,7 @@ fn start(arguments: Arguments) -> Result<(), Error> {
         desktop: arguments.desktop,
         keyboard,
         name,
+        encoder: arguments.video_encoder,
         max_sessions: arguments.max_sessions,
         limits: Limits {
             keep: arguments.keep.0,

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::Error;
 use crate::curtain::Curtain;
+use crate::encoders::VideoEncoders;
 use crate::picture::{FromDesktop, Orders, Painter};
 
 /// A desktop has this long to take another client's size; some 50 ms are usual.
@@ -26,11 +27,16 @@ pub(crate) struct Opening {
 }
 
 /// Starts a desktop; blocking work goes to another thread.
-pub(crate) fn open(socket: &Path, size: DesktopSize, keyboard: KeyboardLayout) -> Opening {
+pub(crate) fn open(
+    socket: &Path,
+    size: DesktopSize,
+    keyboard: KeyboardLayout,
+    encoders: VideoEncoders,
+) -> Opening {
     let (out, from_desktop) = mpsc::channel(1);
     let orders = Orders::new(Mutex::new(None));
     let curtain = Curtain::default();
-    let painter = Painter::new(Arc::clone(&orders), curtain.clone(), out);
+    let painter = Painter::new(Arc::clone(&orders), curtain.clone(), out, encoders);
     let request = DesktopRequest { width: size.width.into(), height: size.height.into(), keyboard };
     let socket = socket.to_owned();
     let task = tokio::task::spawn_blocking(move || Desktop::open(&socket, &request, painter));

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::colour::I420;
-use crate::{Content, Encoded, Encoder, Error, MAX_HEIGHT, MAX_WIDTH, Picture, Settings};
+use crate::{Content, Encoded, Encoder, Error, MAX_HEIGHT, MAX_WIDTH, Picture, Settings, Steering};
 use openh264::OpenH264API;
 use openh264::encoder::{
     BitRate, Complexity, EncoderConfig, FrameRate, FrameType, IntraFramePeriod, Profile, QpRange,
@@ -54,9 +54,7 @@ impl OpenH264 {
         if !(1..=MAX_WIDTH).contains(&width) || !(1..=MAX_HEIGHT).contains(&height) {
             return wrong("the size is 0 or too big");
         }
-        if !(10_000..=1_000_000_000).contains(&settings.bitrate_bps) {
-            return wrong("the rate is not within 10 kbit/s and 1 Gbit/s");
-        }
+        settings.with_bitrate(settings.bitrate_bps)?;
         if !(1.0..=240.0).contains(&settings.max_fps) {
             return wrong("the picture rate is not within 1 and 240");
         }
@@ -204,12 +202,7 @@ impl Encoder for OpenH264 {
     }
 
     fn set_bitrate(&mut self, bitrate_bps: u32) -> Result<(), Error> {
-        let Settings { width, height, .. } = self.settings;
-        if !(10_000..=1_000_000_000).contains(&bitrate_bps) {
-            let what = "the rate is not within 10 kbit/s and 1 Gbit/s";
-            return Err(Error::Settings { width, height, what });
-        }
-        let settings = Settings { bitrate_bps, ..self.settings };
+        let settings = self.settings.with_bitrate(bitrate_bps)?;
         if !self.primed {
             *self = OpenH264::new(settings)?;
             return Ok(());
@@ -233,16 +226,18 @@ impl Encoder for OpenH264 {
     }
 
     fn set_qp(&mut self, qp: u8) -> Result<(), Error> {
-        let Settings { width, height, content, .. } = self.settings;
-        if qp > 51 || content == Content::Desktop {
-            let what = "a quantiser is set for motion alone, and at most 51";
-            return Err(Error::Settings { width, height, what });
-        }
-        self.settings = Settings { min_qp: qp, max_qp: qp, ..self.settings };
+        self.settings = self.settings.with_qp(qp)?;
         Ok(())
     }
 
-    fn name(&self) -> &'static str {
+    fn steering(&self) -> Steering {
+        match self.settings.content {
+            Content::Desktop => Steering::Bitrate,
+            Content::Motion => Steering::Quantiser,
+        }
+    }
+
+    fn name(&self) -> &str {
         "OpenH264"
     }
 }

@@ -1,0 +1,65 @@
+//! Which video encoder this host uses, and telling so: in the log, in `status.json` and to the service manager.
+
+use std::sync::Arc;
+
+use lucid_video::{Encoders, Guarded, Settings, Wanted};
+use tokio::sync::watch;
+
+use crate::Error;
+
+/// The encoders of this host, for all sessions. Clones are the same ones.
+#[derive(Clone, Debug)]
+pub(crate) struct VideoEncoders(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    encoders: Encoders,
+    description: watch::Sender<String>,
+}
+
+impl VideoEncoders {
+    /// Finds out what there is, which takes a second for a device that could be used.
+    pub(crate) fn choose(wanted: &Wanted) -> Result<VideoEncoders, Error> {
+        let (encoders, wrong) = Encoders::choose(wanted)?;
+        for error in wrong {
+            tracing::info!("not used: {error}");
+        }
+        Ok(Self::with(encoders))
+    }
+
+    /// Software alone.
+    #[cfg(test)]
+    pub(crate) fn software() -> VideoEncoders {
+        Self::with(Encoders::software())
+    }
+
+    fn with(encoders: Encoders) -> VideoEncoders {
+        let description = watch::Sender::new(encoders.description());
+        VideoEncoders(Arc::new(Inner { encoders, description }))
+    }
+
+    /// What is used and why, for people; changes when hardware fails.
+    pub(crate) fn description(&self) -> watch::Receiver<String> {
+        self.0.description.subscribe()
+    }
+
+    /// An encoder for one stream.
+    pub(crate) fn open(&self, settings: Settings) -> Result<Guarded, Error> {
+        let mut encoder = self.0.encoders.open(settings)?;
+        if let Some(error) = encoder.take_failure() {
+            tracing::warn!("this stream is encoded in software: {error}");
+        }
+        Ok(encoder)
+    }
+
+    /// After each picture: if the hardware has failed at it, no other stream uses it either.
+    pub(crate) fn look_after(&self, encoder: &mut Guarded) {
+        if let Some(error) = encoder.take_failure() {
+            self.0.encoders.give_up_device(&error);
+            self.0.description.send_replace(self.0.encoders.description());
+            tracing::warn!(
+                "from here on pictures are encoded in software until this service starts again: {error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Which encoder a machine uses, found out when it starts.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::v4l2::{self, Coded, Found, V4l2};
+use crate::{Error, Guarded, Settings, Steering, health};
+
+/// What the operator wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// The first device that passes the health check, otherwise software.
+    #[default]
+    Auto,
+    /// Software.
+    Software,
+    /// This device and no other.
+    Device(PathBuf),
+}
+
+impl FromStr for Wanted {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Wanted, &'static str> {
+        match text {
+            "auto" => Ok(Wanted::Auto),
+            "software" => Ok(Wanted::Software),
+            path if path.starts_with("/dev/") => Ok(Wanted::Device(path.into())),
+            _ => Err("not auto, software or a device such as /dev/video11"),
+        }
+    }
+}
+
+/// The encoders of this machine. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Encoders(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    device: Option<(Found, Steering)>,
+    /// Why there is no device, or none any more.
+    reason: String,
+}
+
+impl Encoders {
+    /// Software alone.
+    #[must_use]
+    pub fn software() -> Encoders {
+        Encoders::without_device("as asked for")
+    }
+
+    fn without_device(reason: impl Into<String>) -> Encoders {
+        Encoders(Arc::new(Mutex::new(State { device: None, reason: reason.into() })))
+    }
+
+    /// Finds out what there is, which takes a few seconds at most for each device that looks like an encoder; gives
+    /// also what was found wrong with such devices.
+    ///
+    /// # Errors
+    /// When a device was named and is of no use.
+    pub fn choose(wanted: &Wanted) -> Result<(Encoders, Vec<Error>), Error> {
+        let usable = |path: &Path| -> Result<(Found, Steering), Error> {
+            Ok((v4l2::probe(path, Coded::H264)?, health::examine(path, Coded::H264)?))
+        };
+        let with = |device: (Found, Steering)| {
+            Encoders(Arc::new(Mutex::new(State { device: Some(device), reason: String::new() })))
+        };
+        let nodes = match wanted {
+            Wanted::Software => return Ok((Encoders::software(), Vec::new())),
+            Wanted::Device(path) => return Ok((with(usable(path)?), Vec::new())),
+            Wanted::Auto => v4l2::nodes().map_err(|source| Error::Device {
+                device: "/dev".into(),
+                doing: "looking for devices",
+                source,
+            })?,
+        };
+        let (mut wrong, count) = (Vec::new(), nodes.len());
+        for path in nodes {
+            match usable(&path) {
+                Ok(device) => return Ok((with(device), wrong)),
+                Err(error) => wrong.push(error),
+            }
+        }
+        let reason = match count {
+            0 => "there is no video device".to_owned(),
+            count => format!("none of {count} video devices is a working H.264 encoder"),
+        };
+        Ok((Encoders::without_device(reason), wrong))
+    }
+
+    /// An encoder for pictures: the device if there is one and it takes these settings, with software behind it.
+    ///
+    /// # Errors
+    /// When the settings are out of their limits.
+    pub fn open(&self, settings: Settings) -> Result<Guarded, Error> {
+        let device = self.state().device.clone();
+        let Some((found, steering)) = device else { return Guarded::in_software(settings) };
+        match V4l2::open(&found.path, Coded::H264, settings, steering) {
+            Ok(hardware) => Ok(Guarded::new(Box::new(hardware), settings)),
+            // Too large, or busy with other streams: the next one may have more luck.
+            Err(error) => Guarded::after(error, settings),
+        }
+    }
+
+    /// The device has failed while it was used: nobody gets it any more until the next start.
+    pub fn give_up_device(&self, error: &Error) {
+        let mut state = self.state();
+        if state.device.take().is_some() {
+            state.reason = format!("the device has failed: {error}");
+        }
+    }
+
+    /// For people: what is used, and why.
+    #[must_use]
+    pub fn description(&self) -> String {
+        let state = self.state();
+        match &state.device {
+            Some((found, _)) => {
+                format!("V4L2 {} ({}), with OpenH264 behind it", found.path.display(), found.card)
+            }
+            None => format!("OpenH264 in software ({})", state.reason),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // Nothing is left half done in it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
