@@ -83,7 +83,7 @@ impl Encoders {
             }
         }
         let reason = match count {
-            0 => "there is no video device".to_owned(),
+            0 => "no video device can be seen".to_owned(),
             count => format!("none of {count} video devices is a working H.264 encoder"),
         };
         Ok((Encoders::without_device(reason), wrong))
