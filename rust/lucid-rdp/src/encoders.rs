@@ -22,7 +22,7 @@ impl VideoEncoders {
     pub(crate) fn choose(wanted: &Wanted) -> Result<VideoEncoders, Error> {
         let (encoders, wrong) = Encoders::choose(wanted)?;
         for error in wrong {
-            tracing::info!("not used: {error}");
+            tracing::warn!("not used: {error}");
         }
         Ok(Self::with(encoders))
     }
@@ -61,5 +61,26 @@ impl VideoEncoders {
                 "from here on pictures are encoded in software until this service starts again: {error}"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_device_that_is_none_keeps_the_host_from_starting_and_says_why() {
+        let error = VideoEncoders::choose(&Wanted::Device("/dev/null".into())).unwrap_err();
+        assert!(error.to_string().contains("/dev/null"), "{error}");
+    }
+
+    #[test]
+    fn what_is_used_is_told_whatever_this_machine_has() {
+        let encoders = VideoEncoders::choose(&Wanted::Auto).unwrap();
+        let told = encoders.description();
+        let mut encoder = encoders.open(Settings::motion(640, 480, 30)).unwrap();
+        encoders.look_after(&mut encoder);
+        assert!(!told.has_changed().unwrap(), "nothing has failed");
+        assert!(told.borrow().contains("OpenH264"));
     }
 }

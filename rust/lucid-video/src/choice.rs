@@ -1,6 +1,6 @@
 //! Which encoder a machine uses, found out when it starts.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -55,31 +55,35 @@ impl Encoders {
     }
 
     /// Finds out what there is, which takes a few seconds at most for each device that looks like an encoder; gives
-    /// also what was found wrong with such devices.
+    /// also what is wrong with such devices, and with those that cannot be asked.
     ///
     /// # Errors
     /// When a device was named and is of no use.
     pub fn choose(wanted: &Wanted) -> Result<(Encoders, Vec<Error>), Error> {
-        let usable = |path: &Path| -> Result<(Found, Steering), Error> {
-            Ok((v4l2::probe(path, Coded::H264)?, health::examine(path, Coded::H264)?))
-        };
+        let healthy =
+            |found: Found| health::examine(&found.path, Coded::H264).map(|steering| (found, steering));
         let with = |device: (Found, Steering)| {
             Encoders(Arc::new(Mutex::new(State { device: Some(device), reason: String::new() })))
         };
         let nodes = match wanted {
             Wanted::Software => return Ok((Encoders::software(), Vec::new())),
-            Wanted::Device(path) => return Ok((with(usable(path)?), Vec::new())),
-            Wanted::Auto => v4l2::nodes().map_err(|source| Error::Device {
-                device: "/dev".into(),
-                doing: "looking for devices",
-                source,
-            })?,
+            Wanted::Device(path) => {
+                return Ok((with(healthy(v4l2::probe_in_time(path, Coded::H264)?)?), Vec::new()));
+            }
+            Wanted::Auto => match v4l2::nodes() {
+                Ok(nodes) => nodes,
+                Err(e) => {
+                    return Ok((Self::without_device(format!("/dev cannot be listed: {e}")), Vec::new()));
+                }
+            },
         };
         let (mut wrong, count) = (Vec::new(), nodes.len());
         for path in nodes {
-            match usable(&path) {
-                Ok(device) => return Ok((with(device), wrong)),
-                Err(error) => wrong.push(error),
+            match v4l2::probe_in_time(&path, Coded::H264).map(healthy) {
+                Ok(Ok(device)) => return Ok((with(device), wrong)),
+                // A camera or a decoder, for example: nothing is wrong with it.
+                Err(Error::DeviceRefused { .. }) => {}
+                Ok(Err(error)) | Err(error) => wrong.push(error),
             }
         }
         let reason = match count {

@@ -78,6 +78,28 @@ pub fn nodes() -> std::io::Result<Vec<PathBuf>> {
     Ok(found.into_iter().map(|number| PathBuf::from(format!("/dev/video{number}"))).collect())
 }
 
+/// As [`probe`], within [`OPEN_BOUND`] whatever the driver does.
+///
+/// # Errors
+/// As [`probe`], and when it takes too long.
+pub fn probe_in_time(path: &Path, coded: Coded) -> Result<Found, Error> {
+    let (found, answer) = sync_channel(1);
+    let device = path.to_owned();
+    std::thread::Builder::new()
+        .name("v4l2".into())
+        // Who does not wait any more has been told that it took too long.
+        .spawn(move || drop(found.send(probe(&device, coded))))
+        .map_err(|source| Error::Device {
+            device: path.to_owned(),
+            doing: "starting a thread for it",
+            source,
+        })?;
+    let milliseconds = OPEN_BOUND.as_millis() as u64;
+    answer
+        .recv_timeout(OPEN_BOUND)
+        .unwrap_or_else(|_| Err(Error::DeviceLate { device: path.to_owned(), milliseconds }))
+}
+
 /// A picture on its way to the device's thread.
 struct Job {
     planes: Box<I420>,
@@ -121,20 +143,18 @@ impl V4l2 {
     /// # Errors
     /// When it cannot be had or does not take these settings, with the reason.
     pub fn open(path: &Path, coded: Coded, settings: Settings, steering: Steering) -> Result<V4l2, Error> {
-        let card = probe(path, coded)?.card;
         let device = path.to_owned();
-        Self::on_a_thread(path, card, settings, steering, move || {
-            let mut stream = Stream::open(&device, coded, &settings, steering)?;
-            Ok(move |picture: &I420, wishes| stream.encode(picture, wishes))
+        Self::on_a_thread(path, settings, steering, move || {
+            let (mut stream, card) = Stream::open(&device, coded, &settings, steering)?;
+            Ok((card, move |picture: &I420, wishes| stream.encode(picture, wishes)))
         })
     }
 
     fn on_a_thread<E>(
         path: &Path,
-        card: String,
         settings: Settings,
         steering: Steering,
-        open: impl FnOnce() -> Result<E, Error> + Send + 'static,
+        open: impl FnOnce() -> Result<(String, E), Error> + Send + 'static,
     ) -> Result<V4l2, Error>
     where
         E: FnMut(&I420, Wishes) -> Result<Unit, Error>,
@@ -149,8 +169,8 @@ impl V4l2 {
             .name("v4l2".into())
             .spawn(move || {
                 let mut encode = match open() {
-                    Ok(encode) => {
-                        if opened.send(Ok(())).is_err() {
+                    Ok((card, encode)) => {
+                        if opened.send(Ok(card)).is_err() {
                             return;
                         }
                         encode
@@ -169,8 +189,8 @@ impl V4l2 {
                 }
             })
             .map_err(|e| failed("starting a thread for it", e))?;
-        match is_open.recv_timeout(OPEN_BOUND) {
-            Ok(result) => result?,
+        let card = match is_open.recv_timeout(OPEN_BOUND) {
+            Ok(card) => card?,
             Err(RecvTimeoutError::Timeout) => {
                 let milliseconds = OPEN_BOUND.as_millis() as u64;
                 return Err(Error::DeviceLate { device: path.to_owned(), milliseconds });
@@ -178,7 +198,7 @@ impl V4l2 {
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(failed("setting it up", std::io::Error::other("its thread died")));
             }
-        }
+        };
         Ok(V4l2 {
             path: path.to_owned(),
             settings,
@@ -259,7 +279,9 @@ mod tests {
         encode: impl FnMut(&I420, Wishes) -> Result<Unit, Error> + Send + 'static,
     ) -> Result<V4l2, Error> {
         let settings = Settings::motion(64, 64, 30);
-        V4l2::on_a_thread(Path::new("/dev/fake"), "fake".into(), settings, Steering::Quantiser, || Ok(encode))
+        V4l2::on_a_thread(Path::new("/dev/fake"), settings, Steering::Quantiser, || {
+            Ok(("fake".into(), encode))
+        })
     }
 
     fn picture(pixels: &[u8]) -> Picture<'_> {
@@ -291,16 +313,11 @@ mod tests {
         let (_hold, held) = sync_channel::<()>(0);
         type Never = fn(&I420, Wishes) -> Result<Unit, Error>;
         let begin = Instant::now();
-        let opened = V4l2::on_a_thread::<Never>(
-            Path::new("/dev/fake"),
-            "fake".into(),
-            settings,
-            Steering::Quantiser,
-            move || {
+        let opened =
+            V4l2::on_a_thread::<Never>(Path::new("/dev/fake"), settings, Steering::Quantiser, move || {
                 let _ = held.recv();
                 Err(late(Path::new("/dev/fake")))
-            },
-        );
+            });
         assert!(matches!(opened, Err(Error::DeviceLate { milliseconds: 2000, .. })));
         assert!(begin.elapsed() < OPEN_BOUND * 2);
     }

@@ -90,15 +90,16 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// Sets a device up; gives its name as well.
     pub(super) fn open(
         path: &Path,
         coded: Coded,
         settings: &Settings,
         steering: Steering,
-    ) -> Result<Stream, Error> {
+    ) -> Result<(Stream, String), Error> {
         let failed = failing(path);
         let refused = |what| Error::DeviceRefused { device: path.to_owned(), what };
-        let (node, layout, _) = open(path, coded)?;
+        let (node, layout, found) = open(path, coded)?;
         let planes = I420::new(settings.width, settings.height)?;
         let (width, height) = planes.coded_size();
         let size = (width as u32, height as u32);
@@ -152,7 +153,7 @@ impl Stream {
             return Err(refused("it lays pictures out in an unknown way"));
         }
         stream.start().map_err(failed("starting it"))?;
-        Ok(stream)
+        Ok((stream, found.card))
     }
 
     fn start(&mut self) -> Result<(), Errno> {

@@ -152,17 +152,21 @@ fn kernel(context: &Context) -> Result<Made> {
         .arg(&work)
         .args(["--strip-components=4", "--wildcards", "*/drivers/media/test-drivers/vicodec/*"]);
     steps.run("unpacking vicodec's source", &mut unpack)?;
+    // Installing mawk would have made this link.
+    let programs = work.join("bin");
+    fs::create_dir_all(&programs).at("making", &programs)?;
+    std::os::unix::fs::symlink("/usr/bin/mawk", programs.join("awk")).at("making awk in", &programs)?;
     // The newer Debian's programs call each other by their names, so they run in its tree; nothing of this machine is
     // seen there but devices and the folder of the module.
     let mut make = project.command("unshare");
     make.args(["--map-root-user", "--mount", "sh", "-euc"])
         .arg(
             "mount --rbind /dev \"$1/dev\"; mount --bind \"$2\" \"$1/mnt\"; root=$1; shift 2; \
-             PATH=/usr/bin exec chroot \"$root\" /usr/bin/make \"$@\"",
+             PATH=/mnt/bin:/usr/sbin:/usr/bin:/sbin:/bin exec chroot \"$root\" /usr/bin/make \"$@\"",
         )
         .arg("sh")
         .args([&builder, &work])
-        .args(["-C", &format!("/usr/src/{headers}"), "M=/mnt/vicodec", "ARCH=arm64", "AWK=mawk"])
+        .args(["-C", &format!("/usr/src/{headers}"), "M=/mnt/vicodec", "ARCH=arm64"])
         .args(["CROSS_COMPILE=aarch64-linux-gnu-", &format!("CC={compiler}")])
         .args(["CONFIG_VIDEO_VICODEC=m", "modules"]);
     fs::create_dir_all(builder.join("mnt")).at("making a folder in", &builder)?;
