@@ -20,7 +20,7 @@ struct Inner {
 impl VideoEncoders {
     /// Finds out what there is, which takes a second for a device that could be used.
     pub(crate) fn choose(wanted: &Wanted) -> Result<VideoEncoders, Error> {
-        let (encoders, wrong) = Encoders::choose(wanted)?;
+        let (encoders, wrong) = Encoders::choose(wanted).map_err(Error::Encoder)?;
         for error in wrong {
             tracing::warn!("not used: {error}");
         }

@@ -150,6 +150,8 @@ fn tell(encoder: &mut openh264::encoder::Encoder, qp: u8, slices: u16) -> Result
                 let layer = &mut parameters.sSpatialLayers[0];
                 layer.iDLayerQp = i32::from(qp);
                 if slices > 1 {
+                    // A thread each; with one slice, as it began, OpenH264 has gone down to one.
+                    parameters.iMultipleThreadIdc = slices;
                     layer.sSliceArgument.uiSliceMode = SM_FIXEDSLCNUM_SLICE;
                     layer.sSliceArgument.uiSliceNum = slices.into();
                 }

@@ -385,4 +385,11 @@ fn large_moving_pictures_come_in_a_slice_for_each_thread_and_stay_whole_while_th
         }
         assert!(sum < 4 * count, "picture {number} is off by {} in the mean", sum / count);
     }
+    // Slices alone would gain nothing.
+    let own: Vec<String> = std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap())
+        .filter(|name| name.starts_with("OpenH264") || name.starts_with("large_moving"))
+        .collect();
+    assert!(threads == 1 || own.len() > threads, "{own:?}");
 }
