@@ -48,6 +48,7 @@ impl VideoEncoders {
         let mut encoder = self.0.encoders.open(settings)?;
         if let Some(error) = encoder.take_failure() {
             tracing::warn!("this stream is encoded in software: {error}");
+            self.tell();
         }
         Ok(encoder)
     }
@@ -56,11 +57,20 @@ impl VideoEncoders {
     pub(crate) fn look_after(&self, encoder: &mut Guarded) {
         if let Some(error) = encoder.take_failure() {
             self.0.encoders.give_up_device(&error);
-            self.0.description.send_replace(self.0.encoders.description());
+            self.tell();
             tracing::warn!(
                 "from here on pictures are encoded in software until this service starts again: {error}"
             );
         }
+    }
+
+    fn tell(&self) {
+        let now = self.0.encoders.description();
+        self.0.description.send_if_modified(|before| {
+            let other = *before != now;
+            *before = now;
+            other
+        });
     }
 }
 

@@ -102,8 +102,13 @@ impl Encoders {
         let Some((found, steering)) = device else { return Guarded::in_software(settings) };
         match V4l2::open(&found.path, Coded::H264, settings, steering) {
             Ok(hardware) => Ok(Guarded::new(Box::new(hardware), settings)),
-            // Too large, or busy with other streams: the next one may have more luck.
-            Err(error) => Guarded::after(error, settings),
+            Err(error) => {
+                // One that hangs is not tried again. Too large, or busy with other streams: the next may have more luck.
+                if matches!(error, Error::DeviceLate { .. }) {
+                    self.give_up_device(&error);
+                }
+                Guarded::after(error, settings)
+            }
         }
     }
 

@@ -27,11 +27,21 @@ const TOLERANCE: u64 = 8;
 /// # Errors
 /// When it does not do what it must, with the reason.
 pub fn examine(device: &Path, coded: Coded) -> Result<Steering, Error> {
+    examine_with(device, coded, |settings, steering| {
+        V4l2::open(device, coded, settings, steering).map(|encoder| Box::new(encoder) as Box<dyn Encoder>)
+    })
+}
+
+/// Something that sets a device up.
+trait Open: FnMut(Settings, Steering) -> Result<Box<dyn Encoder>, Error> {}
+impl<F: FnMut(Settings, Steering) -> Result<Box<dyn Encoder>, Error>> Open for F {}
+
+fn examine_with(device: &Path, coded: Coded, mut open: impl Open) -> Result<Steering, Error> {
     // By its quantiser if that has an effect at once, otherwise by its rate.
-    match steered_by(device, coded, Steering::Quantiser) {
+    match steered_by(device, coded, Steering::Quantiser, &mut open) {
         Ok(()) => Ok(Steering::Quantiser),
         Err(first @ (Error::DeviceLate { .. } | Error::Undecodable { .. })) => Err(first),
-        Err(first) => match steered_by(device, coded, Steering::Bitrate) {
+        Err(first) => match steered_by(device, coded, Steering::Bitrate, &mut open) {
             Ok(()) => Ok(Steering::Bitrate),
             Err(Error::DeviceRefused { what: "it lets nobody choose the rate", .. }) => Err(first),
             Err(second) => Err(second),
@@ -39,12 +49,12 @@ pub fn examine(device: &Path, coded: Coded) -> Result<Steering, Error> {
     }
 }
 
-fn steered_by(device: &Path, coded: Coded, steering: Steering) -> Result<(), Error> {
+fn steered_by(device: &Path, coded: Coded, steering: Steering, open: &mut impl Open) -> Result<(), Error> {
     let settings = Settings::motion(WIDTH, HEIGHT, FINE).with_bitrate(HIGH)?;
     let mut trial = Trial {
         device,
         coded,
-        encoder: V4l2::open(device, coded, settings, steering)?,
+        encoder: open(settings, steering)?,
         decoder: Decoder::new().map_err(|source| undecodable(device, source))?,
         shown: 0,
     };
@@ -73,7 +83,7 @@ fn undecodable(device: &Path, source: openh264::Error) -> Error {
 struct Trial<'a> {
     device: &'a Path,
     coded: Coded,
-    encoder: V4l2,
+    encoder: Box<dyn Encoder>,
     decoder: Decoder,
     shown: u32,
 }
@@ -145,10 +155,11 @@ pub fn moving_picture(width: u32, height: u32, number: u32) -> Vec<u8> {
     let mut pixels = Vec::with_capacity((width * height * 4) as usize);
     for y in 0..height {
         for x in 0..width {
+            // Grain that no motion vector finds again: what it takes depends on the quantiser alone.
+            let grain = (x * 0x9e37 + y * 0x79b9 + number * 0x7f4a + 1).wrapping_mul(0x85eb_ca6b) >> 28;
             let (x, y) = (x + 5 * number, y + 2 * number);
-            // Soft colours with edges in them, and some grain.
+            // Soft colours with edges in them.
             let block = if (x / 48 + y / 40) % 2 == 0 { 64 } else { 0 };
-            let grain = ((x * 7 + y * 13) ^ (x * y)) % 16;
             let wave = |at: u32, period: u32| {
                 let phase = at % period;
                 phase.min(period - phase) * 255 / period
@@ -160,4 +171,114 @@ pub fn moving_picture(width: u32, height: u32, number: u32) -> Vec<u8> {
         }
     }
     pixels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Encoded, OpenH264};
+
+    /// H.264 from software in the place of hardware, with a fault.
+    struct Faulty {
+        works: OpenH264,
+        fault: Fault,
+        bytes: Vec<u8>,
+        count: usize,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Fault {
+        None,
+        IgnoresQuantiser,
+        IgnoresKeyFrameRequests,
+        PeriodicKeyFrames,
+        NoParameterSets,
+        Garbage,
+        NothingDecodable,
+        AnotherPicture,
+        SaysItIsAKeyFrame,
+    }
+
+    impl Encoder for Faulty {
+        fn encode(&mut self, picture: Picture<'_>) -> Result<Encoded<'_>, Error> {
+            self.count += 1;
+            if self.fault == Fault::PeriodicKeyFrames && self.count == 5 {
+                self.works.force_key_frame();
+            }
+            let grey = vec![0x80; picture.pixels.len()];
+            let pixels = if self.fault == Fault::AnotherPicture { &grey } else { picture.pixels };
+            let encoded = self.works.encode(Picture { pixels, ..picture })?;
+            let (mut key_frame, qp) = (encoded.key_frame, encoded.qp);
+            self.bytes = encoded.bytes.to_vec();
+            match self.fault {
+                Fault::NoParameterSets => {
+                    let slices = annexb::units(&self.bytes).filter(|(kind, _)| *kind < 6);
+                    self.bytes = slices.flat_map(|(_, unit)| unit.to_vec()).collect();
+                }
+                Fault::Garbage => self.bytes.iter_mut().skip(60).for_each(|byte| *byte ^= 0x5a),
+                Fault::NothingDecodable => {
+                    let headers = annexb::units(&self.bytes).filter(|(kind, _)| *kind > 6);
+                    self.bytes = headers.flat_map(|(_, unit)| unit.to_vec()).collect();
+                }
+                Fault::SaysItIsAKeyFrame => key_frame = true,
+                _ => {}
+            }
+            Ok(Encoded { bytes: &self.bytes, key_frame, qp })
+        }
+
+        fn force_key_frame(&mut self) {
+            if self.fault != Fault::IgnoresKeyFrameRequests {
+                self.works.force_key_frame();
+            }
+        }
+
+        fn set_bitrate(&mut self, bitrate_bps: u32) -> Result<(), Error> {
+            // Once it is set, a rate is kept by a coarser quantiser.
+            if bitrate_bps == LOW { self.works.set_qp(COARSE) } else { Ok(()) }
+        }
+
+        fn set_qp(&mut self, qp: u8) -> Result<(), Error> {
+            if self.fault == Fault::IgnoresQuantiser { Ok(()) } else { self.works.set_qp(qp) }
+        }
+
+        fn steering(&self) -> Steering {
+            Steering::Quantiser
+        }
+
+        fn name(&self) -> &str {
+            "faulty"
+        }
+    }
+
+    fn verdict(fault: Fault) -> Result<Steering, Error> {
+        examine_with(Path::new("/dev/faulty"), Coded::H264, |settings, _| {
+            let works = OpenH264::new(settings)?;
+            Ok(Box::new(Faulty { works, fault, bytes: Vec::new(), count: 0 }))
+        })
+    }
+
+    #[test]
+    fn a_good_encoder_passes_and_one_that_knows_only_rates_is_steered_by_them() {
+        assert_eq!(verdict(Fault::None).unwrap(), Steering::Quantiser);
+        assert_eq!(verdict(Fault::IgnoresQuantiser).unwrap(), Steering::Bitrate);
+    }
+
+    #[test]
+    fn every_fault_is_found_and_named() {
+        for (fault, said) in [
+            (Fault::IgnoresKeyFrameRequests, "no key frame when asked for one"),
+            (Fault::PeriodicKeyFrames, "key frames that nobody asked for"),
+            (Fault::NoParameterSets, "no parameter sets"),
+            (Fault::Garbage, ""),
+            (Fault::NothingDecodable, ""),
+            (Fault::AnotherPicture, "shows another picture"),
+            (Fault::SaysItIsAKeyFrame, "key frames that nobody asked for"),
+        ] {
+            let error = verdict(fault).expect_err(&format!("{fault:?}")).to_string();
+            assert!(
+                error.starts_with("encoder device /dev/faulty") && error.contains(said),
+                "{fault:?}: {error}"
+            );
+        }
+    }
 }
