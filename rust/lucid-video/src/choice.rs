@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::v4l2::{self, Coded, Found, V4l2};
+use crate::v4l2::{self, Coded, Found, Patience, V4l2};
 use crate::{Error, Guarded, Settings, Steering, health};
 
 /// What the operator wants.
@@ -60,8 +60,9 @@ impl Encoders {
     /// # Errors
     /// When a device was named and is of no use.
     pub fn choose(wanted: &Wanted) -> Result<(Encoders, Vec<Error>), Error> {
-        let healthy =
-            |found: Found| health::examine(&found.path, Coded::H264).map(|steering| (found, steering));
+        let healthy = |found: Found| {
+            health::examine(&found.path, Coded::H264, Patience::USUAL).map(|steering| (found, steering))
+        };
         let with = |device: (Found, Steering)| {
             Encoders(Arc::new(Mutex::new(State { device: Some(device), reason: String::new() })))
         };
@@ -100,7 +101,7 @@ impl Encoders {
     pub fn open(&self, settings: Settings) -> Result<Guarded, Error> {
         let device = self.state().device.clone();
         let Some((found, steering)) = device else { return Guarded::in_software(settings) };
-        match V4l2::open(&found.path, Coded::H264, settings, steering) {
+        match V4l2::open(&found.path, Coded::H264, settings, steering, Patience::USUAL) {
             Ok(hardware) => Ok(Guarded::new(Box::new(hardware), settings)),
             Err(error) => {
                 // One that hangs is not tried again. Too large, or busy with other streams: the next may have more luck.

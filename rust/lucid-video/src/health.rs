@@ -7,7 +7,7 @@ use openh264::decoder::Decoder;
 use openh264::formats::YUVSource as _;
 
 use crate::colour::I420;
-use crate::v4l2::{Coded, V4l2};
+use crate::v4l2::{Coded, Patience, V4l2};
 use crate::{Encoder, Error, Picture, Rect, Settings, Steering, annexb};
 
 /// Small, but as large as the largest minimum that is known (`vicodec`).
@@ -26,9 +26,10 @@ const TOLERANCE: u64 = 8;
 ///
 /// # Errors
 /// When it does not do what it must, with the reason.
-pub fn examine(device: &Path, coded: Coded) -> Result<Steering, Error> {
+pub fn examine(device: &Path, coded: Coded, patience: Patience) -> Result<Steering, Error> {
     examine_with(device, coded, |settings, steering| {
-        V4l2::open(device, coded, settings, steering).map(|encoder| Box::new(encoder) as Box<dyn Encoder>)
+        let encoder = V4l2::open(device, coded, settings, steering, patience)?;
+        Ok(Box::new(encoder) as Box<dyn Encoder>)
     })
 }
 

@@ -58,13 +58,13 @@ pub(super) fn set_up(
     steering: Steering,
 ) -> Result<(), Failure> {
     let asking = |e| ("asking for its controls", Some(e));
-    let may_set = |id: u32, value: i32, doing: &'static str| -> Result<bool, Failure> {
-        match node.control_range(id).map_err(asking)? {
-            None => Ok(false),
-            Some(range) => node
-                .set_control(id, value.clamp(range.minimum, range.maximum))
-                .map(|()| true)
-                .map_err(|e| (doing, Some(e))),
+    // A device may lack a control or, within a menu's range, a value (EINVAL). Whether it does without it what has to
+    // be done, the health check finds out.
+    let may_set = |id: u32, value: i32, doing: &'static str| -> Result<(), Failure> {
+        let Some(range) = node.control_range(id).map_err(asking)? else { return Ok(()) };
+        match node.set_control(id, value.clamp(range.minimum, range.maximum)) {
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(e) => Err((doing, Some(e))),
         }
     };
     // One picture in, one picture out, and key frames only when they are asked for.
@@ -97,9 +97,14 @@ pub(super) fn set_up(
     Ok(())
 }
 
-/// Sets the quantiser of the pictures to come: 0..=51 of H.264, or as much of the device's range.
-pub(super) fn set_quantiser(node: &Node, coded: Coded, qp: u8) -> Result<(), Errno> {
-    let Some((pair, range)) = quantisers(node, coded)? else { return Err(Errno::OPNOTSUPP) };
+/// Sets the quantiser of the pictures to come, of which the last was `before`: 0..=51 of H.264, or as much of the
+/// device's range.
+pub(super) fn set_quantiser(node: &Node, coded: Coded, before: Option<u8>, qp: u8) -> Result<(), Errno> {
+    let Some((mut pair, range)) = quantisers(node, coded)? else { return Err(Errno::OPNOTSUPP) };
+    // The lower bound is never above the upper one.
+    if before.is_some_and(|before| before < qp) {
+        pair.reverse();
+    }
     let value = match coded {
         Coded::H264 => qp.into(),
         Coded::Fwht => i32::from(qp) * range.maximum / 51,

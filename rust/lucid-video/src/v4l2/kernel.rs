@@ -461,7 +461,8 @@ impl Node {
     /// The kernel's.
     pub fn map_buffer(&self, direction: Direction, index: u32) -> Result<Vec<Mapping>, Errno> {
         let mut planes = [Plane::default(); MAX_PLANES];
-        let count = self.with_planes::<VIDIOC_QUERYBUF>(direction, index, &mut planes)?.length as usize;
+        let count = self.with_planes::<VIDIOC_QUERYBUF>(direction, index, &mut planes, Duration::ZERO)?.length
+            as usize;
         planes
             .iter()
             .take(count)
@@ -469,11 +470,18 @@ impl Node {
             .collect()
     }
 
-    /// `VIDIOC_QBUF`: gives a buffer to the device, with so many bytes in each memory plane.
+    /// `VIDIOC_QBUF`: gives a buffer to the device, with so many bytes in each memory plane; `time` is the picture's,
+    /// from any beginning.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn queue(&self, direction: Direction, index: usize, bytes: &[usize]) -> Result<(), Errno> {
+    pub fn queue(
+        &self,
+        direction: Direction,
+        index: usize,
+        bytes: &[usize],
+        time: Duration,
+    ) -> Result<(), Errno> {
         let mut planes = [Plane::default(); MAX_PLANES];
         for (plane, bytes) in planes.iter_mut().zip(bytes) {
             plane.bytes_used = u32::try_from(*bytes).map_err(|_| Errno::INVAL)?;
@@ -482,7 +490,7 @@ impl Node {
         let index = u32::try_from(index).map_err(|_| Errno::INVAL)?;
         let planes_used = bytes.len().min(MAX_PLANES);
         let (first, _) = planes.split_at_mut(planes_used);
-        self.with_planes::<VIDIOC_QBUF>(direction, index, first).map(drop)
+        self.with_planes::<VIDIOC_QBUF>(direction, index, first, time).map(drop)
     }
 
     /// `VIDIOC_DQBUF`: takes a buffer back; nothing if none is ready.
@@ -491,7 +499,7 @@ impl Node {
     /// The kernel's.
     pub fn dequeue(&self, direction: Direction) -> Result<Option<Dequeued>, Errno> {
         let mut planes = [Plane::default(); MAX_PLANES];
-        let buffer = match self.with_planes::<VIDIOC_DQBUF>(direction, 0, &mut planes) {
+        let buffer = match self.with_planes::<VIDIOC_DQBUF>(direction, 0, &mut planes, Duration::ZERO) {
             Ok(buffer) => buffer,
             Err(Errno::AGAIN) => return Ok(None),
             Err(e) => return Err(e),
@@ -574,6 +582,7 @@ impl Node {
         direction: Direction,
         index: u32,
         planes: &mut [Plane],
+        time: Duration,
     ) -> Result<Buffer, Errno> {
         let mut buffer = Buffer {
             index,
@@ -581,7 +590,7 @@ impl Node {
             bytes_used: 0,
             flags: 0,
             field: 1, // V4L2_FIELD_NONE
-            timestamp: [0; 2],
+            timestamp: [time.as_secs() as i64, i64::from(time.subsec_micros())],
             timecode: [0; 4],
             sequence: 0,
             memory: MEMORY_MMAP,

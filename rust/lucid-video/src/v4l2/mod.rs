@@ -28,10 +28,20 @@ use crate::colour::I420;
 use crate::{Content, Encoded, Encoder, Error, Picture, Settings, Steering};
 use stream::{Stream, Wishes};
 
-/// The longest that a picture may take. Hardware takes some 10 ms; whoever waits shows a still picture meanwhile.
-pub const PICTURE_BOUND: Duration = Duration::from_millis(500);
-/// The longest that setting a device up may take.
-pub const OPEN_BOUND: Duration = Duration::from_secs(2);
+/// How long a device may take before it is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For a picture. Hardware takes some 10 ms; whoever waits shows a still picture meanwhile.
+    pub picture: Duration,
+    /// For setting it up.
+    pub open: Duration,
+}
+
+impl Patience {
+    /// With hardware.
+    pub const USUAL: Patience =
+        Patience { picture: Duration::from_millis(500), open: Duration::from_secs(2) };
+}
 
 /// What a device writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +64,8 @@ impl Coded {
     }
 }
 
-fn late(path: &Path) -> Error {
-    Error::DeviceLate { device: path.to_owned(), milliseconds: PICTURE_BOUND.as_millis() as u64 }
+fn late(path: &Path, bound: Duration) -> Error {
+    Error::DeviceLate { device: path.to_owned(), milliseconds: bound.as_millis() as u64 }
 }
 
 /// The video device nodes of this machine, in the order of their numbers.
@@ -78,7 +88,7 @@ pub fn nodes() -> std::io::Result<Vec<PathBuf>> {
     Ok(found.into_iter().map(|number| PathBuf::from(format!("/dev/video{number}"))).collect())
 }
 
-/// As [`probe`], within [`OPEN_BOUND`] whatever the driver does.
+/// As [`probe`], within [`Patience::USUAL`] whatever the driver does.
 ///
 /// # Errors
 /// As [`probe`], and when it takes too long.
@@ -94,10 +104,8 @@ pub fn probe_in_time(path: &Path, coded: Coded) -> Result<Found, Error> {
             doing: "starting a thread for it",
             source,
         })?;
-    let milliseconds = OPEN_BOUND.as_millis() as u64;
-    answer
-        .recv_timeout(OPEN_BOUND)
-        .unwrap_or_else(|_| Err(Error::DeviceLate { device: path.to_owned(), milliseconds }))
+    let bound = Patience::USUAL.open;
+    answer.recv_timeout(bound).unwrap_or_else(|_| Err(late(path, bound)))
 }
 
 /// A picture on its way to the device's thread.
@@ -117,6 +125,7 @@ pub struct V4l2 {
     path: PathBuf,
     settings: Settings,
     steering: Steering,
+    patience: Patience,
     jobs: SyncSender<Job>,
     answers: Receiver<Answer>,
     /// Not there once the device has failed to give them back.
@@ -138,14 +147,20 @@ impl std::fmt::Debug for V4l2 {
 }
 
 impl V4l2 {
-    /// Sets a device up, within [`OPEN_BOUND`].
+    /// Sets a device up.
     ///
     /// # Errors
     /// When it cannot be had or does not take these settings, with the reason.
-    pub fn open(path: &Path, coded: Coded, settings: Settings, steering: Steering) -> Result<V4l2, Error> {
+    pub fn open(
+        path: &Path,
+        coded: Coded,
+        settings: Settings,
+        steering: Steering,
+        patience: Patience,
+    ) -> Result<V4l2, Error> {
         let device = path.to_owned();
-        Self::on_a_thread(path, settings, steering, move || {
-            let (mut stream, card) = Stream::open(&device, coded, &settings, steering)?;
+        Self::on_a_thread(path, settings, steering, patience, move || {
+            let (mut stream, card) = Stream::open(&device, coded, &settings, steering, patience.picture)?;
             Ok((card, move |picture: &I420, wishes| stream.encode(picture, wishes)))
         })
     }
@@ -154,6 +169,7 @@ impl V4l2 {
         path: &Path,
         settings: Settings,
         steering: Steering,
+        patience: Patience,
         open: impl FnOnce() -> Result<(String, E), Error> + Send + 'static,
     ) -> Result<V4l2, Error>
     where
@@ -189,12 +205,9 @@ impl V4l2 {
                 }
             })
             .map_err(|e| failed("starting a thread for it", e))?;
-        let card = match is_open.recv_timeout(OPEN_BOUND) {
+        let card = match is_open.recv_timeout(patience.open) {
             Ok(card) => card?,
-            Err(RecvTimeoutError::Timeout) => {
-                let milliseconds = OPEN_BOUND.as_millis() as u64;
-                return Err(Error::DeviceLate { device: path.to_owned(), milliseconds });
-            }
+            Err(RecvTimeoutError::Timeout) => return Err(late(path, patience.open)),
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(failed("setting it up", std::io::Error::other("its thread died")));
             }
@@ -203,6 +216,7 @@ impl V4l2 {
             path: path.to_owned(),
             settings,
             steering,
+            patience,
             jobs,
             answers,
             planes: Some(planes),
@@ -235,12 +249,12 @@ impl Encoder for V4l2 {
         };
         self.primed = true;
         self.jobs.try_send(Job { planes, wishes }).map_err(|_| self.gone())?;
-        match self.answers.recv_timeout(PICTURE_BOUND) {
+        match self.answers.recv_timeout(self.patience.picture) {
             Ok(Answer { planes, result }) => {
                 self.unit = result?;
                 self.planes = Some(planes);
             }
-            Err(RecvTimeoutError::Timeout) => return Err(late(&self.path)),
+            Err(RecvTimeoutError::Timeout) => return Err(late(&self.path, self.patience.picture)),
             Err(RecvTimeoutError::Disconnected) => return Err(self.gone()),
         }
         let Unit { bytes, key_frame } = &self.unit;
@@ -279,7 +293,7 @@ mod tests {
         encode: impl FnMut(&I420, Wishes) -> Result<Unit, Error> + Send + 'static,
     ) -> Result<V4l2, Error> {
         let settings = Settings::motion(64, 64, 30);
-        V4l2::on_a_thread(Path::new("/dev/fake"), settings, Steering::Quantiser, || {
+        V4l2::on_a_thread(Path::new("/dev/fake"), settings, Steering::Quantiser, Patience::USUAL, || {
             Ok(("fake".into(), encode))
         })
     }
@@ -293,18 +307,18 @@ mod tests {
         let (_hold, held) = sync_channel::<()>(0);
         let mut encoder = fake(move |_, _| {
             let _ = held.recv();
-            Err(late(Path::new("/dev/fake")))
+            Err(late(Path::new("/dev/fake"), Duration::ZERO))
         })
         .unwrap();
         let pixels = vec![0; 64 * 64 * 4];
         let begin = Instant::now();
         assert!(matches!(encoder.encode(picture(&pixels)), Err(Error::DeviceLate { .. })));
-        assert!(begin.elapsed() < PICTURE_BOUND * 4);
+        assert!(begin.elapsed() < Patience::USUAL.picture * 4);
         assert!(matches!(encoder.encode(picture(&pixels)), Err(Error::Device { .. })));
         // Nor does its end wait for the thread that hangs.
         let begin = Instant::now();
         drop(encoder);
-        assert!(begin.elapsed() < PICTURE_BOUND);
+        assert!(begin.elapsed() < Patience::USUAL.picture);
     }
 
     #[test]
@@ -313,13 +327,18 @@ mod tests {
         let (_hold, held) = sync_channel::<()>(0);
         type Never = fn(&I420, Wishes) -> Result<Unit, Error>;
         let begin = Instant::now();
-        let opened =
-            V4l2::on_a_thread::<Never>(Path::new("/dev/fake"), settings, Steering::Quantiser, move || {
+        let opened = V4l2::on_a_thread::<Never>(
+            Path::new("/dev/fake"),
+            settings,
+            Steering::Quantiser,
+            Patience::USUAL,
+            move || {
                 let _ = held.recv();
-                Err(late(Path::new("/dev/fake")))
-            });
+                Err(late(Path::new("/dev/fake"), Duration::ZERO))
+            },
+        );
         assert!(matches!(opened, Err(Error::DeviceLate { milliseconds: 2000, .. })));
-        assert!(begin.elapsed() < OPEN_BOUND * 2);
+        assert!(begin.elapsed() < Patience::USUAL.open * 2);
     }
 
     #[test]

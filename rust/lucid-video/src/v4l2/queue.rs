@@ -1,6 +1,7 @@
 //! One direction of a device: its buffers, which of them are ours at the moment, and whether it streams.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::io::Errno;
 
@@ -19,6 +20,8 @@ pub struct Queue {
     /// Those that the device does not have.
     ours: Vec<usize>,
     streaming: bool,
+    /// Rate control of hardware goes by the times of its pictures.
+    begin: Instant,
 }
 
 impl Queue {
@@ -34,6 +37,7 @@ impl Queue {
             buffers: Vec::new(),
             ours: Vec::new(),
             streaming: false,
+            begin: Instant::now(),
         };
         let count = node.request_buffers(direction, count)?;
         if !(1..=MAX_BUFFERS).contains(&count) {
@@ -87,7 +91,7 @@ impl Queue {
     pub fn put(&mut self, fill: impl FnOnce(&mut [Mapping]) -> Option<Vec<usize>>) -> Result<(), Errno> {
         let Some(index) = self.ours.last().copied() else { return Err(Errno::AGAIN) };
         let bytes = self.buffers.get_mut(index).and_then(|b| fill(b)).ok_or(Errno::MSGSIZE)?;
-        self.node.queue(self.direction, index, &bytes)?;
+        self.node.queue(self.direction, index, &bytes, self.begin.elapsed())?;
         self.ours.pop();
         Ok(())
     }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::kernel::{Direction, Node, PictureFormat};
 use super::layout::Layout;
 use super::queue::Queue;
-use super::{Coded, PICTURE_BOUND, Steering, controls};
+use super::{Coded, Steering, controls};
 use crate::annexb::{Assembly, Unit};
 use crate::colour::I420;
 use crate::{Error, Settings};
@@ -81,6 +81,7 @@ pub(super) struct Stream {
     coded: Coded,
     layout: Layout,
     told: Wishes,
+    picture_bound: Duration,
     has_force_key_frame: bool,
     assembly: Assembly,
     // The queues before the device, which they use when they end.
@@ -96,6 +97,7 @@ impl Stream {
         coded: Coded,
         settings: &Settings,
         steering: Steering,
+        picture_bound: Duration,
     ) -> Result<(Stream, String), Error> {
         let failed = failing(path);
         let refused = |what| Error::DeviceRefused { device: path.to_owned(), what };
@@ -141,6 +143,7 @@ impl Stream {
             coded,
             layout,
             told: Wishes::default(),
+            picture_bound,
             has_force_key_frame,
             assembly: Assembly::default(),
             output,
@@ -162,12 +165,12 @@ impl Stream {
         self.capture.start()
     }
 
-    /// Encodes a picture and waits for what becomes of it, for [`PICTURE_BOUND`] at most.
+    /// Encodes a picture and waits for what becomes of it, for so long at most as was said.
     pub(super) fn encode(&mut self, picture: &I420, wishes: Wishes) -> Result<Unit, Error> {
         let path = self.path.clone();
         let failed = failing(&path);
         self.tell(wishes).map_err(failed("changing its settings"))?;
-        let end = Instant::now() + PICTURE_BOUND;
+        let end = Instant::now() + self.picture_bound;
         // The one before may still hold the last picture's buffer.
         self.reclaim().map_err(failed("taking a picture buffer back"))?;
         while self.output.is_exhausted() {
@@ -212,7 +215,7 @@ impl Stream {
         if let Some(qp) = wishes.qp
             && self.told.qp != wishes.qp
         {
-            controls::set_quantiser(&self.node, self.coded, qp)?;
+            controls::set_quantiser(&self.node, self.coded, self.told.qp, qp)?;
             self.told.qp = wishes.qp;
         }
         if let Some(rate) = wishes.bitrate_bps
@@ -243,7 +246,7 @@ impl Stream {
         let failed = failing(&self.path);
         let rest = end.saturating_duration_since(Instant::now());
         if rest.is_zero() {
-            return Err(super::late(&self.path));
+            return Err(super::late(&self.path, self.picture_bound));
         }
         let told = match self.node.wait(rest) {
             Err(Errno::INTR) => return Ok(()),
