@@ -37,6 +37,8 @@ pub(crate) struct Host {
     pub(crate) began: Instant,
     pub(crate) port: u16,
     pub(crate) certificate_sha256: String,
+    /// What encodes video now.
+    pub(crate) encoder: watch::Receiver<String>,
 }
 
 enum Ask {
@@ -163,6 +165,7 @@ fn status(host: &Host, sessions: &Sessions) -> HostStatus {
         certificate_sha256: host.certificate_sha256.clone(),
         max_sessions: u32::try_from(sessions.most).unwrap_or(u32::MAX),
         sessions: sessions.each(|facts| session(facts, sessions)),
+        video_encoder: host.encoder.borrow().clone(),
     }
 }
 

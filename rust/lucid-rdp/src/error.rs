@@ -87,6 +87,9 @@ pub enum Error {
     /// The encoder failed.
     #[error("encoding the picture: {0}")]
     Video(#[from] lucid_video::Error),
+    /// The video encoder that was asked for cannot be used.
+    #[error("choosing a video encoder: {0}; name another one, or leave the choice to auto (--video-encoder)")]
+    Encoder(lucid_video::Error),
     /// A worker thread died.
     #[error("internal: {0}")]
     Internal(&'static str),

@@ -18,6 +18,7 @@ mod curtain;
 mod display;
 mod dvc;
 mod egfx;
+mod encoders;
 mod error;
 mod fastpath;
 mod gates;
@@ -49,12 +50,14 @@ use std::time::Instant;
 use ironrdp_acceptor::DesktopSize;
 pub use lucid_desktop::KeyboardLayout;
 use lucid_ipc::Access;
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use account::Accounts;
 pub use error::{Error, Refused};
 pub use gates::{Gates, Way};
+pub use lucid_video::Wanted as WantedEncoder;
 pub use sessions::Limits;
 
 /// What a client gets that asks for no size.
@@ -79,6 +82,8 @@ pub struct Options {
     pub keyboard: KeyboardLayout,
     /// The name in the certificate.
     pub name: String,
+    /// Which video encoder is used.
+    pub encoder: WantedEncoder,
     /// Sessions at a time, connected or parked.
     pub max_sessions: usize,
     /// How long sessions may last.
@@ -101,17 +106,26 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let listen = |source| Error::Listen { address: options.listen, source };
     let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
     let port = listener.local_addr().map_err(listen)?.port();
-    status::write(&options.run, port, &identity.fingerprint)?;
+    let encoders = encoders::VideoEncoders::choose(&options.encoder)?;
+    let mut encoder = encoders.description();
+    let in_use = encoder.borrow_and_update().clone();
+    status::write(&options.run, port, &identity.fingerprint, &in_use)?;
     tracing::info!(
         port,
         accounts = accounts.count(),
         fingerprint = identity.fingerprint,
+        encoder = in_use,
         "ready at {:.3} s",
         status::uptime()
     );
     let began = Instant::now();
     let (stop, stopping) = watch::channel(false);
-    let facts = control::Host { began, port, certificate_sha256: identity.fingerprint.clone() };
+    let facts = control::Host {
+        began,
+        port,
+        certificate_sha256: identity.fingerprint.clone(),
+        encoder: encoder.clone(),
+    };
     let host = Arc::new(handshake::Host {
         identity,
         accounts,
@@ -123,6 +137,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         desktop: options.desktop,
         keyboard: options.keyboard,
         sound: options.gates.sound_to_client,
+        encoders,
     };
     let sessions = Rc::new(sessions::Sessions::new(options.max_sessions, options.limits));
     let signals = async move {
@@ -138,7 +153,20 @@ pub async fn run(options: Options) -> Result<(), Error> {
         }
         stop.send_replace(true);
     };
+    let (run, fingerprint) = (options.run, host.identity.fingerprint.clone());
+    let encoder_changes = async move {
+        while encoder.changed().await.is_ok() {
+            let in_use = encoder.borrow_and_update().clone();
+            if let Err(e) = status::write(&run, port, &fingerprint, &in_use) {
+                tracing::warn!("telling that the video encoder has changed: {e}");
+            }
+            if let Err(e) = sd_notify::notify(false, &[NotifyState::Status(&video_status(&in_use))]) {
+                tracing::warn!("telling the service manager that the video encoder has changed: {e}");
+            }
+        }
+    };
     let local = tokio::task::LocalSet::new();
+    local.spawn_local(encoder_changes);
     local.spawn_local(signals);
     local
         .run_until(async move {
@@ -147,10 +175,16 @@ pub async fn run(options: Options) -> Result<(), Error> {
                 control::serve(path, access, facts, Rc::clone(&sessions), stopping.clone())?;
             }
             // Without systemd there is nobody to tell, which is no error.
-            if let Err(e) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+            let told = [NotifyState::Ready, NotifyState::Status(&video_status(&in_use))];
+            if let Err(e) = sd_notify::notify(false, &told) {
                 tracing::warn!("telling the service manager that this service is ready: {e}");
             }
             listener::serve(listener, host, settings, sessions, stopping).await
         })
         .await
+}
+
+/// The line of `systemctl status`.
+fn video_status(encoder: &str) -> String {
+    format!("Video: {encoder}")
 }

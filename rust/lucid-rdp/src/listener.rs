@@ -13,6 +13,7 @@ use lucid_desktop::KeyboardLayout;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::encoders::VideoEncoders;
 use crate::error::Refused;
 use crate::handshake::{self, Hall, SharedHost, Stage};
 use crate::running::{self, Opening};
@@ -34,6 +35,7 @@ pub(crate) struct Settings {
     pub(crate) keyboard: KeyboardLayout,
     /// Whether their programs can play sound.
     pub(crate) sound: bool,
+    pub(crate) encoders: VideoEncoders,
 }
 
 struct Waiting {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use lucid_rdp::{Error, Gates, KeyboardLayout, Limits, Options, Way};
+use lucid_rdp::{Error, Gates, KeyboardLayout, Limits, Options, WantedEncoder, Way};
 use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -33,6 +33,10 @@ struct Arguments {
     /// Keyboard and device name, as lucid-provision writes them (desktop.json).
     #[arg(long)]
     desktop_settings: Option<PathBuf>,
+    /// Which video encoder is used: `auto` takes the first device that passes a health check, otherwise software. A
+    /// device that is named has to pass it.
+    #[arg(long, value_name = "auto|software|DEVICE", default_value = "auto")]
+    video_encoder: WantedEncoder,
     /// Sessions at a time, connected or parked; each user has one at most.
     #[arg(long, default_value_t = 8)]
     max_sessions: usize,
@@ -133,6 +137,7 @@ fn start(arguments: Arguments, gates: Gates) -> Result<(), Error> {
         name,
         control: Some(control),
         control_group: arguments.control_group,
+        encoder: arguments.video_encoder,
         max_sessions: arguments.max_sessions,
         limits: Limits {
             keep: arguments.keep.0,

@@ -10,6 +10,7 @@ use crate::Error;
 use crate::bitmap::BitmapEncoder;
 use crate::capabilities::RemoteFx;
 use crate::curtain::{Curtain, Overlaid};
+use crate::encoders::VideoEncoders;
 use crate::graphics::{Command, Drawing, Surface, Wishes};
 use crate::remotefx::RemoteFxEncoder;
 
@@ -32,7 +33,7 @@ impl Codec {
     /// The codec's name for people.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Codec::Graphics { avc420: true } => "EGFX ClearCodec and AVC420 (OpenH264)",
+            Codec::Graphics { avc420: true } => "EGFX ClearCodec and AVC420",
             Codec::Graphics { avc420: false } => "EGFX ClearCodec",
             Codec::RemoteFx(_) => "RemoteFX",
             Codec::Bitmap => "RDP 6.0 bitmaps",
@@ -99,6 +100,7 @@ pub(crate) struct Painter {
     curtain: Curtain,
     overlaid: Overlaid,
     out: mpsc::Sender<FromDesktop>,
+    encoders: VideoEncoders,
     encoder: Option<Active>,
 }
 
@@ -114,8 +116,13 @@ enum AnyEncoder {
 }
 
 impl Painter {
-    pub(crate) fn new(orders: Orders, curtain: Curtain, out: mpsc::Sender<FromDesktop>) -> Painter {
-        Painter { orders, curtain, overlaid: Overlaid::default(), out, encoder: None }
+    pub(crate) fn new(
+        orders: Orders,
+        curtain: Curtain,
+        out: mpsc::Sender<FromDesktop>,
+        encoders: VideoEncoders,
+    ) -> Painter {
+        Painter { orders, curtain, overlaid: Overlaid::default(), out, encoders, encoder: None }
     }
 
     fn encode(&mut self, frame: Frame<'_>) -> Result<Option<FromDesktop>, Error> {
@@ -135,7 +142,7 @@ impl Painter {
         if renew {
             let encoder = match order.codec {
                 Codec::Graphics { avc420 } => {
-                    let surface = Box::new(Surface::new(frame.width, frame.height));
+                    let surface = Box::new(Surface::new(frame.width, frame.height, self.encoders.clone()));
                     AnyEncoder::Graphics { surface, avc420 }
                 }
                 Codec::RemoteFx(remotefx) => AnyEncoder::RemoteFx(Box::new(RemoteFxEncoder::new(remotefx))),

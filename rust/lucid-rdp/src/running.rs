@@ -30,11 +30,11 @@ pub(crate) struct Opening {
 
 /// Starts a desktop; blocking work goes to another thread.
 pub(crate) fn open(settings: &Settings, size: DesktopSize) -> Opening {
+    let Settings { desktop: socket, keyboard, sound, encoders } = settings;
     let (out, from_desktop) = mpsc::channel(1);
     let orders = Orders::new(Mutex::new(None));
     let curtain = Curtain::default();
-    let painter = Painter::new(Arc::clone(&orders), curtain.clone(), out);
-    let Settings { desktop: socket, keyboard, sound } = settings;
+    let painter = Painter::new(Arc::clone(&orders), curtain.clone(), out, encoders.clone());
     let (width, height) = (size.width.into(), size.height.into());
     let request = DesktopRequest { width, height, keyboard: keyboard.clone(), sound: *sound };
     let socket = socket.clone();

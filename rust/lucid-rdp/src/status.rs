@@ -1,7 +1,7 @@
 //! What other programs may know: `status.json` (version 1) in the run directory.
 //!
 //! ```json
-//! {"version":1,"port":3389,"certificate_sha256":"AA:BB:…","ready":true}
+//! {"version":1,"port":3389,"certificate_sha256":"AA:BB:…","ready":true,"video_encoder":"OpenH264 in software (…)"}
 //! ```
 
 use std::io::Write as _;
@@ -17,14 +17,16 @@ struct Status<'a> {
     port: u16,
     certificate_sha256: &'a str,
     ready: bool,
+    /// For people; see `lucid_video::Encoders::description`.
+    video_encoder: &'a str,
 }
 
 /// Writes the status file, whole or not at all.
-pub(crate) fn write(run: &Path, port: u16, fingerprint: &str) -> Result<(), Error> {
+pub(crate) fn write(run: &Path, port: u16, fingerprint: &str, video_encoder: &str) -> Result<(), Error> {
     let path = run.join("status.json");
     let failed = |source| Error::File { doing: "writing", path: path.clone(), source };
-    let text = serde_json::to_vec(&Status { version: 1, port, certificate_sha256: fingerprint, ready: true })
-        .map_err(|e| failed(e.into()))?;
+    let status = Status { version: 1, port, certificate_sha256: fingerprint, ready: true, video_encoder };
+    let text = serde_json::to_vec(&status).map_err(|e| failed(e.into()))?;
     let temporary = run.join("status.json.new");
     std::fs::create_dir_all(run)
         .and_then(|()| std::fs::File::create(&temporary))

@@ -1,14 +1,25 @@
 //! Turns pictures of a desktop into H.264 for MS-RDPEGFX (AVC420).
 //!
 //! Two parts: [`colour`] converts BGRX pixels to planar YUV 4:2:0 (full-range BT.709, which is what
-//! MS-RDPEGFX 3.3.8.3.1 decodes), and [`Encoder`] is the one trait behind which encoders stand;
-//! [`OpenH264`] is the encoder in software.
+//! MS-RDPEGFX 3.3.8.3.1 decodes), and [`Encoder`] is the one trait behind which encoders stand:
+//! [`OpenH264`] in software, [`v4l2`] in hardware. [`Encoders`] chooses between them at run time, and
+//! [`Guarded`] goes on in software when hardware fails.
 
+mod annexb;
+mod choice;
 pub mod colour;
+mod guarded;
+mod health;
 mod openh264;
+pub mod v4l2;
 
 pub use crate::openh264::OpenH264;
+pub use choice::{Encoders, Wanted};
 pub use colour::Rect;
+pub use guarded::Guarded;
+pub use health::{examine, moving_picture};
+
+use std::path::PathBuf;
 
 /// What an encoder is set up for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,6 +81,41 @@ impl Settings {
     pub fn motion(width: u32, height: u32, qp: u8) -> Settings {
         Settings { min_qp: qp, max_qp: qp, content: Content::Motion, ..Settings::desktop(width, height) }
     }
+
+    /// The same with another rate.
+    ///
+    /// # Errors
+    /// When the rate is out of its limits.
+    pub fn with_bitrate(self, bitrate_bps: u32) -> Result<Settings, Error> {
+        let Settings { width, height, .. } = self;
+        if !(10_000..=1_000_000_000).contains(&bitrate_bps) {
+            let what = "the rate is not within 10 kbit/s and 1 Gbit/s";
+            return Err(Error::Settings { width, height, what });
+        }
+        Ok(Settings { bitrate_bps, ..self })
+    }
+
+    /// The same with another quantiser.
+    ///
+    /// # Errors
+    /// When the quantiser is out of its limits, or the encoder chooses quantisers itself.
+    pub fn with_qp(self, qp: u8) -> Result<Settings, Error> {
+        let Settings { width, height, content, .. } = self;
+        if qp > 51 || content == Content::Desktop {
+            let what = "a quantiser is set for motion alone, and at most 51";
+            return Err(Error::Settings { width, height, what });
+        }
+        Ok(Settings { min_qp: qp, max_qp: qp, ..self })
+    }
+}
+
+/// By what an encoder can be told how much a picture may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steering {
+    /// [`Encoder::set_qp`], which holds from the next picture on.
+    Quantiser,
+    /// [`Encoder::set_bitrate`]; the encoder comes near it after some pictures.
+    Bitrate,
 }
 
 /// A picture of the whole desktop, with what changed in it since the picture before.
@@ -95,7 +141,8 @@ pub struct Encoded<'a> {
     pub bytes: &'a [u8],
     /// Whether this is an IDR picture, decodable without any picture before.
     pub key_frame: bool,
-    /// The picture's quantiser (0..=51), for `RDPGFX_AVC420_QUANT_QUALITY`.
+    /// The picture's quantiser (0..=51), for `RDPGFX_AVC420_QUANT_QUALITY`; of hardware that is steered by its rate,
+    /// the one that was last asked for.
     pub qp: u8,
 }
 
@@ -119,8 +166,10 @@ pub trait Encoder: Send {
     /// # Errors
     /// When the encoder refuses it, or chooses quantisers itself.
     fn set_qp(&mut self, qp: u8) -> Result<(), Error>;
+    /// What of the two above it goes by.
+    fn steering(&self) -> Steering;
     /// The encoder's name, to be shown to the user.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 }
 
 /// What may go wrong.
@@ -160,5 +209,39 @@ pub enum Error {
     NothingEncoded {
         /// OpenH264's `EVideoFrameType`.
         frame_type: i32,
+    },
+    /// A video device cannot be had or has failed.
+    #[error("encoder device {}, {doing}: {source}", device.display())]
+    Device {
+        /// Its node.
+        device: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A video device is not what is needed.
+    #[error("encoder device {}: {what}", device.display())]
+    DeviceRefused {
+        /// Its node.
+        device: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A video device did not answer in time.
+    #[error("encoder device {}: no answer within {milliseconds} ms", device.display())]
+    DeviceLate {
+        /// Its node.
+        device: PathBuf,
+        /// The time it had.
+        milliseconds: u64,
+    },
+    /// The decoder of the health check did not take what a device wrote.
+    #[error("encoder device {}: what it writes cannot be decoded ({source})", device.display())]
+    Undecodable {
+        /// Its node.
+        device: PathBuf,
+        /// What OpenH264 said.
+        source: ::openh264::Error,
     },
 }

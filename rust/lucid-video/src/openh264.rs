@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::colour::I420;
-use crate::{Content, Encoded, Encoder, Error, MAX_HEIGHT, MAX_WIDTH, Picture, Settings};
+use crate::{Content, Encoded, Encoder, Error, MAX_HEIGHT, MAX_WIDTH, Picture, Settings, Steering};
 use openh264::OpenH264API;
 use openh264::encoder::{
     BitRate, Complexity, EncoderConfig, FrameRate, FrameType, IntraFramePeriod, Profile, QpRange,
@@ -15,7 +15,7 @@ use openh264::formats::YUVSlices;
 use openh264_sys2::{
     ENCODER_OPTION_BITRATE, ENCODER_OPTION_GET_STATISTICS, ENCODER_OPTION_MAX_BITRATE,
     ENCODER_OPTION_SVC_ENCODE_PARAM_EXT, ENCODER_OPTION_TRACE_LEVEL, SBitrateInfo, SEncParamExt,
-    SEncoderStatistics, SPATIAL_LAYER_0,
+    SEncoderStatistics, SM_FIXEDSLCNUM_SLICE, SPATIAL_LAYER_0,
 };
 
 /// OpenH264, built from source, in software.
@@ -54,9 +54,7 @@ impl OpenH264 {
         if !(1..=MAX_WIDTH).contains(&width) || !(1..=MAX_HEIGHT).contains(&height) {
             return wrong("the size is 0 or too big");
         }
-        if !(10_000..=1_000_000_000).contains(&settings.bitrate_bps) {
-            return wrong("the rate is not within 10 kbit/s and 1 Gbit/s");
-        }
+        settings.with_bitrate(settings.bitrate_bps)?;
         if !(1.0..=240.0).contains(&settings.max_fps) {
             return wrong("the picture rate is not within 1 and 240");
         }
@@ -86,8 +84,7 @@ impl OpenH264 {
             .adaptive_quantization(false)
             .background_detection(false)
             .long_term_reference(false)
-            // One slice a picture, as MS-RDPEGFX clients expect; so one thread.
-            .num_threads(1)
+            .num_threads(settings.threads())
             .vui(VuiConfig::bt709_full());
         let mut encoder = openh264::encoder::Encoder::with_api_config(OpenH264API::from_source(), config)
             .map_err(|e| Error::OpenH264 { doing: "making an encoder", code: code(&e) })?;
@@ -126,17 +123,38 @@ impl OpenH264 {
     }
 }
 
-/// Tells OpenH264 the quantiser of the pictures to come. The encoder must have had its first picture.
-fn tell_qp(encoder: &mut openh264::encoder::Encoder, qp: u8) -> Result<(), Error> {
+/// Pictures from this size on are encoded by two threads, half a picture each, in pixels.
+const TWO_THREADS_FROM: u32 = 1280 * 720;
+
+impl Settings {
+    /// How many threads, and with them slices, help. At 1920x1080 two take two thirds of the time of one (6.2 ms
+    /// against 9.4 ms on two cores of an EPYC) and a tenth more bytes; four slices for two threads gain nothing more.
+    /// Screen content stays in one slice: its rate control and scene detection know no other.
+    fn threads(&self) -> u16 {
+        let several = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
+        let large = self.width * self.height >= TWO_THREADS_FROM;
+        if several && large && self.content == Content::Motion { 2 } else { 1 }
+    }
+}
+
+/// Tells OpenH264 the quantiser of the pictures to come, and the slices. The encoder must have had its first picture.
+fn tell(encoder: &mut openh264::encoder::Encoder, qp: u8, slices: u16) -> Result<(), Error> {
     let mut parameters = SEncParamExt::default();
     // SAFETY: both options take one SEncParamExt (codec_app_def.h), written by GetOption and read by SetOption,
-    // which keep no pointer to it; the encoder has been initialised by its first picture. The only change is a
-    // quantiser, which WelsEncoderParamAdjust takes over without a new start.
+    // which keep no pointer to it; the encoder has been initialised by its first picture. A quantiser is taken over
+    // by WelsEncoderParamAdjust without a new start; slices are changed once, before the first picture that counts.
     let code = unsafe {
         let raw = encoder.raw_api();
         match raw.get_option(ENCODER_OPTION_SVC_ENCODE_PARAM_EXT, (&raw mut parameters).cast()) {
             0 => {
-                parameters.sSpatialLayers[0].iDLayerQp = i32::from(qp);
+                let layer = &mut parameters.sSpatialLayers[0];
+                layer.iDLayerQp = i32::from(qp);
+                if slices > 1 {
+                    // A thread each; with one slice, as it began, OpenH264 has gone down to one.
+                    parameters.iMultipleThreadIdc = slices;
+                    layer.sSliceArgument.uiSliceMode = SM_FIXEDSLCNUM_SLICE;
+                    layer.sSliceArgument.uiSliceNum = slices.into();
+                }
                 raw.set_option(ENCODER_OPTION_SVC_ENCODE_PARAM_EXT, (&raw mut parameters).cast())
             }
             code => code,
@@ -179,7 +197,7 @@ impl Encoder for OpenH264 {
             && self.settings.content == Content::Motion
             && self.told_qp != Some(self.settings.max_qp)
         {
-            tell_qp(&mut self.encoder, self.settings.max_qp)?;
+            tell(&mut self.encoder, self.settings.max_qp, self.settings.threads())?;
             self.told_qp = Some(self.settings.max_qp);
         }
         self.primed = true;
@@ -204,12 +222,7 @@ impl Encoder for OpenH264 {
     }
 
     fn set_bitrate(&mut self, bitrate_bps: u32) -> Result<(), Error> {
-        let Settings { width, height, .. } = self.settings;
-        if !(10_000..=1_000_000_000).contains(&bitrate_bps) {
-            let what = "the rate is not within 10 kbit/s and 1 Gbit/s";
-            return Err(Error::Settings { width, height, what });
-        }
-        let settings = Settings { bitrate_bps, ..self.settings };
+        let settings = self.settings.with_bitrate(bitrate_bps)?;
         if !self.primed {
             *self = OpenH264::new(settings)?;
             return Ok(());
@@ -233,16 +246,18 @@ impl Encoder for OpenH264 {
     }
 
     fn set_qp(&mut self, qp: u8) -> Result<(), Error> {
-        let Settings { width, height, content, .. } = self.settings;
-        if qp > 51 || content == Content::Desktop {
-            let what = "a quantiser is set for motion alone, and at most 51";
-            return Err(Error::Settings { width, height, what });
-        }
-        self.settings = Settings { min_qp: qp, max_qp: qp, ..self.settings };
+        self.settings = self.settings.with_qp(qp)?;
         Ok(())
     }
 
-    fn name(&self) -> &'static str {
+    fn steering(&self) -> Steering {
+        match self.settings.content {
+            Content::Desktop => Steering::Bitrate,
+            Content::Motion => Steering::Quantiser,
+        }
+    }
+
+    fn name(&self) -> &str {
         "OpenH264"
     }
 }

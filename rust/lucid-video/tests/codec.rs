@@ -3,7 +3,7 @@
 // The whole file is a test, its helper functions included.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use lucid_video::{Encoder, OpenH264, Picture, Rect, Settings};
+use lucid_video::{Encoder, OpenH264, Picture, Rect, Settings, moving_picture};
 use openh264::decoder::Decoder;
 use openh264::formats::YUVSource;
 use std::ops::Range;
@@ -350,4 +350,46 @@ fn settings_beyond_their_limits_are_refused() {
     ] {
         assert!(OpenH264::new(wrong).is_err(), "{wrong:?}");
     }
+}
+
+#[test]
+fn large_moving_pictures_come_in_a_slice_for_each_thread_and_stay_whole_while_the_quantiser_changes() {
+    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2));
+    let (width, height) = (1280, 722);
+    let whole = [Rect { x: 0, y: 0, width, height }];
+    let mut encoder = OpenH264::new(Settings::motion(width, height, 24)).unwrap();
+    let mut decoder = Decoder::new().unwrap();
+    for number in 0..12 {
+        let pixels = moving_picture(width, height, number);
+        let picture = Picture { width, height, stride: width as usize * 4, pixels: &pixels, damage: &whole };
+        if number == 8 {
+            encoder.force_key_frame();
+        }
+        encoder.set_qp(24 + number as u8 % 3).unwrap();
+        let encoded = encoder.encode(picture).unwrap();
+        let key_frame = number == 0 || number == 8;
+        let kinds: Vec<u8> = nal_units(encoded.bytes).iter().map(|unit| unit.0).collect();
+        let expected = if key_frame { [vec![7, 8], vec![5; threads]].concat() } else { vec![1; threads] };
+        assert_eq!(kinds, expected, "picture {number}");
+        assert_eq!(encoded.key_frame, key_frame);
+        let decoded = decode(&mut decoder, encoded.bytes);
+        let (mut sum, mut count) = (0, 0);
+        for y in (0..height as usize).step_by(7) {
+            for x in (0..width as usize).step_by(5) {
+                let at = (y * width as usize + x) * 4;
+                let [b, g, r] = [0, 1, 2].map(|i| i32::from(pixels[at + i]));
+                let luma = (2126 * r + 7152 * g + 722 * b + 5000) / 10_000;
+                sum += (i32::from(decoded.y[y * decoded.width + x]) - luma).abs();
+                count += 1;
+            }
+        }
+        assert!(sum < 4 * count, "picture {number} is off by {} in the mean", sum / count);
+    }
+    // Slices alone would gain nothing.
+    let own: Vec<String> = std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap())
+        .filter(|name| name.starts_with("OpenH264") || name.starts_with("large_moving"))
+        .collect();
+    assert!(threads == 1 || own.len() > threads, "{own:?}");
 }

@@ -16,6 +16,7 @@ pub(crate) struct Host {
     uptime_seconds: u64,
     port: u32,
     certificate_sha256: String,
+    video_encoder: String,
     max_sessions: u32,
     pub(crate) sessions: Vec<Session>,
 }
@@ -52,6 +53,7 @@ impl From<rdp::Status> for Host {
             uptime_seconds: status.uptime_seconds,
             port: status.port,
             certificate_sha256: status.certificate_sha256,
+            video_encoder: status.video_encoder,
             max_sessions: status.max_sessions,
             sessions: status.sessions.into_iter().map(Session::from).collect(),
         }
@@ -101,6 +103,7 @@ pub(crate) fn host(host: &Host) -> String {
         ("RDP host", format!("lucid-rdp {}, up {}", host.version, span(host.uptime_seconds))),
         ("Port", host.port.to_string()),
         ("Fingerprint", host.certificate_sha256.clone()),
+        ("Video", host.video_encoder.clone()),
         ("Sessions", format!("{} of {}, {connected} with a client", host.sessions.len(), host.max_sessions)),
     ];
     pairs(&mut out, &rows);
@@ -227,6 +230,7 @@ mod tests {
             uptime_seconds: 90_061,
             port: 3389,
             certificate_sha256: "AA:BB".into(),
+            video_encoder: "OpenH264 (software)".into(),
             max_sessions: 8,
             sessions: vec![
                 session(1, "ada", rdp::SessionState::Connected),

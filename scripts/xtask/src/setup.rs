@@ -37,7 +37,10 @@ const PACKAGES: [(&str, &[&str]); 8] = [
             "zstd",
         ],
     ),
-    ("booting it without a board", &["qemu-system-arm", "u-boot-qemu", "fdisk", "util-linux", "systemd"]),
+    (
+        "booting it without a board",
+        &["qemu-system-arm", "u-boot-qemu", "fdisk", "util-linux", "systemd", "cpio"],
+    ),
     (
         "desktops on this machine",
         &[

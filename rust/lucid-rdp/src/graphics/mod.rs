@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use lucid_desktop::{Frame, Rect};
 
 use crate::Error;
+use crate::encoders::VideoEncoders;
 use crate::picture::split;
 use cells::Cells;
 use clearcodec::{ClearCodec, Pixel};
@@ -123,6 +124,7 @@ pub(crate) struct Surface {
     inexact: Inexact,
     tiles: Vec<Tile>,
     clearcodec: ClearCodec,
+    encoders: VideoEncoders,
     video: Option<Video>,
     /// What lossless squares really took of what [`Surface::judge`] thought, in hundredths.
     thrift: usize,
@@ -146,7 +148,7 @@ struct Judged {
 
 impl Surface {
     /// A surface that shows nothing yet.
-    pub(crate) fn new(width: u32, height: u32) -> Surface {
+    pub(crate) fn new(width: u32, height: u32, encoders: VideoEncoders) -> Surface {
         let stride = width as usize * 4;
         let tiles = (width.div_ceil(TILE) * height.div_ceil(TILE)) as usize;
         Surface {
@@ -159,6 +161,7 @@ impl Surface {
             inexact: Inexact::none(width, height),
             tiles: vec![Tile::default(); tiles],
             clearcodec: ClearCodec::new(),
+            encoders,
             video: None,
             thrift: 100,
             pixels: Vec::new(),
@@ -335,7 +338,7 @@ impl Surface {
             Some(video) => video,
             none => {
                 let pixels = cells * (cells::CELL * cells::CELL) as usize;
-                none.insert(Video::new(self.width, self.height, pixels, budget)?)
+                none.insert(Video::new(&self.encoders, (self.width, self.height), pixels, budget)?)
             }
         };
         let unit = video.encode(frame, &rects, budget)?;

@@ -196,7 +196,7 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
             refine: false,
         };
         let mut desk = Desk::new(width, height);
-        let mut surface = Surface::new(width, height);
+        let mut surface = Surface::new(width, height, VideoEncoders::software());
         let mut client = Client::new(width, height);
         let mut now = begin;
         for round in 0..60 {
@@ -240,7 +240,7 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
 #[test]
 fn a_typed_letter_takes_a_few_hundred_bytes_and_no_h264() {
     let mut desk = Desk::new(1920, 1080);
-    let mut surface = Surface::new(1920, 1080);
+    let mut surface = Surface::new(1920, 1080, VideoEncoders::software());
     let wishes = Wishes { avc420: true, budget: 64 << 10, refine: false };
     let whole = [Rect { x: 0, y: 0, width: 1920, height: 1080 }];
     surface.draw(&desk.frame(&whole), wishes, Instant::now()).unwrap();
@@ -258,7 +258,7 @@ fn a_typed_letter_takes_a_few_hundred_bytes_and_no_h264() {
 fn scrolled_text_is_copied_and_only_the_new_line_is_sent() {
     let mut random = Random(4);
     let mut desk = Desk::new(1920, 1080);
-    let mut surface = Surface::new(1920, 1080);
+    let mut surface = Surface::new(1920, 1080, VideoEncoders::software());
     let mut client = Client::new(1920, 1080);
     let wishes = Wishes { avc420: true, budget: 1 << 20, refine: false };
     let page = Rect { x: 100, y: 50, width: 1700, height: 990 };

@@ -1,9 +1,10 @@
 //! The moving parts of a picture as H.264 (AVC420), at a quantiser that makes them fit.
 
 use lucid_desktop::{Frame, Rect};
-use lucid_video::{Encoder as _, OpenH264, Picture, Settings};
+use lucid_video::{Encoder as _, Guarded, Picture, Settings, Steering};
 
 use crate::Error;
+use crate::encoders::VideoEncoders;
 
 /// The finest quantiser of what moves; what stands still is sent exactly soon after.
 const MIN_QP: u8 = 24;
@@ -14,7 +15,8 @@ const TARGET: usize = 40 * 1024;
 
 /// One stream for the whole surface; the parts that it does not paint stay as they are in it.
 pub(crate) struct Video {
-    encoder: OpenH264,
+    encoders: VideoEncoders,
+    encoder: Guarded,
     qp: u8,
 }
 
@@ -27,7 +29,12 @@ pub(crate) struct Unit {
 
 impl Video {
     /// A stream that begins with a picture of `pixels` changed pixels, of about `budget` bytes.
-    pub(crate) fn new(width: u32, height: u32, pixels: usize, budget: usize) -> Result<Video, Error> {
+    pub(crate) fn new(
+        encoders: &VideoEncoders,
+        (width, height): (u32, u32),
+        pixels: usize,
+        budget: usize,
+    ) -> Result<Video, Error> {
         // Photographs take some 0.12 bytes a pixel at a quantiser of 30, and half for each 6 above.
         let mut qp = 30;
         let mut guess = pixels * 12 / 100;
@@ -35,7 +42,8 @@ impl Video {
             guess = guess * 89 / 100;
             qp += 1;
         }
-        Ok(Video { encoder: OpenH264::new(Settings::motion(width, height, qp))?, qp })
+        let settings = Settings::motion(width, height, qp).with_bitrate(rate(target(budget)))?;
+        Ok(Video { encoder: encoders.open(settings)?, encoders: encoders.clone(), qp })
     }
 
     /// Encodes the given rectangles of the frame.
@@ -51,9 +59,15 @@ impl Video {
             pixels: frame.pixels,
             damage: &damage,
         };
+        match self.encoder.steering() {
+            Steering::Quantiser => {}
+            Steering::Bitrate => self.encoder.set_bitrate(rate(target(budget)))?,
+        }
+        // If hardware fails at this picture, software begins with this.
         self.encoder.set_qp(self.qp)?;
         let encoded = self.encoder.encode(picture)?;
         let unit = Unit { bytes: encoded.bytes.to_vec(), qp: encoded.qp };
+        self.encoders.look_after(&mut self.encoder);
         self.qp = next_qp(self.qp, unit.bytes.len(), target(budget));
         Ok(unit)
     }
@@ -61,6 +75,11 @@ impl Video {
 
 fn target(budget: usize) -> usize {
     budget.min(TARGET)
+}
+
+/// The rate in bits per second at which 30 pictures a second take so many bytes each.
+fn rate(bytes: usize) -> u32 {
+    u32::try_from(bytes * 8 * 30).unwrap_or(u32::MAX).clamp(100_000, 100_000_000)
 }
 
 /// Six steps of the quantiser halve a picture; half of the way is gone at once upwards and little by little down.

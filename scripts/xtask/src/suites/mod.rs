@@ -4,6 +4,7 @@ mod boot;
 mod image;
 mod rdp;
 mod unit;
+mod video;
 
 use std::{cell::OnceCell, path::PathBuf};
 
@@ -23,11 +24,16 @@ struct Suite {
 }
 
 /// In the order in which they run: the quickest to find a mistake first.
-const SUITES: [Suite; 4] = [
+const SUITES: [Suite; 5] = [
     Suite {
         name: "unit",
         about: "format, lints, every crate's own tests, the README's claims",
         run: unit::run,
+    },
+    Suite {
+        name: "video",
+        about: "hardware encoders: our V4L2 queues with a virtual codec of the kernel, in QEMU",
+        run: video::run,
     },
     Suite {
         name: "image",
