@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ironrdp_acceptor::DesktopSize;
 use lucid_desktop::pointer::Shape;
-use lucid_desktop::{Closed, Desktop, DesktopRequest, Pointer};
+use lucid_desktop::{Closed, Desktop, DesktopRequest, KeyboardLayout, Pointer};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
