@@ -102,9 +102,10 @@ pub async fn run(options: Options) -> Result<(), Error> {
         status::uptime()
     );
     // Without systemd there is nobody to tell, which is no error.
-    if let Err(e) =
-        sd_notify::notify(false, &[NotifyState::Ready, NotifyState::Status(&video_status(&in_use))])
-    {
+    if let Err(e) = sd_notify::notify(
+        false,
+        &[NotifyState::Ready, NotifyState::Status(&encoders::service_status(&in_use))],
+    ) {
         tracing::warn!("telling the service manager that this service is ready: {e}");
     }
 
@@ -126,25 +127,9 @@ pub async fn run(options: Options) -> Result<(), Error> {
         }
         stop.send_replace(true);
     };
-    let (run, fingerprint) = (options.run, host.identity.fingerprint.clone());
-    let encoder_changes = async move {
-        while encoder.changed().await.is_ok() {
-            let in_use = encoder.borrow_and_update().clone();
-            if let Err(e) = status::write(&run, port, &fingerprint, &in_use) {
-                tracing::warn!("telling that the video encoder has changed: {e}");
-            }
-            if let Err(e) = sd_notify::notify(false, &[NotifyState::Status(&video_status(&in_use))]) {
-                tracing::warn!("telling the service manager that the video encoder has changed: {e}");
-            }
-        }
-    };
+    let telling = encoders::keep_telling(encoder, options.run, port, host.identity.fingerprint.clone());
     let local = tokio::task::LocalSet::new();
-    local.spawn_local(encoder_changes);
+    local.spawn_local(telling);
     local.spawn_local(signals);
     local.run_until(listener::serve(listener, host, settings, sessions, stopping)).await
-}
-
-/// The line of `systemctl status`.
-fn video_status(encoder: &str) -> String {
-    format!("Video: {encoder}")
 }
