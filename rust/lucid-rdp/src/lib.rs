@@ -11,6 +11,8 @@
 mod account;
 mod bitmap;
 mod capabilities;
+mod closing;
+mod control;
 mod curtain;
 mod dvc;
 mod egfx;
@@ -22,6 +24,7 @@ mod handshake;
 mod input;
 mod keeper;
 mod listener;
+mod notice;
 mod pace;
 mod picture;
 mod pointer;
@@ -37,9 +40,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ironrdp_acceptor::DesktopSize;
 pub use lucid_desktop::KeyboardLayout;
+use lucid_ipc::Access;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -77,6 +82,10 @@ pub struct Options {
     pub max_sessions: usize,
     /// How long sessions may last.
     pub limits: Limits,
+    /// The control socket; none is served without.
+    pub control: Option<PathBuf>,
+    /// The number of the group whose members may use it, beside root and this user.
+    pub control_group: Option<u32>,
 }
 
 /// Runs the host until SIGTERM or SIGINT.
@@ -101,15 +110,14 @@ pub async fn run(options: Options) -> Result<(), Error> {
         "ready at {:.3} s",
         status::uptime()
     );
-    // Without systemd there is nobody to tell, which is no error.
-    if let Err(e) = sd_notify::notify(
-        false,
-        &[NotifyState::Ready, NotifyState::Status(&encoders::service_status(&in_use))],
-    ) {
-        tracing::warn!("telling the service manager that this service is ready: {e}");
-    }
-
+    let began = Instant::now();
     let (stop, stopping) = watch::channel(false);
+    let facts = control::Host {
+        began,
+        port,
+        certificate_sha256: identity.fingerprint.clone(),
+        video_encoder: encoder.clone(),
+    };
     let host =
         Arc::new(handshake::Host { identity, accounts, default_size: DEFAULT_SIZE, max_size: MAX_SIZE });
     let settings = listener::Settings { desktop: options.desktop, keyboard: options.keyboard, encoders };
@@ -131,5 +139,18 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let local = tokio::task::LocalSet::new();
     local.spawn_local(telling);
     local.spawn_local(signals);
-    local.run_until(listener::serve(listener, host, settings, sessions, stopping)).await
+    local
+        .run_until(async move {
+            if let Some(path) = &options.control {
+                let access = options.control_group.map_or(Access::Owner, Access::Group);
+                control::serve(path, access, facts, Rc::clone(&sessions), stopping.clone())?;
+            }
+            // Without systemd there is nobody to tell, which is no error.
+            let ready = [NotifyState::Ready, NotifyState::Status(&encoders::service_status(&in_use))];
+            if let Err(e) = sd_notify::notify(false, &ready) {
+                tracing::warn!("telling the service manager that this service is ready: {e}");
+            }
+            listener::serve(listener, host, settings, sessions, stopping).await
+        })
+        .await
 }

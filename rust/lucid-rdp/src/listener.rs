@@ -173,7 +173,7 @@ async fn client(
             Place::New(facts, calls) => {
                 let opening = opening.unwrap_or_else(|| settings.open(size));
                 let id = facts.id;
-                keeper::keep(facts, opening, arrival, calls, sessions.limits, stopping).await;
+                keeper::keep(facts, opening, arrival, calls, &sessions, stopping).await;
                 sessions.ended(id);
                 return;
             }

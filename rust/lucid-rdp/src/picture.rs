@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::Error;
 use crate::bitmap::BitmapEncoder;
 use crate::capabilities::RemoteFx;
-use crate::curtain::Curtain;
+use crate::curtain::{Curtain, Overlaid};
 use crate::encoders::VideoEncoders;
 use crate::graphics::{Command, Drawing, Surface, Wishes};
 use crate::remotefx::RemoteFxEncoder;
@@ -94,6 +94,7 @@ pub(crate) type Orders = Arc<Mutex<Option<Order>>>;
 pub(crate) struct Painter {
     orders: Orders,
     curtain: Curtain,
+    overlaid: Overlaid,
     out: mpsc::Sender<FromDesktop>,
     encoders: VideoEncoders,
     encoder: Option<Active>,
@@ -119,7 +120,7 @@ impl Painter {
         out: mpsc::Sender<FromDesktop>,
         encoders: VideoEncoders,
     ) -> Painter {
-        Painter { orders, curtain, out, encoders, encoder: None }
+        Painter { orders, curtain, overlaid: Overlaid::default(), out, encoders, encoder: None }
     }
 
     fn encode(&mut self, frame: Frame<'_>) -> Result<Option<Encoded>, Error> {
@@ -173,7 +174,9 @@ impl Painter {
 impl FrameSink for Painter {
     fn frame(&mut self, frame: Frame<'_>) {
         let (width, height) = (frame.width, frame.height);
-        let Some(frame) = self.curtain.pass(frame) else {
+        // Out of the painter meanwhile, because the picture borrows it.
+        let mut overlaid = std::mem::take(&mut self.overlaid);
+        let Some(frame) = self.curtain.pass(frame, &mut overlaid) else {
             // Nor is the encoder's memory held for nobody.
             self.encoder = None;
             return self.send(FromDesktop::Withheld { width, height });
@@ -183,6 +186,7 @@ impl FrameSink for Painter {
             Ok(None) => self.send(FromDesktop::Failed(Error::Internal("a picture came before its order"))),
             Err(error) => self.send(FromDesktop::Failed(error)),
         }
+        self.overlaid = overlaid;
     }
 
     fn pointer(&mut self, pointer: lucid_desktop::Pointer) {
