@@ -31,14 +31,14 @@ const CALLS: usize = 16;
 /// Calls at a time on one connection.
 const CALLS_PER_CONNECTION: u32 = 16;
 
-/// What does not change while the host runs.
+/// What is known of the host besides its sessions.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
     pub(crate) began: Instant,
     pub(crate) port: u16,
     pub(crate) certificate_sha256: String,
-    /// What encodes video now.
-    pub(crate) encoder: watch::Receiver<String>,
+    /// This may change.
+    pub(crate) video_encoder: watch::Receiver<String>,
 }
 
 enum Ask {
@@ -165,7 +165,7 @@ fn status(host: &Host, sessions: &Sessions) -> HostStatus {
         certificate_sha256: host.certificate_sha256.clone(),
         max_sessions: u32::try_from(sessions.most).unwrap_or(u32::MAX),
         sessions: sessions.each(|facts| session(facts, sessions)),
-        video_encoder: host.encoder.borrow().clone(),
+        video_encoder: host.video_encoder.borrow().clone(),
     }
 }
 

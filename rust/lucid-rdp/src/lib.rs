@@ -124,7 +124,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         began,
         port,
         certificate_sha256: identity.fingerprint.clone(),
-        encoder: encoder.clone(),
+        video_encoder: encoder.clone(),
     };
     let host = Arc::new(handshake::Host {
         identity,
@@ -153,20 +153,9 @@ pub async fn run(options: Options) -> Result<(), Error> {
         }
         stop.send_replace(true);
     };
-    let (run, fingerprint) = (options.run, host.identity.fingerprint.clone());
-    let encoder_changes = async move {
-        while encoder.changed().await.is_ok() {
-            let in_use = encoder.borrow_and_update().clone();
-            if let Err(e) = status::write(&run, port, &fingerprint, &in_use) {
-                tracing::warn!("telling that the video encoder has changed: {e}");
-            }
-            if let Err(e) = sd_notify::notify(false, &[NotifyState::Status(&video_status(&in_use))]) {
-                tracing::warn!("telling the service manager that the video encoder has changed: {e}");
-            }
-        }
-    };
+    let telling = encoders::keep_telling(encoder, options.run, port, host.identity.fingerprint.clone());
     let local = tokio::task::LocalSet::new();
-    local.spawn_local(encoder_changes);
+    local.spawn_local(telling);
     local.spawn_local(signals);
     local
         .run_until(async move {
@@ -175,16 +164,11 @@ pub async fn run(options: Options) -> Result<(), Error> {
                 control::serve(path, access, facts, Rc::clone(&sessions), stopping.clone())?;
             }
             // Without systemd there is nobody to tell, which is no error.
-            let told = [NotifyState::Ready, NotifyState::Status(&video_status(&in_use))];
-            if let Err(e) = sd_notify::notify(false, &told) {
+            let ready = [NotifyState::Ready, NotifyState::Status(&encoders::service_status(&in_use))];
+            if let Err(e) = sd_notify::notify(false, &ready) {
                 tracing::warn!("telling the service manager that this service is ready: {e}");
             }
             listener::serve(listener, host, settings, sessions, stopping).await
         })
         .await
-}
-
-/// The line of `systemctl status`.
-fn video_status(encoder: &str) -> String {
-    format!("Video: {encoder}")
 }

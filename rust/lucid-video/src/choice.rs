@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::v4l2::{self, Coded, Found, Patience, V4l2};
-use crate::{Error, Guarded, Settings, Steering, health};
+use crate::{Encoder, Error, Guarded, Settings, Steering, health};
 
 /// What the operator wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,15 +32,29 @@ impl FromStr for Wanted {
     }
 }
 
-/// The encoders of this machine. Clones are the same one.
+/// The encoders of this machine. Clones are the same ones.
 #[derive(Clone, Debug)]
 pub struct Encoders(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    device: Option<(Found, Steering)>,
-    /// Why there is no device, or none any more.
+    hardware: Option<Hardware>,
+    /// Why there is none, or none any more.
     reason: String,
+}
+
+type OpenHardware = dyn Fn(Settings) -> Result<Box<dyn Encoder>, Error> + Send + Sync;
+
+#[derive(Clone)]
+struct Hardware {
+    name: String,
+    open: Arc<OpenHardware>,
+}
+
+impl std::fmt::Debug for Hardware {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Hardware").field(&self.name).finish()
+    }
 }
 
 impl Encoders {
@@ -51,7 +65,16 @@ impl Encoders {
     }
 
     fn without_device(reason: impl Into<String>) -> Encoders {
-        Encoders(Arc::new(Mutex::new(State { device: None, reason: reason.into() })))
+        Encoders(Arc::new(Mutex::new(State { hardware: None, reason: reason.into() })))
+    }
+
+    /// Hardware that is known to work; `name` is for people, `open` makes an encoder for one stream.
+    pub fn with_hardware(
+        name: impl Into<String>,
+        open: impl Fn(Settings) -> Result<Box<dyn Encoder>, Error> + Send + Sync + 'static,
+    ) -> Encoders {
+        let hardware = Some(Hardware { name: name.into(), open: Arc::new(open) });
+        Encoders(Arc::new(Mutex::new(State { hardware, reason: String::new() })))
     }
 
     /// Finds out what there is, which takes a few seconds at most for each device that looks like an encoder; gives
@@ -63,8 +86,12 @@ impl Encoders {
         let healthy = |found: Found| {
             health::examine(&found.path, Coded::H264, Patience::USUAL).map(|steering| (found, steering))
         };
-        let with = |device: (Found, Steering)| {
-            Encoders(Arc::new(Mutex::new(State { device: Some(device), reason: String::new() })))
+        let with = |(found, steering): (Found, Steering)| {
+            let name = format!("V4L2 {} ({})", found.path.display(), found.card);
+            Encoders::with_hardware(name, move |settings| {
+                let encoder = V4l2::open(&found.path, Coded::H264, settings, steering, Patience::USUAL)?;
+                Ok(Box::new(encoder))
+            })
         };
         let nodes = match wanted {
             Wanted::Software => return Ok((Encoders::software(), Vec::new())),
@@ -99,25 +126,25 @@ impl Encoders {
     /// # Errors
     /// When the settings are out of their limits.
     pub fn open(&self, settings: Settings) -> Result<Guarded, Error> {
-        let device = self.state().device.clone();
-        let Some((found, steering)) = device else { return Guarded::in_software(settings) };
-        match V4l2::open(&found.path, Coded::H264, settings, steering, Patience::USUAL) {
-            Ok(hardware) => Ok(Guarded::new(Box::new(hardware), settings)),
+        let hardware = self.state().hardware.clone();
+        let Some(Hardware { open, .. }) = hardware else { return Guarded::in_software(settings) };
+        match open(settings) {
+            Ok(hardware) => Ok(Guarded::new(hardware, settings)),
             Err(error) => {
                 // One that hangs is not tried again. Too large, or busy with other streams: the next may have more luck.
                 if matches!(error, Error::DeviceLate { .. }) {
-                    self.give_up_device(&error);
+                    self.give_up_hardware(&error);
                 }
                 Guarded::after(error, settings)
             }
         }
     }
 
-    /// The device has failed while it was used: nobody gets it any more until the next start.
-    pub fn give_up_device(&self, error: &Error) {
+    /// Hardware has failed while it was used: nobody gets it any more until the next start.
+    pub fn give_up_hardware(&self, error: &Error) {
         let mut state = self.state();
-        if state.device.take().is_some() {
-            state.reason = format!("the device has failed: {error}");
+        if state.hardware.take().is_some() {
+            state.reason = format!("hardware has failed: {error}");
         }
     }
 
@@ -125,10 +152,8 @@ impl Encoders {
     #[must_use]
     pub fn description(&self) -> String {
         let state = self.state();
-        match &state.device {
-            Some((found, _)) => {
-                format!("V4L2 {} ({}), with OpenH264 behind it", found.path.display(), found.card)
-            }
+        match &state.hardware {
+            Some(hardware) => format!("{}, with OpenH264 behind it", hardware.name),
             None => format!("OpenH264 in software ({})", state.reason),
         }
     }

@@ -16,9 +16,9 @@ pub(crate) struct Host {
     uptime_seconds: u64,
     port: u32,
     certificate_sha256: String,
-    video_encoder: String,
     max_sessions: u32,
     pub(crate) sessions: Vec<Session>,
+    video_encoder: String,
 }
 
 /// `lucidctl sessions show --json`; `sessions list --json` is an array of these.
@@ -53,9 +53,9 @@ impl From<rdp::Status> for Host {
             uptime_seconds: status.uptime_seconds,
             port: status.port,
             certificate_sha256: status.certificate_sha256,
-            video_encoder: status.video_encoder,
             max_sessions: status.max_sessions,
             sessions: status.sessions.into_iter().map(Session::from).collect(),
+            video_encoder: status.video_encoder,
         }
     }
 }
@@ -103,7 +103,7 @@ pub(crate) fn host(host: &Host) -> String {
         ("RDP host", format!("lucid-rdp {}, up {}", host.version, span(host.uptime_seconds))),
         ("Port", host.port.to_string()),
         ("Fingerprint", host.certificate_sha256.clone()),
-        ("Video", host.video_encoder.clone()),
+        ("Video", plain(&host.video_encoder)),
         ("Sessions", format!("{} of {}, {connected} with a client", host.sessions.len(), host.max_sessions)),
     ];
     pairs(&mut out, &rows);
@@ -230,12 +230,12 @@ mod tests {
             uptime_seconds: 90_061,
             port: 3389,
             certificate_sha256: "AA:BB".into(),
-            video_encoder: "OpenH264 (software)".into(),
             max_sessions: 8,
             sessions: vec![
                 session(1, "ada", rdp::SessionState::Connected),
                 session(2, "grace", rdp::SessionState::Parked),
             ],
+            video_encoder: "OpenH264 in software (no video device can be seen)".into(),
         })
     }
 

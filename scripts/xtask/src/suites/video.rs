@@ -39,7 +39,7 @@ const NEEDS: [&str; 7] = [
     "media/v4l2-core/v4l2-mem2mem",
 ];
 /// Half a minute is usual under emulation.
-const BOUND: Duration = Duration::from_secs(300);
+const BOUND: Duration = Duration::from_secs(600);
 /// As many properties as the example shows.
 const PROPERTIES: usize = 8;
 
