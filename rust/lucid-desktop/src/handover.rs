@@ -37,6 +37,8 @@ pub const MAX_LINE: usize = 4096;
 pub const MAX_KEYMAP: u32 = 1 << 20;
 /// Widths and heights of a desktop, in pixels.
 pub const SIZES: RangeInclusive<u32> = 200..=8192;
+/// How large an output may show things, in percent (MS-RDPEDISP 2.2.2.2.1, `DesktopScaleFactor`).
+pub const SCALES: RangeInclusive<u32> = 100..=500;
 /// The longest layout or variant name, in bytes.
 pub const MAX_LAYOUT: usize = 32;
 

@@ -21,6 +21,7 @@ use ironrdp_pdu::rdp::headers::{ServerDeactivateAll, ShareControlHeader, ShareCo
 use ironrdp_pdu::x224::X224;
 
 use super::{Session, share_data_pdu};
+use crate::display::Wish;
 use crate::egfx::Sent;
 use crate::picture::Codec;
 use crate::pointer::Cursors;
@@ -75,13 +76,20 @@ impl Session<'_> {
         !self.resizing.is_inactive() && self.ordered().is_some()
     }
 
-    /// The client wishes for a size.
-    pub(super) fn resize(&mut self, size: DesktopSize) -> Result<(), Error> {
+    /// The client wishes for a size and a scale.
+    pub(super) fn resize(&mut self, wish: Wish) -> Result<(), Error> {
+        let Wish { size, scale } = wish;
+        tracing::debug!(
+            width = size.width,
+            height = size.height,
+            scale,
+            "the client wishes for another size"
+        );
+        let scale = scale.unwrap_or(self.running.scale);
         if size == self.size && self.resizing == Resizing::Settled {
-            return Ok(());
+            return if scale == self.running.scale { Ok(()) } else { self.running.arrange(size, scale) };
         }
-        tracing::debug!(width = size.width, height = size.height, "the client wishes for another size");
-        self.running.desktop.resize(size.width.into(), size.height.into())?;
+        self.running.arrange(size, scale)?;
         self.resizing = Resizing::Asked { wanted: size, deadline: Instant::now() + BOUND };
         Ok(())
     }
@@ -102,7 +110,7 @@ impl Session<'_> {
             Resizing::Settled => {
                 tracing::debug!(?size, "the output's size was changed in the desktop and is changed back");
                 let size = self.size;
-                self.running.desktop.resize(size.width.into(), size.height.into())?;
+                self.running.arrange(size, self.running.scale)?;
                 self.resizing = Resizing::Asked { wanted: size, deadline: Instant::now() + BOUND };
                 Ok(())
             }

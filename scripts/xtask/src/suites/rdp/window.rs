@@ -48,7 +48,59 @@ pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
             },
         );
     }
+    for client in [Generation::Two, Generation::Three] {
+        report.check(
+            format!("{}: {}: a client's scale makes everything as large", target.name, client.name()),
+            || takes_scale(target, client),
+        );
+    }
     target.place.interrupt.check()
+}
+
+/// One client after the other with another scale, on the same desktop.
+fn takes_scale(target: &Target, client: Generation) -> Result<String> {
+    const OPTIONS: [(u8, [&str; 2]); 3] = [
+        (1, ["/scale-desktop:100", "/scale:100"]),
+        (2, ["/scale-desktop:200", "/scale:180"]),
+        (1, ["/scale-desktop:100", "/scale:100"]),
+    ];
+    let interrupt = target.place.interrupt;
+    let (codec, options) = match client {
+        Generation::Two => (CLIENTS[0].1, &CLIENTS[0].2[1..]),
+        Generation::Three => (CLIENTS[3].1, &CLIENTS[3].2[1..]),
+    };
+    let mode = Mode { client, security: "tls", codec, options, tolerance: 2, size: SCREEN };
+    let mut cells: Option<[u8; 2]> = None;
+    for (scale, options) in OPTIONS {
+        let start = || Client::start(target.place, &target.dir("scale"), &mode, &target.login, &options);
+        let mut client = start()?;
+        let Some([rows, columns]) = cells else {
+            client.wait_desktop(target.bound, interrupt)?;
+            client.screen.point_to_the_middle()?;
+            client.screen.key("super+f")?;
+            client.screen.type_text(COLOUR_BY_SIZE)?;
+            client.screen.key("Return")?;
+            let what = "the colour of the size in cells everywhere in the window";
+            let [rows, columns, _] =
+                client.wait_only_colour(what, 0, target.bound, interrupt, |colour| colour[2] == 0x3c)?;
+            cells = Some([rows, columns]);
+            client.kill();
+            continue;
+        };
+        client.screen.point_to_the_middle()?;
+        // Parts of cells at the edges are not counted.
+        let near = |now: u8, plain: u8| now.abs_diff(plain / scale) <= 1;
+        client.wait_only_colour(
+            &format!("{rows} by {columns} cells, {scale} times as large"),
+            0,
+            target.bound,
+            interrupt,
+            |colour| near(colour[0], rows) && near(colour[1], columns) && colour[2] == 0x3c,
+        )?;
+        client.kill();
+    }
+    end(target, Client::start(target.place, &target.dir("scale"), &mode, &target.login, &[])?)?;
+    Ok(cells.map_or(String::new(), |[rows, columns]| format!("{rows} by {columns} cells, then half")))
 }
 
 /// Many sizes in a row; the host may not grow by them.
