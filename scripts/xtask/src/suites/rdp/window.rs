@@ -72,8 +72,7 @@ fn takes_scale(target: &Target, client: Generation) -> Result<String> {
     let mode = Mode { client, security: "tls", codec, options, tolerance: 2, size: SCREEN };
     let mut cells: Option<[u8; 2]> = None;
     for (scale, options) in OPTIONS {
-        let start = || Client::start(target.place, &target.dir("scale"), &mode, &target.login, &options);
-        let mut client = start()?;
+        let mut client = Client::start(target.place, &target.dir("scale"), &mode, &target.login, &options)?;
         let Some([rows, columns]) = cells else {
             client.wait_desktop(target.bound, interrupt)?;
             client.screen.point_to_the_middle()?;
@@ -88,8 +87,10 @@ fn takes_scale(target: &Target, client: Generation) -> Result<String> {
             continue;
         };
         client.screen.point_to_the_middle()?;
-        // Parts of cells at the edges are not counted.
-        let near = |now: u8, plain: u8| now.abs_diff(plain / scale) <= 1;
+        // Glyphs are rounded to whole pixels at each scale.
+        let near = |now: u8, plain: u8| {
+            (u16::from(now) * u16::from(scale)).abs_diff(plain.into()) * 7 <= plain.into()
+        };
         client.wait_only_colour(
             &format!("{rows} by {columns} cells, {scale} times as large"),
             0,
@@ -97,9 +98,12 @@ fn takes_scale(target: &Target, client: Generation) -> Result<String> {
             interrupt,
             |colour| near(colour[0], rows) && near(colour[1], columns) && colour[2] == 0x3c,
         )?;
-        client.kill();
+        if scale == 1 {
+            end(target, client)?;
+        } else {
+            client.kill();
+        }
     }
-    end(target, Client::start(target.place, &target.dir("scale"), &mode, &target.login, &[])?)?;
     Ok(cells.map_or(String::new(), |[rows, columns]| format!("{rows} by {columns} cells, then half")))
 }
 
