@@ -304,7 +304,7 @@ impl Session<'_> {
                     self.send(bytes).await?;
                 }
                 wish = self.wishes.next(), if may_resize => self.resize(wish)?,
-                () = until(resize_deadline), if resize_deadline.is_some() => return Err(self.resizing.late()),
+                () = until(resize_deadline), if resize_deadline.is_some() => return Err(resize::late()),
                 () = self.facts.redraw.notified() => self.running.desktop.refresh_all(),
             }
         }

@@ -48,6 +48,10 @@ pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
             },
         );
     }
+    report.check(
+        format!("{}: a program that changes the output's size has it changed back", target.name),
+        || size_is_the_clients(target),
+    );
     for client in [Generation::Two, Generation::Three] {
         report.check(
             format!("{}: {}: a client's scale makes everything as large", target.name, client.name()),
@@ -137,6 +141,42 @@ pub(super) fn many_sizes(target: &Target, service: &Background, report: &mut Rep
         });
     }
     target.place.interrupt.check()
+}
+
+/// What a program in the desktop does to the output, while pictures come and the window is dragged.
+fn size_is_the_clients(target: &Target) -> Result<String> {
+    const STEPS: usize = 60;
+    let interrupt = target.place.interrupt;
+    let (client, codec, options) = CLIENTS[0];
+    let mode = Mode { client, security: "tls", codec, options, tolerance: 2, size: SCREEN };
+    let mut client = target.session("output", &mode)?;
+    client.screen.point_to_the_middle()?;
+    client.screen.key("super+f")?;
+    client.screen.type_text(
+        "for i in 2 3 4 5 6 7 8 9;do swaymsg -q output HEADLESS-1 mode --custom ${i}00x300;sleep .2;done;",
+    )?;
+    client.screen.type_text(COLOUR_BY_SIZE)?;
+    client.screen.key("Return")?;
+    for step in 0..STEPS {
+        client.screen.resize_window((SCREEN.0 - step * 10, SCREEN.1 - step * 6))?;
+    }
+    // The loop begins when the program has done its worst.
+    let what = "the colour of the window's size everywhere in it";
+    client.screen.resize_window(SCREEN)?;
+    let blue = |colour: [u8; 3]| colour[2].abs_diff(0x3c) <= 2;
+    let mut known = Vec::new();
+    for size in [SCREEN, WINDOWS[0], SCREEN, WINDOWS[0]] {
+        client.screen.resize_window(size)?;
+        let before = known.iter().find(|(at, _)| *at == size).map(|(_, colour): &(_, [u8; 3])| *colour);
+        // Rows: between the smallest and the largest cells that there are.
+        let high = |colour: [u8; 3]| (size.1 / 24..=size.1 / 12).contains(&usize::from(colour[0]));
+        let colour = client.wait_only_colour(what, 2, target.bound, interrupt, |colour| {
+            blue(colour) && high(colour) && before.is_none_or(|before| colour == before)
+        })?;
+        known.push((size, colour));
+    }
+    end(target, client)?;
+    Ok(format!("{STEPS} steps of a dragged edge, 8 sizes by a program"))
 }
 
 /// Gives a client's window one size after the other, and waits each time until all of it is right. Leaves it at the
