@@ -602,17 +602,14 @@ fn a_scaled_output_shows_less_in_as_many_pixels_and_the_pointer_as_ever() {
         Some((numbers.next()?, numbers.next()?))
     };
     let plain = cells(&wait_for_file(&rows, |text| cells(text).is_some())).unwrap();
-    for scale in [200, 300, 150, 125, 100] {
+    // Before 1.10 sway paints the pointer with the next whole scale and shrinks it, so its code cannot be read.
+    let fractions: &[u32] = if std::env::var_os("LUCID_TEST_SWAY").is_some() { &[150, 125] } else { &[] };
+    for &scale in [200, 300].iter().chain(fractions).chain(&[100]) {
         screen.desktop.resize_scaled(1600, 1200, scale).unwrap();
         let near = |a: u32, b: u32| (a * scale / 100).abs_diff(b) * 20 <= b + 20 * scale / 100;
         wait_for_file(&rows, |text| {
             cells(text).is_some_and(|now| near(now.0, plain.0) && near(now.1, plain.1))
         });
-        // Before 1.10 sway paints the pointer with the next whole scale and shrinks it, so its code cannot be read; it
-        // is shown in the picture then.
-        if scale % 100 != 0 && std::env::var_os("LUCID_TEST_SWAY").is_none() {
-            continue;
-        }
         // Hidden while something is typed, and told by its name again wherever it goes.
         for (x, y) in [(700, 500), (801, 633), (90, 1101)] {
             screen.type_text(" ");
