@@ -66,12 +66,20 @@ pub(crate) struct Shared {
 
 const NOWHERE: u64 = u64::MAX;
 
+/// An output's mode.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mode {
+    pub(crate) size: (u32, u32),
+    /// In percent, within [`handover::SCALES`].
+    pub(crate) scale: u32,
+}
+
 /// What the thread is to do.
 #[derive(Default)]
 pub(crate) struct Commands {
     pub(crate) credits: u32,
     pub(crate) refresh: bool,
-    pub(crate) resize: Option<(u32, u32)>,
+    pub(crate) resize: Option<Mode>,
     pub(crate) keyboard: Option<KeyboardLayout>,
     pub(crate) stop: bool,
 }
@@ -381,8 +389,21 @@ impl Desktop {
     /// # Errors
     /// When the size is not within [`handover::SIZES`].
     pub fn resize(&self, width: u32, height: u32) -> Result<(), Error> {
+        self.resize_scaled(width, height, 100)
+    }
+
+    /// Like [`resize`](Desktop::resize), and things are shown so large, in percent.
+    ///
+    /// # Errors
+    /// When the size is not within [`handover::SIZES`], or the scale not within [`handover::SCALES`].
+    pub fn resize_scaled(&self, width: u32, height: u32, scale: u32) -> Result<(), Error> {
         handover::check_size(width, height)?;
-        self.shared.command(|commands| commands.resize = Some((width, height)));
+        if !handover::SCALES.contains(&scale) {
+            let (least, most) = (handover::SCALES.start(), handover::SCALES.end());
+            return Err(Error::Request { what: format!("{scale} % is not within {least}..={most} %") });
+        }
+        let mode = Mode { size: (width, height), scale };
+        self.shared.command(|commands| commands.resize = Some(mode));
         Ok(())
     }
 

@@ -40,6 +40,8 @@ pub const MAX_KEYMAP: u32 = 1 << 20;
 pub const SIZES: RangeInclusive<u32> = 200..=8192;
 /// The most descriptors with a line.
 const MAX_DESCRIPTORS: usize = 3;
+/// How large an output may show things, in percent (MS-RDPEDISP 2.2.2.2.1, `DesktopScaleFactor`).
+pub const SCALES: RangeInclusive<u32> = 100..=500;
 /// The longest layout or variant name, in bytes.
 pub const MAX_LAYOUT: usize = 32;
 

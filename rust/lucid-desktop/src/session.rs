@@ -1,7 +1,7 @@
 //! The Wayland side: what is bound, the picture, the size of the output.
 
 use crate::damage::{Damage, clip};
-use crate::desktop::{Commands, Shared};
+use crate::desktop::{Commands, Mode, Shared};
 use crate::pointer::{self, Piece, Pointer};
 use crate::{CaptureProtocol, Closed, Error, Frame, FrameSink, Rect};
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -163,7 +163,7 @@ impl Dispatch<WlCallback, KeymapTaken> for Session {
 
 #[derive(Clone, Copy, Debug)]
 struct Resize {
-    size: (u32, u32),
+    mode: Mode,
     tries: u32,
 }
 
@@ -303,8 +303,8 @@ impl Session {
         if commands.refresh && !self.picture.is_empty() {
             self.damage.all(self.picture_size);
         }
-        if let Some(size) = commands.resize {
-            self.resize_wanted = Some(Resize { size, tries: 0 });
+        if let Some(mode) = commands.resize {
+            self.resize_wanted = Some(Resize { mode, tries: 0 });
         }
         self.start_resize(handle);
         self.deliver();
@@ -596,7 +596,9 @@ impl Session {
             if ours {
                 let head = configuration.enable_head(&head.head, handle, ());
                 // Within handover::SIZES, so they fit. Refresh 0: the compositor chooses.
-                head.set_custom_mode(resize.size.0 as i32, resize.size.1 as i32, 0);
+                let Mode { size, scale } = resize.mode;
+                head.set_custom_mode(size.0 as i32, size.1 as i32, 0);
+                head.set_scale(f64::from(scale) / 100.0);
             } else if head.enabled {
                 configuration.enable_head(&head.head, handle, ());
             } else {
@@ -615,7 +617,10 @@ impl Session {
                 // The serial is out of date; a new one has come or will come with `done`.
                 self.resize_wanted.get_or_insert(Resize { tries: resize.tries + 1, ..resize });
             }
-            Outcome::Failed | Outcome::Cancelled => self.sink.resize_failed(resize.size.0, resize.size.1),
+            Outcome::Failed | Outcome::Cancelled => {
+                let (width, height) = resize.mode.size;
+                self.sink.resize_failed(width, height);
+            }
         }
     }
 }

@@ -587,6 +587,43 @@ fn the_output_takes_every_size_asked_for_and_the_last_one_stays() {
 }
 
 #[test]
+fn a_scaled_output_shows_less_in_as_many_pixels_and_the_pointer_as_ever() {
+    needs_sway!();
+    let launcher = Launcher::start("scale", &[]);
+    let file = launcher.directory.join("foot.ini");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}\n[mouse]\nhide-when-typing=yes\n")).unwrap();
+    let mut screen = launcher.open(1600, 1200, "us");
+    screen.terminal();
+    screen.type_text("while :; do stty size > size; mv size rows; sleep .1; done &\n");
+    let rows = launcher.directory.join("rows");
+    let cells = |text: &str| {
+        let mut numbers = text.split_whitespace().map(|n| n.parse::<u32>().unwrap());
+        Some((numbers.next()?, numbers.next()?))
+    };
+    let plain = cells(&wait_for_file(&rows, |text| cells(text).is_some())).unwrap();
+    // Before 1.10 sway paints the pointer with the next whole scale and shrinks it, so its code cannot be read.
+    let fractions: &[u32] = if std::env::var_os("LUCID_TEST_SWAY").is_some() { &[150, 125] } else { &[] };
+    for &scale in [200, 300].iter().chain(fractions).chain(&[100]) {
+        screen.desktop.resize_scaled(1600, 1200, scale).unwrap();
+        let near = |a: u32, b: u32| (a * scale / 100).abs_diff(b) * 20 <= b + 20 * scale / 100;
+        wait_for_file(&rows, |text| {
+            cells(text).is_some_and(|now| near(now.0, plain.0) && near(now.1, plain.1))
+        });
+        // Hidden while something is typed, and told by its name again wherever it goes.
+        for (x, y) in [(700, 500), (801, 633), (90, 1101)] {
+            screen.type_text(" ");
+            screen.until_pointer(Pointer::Picture);
+            screen.desktop.input(Input::PointerMove { x, y }).unwrap();
+            screen.until_pointer(Pointer::Shape(Shape::TEXT));
+        }
+        assert_eq!(screen.size, (1600, 1200));
+    }
+    assert!(screen.desktop.resize_scaled(1600, 1200, 99).is_err());
+    assert!(screen.desktop.resize_scaled(1600, 1200, 501).is_err());
+}
+
+#[test]
 fn the_picture_built_from_damage_equals_a_fresh_one_after_many_changes() {
     needs_sway!();
     let launcher = Launcher::start("damage", &[]);

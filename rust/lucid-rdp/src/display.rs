@@ -25,6 +25,22 @@ const RESTLESS: Duration = Duration::from_millis(500);
 /// The smallest side that a client may have, in pixels (MS-RDPEDISP 2.2.2.2.1).
 const MIN_SIDE: u32 = 200;
 
+/// What a client wants its desktop to be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// Within this host's limits.
+    pub(crate) size: DesktopSize,
+    /// How large things are, in percent; none if it does not say.
+    pub(crate) scale: Option<u32>,
+}
+
+/// A client's scale (MS-RDPBCGR 2.2.1.3.2 and MS-RDPEDISP 2.2.2.2.1, which have the same two fields): both have to be
+/// valid, or neither counts.
+pub(crate) fn scale(desktop: u32, device: u32) -> Option<u32> {
+    (lucid_desktop::handover::SCALES.contains(&desktop) && matches!(device, 100 | 140 | 180))
+        .then_some(desktop)
+}
+
 /// The channel's end on this side, and what comes out of it.
 pub(crate) fn control(most: DesktopSize) -> (Control, Wishes) {
     let (wished, wishes) = watch::channel(None);
@@ -34,7 +50,7 @@ pub(crate) fn control(most: DesktopSize) -> (Control, Wishes) {
 /// The Display Control channel.
 pub(crate) struct Control {
     most: DesktopSize,
-    wished: watch::Sender<Option<DesktopSize>>,
+    wished: watch::Sender<Option<Wish>>,
 }
 
 impl_as_any!(Control);
@@ -55,8 +71,8 @@ impl DvcProcessor for Control {
     fn process(&mut self, _channel_id: u32, payload: &[u8]) -> PduResult<Vec<DvcMessage>> {
         match decode(payload) {
             Ok(DisplayControlPdu::MonitorLayout(layout)) => {
-                if let Some(size) = size(&layout, self.most) {
-                    self.wished.send_replace(Some(size));
+                if let Some(wish) = wish(&layout, self.most) {
+                    self.wished.send_replace(Some(wish));
                 }
             }
             Ok(DisplayControlPdu::Caps(_)) => tracing::debug!("a client says what only a server may"),
@@ -69,20 +85,24 @@ impl DvcProcessor for Control {
 
 impl DvcServerProcessor for Control {}
 
-/// The size of a layout's primary monitor within this host's limits; clients are told that there may be one only.
-fn size(layout: &DisplayControlMonitorLayout, most: DesktopSize) -> Option<DesktopSize> {
+/// What a layout's primary monitor is like, within this host's limits; clients are told that there may be one only.
+fn wish(layout: &DisplayControlMonitorLayout, most: DesktopSize) -> Option<Wish> {
     let monitors = layout.monitors();
     let monitor = monitors.iter().find(|m| m.is_primary()).or(monitors.first())?;
     let (width, height) = monitor.dimensions();
     let side = |side: u32, most: u16| u16::try_from(side.clamp(MIN_SIDE, most.into())).unwrap_or(most);
     // Widths are even (2.2.2.2.1), and so is the widest.
-    Some(DesktopSize { width: side(width, most.width) & !1, height: side(height, most.height) })
+    let size = DesktopSize { width: side(width, most.width) & !1, height: side(height, most.height) };
+    let device = monitor.device_scale_factor().map(|factor| factor.value());
+    let scale =
+        monitor.desktop_scale_factor().zip(device).and_then(|(desktop, device)| scale(desktop, device));
+    Some(Wish { size, scale })
 }
 
 /// The sizes that a client wishes for.
 #[derive(Debug)]
 pub(crate) struct Wishes {
-    wishes: watch::Receiver<Option<DesktopSize>>,
+    wishes: watch::Receiver<Option<Wish>>,
     /// When the first wish came that is not done, and when the last of them is due.
     since: Option<Instant>,
     due: Option<Instant>,
@@ -90,7 +110,7 @@ pub(crate) struct Wishes {
 
 impl Wishes {
     /// Waits for the next wish on which the client rests. May be dropped at any time and loses nothing.
-    pub(crate) async fn next(&mut self) -> DesktopSize {
+    pub(crate) async fn next(&mut self) -> Wish {
         loop {
             let due = self.due;
             let rested = async {
@@ -114,8 +134,8 @@ impl Wishes {
                 }
                 () = rested => {
                     (self.since, self.due) = (None, None);
-                    if let Some(size) = *self.wishes.borrow_and_update() {
-                        return size;
+                    if let Some(wish) = *self.wishes.borrow_and_update() {
+                        return wish;
                     }
                 }
             }
@@ -137,7 +157,7 @@ mod tests {
     }
 
     async fn next(wishes: &mut Wishes) -> (u16, u16) {
-        let size = wishes.next().await;
+        let size = wishes.next().await.size;
         (size.width, size.height)
     }
 
@@ -171,7 +191,7 @@ mod tests {
         let size = loop {
             tries += 1;
             if let Ok(size) = tokio::time::timeout(Duration::from_millis(7), wishes.next()).await {
-                break size;
+                break size.size;
             }
         };
         assert_eq!((size.width, size.height), (1024, 768));
@@ -219,7 +239,8 @@ mod tests {
             let (mut control, wishes) = control(MOST);
             control.process(1, &damaged).unwrap();
             let wish = *wishes.wishes.borrow();
-            if let Some(size) = wish {
+            if let Some(Wish { size, scale }) = wish {
+                assert!(scale.is_none_or(|scale| (100..=500).contains(&scale)));
                 assert!((200..=3840).contains(&size.width) && size.width % 2 == 0);
                 assert!((200..=2160).contains(&size.height));
             }

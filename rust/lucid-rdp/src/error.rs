@@ -84,6 +84,14 @@ pub enum Error {
         /// The time it had.
         seconds: u64,
     },
+    /// A client that was told another size did not go on.
+    #[error(
+        "the client was told the desktop's new size and was not ready for it within {seconds} s; it was let go"
+    )]
+    Inactive {
+        /// The time it had.
+        seconds: u64,
+    },
     /// The encoder failed.
     #[error("encoding the picture: {0}")]
     Video(#[from] lucid_video::Error),

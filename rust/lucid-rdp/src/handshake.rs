@@ -13,13 +13,15 @@ use ironrdp_acceptor::{
 use ironrdp_connector::sspi;
 use ironrdp_connector::sspi::credssp::{CredSspServer, NStatusCode, ServerMode, ServerState, TsRequest};
 use ironrdp_connector::sspi::generator::GeneratorState;
-use ironrdp_connector::{ConnectorErrorKind, general_err};
-use ironrdp_core::WriteBuf;
+use ironrdp_connector::{ConnectorErrorKind, Sequence as _, general_err};
+use ironrdp_core::{WriteBuf, decode};
 use ironrdp_dvc::DrdynvcServer;
+use ironrdp_pdu::mcs::ConnectInitial;
 use ironrdp_pdu::nego::SecurityProtocol;
 use ironrdp_pdu::rdp::capability_sets::CapabilitySet;
 use ironrdp_pdu::rdp::client_info::ClientAutoReconnect;
 use ironrdp_pdu::rdp::server_error_info::ProtocolIndependentCode;
+use ironrdp_pdu::x224::{X224, X224Data};
 use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream, single_sequence_step_read};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -53,6 +55,8 @@ pub(crate) struct Connection {
     pub(crate) size: DesktopSize,
     /// Who it is.
     pub(crate) user: String,
+    /// How large it wants things, in percent.
+    pub(crate) scale: u32,
     /// The sizes it wishes for later on.
     pub(crate) wishes: Wishes,
 }
@@ -124,6 +128,7 @@ pub(crate) async fn accept(
         stage.send_replace(Stage::Authenticated);
     }
 
+    let scale = settings(&mut framed, &mut acceptor).await?.unwrap_or(100);
     let mut gate = Gate { accounts: &host.accounts, nla, user, stage, hall, denied: None, size: None };
     let finalized = ironrdp_acceptor::accept_finalize_with(framed, &mut acceptor, &mut gate).await;
     if let Some(denied) = gate.denied {
@@ -159,7 +164,7 @@ pub(crate) async fn accept(
         }
     };
     let size = size.ok_or(Refused::Malformed("the connection's settings"))?;
-    Ok(Connection { framed, result, size, user, wishes })
+    Ok(Connection { framed, result, size, user, scale, wishes })
 }
 
 /// The size in a client's Confirm Active, which is the one that it was offered (MS-RDPBCGR 2.2.7.1.2), and that is
@@ -194,6 +199,31 @@ async fn negotiate(
         step.map_err(|e| classify(&e, DOING))?;
     }
     Ok(())
+}
+
+/// Takes the client's first settings (MS-RDPBCGR 2.2.1.3) to the state machine, and what that does not tell from them:
+/// the scale, in percent.
+async fn settings(
+    framed: &mut TokioFramed<TlsStream<TcpStream>>,
+    acceptor: &mut Acceptor,
+) -> Result<Option<u32>, Refused> {
+    const DOING: &str = "the connection's settings";
+    let Some(hint) = acceptor.next_pdu_hint() else { return Ok(None) };
+    let pdu = framed.read_by_hint(hint).await.map_err(|e| gone_or_malformed(&e, DOING))?;
+    let mut out = WriteBuf::new();
+    acceptor.step(&pdu, None, &mut out).map_err(|e| classify(&e, DOING))?;
+    if !out.filled().is_empty() {
+        framed.write_all(out.filled()).await.map_err(|_| Refused::Gone(DOING))?;
+    }
+    let core = decode::<X224<X224Data<'_>>>(&pdu)
+        .and_then(|x224| decode::<ConnectInitial>(x224.0.data.as_ref()))
+        .map_err(|_| Refused::Malformed(DOING))?
+        .conference_create_request
+        .into_gcc_blocks()
+        .core
+        .optional_data;
+    let factors = core.desktop_scale_factor.zip(core.device_scale_factor);
+    Ok(factors.and_then(|(desktop, device)| display::scale(desktop, device)))
 }
 
 /// The points of the state machine at which this host decides.

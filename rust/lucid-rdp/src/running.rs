@@ -59,6 +59,7 @@ impl Opening {
             pointer: Pointer::Shape(Shape::DEFAULT),
             generation: 0,
             asked: false,
+            scale: 100,
             configured: keyboard.clone(),
             keyboard,
         })
@@ -100,6 +101,8 @@ pub(crate) struct Running {
     pub(crate) generation: u32,
     /// A picture was asked for and has not come.
     pub(crate) asked: bool,
+    /// How large the desktop shows things, in percent.
+    pub(crate) scale: u32,
     /// The layout for clients that announce none.
     configured: KeyboardLayout,
     /// The layout that the desktop has, or was asked for last.
@@ -121,6 +124,18 @@ impl Running {
         // One picture that nobody is shown: the painter sees that the curtain is closed, and nothing more is pending.
         self.ask();
         self.desktop.refresh_all();
+    }
+
+    /// Asks the desktop for a size and a scale, in percent.
+    pub(crate) fn arrange(&mut self, size: DesktopSize, scale: u32) -> Result<(), Error> {
+        self.desktop.resize_scaled(size.width.into(), size.height.into(), scale)?;
+        self.scale = scale;
+        Ok(())
+    }
+
+    /// Gives the desktop a client's scale, if it has another one.
+    pub(crate) fn take_scale(&mut self, size: DesktopSize, scale: u32) -> Result<(), Error> {
+        if scale == self.scale { Ok(()) } else { self.arrange(size, scale) }
     }
 
     /// Gives the desktop the keyboard layout that a client announced (MS-RDPBCGR 2.2.1.3.2).
@@ -164,7 +179,7 @@ impl Running {
     pub(crate) async fn settle(&mut self, size: DesktopSize) -> Result<(), Error> {
         let wanted = (u32::from(size.width), u32::from(size.height));
         // Even if it has that size now: the client before may have asked for another one just then.
-        self.desktop.resize(wanted.0, wanted.1)?;
+        self.arrange(size, self.scale)?;
         self.ask();
         self.desktop.refresh_all();
         let settled = async {

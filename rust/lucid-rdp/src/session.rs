@@ -114,7 +114,7 @@ pub(crate) async fn run(
     peer: SocketAddr,
     interrupted: impl Future<Output = Farewell>,
 ) -> Result<End, Error> {
-    let Connection { framed, result, size, wishes, .. } = connection;
+    let Connection { framed, result, size, scale, wishes, .. } = connection;
     let client = capabilities::confirmed(&result.capabilities)?;
     let (mut reader, writer) = split_tokio_framed(framed);
     let (to_writer, pieces) = mpsc::channel(WRITE_QUEUE);
@@ -123,6 +123,7 @@ pub(crate) async fn run(
     tracing::info!(%peer, width = size.width, height = size.height, "the client is connected");
     facts.size.set(size);
     running.take_layout(result.keyboard_layout)?;
+    running.take_scale(size, scale)?;
     running.curtain.open();
     let mut session = Session {
         result,
@@ -323,8 +324,8 @@ impl Session<'_> {
                     let bytes = share_data_pdu(&self.result, reconnect::save_session_info(cookie))?;
                     self.send(bytes).await?;
                 }
-                size = self.wishes.next(), if may_resize => self.resize(size)?,
-                () = until(resize_deadline), if resize_deadline.is_some() => return Err(self.resizing.late()),
+                wish = self.wishes.next(), if may_resize => self.resize(wish)?,
+                () = until(resize_deadline), if resize_deadline.is_some() => return Err(resize::late()),
                 () = self.facts.redraw.notified() => self.running.desktop.refresh_all(),
             }
         }

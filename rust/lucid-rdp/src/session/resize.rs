@@ -21,13 +21,17 @@ use ironrdp_pdu::rdp::headers::{ServerDeactivateAll, ShareControlHeader, ShareCo
 use ironrdp_pdu::x224::X224;
 
 use super::{Session, share_data_pdu};
+use crate::display::Wish;
 use crate::egfx::Sent;
 use crate::picture::Codec;
 use crate::pointer::Cursors;
 use crate::{Error, capabilities};
 
-/// A desktop has this long to take another size, and a client to take part in it.
+/// A client has this long to become active again.
 const BOUND: Duration = Duration::from_secs(20);
+/// A desktop that still has another size after this is asked again. (It has some 50 ms to do it, but is not looked at
+/// while the client is minimised.)
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How far a change of size is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,17 +39,17 @@ pub(super) enum Resizing {
     /// The client shows what the desktop has.
     Settled,
     /// The desktop was asked for this size.
-    Asked { wanted: DesktopSize, deadline: Instant },
+    Asked { wanted: DesktopSize, since: Instant },
     /// The client was told to begin anew in the new size; it is shown nothing until it has.
     Inactive { deadline: Instant, confirmed: bool },
 }
 
 impl Resizing {
-    /// When it has to be done.
+    /// When the client has to be active again.
     pub(super) fn deadline(self) -> Option<Instant> {
         match self {
-            Resizing::Settled => None,
-            Resizing::Asked { deadline, .. } | Resizing::Inactive { deadline, .. } => Some(deadline),
+            Resizing::Settled | Resizing::Asked { .. } => None,
+            Resizing::Inactive { deadline, .. } => Some(deadline),
         }
     }
 
@@ -53,20 +57,11 @@ impl Resizing {
     pub(super) fn is_inactive(self) -> bool {
         matches!(self, Resizing::Inactive { .. })
     }
+}
 
-    /// It was not done in time.
-    pub(super) fn late(self) -> Error {
-        match self {
-            Resizing::Asked { wanted, .. } => Error::Size {
-                width: wanted.width.into(),
-                height: wanted.height.into(),
-                seconds: BOUND.as_secs(),
-            },
-            Resizing::Settled | Resizing::Inactive { .. } => {
-                Error::Protocol("nothing, when it had to take another size")
-            }
-        }
-    }
+/// The client was not active again in time.
+pub(super) fn late() -> Error {
+    Error::Inactive { seconds: BOUND.as_secs() }
 }
 
 impl Session<'_> {
@@ -75,14 +70,21 @@ impl Session<'_> {
         !self.resizing.is_inactive() && self.ordered().is_some()
     }
 
-    /// The client wishes for a size.
-    pub(super) fn resize(&mut self, size: DesktopSize) -> Result<(), Error> {
+    /// The client wishes for a size and a scale.
+    pub(super) fn resize(&mut self, wish: Wish) -> Result<(), Error> {
+        let Wish { size, scale } = wish;
+        tracing::debug!(
+            width = size.width,
+            height = size.height,
+            scale,
+            "the client wishes for another size"
+        );
+        let scale = scale.unwrap_or(self.running.scale);
         if size == self.size && self.resizing == Resizing::Settled {
-            return Ok(());
+            return if scale == self.running.scale { Ok(()) } else { self.running.arrange(size, scale) };
         }
-        tracing::debug!(width = size.width, height = size.height, "the client wishes for another size");
-        self.running.desktop.resize(size.width.into(), size.height.into())?;
-        self.resizing = Resizing::Asked { wanted: size, deadline: Instant::now() + BOUND };
+        self.running.arrange(size, scale)?;
+        self.resizing = Resizing::Asked { wanted: size, since: Instant::now() };
         Ok(())
     }
 
@@ -93,7 +95,12 @@ impl Session<'_> {
             Resizing::Asked { wanted, .. } if size == (wanted.width.into(), wanted.height.into()) => {
                 self.show_in(wanted).await
             }
-            // Another one is on its way, or nobody is shown anything.
+            Resizing::Asked { wanted, since } if since.elapsed() > AGAIN => {
+                self.running.arrange(wanted, self.running.scale)?;
+                self.resizing = Resizing::Asked { wanted, since: Instant::now() };
+                Ok(())
+            }
+            // It is on its way, or nobody is shown anything.
             Resizing::Asked { .. } | Resizing::Inactive { .. } => Ok(()),
             Resizing::Settled if size == (self.size.width.into(), self.size.height.into()) => {
                 // Of the time before the curtain rose.
@@ -102,8 +109,8 @@ impl Session<'_> {
             Resizing::Settled => {
                 tracing::debug!(?size, "the output's size was changed in the desktop and is changed back");
                 let size = self.size;
-                self.running.desktop.resize(size.width.into(), size.height.into())?;
-                self.resizing = Resizing::Asked { wanted: size, deadline: Instant::now() + BOUND };
+                self.running.arrange(size, self.running.scale)?;
+                self.resizing = Resizing::Asked { wanted: size, since: Instant::now() };
                 Ok(())
             }
         }

@@ -48,7 +48,67 @@ pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
             },
         );
     }
+    report.check(
+        format!("{}: a program that changes the output's size has it changed back", target.name),
+        || size_is_the_clients(target),
+    );
+    for client in [Generation::Two, Generation::Three] {
+        report.check(
+            format!("{}: {}: a client's scale makes everything as large", target.name, client.name()),
+            || takes_scale(target, client),
+        );
+    }
     target.place.interrupt.check()
+}
+
+/// One client after the other with another scale, on the same desktop.
+fn takes_scale(target: &Target, client: Generation) -> Result<String> {
+    const OPTIONS: [(u8, [&str; 2]); 3] = [
+        (1, ["/scale-desktop:100", "/scale:100"]),
+        (2, ["/scale-desktop:200", "/scale:180"]),
+        (1, ["/scale-desktop:100", "/scale:100"]),
+    ];
+    let interrupt = target.place.interrupt;
+    let (codec, options) = match client {
+        Generation::Two => (CLIENTS[0].1, &CLIENTS[0].2[1..]),
+        Generation::Three => (CLIENTS[3].1, &CLIENTS[3].2[1..]),
+    };
+    let mode = Mode { client, security: "tls", codec, options, tolerance: 2, size: SCREEN };
+    let mut cells: Option<[u8; 2]> = None;
+    for (scale, options) in OPTIONS {
+        let mut client = Client::start(target.place, &target.dir("scale"), &mode, &target.login, &options)?;
+        let Some([rows, columns]) = cells else {
+            client.wait_desktop(target.bound, interrupt)?;
+            client.screen.point_to_the_middle()?;
+            client.screen.key("super+f")?;
+            client.screen.type_text(COLOUR_BY_SIZE)?;
+            client.screen.key("Return")?;
+            let what = "the colour of the size in cells everywhere in the window";
+            let [rows, columns, _] =
+                client.wait_only_colour(what, 0, target.bound, interrupt, |colour| colour[2] == 0x3c)?;
+            cells = Some([rows, columns]);
+            client.kill();
+            continue;
+        };
+        client.screen.point_to_the_middle()?;
+        // Glyphs are rounded to whole pixels at each scale.
+        let near = |now: u8, plain: u8| {
+            (u16::from(now) * u16::from(scale)).abs_diff(plain.into()) * 7 <= plain.into()
+        };
+        client.wait_only_colour(
+            &format!("{rows} by {columns} cells, {scale} times as large"),
+            0,
+            target.bound,
+            interrupt,
+            |colour| near(colour[0], rows) && near(colour[1], columns) && colour[2] == 0x3c,
+        )?;
+        if scale == 1 {
+            end(target, client)?;
+        } else {
+            client.kill();
+        }
+    }
+    Ok(cells.map_or(String::new(), |[rows, columns]| format!("{rows} by {columns} cells, then half")))
 }
 
 /// Many sizes in a row; the host may not grow by them.
@@ -81,6 +141,42 @@ pub(super) fn many_sizes(target: &Target, service: &Background, report: &mut Rep
         });
     }
     target.place.interrupt.check()
+}
+
+/// What a program in the desktop does to the output, while pictures come and the window is dragged.
+fn size_is_the_clients(target: &Target) -> Result<String> {
+    const STEPS: usize = 60;
+    let interrupt = target.place.interrupt;
+    let (client, codec, options) = CLIENTS[0];
+    let mode = Mode { client, security: "tls", codec, options, tolerance: 2, size: SCREEN };
+    let mut client = target.session("output", &mode)?;
+    client.screen.point_to_the_middle()?;
+    client.screen.key("super+f")?;
+    client.screen.type_text(
+        "for i in 2 3 4 5 6 7 8 9;do swaymsg -q output HEADLESS-1 mode --custom ${i}00x300;sleep .2;done;",
+    )?;
+    client.screen.type_text(COLOUR_BY_SIZE)?;
+    client.screen.key("Return")?;
+    for step in 0..STEPS {
+        client.screen.resize_window((SCREEN.0 - step * 10, SCREEN.1 - step * 6))?;
+    }
+    // The loop begins when the program has done its worst.
+    let what = "the colour of the window's size everywhere in it";
+    client.screen.resize_window(SCREEN)?;
+    let blue = |colour: [u8; 3]| colour[2].abs_diff(0x3c) <= 2;
+    let mut known = Vec::new();
+    for size in [SCREEN, WINDOWS[0], SCREEN, WINDOWS[0]] {
+        client.screen.resize_window(size)?;
+        let before = known.iter().find(|(at, _)| *at == size).map(|(_, colour): &(_, [u8; 3])| *colour);
+        // Rows: between the smallest and the largest cells that there are.
+        let high = |colour: [u8; 3]| (size.1 / 24..=size.1 / 12).contains(&usize::from(colour[0]));
+        let colour = client.wait_only_colour(what, 2, target.bound, interrupt, |colour| {
+            blue(colour) && high(colour) && before.is_none_or(|before| colour == before)
+        })?;
+        known.push((size, colour));
+    }
+    end(target, client)?;
+    Ok(format!("{STEPS} steps of a dragged edge, 8 sizes by a program"))
 }
 
 /// Gives a client's window one size after the other, and waits each time until all of it is right. Leaves it at the
