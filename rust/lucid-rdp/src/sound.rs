@@ -100,8 +100,8 @@ impl Sound {
             match received {
                 Received::Ready { agreed, wave } => {
                     open.encoder = Encoder::new(&agreed, Instant::now())?.map(|encoder| (encoder, wave));
-                    if let Some((encoder, _)) = &open.encoder {
-                        tracing::info!(format = %encoder.format().format.format, "sound goes out");
+                    if let Some((encoder, _)) = &mut open.encoder {
+                        tracing::info!(format = %encoder.format(), "sound goes out");
                     }
                     // Of the time before.
                     open.source.drain();
@@ -150,7 +150,7 @@ impl Open {
         let (Some((encoder, wave)), Some(piece)) = (&mut self.encoder, self.waiting.pop_front()) else {
             return Ok(Vec::new());
         };
-        let (format, data) = encoder.encode(&piece, now);
+        let (format, data) = encoder.encode(&piece, now)?;
         if data.is_empty() {
             return Ok(Vec::new());
         }

@@ -6,7 +6,7 @@ use super::*;
 use lucid_desktop::sound::RATE;
 
 pub(in crate::sound) fn pcm(rate: u32) -> AudioFormat {
-    AudioFormat { n_samples_per_sec: rate, n_avg_bytes_per_sec: 0, ..formats::offered().swap_remove(0) }
+    AudioFormat { n_samples_per_sec: rate, n_avg_bytes_per_sec: 0, ..formats::offered().swap_remove(1) }
 }
 
 fn formats(version: Version, formats: Vec<AudioFormat>) -> Vec<u8> {
