@@ -7,14 +7,14 @@
 
 mod channel;
 mod flight;
+mod formats;
 mod source;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ironrdp_acceptor::AcceptorResult;
-use ironrdp_rdpsnd::codec::AudioEncoder;
 use ironrdp_svc::server_encode_svc_messages;
 use lucid_desktop::sound::{CHANNELS, RATE};
 
@@ -22,10 +22,13 @@ use crate::Error;
 pub(crate) use channel::{Channel, bound};
 use channel::{Received, Wave};
 use flight::Flight;
+use formats::Encoder;
 pub(crate) use source::Source;
 
 /// Frames that go out together: 20 ms, which is also what PipeWire writes at once and what Opus takes.
 const PIECE: usize = RATE as usize / 50;
+/// How long a piece lasts.
+const LASTS: Duration = Duration::from_millis(20);
 /// Pieces that wait to be sent: 200 ms.
 const MAX_WAITING: usize = 10;
 /// Silent pieces that are sent before silence is no longer: what sounded must have an end at the client.
@@ -39,21 +42,14 @@ struct Open {
     channel_id: u16,
     user_id: u16,
     began: Instant,
-    encoder: Option<Encoder>,
+    /// Once the client has said what it takes.
+    encoder: Option<(Encoder, Wave)>,
     /// Less than a piece.
     part: Vec<i16>,
     waiting: VecDeque<Vec<i16>>,
     silent: u32,
     flight: Flight,
-    lost: u64,
-}
-
-/// The format that goes to this client.
-struct Encoder {
-    /// Its number in the client's list.
-    number: u16,
-    wave: Wave,
-    encoder: AudioEncoder,
+    lost: Duration,
 }
 
 impl Sound {
@@ -71,7 +67,7 @@ impl Sound {
             waiting: VecDeque::new(),
             silent: 0,
             flight: Flight::default(),
-            lost: 0,
+            lost: Duration::ZERO,
         }))
     }
 
@@ -102,12 +98,13 @@ impl Sound {
         };
         for received in channel.take() {
             match received {
-                Received::Ready { format, number, wave } => {
-                    let encoder = AudioEncoder::new(&format).map_err(|_| Error::Encode("sound"))?;
-                    tracing::info!(format = %format.format, "sound goes out");
+                Received::Ready { agreed, wave } => {
+                    open.encoder = Encoder::new(&agreed, Instant::now())?.map(|encoder| (encoder, wave));
+                    if let Some((encoder, _)) = &mut open.encoder {
+                        tracing::info!(format = %encoder.format(), "sound goes out");
+                    }
                     // Of the time before.
                     open.source.drain();
-                    open.encoder = Some(Encoder { number, wave, encoder });
                 }
                 Received::Confirmed(block) => open.flight.confirmed(block, Instant::now()),
             }
@@ -140,25 +137,27 @@ impl Open {
             }
             if self.waiting.len() >= MAX_WAITING {
                 self.waiting.pop_front();
-                self.lost += 1;
+                self.lost += LASTS;
+                if let Some((encoder, _)) = &mut self.encoder {
+                    encoder.lost(LASTS, now);
+                }
             }
             self.waiting.push_back(piece);
         }
     }
 
     fn send(&mut self, now: Instant) -> Result<Vec<u8>, Error> {
-        let (Some(encoder), Some(piece)) = (&mut self.encoder, self.waiting.pop_front()) else {
+        let (Some((encoder, wave)), Some(piece)) = (&mut self.encoder, self.waiting.pop_front()) else {
             return Ok(Vec::new());
         };
-        let mut data = Vec::new();
-        encoder.encoder.encode(&piece, &mut data);
+        let (format, data) = encoder.encode(&piece, now)?;
         if data.is_empty() {
             return Ok(Vec::new());
         }
         // It wraps after 49 days; only differences matter to the client.
         let time = now.duration_since(self.began).as_millis() as u32;
         tracing::trace!(time, waiting = self.waiting.len(), bytes = data.len(), "sound is sent");
-        let messages = encoder.wave.messages(self.flight.sent(now), encoder.number, time, data)?;
+        let messages = wave.messages(self.flight.sent(now), format, time, data)?;
         server_encode_svc_messages(messages, self.channel_id, self.user_id)
             .map_err(|_| Error::Encode("sound"))
     }
@@ -166,9 +165,11 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if self.lost > 0 {
-            let milliseconds = self.lost * 1000 * PIECE as u64 / u64::from(RATE);
-            tracing::info!(milliseconds, "sound was left out, because the client or the link was slow");
+        if !self.lost.is_zero() {
+            tracing::info!(
+                milliseconds = self.lost.as_millis() as u64,
+                "sound was left out, because the client or the link was slow"
+            );
         }
     }
 }

@@ -22,7 +22,7 @@ const PINNED: [&str; 3] =
 
 /// Debian packages, each group with what it is for.
 const PACKAGES: [(&str, &[&str]); 8] = [
-    ("compiling for this machine", &["gcc", "g++", "libc6-dev", "nasm"]),
+    ("compiling for this machine", &["gcc", "g++", "libc6-dev", "nasm", "cmake", "make"]),
     ("the pinned helper tools", &["python3", "python3-venv", "ca-certificates"]),
     (
         "assembling the disk image",

@@ -1,17 +1,16 @@
 //! The static channel `rdpsnd` (MS-RDPEA): agrees on a format, and collects confirmations for the session.
 
+use super::formats::{self, Agreed};
+use crate::Error;
 use ironrdp_core::{decode, impl_as_any};
 use ironrdp_pdu::PduResult;
 use ironrdp_pdu::gcc::ChannelName;
 use ironrdp_pdu::rdp::vc::ChannelControlFlags;
 use ironrdp_rdpsnd::pdu::{
-    AudioFormat, AudioFormatFlags, ClientAudioFormatPdu, ClientAudioOutputPdu, ServerAudioFormatPdu,
-    ServerAudioOutputPdu, TrainingPdu, Version, Wave2Pdu, WaveDataPdu, WaveFormat, WavePdu,
+    AudioFormatFlags, ClientAudioFormatPdu, ClientAudioOutputPdu, ServerAudioFormatPdu, ServerAudioOutputPdu,
+    TrainingPdu, Version, Wave2Pdu, WaveDataPdu, WavePdu,
 };
 use ironrdp_svc::{CompressionCondition, StaticVirtualChannel, SvcMessage, SvcProcessor, SvcServerProcessor};
-use lucid_desktop::sound::{CHANNELS, FRAME, RATE};
-
-use crate::Error;
 
 /// The longest message, in bytes: a client's list of formats. Windows sends some 30 formats of 18 to 50 bytes.
 const LONGEST: u32 = 32 * 1024;
@@ -21,8 +20,8 @@ const MAX_RECEIVED: usize = 16;
 /// What the session is told.
 #[derive(Debug)]
 pub(super) enum Received {
-    /// The client takes sound in this format, which has this number in its own list.
-    Ready { format: AudioFormat, number: u16, wave: Wave },
+    /// The client takes sound, in these formats.
+    Ready { agreed: Vec<Agreed>, wave: Wave },
     /// The client has the piece of this number.
     Confirmed(u8),
 }
@@ -66,27 +65,13 @@ impl Wave {
     }
 }
 
-/// What can be sent, the best first.
-fn offered() -> Vec<AudioFormat> {
-    vec![AudioFormat {
-        format: WaveFormat::PCM,
-        n_channels: CHANNELS,
-        n_samples_per_sec: RATE,
-        n_avg_bytes_per_sec: RATE * FRAME as u32,
-        n_block_align: FRAME as u16,
-        bits_per_sample: 16,
-        data: None,
-    }]
-}
-
 #[derive(Debug)]
 enum State {
     /// The client has been told what there is.
     Offered,
     /// And has chosen, and was asked how quick it is.
     Training {
-        format: AudioFormat,
-        number: u16,
+        agreed: Vec<Agreed>,
         wave: Wave,
     },
     Ready,
@@ -116,20 +101,17 @@ impl Channel {
     }
 
     fn choose(&mut self, client: &ClientAudioFormatPdu) -> Vec<SvcMessage> {
-        let chosen = offered().into_iter().find_map(|format| {
-            let number = client.formats.iter().position(|theirs| theirs.matches_for_negotiation(&format))?;
-            Some((format, u16::try_from(number).ok()?))
-        });
-        let Some((format, number)) = chosen.filter(|_| client.flags.contains(AudioFormatFlags::ALIVE)) else {
+        let agreed = formats::agreed(&client.formats);
+        if agreed.is_empty() || !client.flags.contains(AudioFormatFlags::ALIVE) {
             tracing::info!(
                 formats = client.formats.len(),
                 "the client takes no sound, or none that there is"
             );
             self.state = State::Off;
             return Vec::new();
-        };
+        }
         let wave = if client.version >= Version::V8 { Wave::Two } else { Wave::One };
-        self.state = State::Training { format, number, wave };
+        self.state = State::Training { agreed, wave };
         // Only to know that the client has come so far; how quick it is, confirmations tell.
         vec![ServerAudioOutputPdu::Training(TrainingPdu { timestamp: 0, data: Vec::new() }).into()]
     }
@@ -162,7 +144,7 @@ impl SvcProcessor for Channel {
     }
 
     fn start(&mut self) -> PduResult<Vec<SvcMessage>> {
-        let formats = ServerAudioFormatPdu { version: Version::V8, formats: offered() };
+        let formats = ServerAudioFormatPdu { version: Version::V8, formats: formats::offered() };
         Ok(vec![ServerAudioOutputPdu::AudioFormat(formats).into()])
     }
 
@@ -178,10 +160,8 @@ impl SvcProcessor for Channel {
         match (&self.state, message) {
             (State::Offered, ClientAudioOutputPdu::AudioFormat(client)) => return Ok(self.choose(&client)),
             (State::Training { .. }, ClientAudioOutputPdu::TrainingConfirm(_)) => {
-                if let State::Training { format, number, wave } =
-                    std::mem::replace(&mut self.state, State::Ready)
-                {
-                    self.received.push(Received::Ready { format, number, wave });
+                if let State::Training { agreed, wave } = std::mem::replace(&mut self.state, State::Ready) {
+                    self.received.push(Received::Ready { agreed, wave });
                 }
             }
             (State::Ready, ClientAudioOutputPdu::WaveConfirm(confirm))

@@ -1,28 +1,28 @@
 use std::io::Write as _;
-use std::time::Duration;
 
 use ironrdp_rdpsnd::pdu::{ServerAudioOutputPdu, Wave2Pdu};
 
 use super::channel::tests::pcm;
+use super::formats::Agreed;
 use super::*;
 
 /// Sound for a client that takes PCM, and the desktop's end of the pipe.
 fn open() -> (Open, std::io::PipeWriter) {
     let (reading, writing) = std::io::pipe().unwrap();
-    let format = pcm(RATE);
-    let encoder = AudioEncoder::new(&format).unwrap();
+    let agreed = [Agreed { format: pcm(RATE), number: 3 }];
+    let encoder = Encoder::new(&agreed, Instant::now()).unwrap().unwrap();
     let source = Rc::new(Source::new(reading.into()).unwrap());
     let open = Open {
         source,
         channel_id: 1004,
         user_id: 1002,
         began: Instant::now(),
-        encoder: Some(Encoder { number: 3, wave: Wave::Two, encoder }),
+        encoder: Some((encoder, Wave::Two)),
         part: Vec::new(),
         waiting: VecDeque::new(),
         silent: 0,
         flight: Flight::default(),
-        lost: 0,
+        lost: Duration::ZERO,
     };
     (open, writing)
 }
@@ -97,7 +97,7 @@ async fn of_what_waits_too_long_the_oldest_is_left_out_and_memory_is_bounded() {
         assert!(sent(&mut open).is_empty());
         assert!(open.waiting.len() <= MAX_WAITING && open.part.len() <= PIECE * 2);
     }
-    assert_eq!(open.lost, 490);
+    assert_eq!(open.lost, LASTS * 490);
     confirm_all(&mut open);
     assert_eq!(sent(&mut open), (490..500).collect::<Vec<_>>());
 }

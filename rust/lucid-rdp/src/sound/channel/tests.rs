@@ -1,11 +1,12 @@
 use ironrdp_core::encode_vec;
 use ironrdp_pdu::gcc::ChannelName;
-use ironrdp_rdpsnd::pdu::{QualityMode, QualityModePdu, TrainingConfirmPdu, WaveConfirmPdu};
+use ironrdp_rdpsnd::pdu::{AudioFormat, QualityMode, QualityModePdu, TrainingConfirmPdu, WaveConfirmPdu};
 
 use super::*;
+use lucid_desktop::sound::RATE;
 
 pub(in crate::sound) fn pcm(rate: u32) -> AudioFormat {
-    AudioFormat { n_samples_per_sec: rate, n_avg_bytes_per_sec: 0, ..offered().pop().unwrap() }
+    AudioFormat { n_samples_per_sec: rate, n_avg_bytes_per_sec: 0, ..formats::offered().swap_remove(1) }
 }
 
 fn formats(version: Version, formats: Vec<AudioFormat>) -> Vec<u8> {
@@ -42,7 +43,7 @@ fn ready(channel: &mut Channel) -> Vec<(u16, Wave)> {
     received
         .iter()
         .map(|received| match received {
-            Received::Ready { number, wave, .. } => (*number, *wave),
+            Received::Ready { agreed, wave } => (agreed[0].number, *wave),
             Received::Confirmed(_) => panic!("nothing was sent"),
         })
         .collect()

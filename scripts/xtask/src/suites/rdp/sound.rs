@@ -31,7 +31,8 @@ const WINDOW: usize = RATE / 10;
 /// How much of a tone has to be heard. Clients play with a buffer of their own that may run dry on a busy machine.
 const HEARD: f64 = 0.7;
 
-static CLIENTS: [(Mode, Player); 2] = [
+/// Each with what plays, and as what it has to come: FreeRDP 3 knows Opus.
+static CLIENTS: [(Mode, Player, &str); 2] = [
     (
         Mode {
             client: Generation::Two,
@@ -42,6 +43,7 @@ static CLIENTS: [(Mode, Player); 2] = [
             size: (800, 600),
         },
         Player::PulseAudio,
+        "PCM",
     ),
     (
         Mode {
@@ -53,6 +55,7 @@ static CLIENTS: [(Mode, Player); 2] = [
             size: (800, 600),
         },
         Player::PipeWire,
+        "OPUS",
     ),
 ];
 
@@ -344,7 +347,7 @@ pub(super) fn check(
     report: &mut Report,
 ) -> Result<()> {
     const OPEN: [&str; 2] = ["--allow", "sound-to-client"];
-    for (mode, player) in &CLIENTS {
+    for (mode, player, format) in &CLIENTS {
         let name = format!("{}, {}, sound", target.name, mode.client.name());
         let setting = report.obtain(
             format!("{name}: a service that may send it"),
@@ -357,7 +360,11 @@ pub(super) fn check(
             let (client, ear) = setting.client("first", mode)?;
             let heard = setting.play(&client, &ear, *player)?.tones();
             first = Some((client, ear));
-            heard
+            let log = setting.rdp.output()?;
+            if !log.lines().any(|line| line.contains("sound goes out") && line.ends_with(format)) {
+                return Err(Error::broken(format!("it does not come as {format}")));
+            }
+            heard.map(|heard| format!("{format}, {heard}"))
         });
         report.check(
             format!("{name}: a client that takes over hears what plays, and the first no longer"),
@@ -368,7 +375,7 @@ pub(super) fn check(
                 target.place.interrupt.wait_for("the tones", target.bound, || {
                     Ok((first_ear.heard(0)?.right > 0).then_some(()))
                 })?;
-                let (_second, ear) = setting.client("second", mode)?;
+                let (second, ear) = setting.client("second", mode)?;
                 let (from, first_from) = (ear.now()?, first_ear.now()?);
                 setting.end(&done)?;
                 ear.listen(target, 1)?;
@@ -379,7 +386,7 @@ pub(super) fn check(
                 if heard.right == 0 {
                     return Err(Error::broken(format!("the second client: {}", heard.describe())));
                 }
-                let heard = setting.play(&_second, &ear, *player)?;
+                let heard = setting.play(&second, &ear, *player)?;
                 heard.tones()
             },
         );
@@ -387,7 +394,7 @@ pub(super) fn check(
     }
     let name = format!("{}, sound", target.name);
     report.check(format!("{name}: without its way there is no PipeWire, and nothing is heard"), || {
-        let [(mode, player), _] = &CLIENTS;
+        let [(mode, player, _), _] = &CLIENTS;
         target.place.interrupt.wait_for("the end of earlier desktops", target.bound, || {
             Ok(marked(mark).is_empty().then_some(()))
         })?;
