@@ -28,7 +28,7 @@ use tokio_rustls::server::TlsStream;
 use crate::account::{Accounts, Directory};
 use crate::egfx::Pipeline;
 use crate::error::Refused;
-use crate::{capabilities, session, tls};
+use crate::{capabilities, session, settings, tls};
 
 /// A CredSSP message holds an NTLM token and at most the credentials; anything larger is no such thing.
 const MAX_TS_REQUEST: usize = 16 * 1024;
@@ -111,7 +111,7 @@ pub(crate) async fn accept(
     }
 
     let mut gate = Gate { accounts: &host.accounts, nla, user, stage, hall, denied: None, size: None };
-    let finalized = ironrdp_acceptor::accept_finalize_with(framed, &mut acceptor, &mut gate).await;
+    let finalized = settings::settle(framed, &mut acceptor, &mut gate).await;
     if let Some(denied) = gate.denied {
         return Err(denied);
     }
@@ -333,4 +333,4 @@ fn classify(error: &ironrdp_connector::ConnectorError, doing: &'static str) -> R
 pub(crate) type SharedHost = Arc<Host>;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

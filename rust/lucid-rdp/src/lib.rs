@@ -32,6 +32,8 @@ mod remotefx;
 mod running;
 mod session;
 mod sessions;
+mod settings;
+mod sharecontrol;
 mod status;
 mod tls;
 

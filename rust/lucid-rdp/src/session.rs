@@ -38,7 +38,7 @@ use crate::picture::{Codec, Encoded, FromDesktop, Order};
 use crate::pointer::Cursors;
 use crate::running::Running;
 use crate::sessions::Facts;
-use crate::{Error, closing, dvc, fastpath, reconnect};
+use crate::{Error, closing, dvc, fastpath, reconnect, sharecontrol};
 
 /// A client that announced the graphics pipeline has this long to open it before it gets pictures the old way.
 const PIPELINE_WAIT: Duration = Duration::from_secs(10);
@@ -554,7 +554,7 @@ impl Session<'_> {
 
     fn share_data(&mut self, bytes: &[u8]) -> Result<bool, Error> {
         let control: ShareControlHeader =
-            decode(bytes).map_err(|_| Error::Protocol("a share control PDU"))?;
+            decode(&sharecontrol::within(bytes)).map_err(|_| Error::Protocol("a share control PDU"))?;
         let ShareControlPdu::Data(data) = control.share_control_pdu else { return Ok(false) };
         match data.share_data_pdu {
             ShareDataPdu::Input(input) => {

@@ -129,7 +129,7 @@ impl NetworkClient for NoNetwork {
 
 /// How the test's client behaves.
 #[derive(Clone)]
-struct Client {
+pub(crate) struct Client {
     nla: bool,
     user: &'static str,
     password: &'static str,
@@ -137,9 +137,9 @@ struct Client {
 }
 
 impl Client {
-    const GOOD: Client = Client { nla: false, user: "lucid", password: "password", cookie: None };
+    pub(crate) const GOOD: Client = Client { nla: false, user: "lucid", password: "password", cookie: None };
 
-    fn connector(self, address: SocketAddr) -> ClientConnector {
+    pub(crate) fn connector(self, address: SocketAddr) -> ClientConnector {
         let config = Config {
             desktop_size: DesktopSize { width: 1000, height: 600 },
             monitor_layout: None,
