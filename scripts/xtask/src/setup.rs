@@ -43,7 +43,19 @@ const PACKAGES: [(&str, &[&str]); 7] = [
         &["sway", "foot", "libxkbcommon-tools", "xkb-data", "fontconfig", "fonts-dejavu-core"],
     ),
     ("the link between client and host", &["iproute2"]),
-    ("real clients and what they show", &["xvfb", "freerdp2-x11", "imagemagick", "xdotool"]),
+    (
+        "real clients and what they show",
+        &[
+            "xvfb",
+            "freerdp2-x11",
+            "rdesktop",
+            "remmina",
+            "remmina-plugin-rdp",
+            "dbus-daemon",
+            "imagemagick",
+            "xdotool",
+        ],
+    ),
 ];
 
 /// The folders of a checkout.
