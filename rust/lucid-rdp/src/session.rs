@@ -38,7 +38,7 @@ use crate::picture::{Codec, Encoded, FromDesktop, Order};
 use crate::pointer::Cursors;
 use crate::running::Running;
 use crate::sessions::Facts;
-use crate::{Error, closing, dvc, fastpath, reconnect, sharecontrol};
+use crate::{Error, closing, dvc, fastpath, reconnect, settings, sharecontrol};
 
 /// A client that announced the graphics pipeline has this long to open it before it gets pictures the old way.
 const PIPELINE_WAIT: Duration = Duration::from_secs(10);
@@ -595,7 +595,7 @@ fn updates(code: UpdateCode, payloads: &[Vec<u8>]) -> Result<Vec<u8>, Error> {
 fn share_data_pdu(result: &AcceptorResult, share_data_pdu: ShareDataPdu) -> Result<Vec<u8>, Error> {
     let failed = |_| Error::Encode("a message");
     let pdu = ShareControlHeader {
-        share_id: 0,
+        share_id: settings::SHARE_ID,
         pdu_source: result.io_channel_id,
         share_control_pdu: ShareControlPdu::Data(ShareDataHeader {
             share_data_pdu,

@@ -151,7 +151,7 @@ where
                 }
             }
             (At::DemandActive, _) => {
-                let demanded = demanded(out.filled())?;
+                let demanded = demanded(&mut out)?;
                 channels = Some(demanded.channels);
                 if reconnecting { Ok(()) } else { gate.prepare_capability_exchange(demanded.size).await }
             }
@@ -237,12 +237,20 @@ struct Demanded {
     size: DesktopSize,
 }
 
+/// The share's number (MS-RDPBCGR 2.2.8.1.1.1.2) as Windows gives it. To rdesktop, 0 means that there is no share yet.
+pub(crate) const SHARE_ID: u32 = 0x0001_03ea;
+
 /// Reads the state machine's own Demand Active PDU: the size that it has settled with the client stands only there.
-fn demanded(bytes: &[u8]) -> ConnectorResult<Demanded> {
-    let indication: X224<SendDataIndication<'_>> = decode(bytes).map_err(ConnectorError::decode)?;
+/// And gives the share its number.
+fn demanded(out: &mut WriteBuf) -> ConnectorResult<Demanded> {
+    let indication: X224<SendDataIndication<'_>> = decode(out.filled()).map_err(ConnectorError::decode)?;
     let indication = indication.0;
-    let header: ShareControlHeader = decode(indication.user_data.as_ref()).map_err(ConnectorError::decode)?;
+    let mut header: ShareControlHeader =
+        decode(indication.user_data.as_ref()).map_err(ConnectorError::decode)?;
+    header.share_id = SHARE_ID;
     let channels = Channels { user: indication.initiator_id, io: indication.channel_id };
+    out.clear();
+    encode(&header, &channels, out)?;
     let ShareControlPdu::ServerDemandActive(demand) = header.share_control_pdu else {
         return Err(general_err!("no demand active"));
     };
@@ -272,7 +280,7 @@ fn encode_answer(
 ) -> ConnectorResult<()> {
     let channels = channels.ok_or_else(|| general_err!("an answer before the demand active"))?;
     let header = ShareControlHeader {
-        share_id: 0,
+        share_id: SHARE_ID,
         pdu_source: channels.io,
         share_control_pdu: ShareControlPdu::Data(ShareDataHeader {
             share_data_pdu: answer,
@@ -281,7 +289,11 @@ fn encode_answer(
             compression_type: CompressionType::K8,
         }),
     };
-    let user_data = encode_vec(&header).map_err(ConnectorError::encode)?.into();
+    encode(&header, channels, out)
+}
+
+fn encode(header: &ShareControlHeader, channels: &Channels, out: &mut WriteBuf) -> ConnectorResult<()> {
+    let user_data = encode_vec(header).map_err(ConnectorError::encode)?.into();
     let indication = SendDataIndication { initiator_id: channels.user, channel_id: channels.io, user_data };
     encode_buf(&X224(indication), out).map_err(ConnectorError::encode).map(drop)
 }

@@ -205,7 +205,8 @@ fn aardwolf(target: &Target, dir: &Path, scheme: &str) -> Result<String> {
     first.wait_desktop(target.bound, target.place.interrupt)?;
     first.screen.point_to_the_middle()?;
     first.screen.key("super+f")?;
-    let command = format!(r"printf '\e[?25l';clear;read;printf '\e]11;#{r:02x}{g:02x}{b:02x}\a\e[?25l\e[2J\e[H';read");
+    let command =
+        format!(r"printf '\e[?25l';clear;read;printf '\e]11;#{r:02x}{g:02x}{b:02x}\a\e[?25l\e[2J\e[H';read");
     first.screen.type_text(&command)?;
     first.screen.key("Return")?;
     // Cleared, so that nothing of it is shown any more.
