@@ -28,7 +28,7 @@ struct Other {
 
 /// rdesktop speaks NLA only with Kerberos, which the host has not; `-i` leaves that out. It gets lossless bitmaps,
 /// whatever depth it asks for. Remmina and the client for SDL are asked for no codec but the pipeline's lossless one.
-static OTHERS: [Other; 6] = [
+static OTHERS: [Other; 7] = [
     Other { name: "rdesktop, TLS", tolerance: 0, start: |t, dir, login| rdesktop(t, dir, login, "32") },
     Other {
         name: "rdesktop, TLS, 24 bpp",
@@ -42,7 +42,8 @@ static OTHERS: [Other; 6] = [
     },
     Other { name: "sdl-freerdp3, TLS", tolerance: 2, start: |t, dir, login| sdl(t, dir, login, "tls") },
     Other { name: "sdl-freerdp3, NLA", tolerance: 2, start: |t, dir, login| sdl(t, dir, login, "nla") },
-    Other { name: "Remmina, NLA", tolerance: 2, start: remmina },
+    Other { name: "Remmina, TLS", tolerance: 2, start: |t, dir, login| remmina(t, dir, login, "tls") },
+    Other { name: "Remmina, NLA", tolerance: 2, start: |t, dir, login| remmina(t, dir, login, "nla") },
 ];
 
 /// Every client comes in, shows what is painted and takes what is typed.
@@ -113,12 +114,13 @@ fn sdl(target: &Target, dir: &Path, login: &Login, security: &'static str) -> Re
 }
 
 /// Remmina takes connections from files, with a password that it has written itself, and wants a session bus.
-fn remmina(target: &Target, dir: &Path, login: &Login) -> Result<Client> {
+fn remmina(target: &Target, dir: &Path, login: &Login, security: &str) -> Result<Client> {
     let screen = Screen::start(dir, SIZE, target.place.interrupt)?;
     let profile = dir.join("lucid.remmina");
     let text = format!(
         "[remmina]\nname=lucid\nprotocol=RDP\nserver=127.0.0.1:{}\nusername={}\ncert_ignore=1\n\
-         resolution_mode=2\nresolution_width={}\nresolution_height={}\nviewmode=4\ndisableclipboard=1\n",
+         resolution_mode=2\nresolution_width={}\nresolution_height={}\nviewmode=4\ndisableclipboard=1\n\
+         security={security}\n",
         login.port, login.user, SIZE.0, SIZE.1
     );
     fs::write(&profile, text).at("writing", &profile)?;
@@ -197,7 +199,7 @@ fn python_with_aardwolf(target: &Target) -> Result<PathBuf> {
 
 /// Another client prepares a desktop that turns green at the next key, and leaves it to aardwolf.
 fn aardwolf(target: &Target, dir: &Path, scheme: &str) -> Result<String> {
-    const SCRIPT: &str = include_str!("aardwolf.py");
+    const SCRIPT: &str = include_str!("watch_with_aardwolf.py");
     let python = python_with_aardwolf(target)?;
     let ([r, g, b], _) = COLOURS[0];
     fs::create_dir_all(dir).at("making", dir)?;
@@ -217,7 +219,7 @@ fn aardwolf(target: &Target, dir: &Path, scheme: &str) -> Result<String> {
     first.kill();
     drop(first);
 
-    let script = dir.join("aardwolf.py");
+    let script = dir.join("watch_with_aardwolf.py");
     fs::write(&script, SCRIPT).at("writing", &script)?;
     let Login { port, user, .. } = &target.login;
     let mut client = target.place.project.command(&python.to_string_lossy());
