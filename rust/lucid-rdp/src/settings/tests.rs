@@ -19,6 +19,8 @@ type Pipe = TokioFramed<DuplexStream>;
 
 const SIZE: DesktopSize = DesktopSize { width: 1000, height: 600 };
 
+const WAITS: &str = "one waits for the other for ever";
+
 /// What the gate was asked.
 #[derive(Default)]
 struct Asked {
@@ -53,13 +55,15 @@ struct Ways {
     counts_wrong: bool,
     /// So many fast-path input PDUs before the Font List.
     early_input: usize,
+    /// Where one bit of what it sends is wrong, counted over all that it sends.
+    wrong_bit: Option<usize>,
 }
 
 /// Runs a client against the settings; gives what came out and what the client thinks.
 async fn against(
     ways: Ways,
     gate: &mut Asked,
-) -> (ConnectorResult<AcceptorResult>, ConnectorResult<ironrdp_connector::ConnectionResult>) {
+) -> Option<(ConnectorResult<AcceptorResult>, ConnectorResult<ironrdp_connector::ConnectionResult>)> {
     let (server, client) = tokio::io::duplex(64 * 1024);
     let mut acceptor = Acceptor::new(SecurityProtocol::SSL, SIZE, capabilities::offered(SIZE), None);
     acceptor.set_honor_client_desktop_size(Some(DesktopSize { width: 4096, height: 2304 }));
@@ -72,7 +76,9 @@ async fn against(
         settle(framed, &mut acceptor, gate).await.map(|(_, result)| result)
     };
     let both = async { tokio::join!(serving, connect(ways, Framed::new(client), connector)) };
-    tokio::time::timeout(Duration::from_secs(20), both).await.expect("one waits for the other for ever")
+    // With a length that is wrong, both wait for ever: the listener's business.
+    let patience = if ways.wrong_bit.is_some() { Duration::from_millis(50) } else { Duration::from_secs(20) };
+    tokio::time::timeout(patience, both).await.ok()
 }
 
 /// X.224 negotiation between the two, and TLS that is taken as done.
@@ -110,6 +116,7 @@ async fn connect(
     // What the server has said, or is made to have said, and the state machine has not been told yet.
     let mut told = std::collections::VecDeque::new();
     let mut finalizing_pdus = 0;
+    let mut sent = 0;
     loop {
         out.clear();
         let joining = matches!(connector.state, ClientConnectorState::ChannelConnection { .. });
@@ -163,6 +170,12 @@ async fn connect(
                 }
                 _ => {}
             }
+            if let Some(byte) = ways.wrong_bit.map(|bit| bit / 8)
+                && let Some(at) = byte.checked_sub(sent).filter(|at| *at < pdu.len())
+            {
+                pdu[at] ^= 1 << (ways.wrong_bit.unwrap() % 8);
+            }
+            sent += pdu.len();
             framed.write_all(&pdu).await.map_err(gone)?;
         }
     }
@@ -171,7 +184,7 @@ async fn connect(
 /// Plays a client that has to be let in.
 async fn let_in(ways: Ways) -> AcceptorResult {
     let mut gate = Asked::default();
-    let (result, client) = against(ways, &mut gate).await;
+    let (result, client) = against(ways, &mut gate).await.expect(WAITS);
     let (result, client) = (result.unwrap(), client.unwrap());
     assert_eq!(gate.user.as_deref(), Some("lucid"));
     assert_eq!(gate.size, Some(SIZE));
@@ -208,14 +221,28 @@ async fn input_before_the_font_list_is_kept_but_not_without_end() {
     let few = let_in(Ways { early_input: MAX_EARLY_INPUT - 1, ..Ways::default() }).await;
     assert_eq!(few.input_events.len(), MAX_EARLY_INPUT - 1);
     let ways = Ways { early_input: MAX_EARLY_INPUT + 1, ..Ways::default() };
-    let (result, _) = against(ways, &mut Asked::default()).await;
+    let (result, _) = against(ways, &mut Asked::default()).await.expect(WAITS);
     assert!(result.is_err());
 }
 
 #[tokio::test]
 async fn who_is_refused_by_the_gate_gets_no_further() {
     let mut gate = Asked { refuse: true, ..Asked::default() };
-    let (result, client) = against(Ways::default(), &mut gate).await;
+    let (result, client) = against(Ways::default(), &mut gate).await.expect(WAITS);
     assert!(result.is_err() && client.is_err());
     assert_eq!(gate.size, None);
+}
+
+#[tokio::test]
+async fn a_wrong_bit_anywhere_never_gets_a_client_past_the_gate_nor_breaks_the_host() {
+    // Spread over the first 2 KiB, which is more than a client sends.
+    for step in 0..160 {
+        let wrong_bit = Some(step * 101 % (2048 * 8));
+        let mut gate = Asked { refuse: true, ..Asked::default() };
+        if let Some((result, _)) = against(Ways { wrong_bit, ..Ways::default() }, &mut gate).await {
+            assert!(result.is_err(), "bit {wrong_bit:?}");
+        }
+        assert_eq!(gate.size, None, "bit {wrong_bit:?}");
+        let _ = against(Ways { wrong_bit, waits: true, ..Ways::default() }, &mut Asked::default()).await;
+    }
 }
