@@ -115,7 +115,11 @@ pub(crate) async fn accept(
     if let Some(denied) = gate.denied {
         return Err(denied);
     }
-    let (framed, result) = finalized.map_err(|e| classify(&e, "the connection's settings"))?;
+    let (framed, result) = finalized.map_err(|e| match classify(&e, "the connection's settings") {
+        // The state machine gives reasons here as well, which are about channels.
+        Refused::Security => Refused::Malformed("the connection's settings"),
+        other => other,
+    })?;
     let (user, size) = match &result.auto_reconnect {
         None => (gate.user.ok_or(Refused::Malformed("the connection's settings"))?, gate.size),
         // The state machine lets a client with a cookie through to here without a look at it or at its credentials.

@@ -19,6 +19,8 @@ type Pipe = TokioFramed<DuplexStream>;
 
 const SIZE: DesktopSize = DesktopSize { width: 1000, height: 600 };
 
+/// As ironrdp-acceptor calls it.
+const IO_CHANNEL: u16 = 1003;
 const WAITS: &str = "one waits for the other for ever";
 
 /// What the gate was asked.
@@ -138,17 +140,17 @@ async fn connect(
         }
         for mut pdu in pdus(out.filled()) {
             match decode::<X224<McsMessage<'_>>>(&pdu) {
-                Ok(X224(McsMessage::ChannelJoinRequest(join))) if ways.joins_io_only && joining => {
-                    if join.channel_id != 1003 {
-                        let confirm = ironrdp_pdu::mcs::ChannelJoinConfirm {
-                            result: 0,
-                            initiator_id: join.initiator_id,
-                            requested_channel_id: join.channel_id,
-                            channel_id: join.channel_id,
-                        };
-                        told.push_back(encode_vec(&X224(confirm)).unwrap());
-                        continue;
-                    }
+                Ok(X224(McsMessage::ChannelJoinRequest(join)))
+                    if ways.joins_io_only && joining && join.channel_id != IO_CHANNEL =>
+                {
+                    let confirm = ironrdp_pdu::mcs::ChannelJoinConfirm {
+                        result: 0,
+                        initiator_id: join.initiator_id,
+                        requested_channel_id: join.channel_id,
+                        channel_id: join.channel_id,
+                    };
+                    told.push_back(encode_vec(&X224(confirm)).unwrap());
+                    continue;
                 }
                 // The server's message comes first; it is never the one after the client's last.
                 Ok(X224(McsMessage::SendDataRequest(data))) if finalizing => {
