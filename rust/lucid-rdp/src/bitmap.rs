@@ -2,7 +2,7 @@
 //! neither the graphics pipeline nor RemoteFX.
 
 use ironrdp_core::encode_vec;
-use ironrdp_graphics::rdp6::{BgrAChannels, BitmapStreamEncoder};
+use ironrdp_graphics::rdp6::BitmapStreamEncoder;
 use ironrdp_pdu::bitmap::{BitmapData, BitmapUpdateData, CompressedDataHeader, Compression};
 use ironrdp_pdu::geometry::InclusiveRectangle;
 use lucid_desktop::{Frame, Rect};
@@ -44,9 +44,7 @@ impl BitmapEncoder {
                 rows.extend_from_slice(&row[(width - 1) * 4..]);
             }
         }
-        let mut encoder = BitmapStreamEncoder::new(padded, place.height as usize);
-        let len =
-            encoder.encode_bitmap::<BgrAChannels>(&rows, &mut self.compressed, true).map_err(|_| failed())?;
+        let len = compress(&rows, padded, &mut self.compressed).ok_or_else(failed)?;
         let small = |v: u32| u16::try_from(v).map_err(|_| failed());
         let padded = u16::try_from(padded).map_err(|_| failed())?;
         let height = small(place.height)?;
@@ -70,4 +68,22 @@ impl BitmapEncoder {
         };
         encode_vec(&BitmapUpdateData { rectangles: vec![data] }).map_err(|_| failed())
     }
+}
+
+/// MS-RDPEGDI 2.2.2.5.1, FormatHeader: there is no alpha plane.
+const NO_ALPHA: u8 = 0x20;
+
+/// Compresses rows of BGRX pixels into an RDP 6.0 bitmap stream (MS-RDPEGDI 2.2.2.5.1) and gives its length in bytes.
+/// Every pixel is opaque, and that is said in a plane of its own: clients with rdesktop's decoder (rdesktop,
+/// aardwolf) know no stream without one.
+fn compress(rows: &[u8], width: usize, out: &mut [u8]) -> Option<usize> {
+    let pixels = rows.chunks_exact(4);
+    let plane = |at: usize| pixels.clone().map(move |pixel| pixel[at]);
+    let opaque = std::iter::repeat_n(u8::MAX, pixels.len());
+    let planes = (plane(2), plane(1), plane(0), opaque);
+    let height = pixels.len().checked_div(width)?;
+    let len = BitmapStreamEncoder::new(width, height).encode_channels_stream_alpha(planes, out, true).ok()?;
+    // ironrdp-graphics writes the plane and says that there is none.
+    *out.first_mut()? &= !NO_ALPHA;
+    Some(len)
 }

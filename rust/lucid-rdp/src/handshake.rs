@@ -32,7 +32,7 @@ use crate::display::{self, Wishes};
 use crate::egfx::Pipeline;
 use crate::error::Refused;
 use crate::gates::Gates;
-use crate::{capabilities, clipboard, session, sound, tls};
+use crate::{capabilities, clipboard, session, settings, sound, tls};
 
 /// A CredSSP message holds an NTLM token and at most the credentials; anything larger is no such thing.
 const MAX_TS_REQUEST: usize = 16 * 1024;
@@ -128,13 +128,17 @@ pub(crate) async fn accept(
         stage.send_replace(Stage::Authenticated);
     }
 
-    let scale = settings(&mut framed, &mut acceptor).await?.unwrap_or(100);
+    let scale = first_settings(&mut framed, &mut acceptor).await?.unwrap_or(100);
     let mut gate = Gate { accounts: &host.accounts, nla, user, stage, hall, denied: None, size: None };
-    let finalized = ironrdp_acceptor::accept_finalize_with(framed, &mut acceptor, &mut gate).await;
+    let finalized = settings::settle(framed, &mut acceptor, &mut gate).await;
     if let Some(denied) = gate.denied {
         return Err(denied);
     }
-    let (framed, result) = finalized.map_err(|e| classify(&e, "the connection's settings"))?;
+    let (framed, result) = finalized.map_err(|e| match classify(&e, "the connection's settings") {
+        // The state machine gives reasons here as well, which are about channels.
+        Refused::Security => Refused::Malformed("the connection's settings"),
+        other => other,
+    })?;
     let (user, size) = match &result.auto_reconnect {
         None => (gate.user.ok_or(Refused::Malformed("the connection's settings"))?, gate.size),
         // The state machine lets a client with a cookie through to here without a look at it or at its credentials.
@@ -203,7 +207,7 @@ async fn negotiate(
 
 /// Takes the client's first settings (MS-RDPBCGR 2.2.1.3) to the state machine, and what that does not tell from them:
 /// the scale, in percent.
-async fn settings(
+async fn first_settings(
     framed: &mut TokioFramed<TlsStream<TcpStream>>,
     acceptor: &mut Acceptor,
 ) -> Result<Option<u32>, Refused> {
@@ -377,4 +381,4 @@ fn classify(error: &ironrdp_connector::ConnectorError, doing: &'static str) -> R
 pub(crate) type SharedHost = Arc<Host>;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

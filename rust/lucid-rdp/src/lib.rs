@@ -37,6 +37,8 @@ mod remotefx;
 mod running;
 mod session;
 mod sessions;
+mod settings;
+mod sharecontrol;
 mod sound;
 mod status;
 mod tls;

@@ -41,7 +41,7 @@ use crate::pointer::Cursors;
 use crate::running::Running;
 use crate::sessions::Facts;
 use crate::sound::{self, Sound};
-use crate::{Error, closing, dvc, fastpath, reconnect};
+use crate::{Error, closing, dvc, fastpath, reconnect, settings, sharecontrol};
 
 mod resize;
 
@@ -591,7 +591,7 @@ impl Session<'_> {
 
     async fn share_data(&mut self, bytes: &[u8]) -> Result<bool, Error> {
         let control: ShareControlHeader =
-            decode(bytes).map_err(|_| Error::Protocol("a share control PDU"))?;
+            decode(&sharecontrol::within(bytes)).map_err(|_| Error::Protocol("a share control PDU"))?;
         let data = match control.share_control_pdu {
             ShareControlPdu::Data(data) => data,
             ShareControlPdu::ClientConfirmActive(confirm) => {
@@ -640,7 +640,7 @@ fn updates(code: UpdateCode, payloads: &[Vec<u8>]) -> Result<Vec<u8>, Error> {
 fn share_data_pdu(result: &AcceptorResult, share_data_pdu: ShareDataPdu) -> Result<Vec<u8>, Error> {
     let failed = |_| Error::Encode("a message");
     let pdu = ShareControlHeader {
-        share_id: 0,
+        share_id: settings::SHARE_ID,
         pdu_source: result.io_channel_id,
         share_control_pdu: ShareControlPdu::Data(ShareDataHeader {
             share_data_pdu,

@@ -119,8 +119,8 @@ pub(crate) fn image(project: &Project, steps: &Steps) -> Result<PathBuf> {
 
 /// Makes, with the image tool that [`host`] built, the tree with programs of Debian 13 that Debian 12 has only in older versions.
 pub(crate) fn trixie_tools(project: &Project, steps: &Steps) -> Result<PathBuf> {
-    /// The newer client and compositor, the desktop's sound, and what reads our EROFS.
-    const PROGRAMS: &str = "freerdp3-x11,sway,pipewire,wireplumber,erofs-utils";
+    /// The newer clients and compositor, the desktop's sound, and what reads our EROFS.
+    const PROGRAMS: &str = "freerdp3-x11,freerdp3-sdl,sway,pipewire,wireplumber,erofs-utils";
     let cache = project.lucid.join("tools");
     let words = ["tools", "--suite", "trixie", "--include", PROGRAMS].map(OsStr::new);
     let mut tool = image_tool(project, &words);

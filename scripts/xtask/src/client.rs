@@ -313,7 +313,6 @@ impl Client {
     ) -> Result<Self> {
         let screen = Screen::start(dir, mode.size, place.interrupt)?;
         command
-            .env("DISPLAY", screen.display())
             // Known certificates and settings of whoever runs this stay out.
             .env("HOME", dir)
             .env("XDG_CONFIG_HOME", dir)
@@ -328,7 +327,13 @@ impl Client {
         if !mode.options.iter().any(|option| option.starts_with("/kbd:")) {
             command.arg(mode.client.us_keyboard());
         }
-        let log = dir.join("client.log");
+        Self::start_on(screen, command)
+    }
+
+    /// Starts any program as a client on a screen.
+    pub(crate) fn start_on(screen: Screen, mut command: Command) -> Result<Self> {
+        command.env("DISPLAY", screen.display());
+        let log = screen.dir.join("client.log");
         fs::write(&log, "").at("emptying", &log)?;
         let program = Background::start(&command, &log)?;
         Ok(Self { program, screen })

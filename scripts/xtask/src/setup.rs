@@ -57,7 +57,20 @@ const PACKAGES: [(&str, &[&str]); 8] = [
         ],
     ),
     ("the link between client and host", &["iproute2"]),
-    ("real clients and what they show", &["xvfb", "freerdp2-x11", "imagemagick", "xdotool", "xclip"]),
+    (
+        "real clients and what they show",
+        &[
+            "xvfb",
+            "freerdp2-x11",
+            "rdesktop",
+            "remmina",
+            "remmina-plugin-rdp",
+            "dbus-daemon",
+            "imagemagick",
+            "xdotool",
+            "xclip",
+        ],
+    ),
     ("what real clients play", &["pulseaudio", "pulseaudio-utils"]),
 ];
 

@@ -139,7 +139,7 @@ impl NetworkClient for NoNetwork {
 
 /// How the test's client behaves.
 #[derive(Clone)]
-struct Client {
+pub(crate) struct Client {
     nla: bool,
     user: &'static str,
     password: &'static str,
@@ -165,10 +165,10 @@ impl ironrdp_svc::SvcProcessor for ClientClipboard {
 impl ironrdp_svc::SvcClientProcessor for ClientClipboard {}
 
 impl Client {
-    const GOOD: Client =
+    pub(crate) const GOOD: Client =
         Client { nla: false, user: "lucid", password: "password", cookie: None, clipboard: false };
 
-    fn connector(self, address: SocketAddr) -> ClientConnector {
+    pub(crate) fn connector(self, address: SocketAddr) -> ClientConnector {
         let config = Config {
             desktop_size: DesktopSize { width: 1000, height: 600 },
             monitor_layout: None,

@@ -25,6 +25,7 @@ use crate::display::Wish;
 use crate::egfx::Sent;
 use crate::picture::Codec;
 use crate::pointer::Cursors;
+use crate::settings::SHARE_ID;
 use crate::{Error, capabilities};
 
 /// A client has this long to become active again.
@@ -193,8 +194,11 @@ impl Session<'_> {
 
     fn share_control_pdu(&self, share_control_pdu: ShareControlPdu) -> Result<Vec<u8>, Error> {
         let failed = |_| Error::Encode("a change of size");
-        let header =
-            ShareControlHeader { share_id: 0, pdu_source: self.result.io_channel_id, share_control_pdu };
+        let header = ShareControlHeader {
+            share_id: SHARE_ID,
+            pdu_source: self.result.io_channel_id,
+            share_control_pdu,
+        };
         let indication = SendDataIndication {
             initiator_id: self.result.user_channel_id,
             channel_id: self.result.io_channel_id,

@@ -14,6 +14,7 @@ use std::{
 };
 
 mod administration;
+mod clients;
 mod desktop;
 mod keyboard;
 mod mouse;
@@ -354,6 +355,7 @@ fn common(target: &Target, report: &mut Report) -> Result<()> {
     for mode in &MODES {
         paints(target, mode, report)?;
     }
+    clients::run(target, report)?;
     for security in ["tls", "nla"] {
         refusals(target, security, report);
     }
@@ -374,12 +376,39 @@ fn common(target: &Target, report: &mut Report) -> Result<()> {
 /// A session in which a command that is typed paints the whole background, one colour after the other.
 fn paints(target: &Target, mode: &Mode, report: &mut Report) -> Result<()> {
     let name = format!("{}, {}", target.name, mode.name());
+    let interrupt = target.place.interrupt;
+    let Some(mut client) = paint(target, &name, mode.tolerance, || target.session(&name, mode), report)?
+    else {
+        return interrupt.check();
+    };
+    // For people: what the desktop looks like. Every client has shown its own already.
+    if std::ptr::eq(mode, &MODES[0]) {
+        client.screen.key("super+f")?;
+        client.screen.type_text("clear; uname -srm; ls --color /usr")?;
+        client.screen.key("Return")?;
+        let picture = client.wait_desktop(target.bound, interrupt)?;
+        picture.save(&target.screens.join(format!("desktop-{}.png", target.name)))?;
+    }
+    // The next client gets a desktop of its own.
+    report.check(format!("{name}: logs off"), || sessions::log_off(target, client).map(|()| ""));
+    interrupt.check()
+}
+
+/// Opens a client, paints the whole background through it, one colour after the other, and gives it back; nothing if it
+/// could not be opened.
+fn paint(
+    target: &Target,
+    name: &str,
+    tolerance: u8,
+    open: impl FnOnce() -> Result<Client>,
+    report: &mut Report,
+) -> Result<Option<Client>> {
     let Target { place: Place { interrupt, .. }, bound, .. } = target;
     let Some(mut client) = report.obtain(
         format!("{name}: shows the desktop"),
         |_: &Client| String::new(),
         || {
-            let client = target.session(&name, mode)?;
+            let client = open()?;
             let file: String =
                 name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
             client.screen.picture()?.save(&target.screens.join(format!("{file}.png")))?;
@@ -389,7 +418,7 @@ fn paints(target: &Target, mode: &Mode, report: &mut Report) -> Result<()> {
             Ok(client)
         },
     ) else {
-        return interrupt.check();
+        return Ok(None);
     };
     for (colour, called) in COLOURS {
         let painted = report.check(format!("{name}: a typed command paints everything {called}"), || {
@@ -398,7 +427,7 @@ fn paints(target: &Target, mode: &Mode, report: &mut Report) -> Result<()> {
             let command = format!(r"printf '\e]11;#{r:02x}{g:02x}{b:02x}\a\e[?25l\e[2J\e[H';read");
             client.screen.type_text(&command)?;
             client.screen.key("Return")?;
-            let farthest = client.wait_colour(colour, mode.tolerance, *bound, interrupt)?;
+            let farthest = client.wait_colour(colour, tolerance, *bound, interrupt)?;
             // And back to a prompt on the usual ground.
             client.screen.key("Return")?;
             client.screen.type_text(r"printf '\e]111\a\e[?25h';clear")?;
@@ -410,17 +439,7 @@ fn paints(target: &Target, mode: &Mode, report: &mut Report) -> Result<()> {
             break;
         }
     }
-    // For people: what the desktop looks like. Every client has shown its own already.
-    if std::ptr::eq(mode, &MODES[0]) {
-        client.screen.key("super+f")?;
-        client.screen.type_text("clear; uname -srm; ls --color /usr")?;
-        client.screen.key("Return")?;
-        let picture = client.wait_desktop(*bound, interrupt)?;
-        picture.save(&target.screens.join(format!("desktop-{}.png", target.name)))?;
-    }
-    // The next client gets a desktop of its own.
-    report.check(format!("{name}: logs off"), || sessions::log_off(target, client).map(|()| ""));
-    interrupt.check()
+    Ok(Some(client))
 }
 
 /// Wrong password, none, and an account that does not exist.

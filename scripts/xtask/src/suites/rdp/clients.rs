@@ -1,0 +1,241 @@
+//! Clients beside FreeRDP's own for X11: rdesktop, Remmina, FreeRDP 3's for SDL, and aardwolf.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{COLOURS, Target, paint, sessions};
+use crate::{
+    client::{Client, Generation, Login, Mode, Screen, foreign},
+    error::{At, Error, Result},
+    progress::{ask_well, last_lines},
+    suite::Report,
+};
+
+/// What all of them ask for.
+const SIZE: (usize, usize) = (1024, 768);
+
+/// A client with a window, in a way in which it is used.
+struct Other {
+    /// As it is called in the names of checks.
+    name: &'static str,
+    /// The farthest that a channel of a pixel may be from what was painted.
+    tolerance: u8,
+    start: fn(&Target, &Path, &Login) -> Result<Client>,
+}
+
+/// rdesktop speaks NLA only with Kerberos, which the host has not; it goes back to TLS by itself. It gets lossless bitmaps,
+/// whatever depth it asks for. Remmina and the client for SDL are asked for no codec but the pipeline's lossless one.
+static OTHERS: [Other; 7] = [
+    Other { name: "rdesktop, TLS", tolerance: 0, start: |t, dir, login| rdesktop(t, dir, login, "32") },
+    Other {
+        name: "rdesktop, TLS, 24 bpp",
+        tolerance: 0,
+        start: |t, dir, login| rdesktop(t, dir, login, "24"),
+    },
+    Other {
+        name: "rdesktop, TLS, 16 bpp",
+        tolerance: 0,
+        start: |t, dir, login| rdesktop(t, dir, login, "16"),
+    },
+    Other { name: "sdl-freerdp3, TLS", tolerance: 2, start: |t, dir, login| sdl(t, dir, login, "tls") },
+    Other { name: "sdl-freerdp3, NLA", tolerance: 2, start: |t, dir, login| sdl(t, dir, login, "nla") },
+    Other { name: "Remmina, TLS", tolerance: 2, start: |t, dir, login| remmina(t, dir, login, "tls") },
+    Other { name: "Remmina, NLA", tolerance: 2, start: |t, dir, login| remmina(t, dir, login, "nla") },
+];
+
+/// Every client comes in, shows what is painted and takes what is typed.
+pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
+    for other in &OTHERS {
+        let name = format!("{}, {}", target.name, other.name);
+        let open = || {
+            let dir = target.dir(&name);
+            fs::create_dir_all(&dir).at("making", &dir)?;
+            let mut client = (other.start)(target, &dir, &target.login)?;
+            client.wait_desktop(target.bound, target.place.interrupt)?;
+            Ok(client)
+        };
+        if let Some(client) = paint(target, &name, other.tolerance, open, report)? {
+            report.check(format!("{name}: logs off"), || sessions::log_off(target, client).map(|()| ""));
+        }
+        target.place.interrupt.check()?;
+    }
+    for scheme in AARDWOLF_SCHEMES {
+        let name =
+            format!("{}, aardwolf, {}: shows the desktop exactly and takes keys", target.name, scheme.0);
+        report.check(&name, || aardwolf(target, &target.dir(&name), scheme.1));
+        target.place.interrupt.check()?;
+    }
+    Ok(())
+}
+
+/// A client's command with a home of its own, so that known certificates and settings of whoever runs this stay out.
+fn at_home(command: &mut Command, dir: &Path) {
+    command.env("HOME", dir);
+    for (variable, folder) in
+        [("XDG_CONFIG_HOME", "config"), ("XDG_DATA_HOME", "data"), ("XDG_CACHE_HOME", "cache")]
+    {
+        command.env(variable, dir.join(folder));
+    }
+}
+
+fn password(login: &Login) -> &str {
+    login.password.as_deref().unwrap_or_default()
+}
+
+fn rdesktop(target: &Target, dir: &Path, login: &Login, depth: &str) -> Result<Client> {
+    // What it asks about the certificate; it reads the answer where nothing else is read from.
+    let answers = dir.join("answers");
+    fs::write(&answers, "yes\n".repeat(8)).at("writing", &answers)?;
+    let mut command = target.place.project.command("sh");
+    at_home(&mut command, dir);
+    command.args(["-c", r#"answers=$1; shift; exec rdesktop "$@" <"$answers""#, "sh"]).arg(&answers);
+    command.args(["-D", "-k", "en-us", "-a", depth]);
+    command.args(["-u", &login.user, "-p", password(login)]);
+    command.args(["-g", &format!("{}x{}", SIZE.0, SIZE.1), &format!("127.0.0.1:{}", login.port)]);
+    Client::start_on(Screen::start(dir, SIZE, target.place.interrupt)?, command)
+}
+
+fn sdl(target: &Target, dir: &Path, login: &Login, security: &'static str) -> Result<Client> {
+    let place = target.place;
+    let mut command = foreign(place.project, place.tools, "usr/bin/sdl-freerdp3")?;
+    command.env("SDL_VIDEODRIVER", "x11");
+    let mode = Mode {
+        client: Generation::Three,
+        security,
+        codec: "AVC420",
+        options: &["/gfx:AVC420"],
+        tolerance: 2,
+        size: SIZE,
+    };
+    Client::start_command(command, place, dir, &mode, login, "127.0.0.1", &[])
+}
+
+/// Remmina takes connections from files, with a password that it has written itself, and wants a session bus.
+fn remmina(target: &Target, dir: &Path, login: &Login, security: &str) -> Result<Client> {
+    let screen = Screen::start(dir, SIZE, target.place.interrupt)?;
+    let profile = dir.join("lucid.remmina");
+    let text = format!(
+        "[remmina]\nname=lucid\nprotocol=RDP\nserver=127.0.0.1:{}\nusername={}\ncert_ignore=1\n\
+         resolution_mode=2\nresolution_width={}\nresolution_height={}\nviewmode=4\ndisableclipboard=1\n\
+         security={security}\n",
+        login.port, login.user, SIZE.0, SIZE.1
+    );
+    fs::write(&profile, text).at("writing", &profile)?;
+    // No toolbar over the picture's upper edge, and no questions.
+    let settings = dir.join("config/remmina");
+    fs::create_dir_all(&settings).at("making", &settings)?;
+    let settings = settings.join("remmina.pref");
+    fs::write(&settings, "[remmina_pref]\nfullscreen_toolbar_visibility=2\nperiodic_news_permitted=0\n")
+        .at("writing", &settings)?;
+    let command = || {
+        let mut command = target.place.project.command("dbus-run-session");
+        at_home(&mut command, dir);
+        // Nobody's screen reader.
+        command.env("NO_AT_BRIDGE", "1").env("DISPLAY", screen.display());
+        command.args(["--", "remmina"]);
+        command
+    };
+    let mut password_set = command();
+    password_set.arg("--update-profile").arg(&profile);
+    password_set.args(["--set-option", &format!("password={}", password(login))]);
+    ask_well("writing a password for Remmina", &mut password_set, b"")?;
+    let mut command = command();
+    command.arg("-c").arg(&profile);
+    Client::start_on(screen, command)
+}
+
+/// How aardwolf is told to come in.
+const AARDWOLF_SCHEMES: [(&str, &str); 1] = [("TLS", "rdp+plain")];
+
+/// aardwolf and all that it needs, at versions that were tried together.
+const AARDWOLF: [&str; 21] = [
+    "aardwolf==0.2.16",
+    "arc4==0.5.0",
+    "asn1crypto==1.5.1",
+    "asn1tools==0.169.0",
+    "asyauth==0.0.23",
+    "asysocks==0.2.18",
+    "bitstruct==8.24.0",
+    "cffi==2.1.1",
+    "colorama==0.4.6",
+    "cryptography==50.0.2",
+    "h11==0.16.0",
+    "minikerberos==0.4.9",
+    "oscrypto==1.3.0",
+    "pillow==13.0.0",
+    "pycparser==3.12",
+    "pycryptodomex==3.24.2",
+    "pyparsing==3.3.3",
+    "pyperclip==1.11.0",
+    "six==1.17.0",
+    "tqdm==4.70.1",
+    "unicrypto==0.0.12",
+];
+
+/// A Python that has aardwolf, in an environment of its own: it is needed for nothing else.
+fn python_with_aardwolf(target: &Target) -> Result<PathBuf> {
+    let project = target.place.project;
+    let venv = project.lucid.join("aardwolf");
+    let python = venv.join("bin/python3");
+    let stamp = venv.join("lucid-pinned");
+    let wanted = AARDWOLF.join("\n");
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        return Ok(python);
+    }
+    let mut make = project.command("/usr/bin/python3");
+    ask_well("making a Python environment", make.args(["-m", "venv", "--clear"]).arg(&venv), b"")?;
+    let mut install = project.command(&python.to_string_lossy());
+    install.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]);
+    let installed = ask_well("installing aardwolf", install.args(AARDWOLF), b"");
+    if let Err(error) = installed {
+        return Err(Error::CannotCheck(format!("aardwolf cannot be had from PyPI now: {error}")));
+    }
+    fs::write(&stamp, wanted).at("writing", &stamp)?;
+    Ok(python)
+}
+
+/// Another client prepares a desktop that turns green at the next key, and leaves it to aardwolf.
+fn aardwolf(target: &Target, dir: &Path, scheme: &str) -> Result<String> {
+    const SCRIPT: &str = include_str!("watch_with_aardwolf.py");
+    let python = python_with_aardwolf(target)?;
+    let ([r, g, b], _) = COLOURS[0];
+    fs::create_dir_all(dir).at("making", dir)?;
+    let mut first = rdesktop(target, dir, &target.login, "32")?;
+    first.wait_desktop(target.bound, target.place.interrupt)?;
+    first.screen.point_to_the_middle()?;
+    first.screen.key("super+f")?;
+    let command =
+        format!(r"printf '\e[?25l';clear;read;printf '\e]11;#{r:02x}{g:02x}{b:02x}\a\e[?25l\e[2J\e[H';read");
+    first.screen.type_text(&command)?;
+    first.screen.key("Return")?;
+    // Cleared, so that nothing of it is shown any more.
+    target.place.interrupt.wait_for("a cleared terminal", target.bound, || {
+        first.must_run()?;
+        Ok((!first.screen.picture()?.has_prompt()).then_some(()))
+    })?;
+    first.kill();
+    drop(first);
+
+    let script = dir.join("watch_with_aardwolf.py");
+    fs::write(&script, SCRIPT).at("writing", &script)?;
+    let Login { port, user, .. } = &target.login;
+    let mut client = target.place.project.command(&python.to_string_lossy());
+    at_home(&mut client, dir);
+    client.arg(&script).arg(format!("{scheme}://{user}:{}@127.0.0.1:{port}", password(&target.login)));
+    client.args([SIZE.0.to_string(), SIZE.1.to_string(), format!("{r:02x}{g:02x}{b:02x}")]);
+    client.arg(target.bound.as_secs().to_string());
+    let shown = ask_well("watching through aardwolf", &mut client, b"")?;
+
+    // Back to a prompt, and off.
+    let mut last = rdesktop(target, dir, &target.login, "32")?;
+    last.wait_colour(COLOURS[0].0, 0, target.bound, target.place.interrupt)?;
+    last.screen.key("Return")?;
+    last.screen.type_text(r"printf '\e]111\a\e[?25h';clear")?;
+    last.screen.key("Return")?;
+    last.wait_desktop(target.bound, target.place.interrupt)?;
+    sessions::log_off(target, last)?;
+    Ok(last_lines(&shown.text()).trim().to_owned())
+}
