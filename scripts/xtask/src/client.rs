@@ -494,7 +494,7 @@ impl Picture {
             .flat_map(|y| (0..self.width.min(400)).map(move |x| (x, y)))
             .filter(|(x, y)| distance(self.pixel(*x, *y), ground) > 64)
             .count();
-        even * 100 >= pixels.len() * 90 && written >= 20
+        even * 100 >= pixels.len() * 80 && written >= 20
     }
 
     /// Where a picture differs from a colour, in words.
