@@ -136,7 +136,26 @@ pub struct Desktop {
     clipboard: clipboard::Unbound,
     protocol: CaptureProtocol,
     started: Instant,
+    launcher: UnixStream,
     thread: Option<JoinHandle<()>>,
+}
+
+/// The way to the files of a desktop's user. Does not keep the desktop from ending.
+#[derive(Debug)]
+pub struct Files {
+    launcher: UnixStream,
+}
+
+impl Files {
+    /// A new connection. The launcher serves a few at a time and closes those beyond.
+    ///
+    /// # Errors
+    /// When the launcher is gone.
+    pub fn connect(&self) -> Result<UnixStream, Error> {
+        let (ours, theirs) = UnixStream::pair().map_err(Error::io("making a socket for files"))?;
+        handover::send_files_request(&self.launcher, theirs.as_fd())?;
+        Ok(ours)
+    }
 }
 
 impl std::fmt::Debug for Desktop {
@@ -201,6 +220,7 @@ impl Desktop {
         let handle = queue.handle();
         let mut session = Session::new(Arc::clone(&shared), sink);
         let registry = connection.display().get_registry(&handle, ());
+        let asking = launcher.try_clone().map_err(Error::io("sharing the launcher's socket"))?;
         let mut events =
             Events { connection: connection.clone(), queue, shared: Arc::clone(&shared), launcher };
         // First the globals; after binding, what the bound ones say (the output's mode, its heads).
@@ -215,7 +235,9 @@ impl Desktop {
             .name("lucid-desktop".into())
             .spawn(move || {
                 let reason = events.serve(&mut session);
-                // The launcher kills everything as soon as its socket is closed.
+                // The launcher kills everything as soon as its socket is closed, of which the desktop has another copy.
+                // It may be closed already.
+                let _ = events.launcher.shutdown(std::net::Shutdown::Both);
                 drop(events);
                 session.closed(reason);
             })
@@ -227,6 +249,7 @@ impl Desktop {
             clipboard,
             protocol,
             started: Instant::now(),
+            launcher: asking,
             thread: Some(thread),
         })
     }
@@ -312,6 +335,15 @@ impl Desktop {
     /// When the compositor has no clipboard protocol, or the connection to it is gone.
     pub fn clipboard(&self, sink: Arc<dyn ClipboardSink>) -> Result<Clipboard, Error> {
         Clipboard::bind(&self.clipboard, &self.connection, &self.shared, sink)
+    }
+
+    /// The way to the files of the desktop's user; see [`files`](crate::files).
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn files(&self) -> Result<Files, Error> {
+        let launcher = self.launcher.try_clone().map_err(Error::io("sharing the launcher's socket"))?;
+        Ok(Files { launcher })
     }
 
     /// How the pictures are taken.

@@ -926,8 +926,8 @@ fn what_is_not_a_request_is_refused_and_starts_nothing() {
     for line in [
         "hello\n",
         "{\"version\":2,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"}}\n",
-        "{\"version\":1,\"width\":100,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"}}\n",
-        "{\"version\":1,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"$(id)\",\"variant\":\"\"}}\n",
+        "{\"version\":2,\"width\":100,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"}}\n",
+        "{\"version\":2,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"$(id)\",\"variant\":\"\"}}\n",
         long.as_str(),
     ] {
         let mut socket = std::os::unix::net::UnixStream::connect(launcher.socket()).unwrap();
@@ -936,7 +936,7 @@ fn what_is_not_a_request_is_refused_and_starts_nothing() {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         // A peer that has not read everything resets the connection after its answer.
         let _ = socket.read_to_string(&mut answer);
-        assert!(answer.starts_with("{\"version\":1,\"error\":\""), "{line}: {answer}");
+        assert!(answer.starts_with("{\"version\":2,\"error\":\""), "{line}: {answer}");
     }
 }
 

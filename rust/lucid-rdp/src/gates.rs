@@ -15,11 +15,24 @@ pub struct Gates {
     pub clipboard_to_client: bool,
     /// The most bytes of one text, HTML or picture, as they cross the connection (policy: `clipboard.max_bytes`).
     pub clipboard_max_bytes: usize,
+    /// Files that the client copies can be pasted in the desktop (policy: `file.upload_enabled`).
+    pub files_to_desktop: bool,
+    /// Files that are copied in the desktop can be pasted at the client (policy: `file.download_enabled`).
+    pub files_to_client: bool,
+    /// The most bytes of all files that are copied at once (policy: `file.max_size_mb`).
+    pub files_max_bytes: u64,
 }
 
 impl Default for Gates {
     fn default() -> Gates {
-        Gates { clipboard_to_desktop: false, clipboard_to_client: false, clipboard_max_bytes: 65536 }
+        Gates {
+            clipboard_to_desktop: false,
+            clipboard_to_client: false,
+            clipboard_max_bytes: 65536,
+            files_to_desktop: false,
+            files_to_client: false,
+            files_max_bytes: 25 << 20,
+        }
     }
 }
 
@@ -30,11 +43,19 @@ pub enum Way {
     ClipboardToDesktop,
     /// `clipboard-to-client`
     ClipboardToClient,
+    /// `clipboard-files-to-desktop`
+    FilesToDesktop,
+    /// `clipboard-files-to-client`
+    FilesToClient,
 }
 
 impl Way {
-    const ALL: [(&'static str, Way); 2] =
-        [("clipboard-to-desktop", Way::ClipboardToDesktop), ("clipboard-to-client", Way::ClipboardToClient)];
+    const ALL: [(&'static str, Way); 4] = [
+        ("clipboard-to-desktop", Way::ClipboardToDesktop),
+        ("clipboard-to-client", Way::ClipboardToClient),
+        ("clipboard-files-to-desktop", Way::FilesToDesktop),
+        ("clipboard-files-to-client", Way::FilesToClient),
+    ];
 }
 
 impl FromStr for Way {
@@ -54,6 +75,8 @@ impl Gates {
         match way {
             Way::ClipboardToDesktop => self.clipboard_to_desktop = true,
             Way::ClipboardToClient => self.clipboard_to_client = true,
+            Way::FilesToDesktop => self.files_to_desktop = true,
+            Way::FilesToClient => self.files_to_client = true,
         }
     }
 
@@ -71,7 +94,12 @@ impl Gates {
 
     /// Whether the clipboard's channel is needed at all.
     pub(crate) fn clipboard(&self) -> bool {
-        self.clipboard_to_desktop || self.clipboard_to_client
+        self.clipboard_to_desktop || self.clipboard_to_client || self.files()
+    }
+
+    /// Whether files may pass at all.
+    pub(crate) fn files(&self) -> bool {
+        self.files_to_desktop || self.files_to_client
     }
 }
 
@@ -83,6 +111,7 @@ mod tests {
     fn nothing_is_open_by_default() {
         let gates = Gates::default();
         assert!(!gates.clipboard_to_desktop && !gates.clipboard_to_client && !gates.clipboard());
+        assert!(!gates.files_to_desktop && !gates.files_to_client && !gates.files());
         assert_eq!(gates.clipboard_max_bytes, 65536);
     }
 
@@ -97,6 +126,12 @@ mod tests {
         let mut gates = Gates::default();
         gates.open("clipboard-to-desktop".parse().unwrap());
         assert_eq!(gates, Gates { clipboard_to_desktop: true, ..Gates::default() });
+        let mut gates = Gates::default();
+        gates.open("clipboard-files-to-desktop".parse().unwrap());
+        assert_eq!(gates, Gates { files_to_desktop: true, ..Gates::default() });
+        let mut gates = Gates::default();
+        gates.open("clipboard-files-to-client".parse().unwrap());
+        assert_eq!(gates, Gates { files_to_client: true, ..Gates::default() });
         assert!(
             "clipboard".parse::<Way>().unwrap_err().contains("clipboard-to-desktop, clipboard-to-client")
         );

@@ -46,13 +46,16 @@ struct Arguments {
     /// Ends a session that has lasted so long, connected or not.
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
     session_limit: Limit,
-    /// What may pass beside pictures and input, separated by commas: clipboard-to-desktop, clipboard-to-client.
-    /// Nothing of it does by default.
+    /// What may pass beside pictures and input, separated by commas: clipboard-to-desktop, clipboard-to-client,
+    /// clipboard-files-to-desktop, clipboard-files-to-client. Nothing of it does by default.
     #[arg(long, value_name = "WAYS", value_delimiter = ',')]
     allow: Vec<Way>,
     /// The most bytes of one text, HTML or picture on the clipboard.
     #[arg(long, default_value_t = Gates::default().clipboard_max_bytes)]
     clipboard_max_bytes: usize,
+    /// The most bytes of all files that are copied at once.
+    #[arg(long, default_value_t = Gates::default().files_max_bytes)]
+    clipboard_files_max_bytes: u64,
 }
 
 /// A limit of time, or none. A type of its own, because clap takes an `Option` for an option that may be left out.
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut gates = Gates::default();
     arguments.allow.iter().for_each(|way| gates.open(*way));
+    gates.files_max_bytes = arguments.clipboard_files_max_bytes;
     if let Err(e) = gates.limit_clipboard(arguments.clipboard_max_bytes) {
         eprintln!("lucid-rdp: {e}");
         return ExitCode::from(2);

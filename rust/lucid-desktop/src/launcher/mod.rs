@@ -2,6 +2,7 @@
 
 mod cursors;
 mod descendants;
+mod files;
 mod keymap;
 mod listen;
 mod runtime;
@@ -222,12 +223,16 @@ impl Launcher {
         // Without a parent the socket stands in for it.
         let watched: [&dyn AsFd; 3] =
             [socket, &compositor.ended, parent.as_ref().map_or(socket, |p| p as &dyn AsFd)];
-        let [_, ended, parent_ended] = wait(watched, None)?;
-        Ok(match (ended.is_empty(), parent.is_some() && !parent_ended.is_empty()) {
-            (false, _) => Ended::Compositor,
-            (true, true) => Ended::Parent,
-            (true, false) => Ended::Client,
-        })
+        let files = files::Files::new(&self.paths.home);
+        loop {
+            let [_, ended, parent_ended] = wait(watched, None)?;
+            return Ok(match (ended.is_empty(), parent.is_some() && !parent_ended.is_empty()) {
+                (false, _) => Ended::Compositor,
+                (true, true) => Ended::Parent,
+                (true, false) if serve_files(socket, &files) => continue,
+                (true, false) => Ended::Client,
+            });
+        }
     }
 
     fn start_compositor(
@@ -306,6 +311,20 @@ impl Launcher {
         let config = runtime.path().join("sway-config");
         std::fs::write(&config, text).map_err(LauncherError::io(format!("writing {}", config.display())))?;
         Ok(config)
+    }
+}
+
+/// Whether the client has asked for files; otherwise it is gone.
+fn serve_files(socket: &UnixStream, files: &files::Files) -> bool {
+    let asked =
+        handover::receive_line(socket, Instant::now() + REQUEST_TIME, "waiting for a request for files")
+            .and_then(|(line, descriptors)| handover::files_request(&line, descriptors));
+    match asked {
+        Ok(connection) => {
+            files.serve(connection);
+            true
+        }
+        Err(_) => false,
     }
 }
 
