@@ -7,9 +7,9 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-const REQUEST: &str = include_str!("golden/request-v1.json");
-const REPLY: &str = include_str!("golden/reply-v1.json");
-const REFUSAL: &str = include_str!("golden/refusal-v1.json");
+const REQUEST: &str = include_str!("golden/request-v2.json");
+const REPLY: &str = include_str!("golden/reply-v2.json");
+const REFUSAL: &str = include_str!("golden/refusal-v2.json");
 
 fn request(layout: &str, variant: &str) -> DesktopRequest {
     let keyboard = KeyboardLayout { layout: layout.into(), variant: variant.into() };

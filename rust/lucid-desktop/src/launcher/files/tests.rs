@@ -64,7 +64,7 @@ fn what_is_listed_can_be_read_in_pieces_and_nothing_else() {
     let mut bench = Bench::new("list");
     let folder = bench.home.join("Grüße 漢字 %41");
     std::fs::create_dir_all(folder.join("empty")).unwrap();
-    let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let content: Vec<u8> = (0..3_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
     std::fs::write(folder.join("👍.bin"), &content).unwrap();
     std::fs::write(bench.home.join("outside"), "secret").unwrap();
     symlink("../outside", folder.join("link")).unwrap();

@@ -1,6 +1,8 @@
 //! The clipboard between a real client's X server and the desktop, on this machine: `xclip` on one side, `wl-copy` and
 //! `wl-paste` on the other.
 
+mod files;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -107,6 +109,7 @@ impl<'a> Setting<'a> {
         let mut command = serve(login.port);
         command.env("LUCID_LOG", "warn,lucid_rdp=info,lucid_rdp::clipboard=debug");
         command.args(["--allow", ways, "--clipboard-max-bytes", &LIMIT.to_string()]);
+        command.args(["--clipboard-files-max-bytes", &files::LIMIT.to_string()]);
         let log = dir.join("lucid-rdp.log");
         fs::write(&log, "").at("emptying", &log)?;
         let mut rdp = Background::start(&command, &log)?;
@@ -291,6 +294,9 @@ pub(super) fn check(
         }
         for open in [Side::Client, Side::Desktop] {
             one_way(&name, target, runtime, serve, mode, open, report);
+        }
+        if report.wants(&format!("{name}, files")) {
+            files::check(&name, target, runtime, serve, mode, report)?;
         }
         target.place.interrupt.check()?;
     }
