@@ -66,6 +66,7 @@ struct Setting<'a> {
     dir: PathBuf,
     rdp: Background,
     client: Client,
+    generation: Generation,
     /// What holds the selection of the X server, and of the desktop.
     holders: [Option<Background>; 2],
     count: usize,
@@ -119,7 +120,8 @@ impl<'a> Setting<'a> {
         })?;
         let mut client = Client::start(target.place, &dir, mode, &login, &[])?;
         client.wait_desktop(target.bound, interrupt)?;
-        Ok(Self { target, runtime, dir, rdp, client, holders: [None, None], count: 0 })
+        let generation = mode.client;
+        Ok(Self { target, runtime, dir, rdp, client, generation, holders: [None, None], count: 0 })
     }
 
     fn command(&self, side: Side, program: &str) -> Result<Command> {
@@ -243,6 +245,16 @@ impl<'a> Setting<'a> {
             }
             Err(other) => Err(other),
         }
+    }
+}
+
+impl Drop for Setting<'_> {
+    fn drop(&mut self) {
+        // A killed FreeRDP 3 leaves its file system behind. Without one this fails.
+        self.client.kill();
+        let mount = format!("/tmp/com.freerdp.client.cliprdr.{}", self.client.id());
+        let _ = ask(Command::new("umount").args(["-l", &mount]), b"");
+        let _ = fs::remove_dir(mount);
     }
 }
 
