@@ -925,7 +925,7 @@ fn what_is_not_a_request_is_refused_and_starts_nothing() {
     let long = "x".repeat(5000);
     for line in [
         "hello\n",
-        "{\"version\":2,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"}}\n",
+        "{\"version\":3,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"}}\n",
         "{\"version\":2,\"width\":100,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"}}\n",
         "{\"version\":2,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"$(id)\",\"variant\":\"\"}}\n",
         long.as_str(),
