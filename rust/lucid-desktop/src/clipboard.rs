@@ -119,6 +119,14 @@ pub struct Paste {
 }
 
 impl Paste {
+    /// Whether the program has closed its end, and takes nothing any more.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        let mut poll = [PollFd::new(&self.to, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|count| count > 0)
+    }
+
     /// Writes the answer to the program. Blocks for up to `limit` when the program does not read; **may block
     /// longer** when it makes its end of the pipe blocking, until the desktop ends: call it on a thread that can
     /// be spared.

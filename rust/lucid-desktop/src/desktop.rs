@@ -170,7 +170,26 @@ pub struct Desktop {
     sound: Option<OwnedFd>,
     protocol: CaptureProtocol,
     started: Instant,
+    launcher: UnixStream,
     thread: Option<JoinHandle<()>>,
+}
+
+/// The way to the files of a desktop's user. Does not keep the desktop from ending.
+#[derive(Debug)]
+pub struct Files {
+    launcher: UnixStream,
+}
+
+impl Files {
+    /// A new connection. The launcher serves a few at a time and closes those beyond.
+    ///
+    /// # Errors
+    /// When the launcher is gone.
+    pub fn connect(&self) -> Result<UnixStream, Error> {
+        let (ours, theirs) = UnixStream::pair().map_err(Error::io("making a socket for files"))?;
+        handover::send_files_request(&self.launcher, theirs.as_fd())?;
+        Ok(ours)
+    }
 }
 
 impl std::fmt::Debug for Desktop {
@@ -244,6 +263,7 @@ impl Desktop {
         let handle = queue.handle();
         let mut session = Session::new(Arc::clone(&shared), sink);
         let registry = connection.display().get_registry(&handle, ());
+        let asking = launcher.try_clone().map_err(Error::io("sharing the launcher's socket"))?;
         let mut events = Events {
             connection: connection.clone(),
             queue,
@@ -275,13 +295,24 @@ impl Desktop {
             .name("lucid-desktop".into())
             .spawn(move || {
                 let reason = events.serve(&mut session, &typed_on, started);
-                // The launcher kills everything as soon as its socket is closed.
+                // The launcher kills everything as soon as its socket is closed, of which the desktop has another copy.
+                // It may be closed already.
+                let _ = events.launcher.shutdown(std::net::Shutdown::Both);
                 drop(events);
                 session.closed(reason);
             })
             .map_err(Error::io("starting the desktop's thread"))?;
-        let sound = None;
-        Ok(Desktop { shared, connection, devices, clipboard, sound, protocol, started, thread: Some(thread) })
+        Ok(Desktop {
+            shared,
+            connection,
+            devices,
+            clipboard,
+            sound: None,
+            protocol,
+            started,
+            launcher: asking,
+            thread: Some(thread),
+        })
     }
 
     /// Hands over what the user does. Cheap (one `sendmsg`), from any thread.
@@ -430,6 +461,15 @@ impl Desktop {
     /// The pipe with what programs play, as [`sound`](crate::sound) describes it; once, and only if it was asked for.
     pub fn take_sound(&mut self) -> Option<OwnedFd> {
         self.sound.take()
+    }
+
+    /// The way to the files of the desktop's user; see [`files`](crate::files).
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn files(&self) -> Result<Files, Error> {
+        let launcher = self.launcher.try_clone().map_err(Error::io("sharing the launcher's socket"))?;
+        Ok(Files { launcher })
     }
 
     /// How the pictures are taken.

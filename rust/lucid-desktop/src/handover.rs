@@ -11,7 +11,12 @@
 //!      `keymap_size` bytes in all (at most [`MAX_KEYMAP`]), and with sound the reading end of a
 //!      pipe with what programs play (see [`sound`](crate::sound));
 //!    - or `{"version":2,"error":"..."}` without descriptors, and closes.
-//! 3. Nothing more is sent. The socket stays open as long as the desktop: when the client closes it,
+//! 3. From then on the client may write
+//!    - `{"version":2,"keyboard":{"layout":"de","variant":""}}`, which the launcher answers as in 2., with the memfd of
+//!      that layout's keymap alone or with an error, and stays;
+//!    - `{"version":2,"files":true}`, whose first byte carries a connected Unix stream socket: the launcher serves the
+//!      [files](crate::files) of the desktop's user on it, or closes it when there are too many.
+//! 4. Nothing else is sent. The socket stays open as long as the desktop: when the client closes it,
 //!    for whatever reason, everything that was started for it is killed; when the compositor ends, the
 //!    launcher closes it.
 //!
@@ -109,6 +114,35 @@ struct ReplyLine {
     keymap_size: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilesLine {
+    version: u32,
+    files: bool,
+}
+
+/// Asks the launcher to serve files on the other end of `socket`.
+///
+/// # Errors
+/// When the launcher is gone or does not read within five seconds.
+pub fn send_files_request(launcher: &UnixStream, socket: BorrowedFd<'_>) -> Result<(), Error> {
+    let line = to_line(&FilesLine { version: VERSION, files: true })?;
+    send_line(launcher, &line, &[socket], "asking the launcher for files")
+}
+
+/// Reads what [`send_files_request`] sent.
+///
+/// # Errors
+/// When it is not that.
+pub fn files_request(line: &[u8], descriptors: Vec<OwnedFd>) -> Result<UnixStream, Error> {
+    let FilesLine { version, files } = parse("request for files", line)?;
+    check_version(version)?;
+    match <[OwnedFd; 1]>::try_from(descriptors) {
+        Ok([socket]) if files => Ok(UnixStream::from(socket)),
+        _ => Err(Error::Protocol { what: "a request for files has no socket".into() }),
+    }
 }
 
 /// Checks a size against [`SIZES`].
@@ -276,8 +310,16 @@ fn check_version(version: u32) -> Result<(), Error> {
 /// # Errors
 /// When the other side is gone, or does not read within five seconds.
 pub fn send_reply(socket: &UnixStream, reply: &Reply, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
-    let doing = || "sending the reply on the desktop socket".to_owned();
-    let line = reply.to_line()?;
+    send_line(socket, &reply.to_line()?, descriptors, "sending the reply on the desktop socket")
+}
+
+fn send_line(
+    socket: &UnixStream,
+    line: &str,
+    descriptors: &[BorrowedFd<'_>],
+    doing: &'static str,
+) -> Result<(), Error> {
+    let doing = || doing.to_owned();
     socket.set_write_timeout(Some(Duration::from_secs(5))).map_err(Error::io(doing()))?;
     let mut rest = line.as_bytes();
     let mut descriptors = Some(descriptors).filter(|d| !d.is_empty());
@@ -287,7 +329,7 @@ pub fn send_reply(socket: &UnixStream, reply: &Reply, descriptors: &[BorrowedFd<
         if let Some(descriptors) = descriptors
             && !control.push(SendAncillaryMessage::ScmRights(descriptors))
         {
-            return Err(Error::Protocol { what: "at most three descriptors go with a reply".into() });
+            return Err(Error::Protocol { what: "at most three descriptors go with a line".into() });
         }
         let sent = rustix::io::retry_on_intr(|| {
             rustix::net::sendmsg(socket, &[IoSlice::new(rest)], &mut control, SendFlags::NOSIGNAL)

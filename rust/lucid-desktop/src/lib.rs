@@ -28,6 +28,7 @@ mod clipboard;
 mod damage;
 mod desktop;
 mod error;
+pub mod files;
 pub mod handover;
 mod keyboard;
 pub mod pointer;
@@ -37,7 +38,7 @@ mod types;
 
 pub use clipboard::{Clipboard, ClipboardOffer, ClipboardSink, MAX_MIME_TYPE, MAX_MIME_TYPES, Paste};
 pub use damage::MAX_DAMAGE;
-pub use desktop::Desktop;
+pub use desktop::{Desktop, Files};
 pub use error::Error;
 pub use handover::{DesktopRequest, KeyboardLayout};
 pub use pointer::Pointer;

@@ -52,7 +52,7 @@ fn requests_beyond_the_limits_are_refused_on_both_sides() {
         ("720", "8193"),
         ("1280", "-1"),
         ("1280", "1e3"),
-        ("\"version\":2", "\"version\":1"),
+        ("\"version\":2", "\"version\":3"),
         ("\"height\":720,", ""),
         ("\"height\"", "\"depth\":8,\"height\""),
         ("\"variant\"", "\"options\":\"\",\"variant\""),
@@ -72,7 +72,7 @@ fn replies_that_are_not_of_the_protocol_are_refused_and_a_long_reason_is_cut_to_
         "{\"version\":2,\"keymap_size\":5,\"error\":\"x\"}",
         "{\"version\":2,\"keymap_size\":0}",
         "{\"version\":2,\"keymap_size\":1048577}",
-        "{\"version\":1,\"keymap_size\":5}",
+        "{\"version\":3,\"keymap_size\":5}",
         "{\"version\":2,\"keymap_size\":5,\"more\":1}",
     ] {
         assert!(Reply::from_line(line.as_bytes()).is_err(), "{line}");

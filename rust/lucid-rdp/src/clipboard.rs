@@ -9,15 +9,17 @@
 //! Content is never logged.
 
 mod channel;
+mod files;
 mod formats;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ironrdp_acceptor::AcceptorResult;
-use ironrdp_cliprdr::pdu::{ClipboardFormat, ClipboardFormatId};
+use ironrdp_cliprdr::pdu::{ClipboardFormat, ClipboardFormatId, FileContentsRequest};
 use ironrdp_svc::{SvcMessage, server_encode_svc_messages};
 use lucid_desktop::{ClipboardOffer, ClipboardSink, Desktop, Paste};
 use tokio::io::AsyncReadExt as _;
@@ -27,6 +29,9 @@ use tokio::time::Instant;
 
 use channel::Received;
 pub(crate) use channel::{Channel, bounded};
+use files::fetch::{self, Step};
+use files::serve::{self, Served};
+use files::{Contents, Launcher, Trouble, list};
 use formats::Form;
 
 use crate::Error;
@@ -42,6 +47,8 @@ const MAX_WRITERS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// And this long when it has copied something else meanwhile.
 const GRACE: Duration = Duration::from_secs(2);
+/// The most that a program may say about where copied files are, in bytes.
+const MOST_PLACES: usize = 1 << 20;
 /// Between two announcements to the client, so that a program which copies without end costs little.
 const ANNOUNCEMENT_PACE: Duration = Duration::from_millis(50);
 /// How often the client is asked for the same when it gives nothing; see [`Asked::times`].
@@ -54,10 +61,25 @@ const PIECE: usize = 16 * 1024;
 pub(crate) enum Event {
     /// The desktop's programs have copied or pasted.
     Desktop,
-    /// A program's content is there (or is not).
-    Read(Option<Vec<u8>>),
+    /// A program's content is there (or is not), or a piece of a file.
+    Read(Got),
+    /// The fetch of that number goes on.
+    Fetch(u64, Step),
     /// Somebody waits for too long, or something may be announced again.
     Time,
+}
+
+/// What the client is given.
+#[derive(Debug)]
+pub(crate) enum Got {
+    Data(Option<Vec<u8>>),
+    Contents(Contents),
+}
+
+/// What the client wants.
+enum Wish {
+    Format(ClipboardFormatId),
+    Contents(FileContentsRequest),
 }
 
 /// What the desktop's thread leaves for the session's. Only the newest offer counts.
@@ -80,7 +102,7 @@ fn lock(inbox: &Mutex<Inbox>) -> std::sync::MutexGuard<'_, Inbox> {
 
 impl ClipboardSink for Sink {
     fn offered(&self, offer: Option<ClipboardOffer>) {
-        if self.gates.clipboard_to_client {
+        if self.gates.clipboard_to_client || self.gates.files_to_client {
             // The former one is dropped outside of the lock.
             let former = lock(&self.inbox).offer.replace(offer);
             drop(former);
@@ -123,6 +145,15 @@ struct Open {
     /// Programs whose turn comes then.
     waiting: VecDeque<(Paste, Instant)>,
     writers: JoinSet<()>,
+    /// The way to the desktop's files, if a gate for files is open.
+    files: Option<lucid_desktop::Files>,
+    /// The client's files that are coming.
+    fetching: Option<Fetching>,
+    /// Where those of the client's present offer are.
+    fetched: Option<Vec<String>>,
+    fetches: u64,
+    step: mpsc::Sender<(u64, Step)>,
+    steps: mpsc::Receiver<(u64, Step)>,
 
     /// What a program has.
     offer: Option<Arc<ClipboardOffer>>,
@@ -131,10 +162,28 @@ struct Open {
     /// When to announce what is there, if that is new.
     announcement: Option<Instant>,
     last_announcement: Option<Instant>,
-    wishes: VecDeque<ClipboardFormatId>,
+    wishes: VecDeque<Wish>,
     reading: Option<tokio::task::AbortHandle>,
-    read: mpsc::Sender<Option<Vec<u8>>>,
-    has_read: mpsc::Receiver<Option<Vec<u8>>>,
+    read: mpsc::Sender<Got>,
+    has_read: mpsc::Receiver<Got>,
+    /// The files whose list the client has got.
+    served: Rc<tokio::sync::Mutex<Option<Served>>>,
+}
+
+/// The client's files that are coming, and who waits for them.
+struct Fetching {
+    number: u64,
+    began: Instant,
+    pastes: Vec<Paste>,
+    answers: mpsc::Sender<Contents>,
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        // What has come of them goes with the connection to the launcher.
+        self.task.abort();
+    }
 }
 
 struct Asked {
@@ -162,6 +211,13 @@ impl Clipboard {
         let inbox = Arc::new(Mutex::new(Inbox::default()));
         let wake = Arc::new(Notify::new());
         let sink = Sink { gates, inbox: Arc::clone(&inbox), wake: Arc::clone(&wake) };
+        let files = match gates.files().then(|| desktop.files()).transpose() {
+            Ok(files) => files,
+            Err(error) => {
+                tracing::warn!("the desktop's files cannot be used: {error}");
+                return Clipboard(None);
+            }
+        };
         let desktop = match desktop.clipboard(Arc::new(sink)) {
             Ok(desktop) => desktop,
             Err(error) => {
@@ -170,6 +226,7 @@ impl Clipboard {
             }
         };
         let (read, has_read) = mpsc::channel(1);
+        let (step, steps) = mpsc::channel(1);
         Clipboard(Some(Open {
             gates,
             channel_id,
@@ -184,6 +241,12 @@ impl Clipboard {
             asked: None,
             waiting: VecDeque::new(),
             writers: JoinSet::new(),
+            files,
+            fetching: None,
+            fetched: None,
+            fetches: 0,
+            step,
+            steps,
             offer: None,
             announced: false,
             announcement: None,
@@ -192,6 +255,7 @@ impl Clipboard {
             reading: None,
             read,
             has_read,
+            served: Rc::default(),
         }))
     }
 
@@ -208,7 +272,8 @@ impl Clipboard {
         let Some(open) = &mut self.0 else { return Ok(()) };
         match event {
             Event::Desktop => open.take_inbox(result)?,
-            Event::Read(data) => open.answer(data)?,
+            Event::Read(got) => open.answer(got)?,
+            Event::Fetch(number, step) => open.fetch_goes_on(number, step)?,
             Event::Time => open.look_at_the_clock()?,
         }
         open.announce(result)?;
@@ -222,8 +287,10 @@ impl Clipboard {
         for message in received {
             match message {
                 Received::Formats(formats) => open.client_copied(&formats)?,
-                Received::Wish(format) => open.client_pastes(format)?,
+                Received::Wish(format) => open.client_pastes(Wish::Format(format))?,
                 Received::Data(data) => open.client_answered(data)?,
+                Received::ContentsWish(wish) => open.client_pastes(Wish::Contents(wish))?,
+                Received::Contents(contents) => open.client_gave(contents),
             }
         }
         open.announce(result)?;
@@ -255,7 +322,8 @@ impl Open {
         tokio::select! {
             () = self.wake.notified() => Event::Desktop,
             // The other end is ours as well, so there is always one.
-            Some(data) = self.has_read.recv() => Event::Read(data),
+            Some(got) = self.has_read.recv() => Event::Read(got),
+            Some((number, step)) = self.steps.recv() => Event::Fetch(number, step),
             () = async {
                 match deadline {
                     Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -283,7 +351,7 @@ impl Open {
 
     fn client_copied(&mut self, formats: &[ClipboardFormat]) -> Result<(), Error> {
         self.ready = true;
-        if !self.gates.clipboard_to_desktop {
+        if !self.gates.clipboard_to_desktop && !self.gates.files_to_desktop {
             return Ok(());
         }
         if formats.is_empty()
@@ -293,12 +361,23 @@ impl Open {
             asked.emptied = true;
             return Ok(());
         }
-        self.client_has = formats::from_client(formats);
+        self.client_has = formats::from_client(formats, &self.gates);
         // It may still answer; FreeRDP tells of one copy twice, and never answers when the first was in between.
         if let Some(asked) = &mut self.asked {
             asked.until = asked.until.min(Instant::now() + GRACE);
         }
         self.number += 1;
+        self.fetched = None;
+        if let Some(mut fetching) = self.fetching.take() {
+            if fetching.began.elapsed() < GRACE {
+                // It tells of one copy twice: the question comes again.
+                let until = Instant::now() + PATIENCE;
+                self.waiting
+                    .extend(std::mem::take(&mut fetching.pastes).into_iter().map(|paste| (paste, until)));
+            } else {
+                tracing::warn!("the client has copied something else, its files do not come any more");
+            }
+        }
         tracing::debug!(types = self.client_has.len(), "the client has copied something");
         self.tell_desktop();
         Ok(())
@@ -335,6 +414,21 @@ impl Open {
             let has = self.client_has.iter().find(|(mime_type, ..)| *mime_type == paste.mime_type);
             // Dropping the paste is an empty answer.
             let Some((_, format, form)) = has.copied() else { continue };
+            if form == Form::Files
+                && let Some(uris) = &self.fetched
+            {
+                let list = formats::files_to_desktop(&paste.mime_type, uris);
+                self.write(paste, move || Some(list));
+                continue;
+            }
+            if form == Form::Files
+                && let Some(fetching) = &mut self.fetching
+            {
+                if fetching.pastes.len() < MAX_PASTES {
+                    fetching.pastes.push(paste);
+                }
+                continue;
+            }
             tracing::debug!(?form, "a program pastes: the client is asked");
             self.asked = Some(Asked { paste, format, form, until, times: 1, emptied: false });
             self.send(channel::ask(format))?;
@@ -346,6 +440,7 @@ impl Open {
         // Not asked for: of no use, and no harm.
         let Some(mut asked) = self.asked.take() else { return Ok(()) };
         match data.filter(|data| !formats::is_nothing(asked.form, data)) {
+            Some(data) if asked.form == Form::Files => self.begin_fetch(asked.paste, &data),
             Some(data) => self.give(asked.paste, asked.form, data),
             None if asked.times < MAX_QUESTIONS => {
                 asked.times += 1;
@@ -372,22 +467,96 @@ impl Open {
             );
             return;
         }
+        let bytes = data.len();
+        self.write(paste, move || {
+            let data = formats::to_desktop(form, data);
+            match &data {
+                Some(_) => tracing::debug!(bytes, ?form, "pasted in the desktop"),
+                None => tracing::warn!(bytes, ?form, "what the client copied is not what it says"),
+            }
+            data
+        });
+    }
+
+    /// Writes to a program on a thread of its own.
+    fn write(&mut self, paste: Paste, make: impl FnOnce() -> Option<Vec<u8>> + Send + 'static) {
         while self.writers.try_join_next().is_some() {}
         if self.writers.len() >= MAX_WRITERS {
             tracing::warn!(MAX_WRITERS, "programs that paste and do not read are too many; one gets nothing");
             return;
         }
         self.writers.spawn_blocking(move || {
-            let bytes = data.len();
-            let Some(data) = formats::to_desktop(form, data) else {
-                tracing::warn!(bytes, ?form, "what the client copied is not what it says");
-                return;
-            };
-            match paste.write(&data, PATIENCE) {
-                Ok(()) => tracing::debug!(bytes, ?form, "pasted in the desktop"),
-                Err(error) => tracing::debug!("{error}"),
+            if let Some(data) = make()
+                && let Err(error) = paste.write(&data, PATIENCE)
+            {
+                tracing::debug!("{error}");
             }
         });
+    }
+
+    fn begin_fetch(&mut self, paste: Paste, data: &[u8]) {
+        let begun = list::from_client(data).map_err(Trouble::from).and_then(|wanted| {
+            let files = self.files.as_ref().ok_or("no gate for files is open")?;
+            Ok((wanted, Launcher::connect(files)?))
+        });
+        let (wanted, launcher) = match begun {
+            Ok(begun) => begun,
+            Err(why) => {
+                tracing::warn!("the client's files are not taken: {why}");
+                return;
+            }
+        };
+        self.fetches += 1;
+        let number = self.fetches;
+        tracing::debug!(files = wanted.len(), "the client's files are fetched");
+        let (answers, answered) = mpsc::channel(2);
+        let fetch =
+            fetch::fetch(launcher, wanted, self.gates.files_max_bytes, number, answered, self.step.clone());
+        let task = tokio::task::spawn_local(fetch).abort_handle();
+        self.fetching = Some(Fetching { number, began: Instant::now(), pastes: vec![paste], answers, task });
+    }
+
+    fn client_gave(&mut self, contents: Contents) {
+        if let Some(fetching) = &self.fetching
+            && fetching.answers.try_send(contents).is_err()
+        {
+            tracing::debug!("a piece of a file that was not asked for");
+        }
+    }
+
+    fn fetch_goes_on(&mut self, number: u64, step: Step) -> Result<(), Error> {
+        // Of one that was given up.
+        let Some(fetching) = self.fetching.as_mut().filter(|fetching| fetching.number == number) else {
+            return Ok(());
+        };
+        match step {
+            Step::Ask(request) => {
+                fetching.pastes.retain(|paste| !paste.is_abandoned());
+                if fetching.pastes.is_empty() {
+                    tracing::info!("nobody waits for the client's files any more; the rest is not fetched");
+                    self.fetching = None;
+                    return Ok(());
+                }
+                self.send(channel::ask_contents(request))
+            }
+            Step::Done(done) => {
+                let pastes = std::mem::take(&mut fetching.pastes);
+                let milliseconds = fetching.began.elapsed().as_millis() as u64;
+                self.fetching = None;
+                match done {
+                    Ok(uris) => {
+                        tracing::debug!(milliseconds, "the client's files are there");
+                        for paste in pastes {
+                            let list = formats::files_to_desktop(&paste.mime_type, &uris);
+                            self.write(paste, move || Some(list));
+                        }
+                        self.fetched = Some(uris);
+                    }
+                    Err(why) => tracing::warn!("the client's files are not taken: {why}"),
+                }
+                Ok(())
+            }
+        }
     }
 
     // From the desktop to the client.
@@ -425,7 +594,8 @@ impl Open {
         if !self.ready || !self.output.is_empty() || self.announcement.is_none_or(|at| at > now) {
             return Ok(());
         }
-        let formats = self.offer.as_ref().map(|o| formats::for_client(o.mime_types())).unwrap_or_default();
+        let formats =
+            self.offer.as_ref().map(|o| formats::for_client(o.mime_types(), &self.gates)).unwrap_or_default();
         self.announcement = None;
         if formats.is_empty() && !self.announced {
             return Ok(());
@@ -438,22 +608,28 @@ impl Open {
         self.send(message)
     }
 
-    fn client_pastes(&mut self, format: ClipboardFormatId) -> Result<(), Error> {
+    fn client_pastes(&mut self, wish: Wish) -> Result<(), Error> {
         if self.wishes.len() >= MAX_WISHES {
             return Err(Error::Protocol("clipboard requests without waiting for answers"));
         }
-        self.wishes.push_back(format);
+        self.wishes.push_back(wish);
         Ok(())
     }
 
     /// Begins with the client's oldest wish, unless one is being fulfilled.
     fn serve_wishes(&mut self) -> Result<(), Error> {
         while self.reading.is_none() && self.output.is_empty() {
-            let Some(format) = self.wishes.pop_front() else { return Ok(()) };
-            let offer = self.offer.clone().filter(|_| self.gates.clipboard_to_client);
-            let wish = offer
-                .as_ref()
-                .and_then(|offer| formats::wish(format, offer.mime_types()).map(|wish| (offer, wish)));
+            let format = match self.wishes.pop_front() {
+                None => return Ok(()),
+                Some(Wish::Contents(wish)) => {
+                    self.read_file(wish);
+                    continue;
+                }
+                Some(Wish::Format(format)) => format,
+            };
+            let wish = self.offer.as_ref().and_then(|offer| {
+                formats::wish(format, offer.mime_types(), &self.gates).map(|wish| (Arc::clone(offer), wish))
+            });
             let Some((offer, (mime_type, form))) = wish else {
                 self.send(channel::answer(None))?;
                 continue;
@@ -468,20 +644,71 @@ impl Open {
             };
             tracing::debug!(?form, "the client pastes: the program is asked");
             let (read, limit) = (self.read.clone(), self.gates.clipboard_max_bytes);
+            if form == Form::Files {
+                self.list_files(pipe);
+                continue;
+            }
             let task = tokio::task::spawn_local(async move {
                 let data = read_program(pipe, form, limit).await;
                 // Nobody waits for it when the session has ended.
-                let _ = read.send(data).await;
+                let _ = read.send(Got::Data(data)).await;
             });
             self.reading = Some(task.abort_handle());
         }
         Ok(())
     }
 
-    fn answer(&mut self, data: Option<Vec<u8>>) -> Result<(), Error> {
+    /// Makes the list of the files that a program has copied.
+    fn list_files(&mut self, pipe: OwnedFd) {
+        let launcher = self.files.as_ref().map(Launcher::connect);
+        let (read, served, limit) = (self.read.clone(), Rc::clone(&self.served), self.gates.files_max_bytes);
+        let task = tokio::task::spawn_local(async move {
+            let made = async {
+                let launcher = launcher.ok_or("no gate for files is open")??;
+                let places = read_pipe(pipe, MOST_PLACES)
+                    .await
+                    .ok_or("the program did not say where its files are")?;
+                let made = serve::list(launcher, &places, limit).await?;
+                let list = list::for_client(made.entries())?;
+                *served.lock().await = Some(made);
+                Ok::<_, Trouble>(list)
+            };
+            let data =
+                made.await.inspect_err(|why| tracing::warn!("a program's files are not offered: {why}")).ok();
+            // Nobody waits for it when the session has ended.
+            let _ = read.send(Got::Data(data)).await;
+        });
+        self.reading = Some(task.abort_handle());
+    }
+
+    /// Reads a piece of one of the listed files.
+    fn read_file(&mut self, wish: FileContentsRequest) {
+        let (read, served) = (self.read.clone(), Rc::clone(&self.served));
+        let task = tokio::task::spawn_local(async move {
+            let mut served = served.lock().await;
+            let data = match served.as_mut() {
+                Some(files) => files.contents(&wish).await,
+                None => Err("no list of files was given".into()),
+            };
+            if matches!(data, Err(Trouble::Lost(_))) {
+                *served = None;
+            }
+            let data = data.inspect_err(|why| tracing::warn!("a piece of a file is not given: {why}")).ok();
+            // Nobody waits for it when the session has ended.
+            let _ = read.send(Got::Contents(Contents { stream: wish.stream_id, data })).await;
+        });
+        self.reading = Some(task.abort_handle());
+    }
+
+    fn answer(&mut self, got: Got) -> Result<(), Error> {
         self.reading = None;
-        tracing::debug!(bytes = data.as_ref().map(Vec::len), "the client gets what a program copied");
-        self.send(channel::answer(data))
+        match got {
+            Got::Data(data) => {
+                tracing::debug!(bytes = data.as_ref().map(Vec::len), "the client gets what a program copied");
+                self.send(channel::answer(data))
+            }
+            Got::Contents(contents) => self.send(channel::answer_contents(contents)),
+        }
     }
 }
 
@@ -493,8 +720,8 @@ impl Drop for Open {
     }
 }
 
-/// Reads a program's content and makes it into what the client asked for.
-async fn read_program(pipe: OwnedFd, form: Form, limit: usize) -> Option<Vec<u8>> {
+/// Reads what a program writes, at most `limit` bytes.
+async fn read_pipe(pipe: OwnedFd, limit: usize) -> Option<Vec<u8>> {
     let mut pipe = match tokio::net::unix::pipe::Receiver::from_owned_fd(pipe) {
         Ok(pipe) => pipe.take(limit as u64 + 1),
         Err(error) => {
@@ -514,17 +741,24 @@ async fn read_program(pipe: OwnedFd, form: Form, limit: usize) -> Option<Vec<u8>
             return None;
         }
     }
-    let too_large = || {
-        tracing::warn!(limit, "what a program copied is larger than the clipboard's limit and was not sent");
-    };
     if data.len() > limit {
-        too_large();
+        too_large(limit);
         return None;
     }
+    Some(data)
+}
+
+fn too_large(limit: usize) {
+    tracing::warn!(limit, "what a program copied is larger than the clipboard's limit and was not sent");
+}
+
+/// Reads a program's content and makes it into what the client asked for.
+async fn read_program(pipe: OwnedFd, form: Form, limit: usize) -> Option<Vec<u8>> {
+    let data = read_pipe(pipe, limit).await?;
     let made = tokio::task::spawn_blocking(move || formats::to_client(form, data)).await.ok()?;
     match made {
         Some(data) if data.len() > limit => {
-            too_large();
+            too_large(limit);
             None
         }
         Some(data) => Some(data),

@@ -17,6 +17,12 @@ pub struct Gates {
     pub clipboard_max_bytes: usize,
     /// What programs of the desktop play is heard at the client (policy: `system.audio_out`).
     pub sound_to_client: bool,
+    /// Files that the client copies can be pasted in the desktop (policy: `file.upload_enabled`).
+    pub files_to_desktop: bool,
+    /// Files that are copied in the desktop can be pasted at the client (policy: `file.download_enabled`).
+    pub files_to_client: bool,
+    /// The most bytes of all files that are copied at once (policy: `file.max_size_mb`).
+    pub files_max_bytes: u64,
 }
 
 impl Default for Gates {
@@ -26,6 +32,9 @@ impl Default for Gates {
             clipboard_to_client: false,
             clipboard_max_bytes: 65536,
             sound_to_client: false,
+            files_to_desktop: false,
+            files_to_client: false,
+            files_max_bytes: 25 << 20,
         }
     }
 }
@@ -39,13 +48,19 @@ pub enum Way {
     ClipboardToClient,
     /// `sound-to-client`
     SoundToClient,
+    /// `clipboard-files-to-desktop`
+    FilesToDesktop,
+    /// `clipboard-files-to-client`
+    FilesToClient,
 }
 
 impl Way {
-    const ALL: [(&'static str, Way); 3] = [
+    const ALL: [(&'static str, Way); 5] = [
         ("clipboard-to-desktop", Way::ClipboardToDesktop),
         ("clipboard-to-client", Way::ClipboardToClient),
         ("sound-to-client", Way::SoundToClient),
+        ("clipboard-files-to-desktop", Way::FilesToDesktop),
+        ("clipboard-files-to-client", Way::FilesToClient),
     ];
 }
 
@@ -67,6 +82,8 @@ impl Gates {
             Way::ClipboardToDesktop => self.clipboard_to_desktop = true,
             Way::ClipboardToClient => self.clipboard_to_client = true,
             Way::SoundToClient => self.sound_to_client = true,
+            Way::FilesToDesktop => self.files_to_desktop = true,
+            Way::FilesToClient => self.files_to_client = true,
         }
     }
 
@@ -84,7 +101,12 @@ impl Gates {
 
     /// Whether the clipboard's channel is needed at all.
     pub(crate) fn clipboard(&self) -> bool {
-        self.clipboard_to_desktop || self.clipboard_to_client
+        self.clipboard_to_desktop || self.clipboard_to_client || self.files()
+    }
+
+    /// Whether files may pass at all.
+    pub(crate) fn files(&self) -> bool {
+        self.files_to_desktop || self.files_to_client
     }
 }
 
@@ -97,6 +119,7 @@ mod tests {
         let gates = Gates::default();
         assert!(!gates.clipboard_to_desktop && !gates.clipboard_to_client && !gates.clipboard());
         assert!(!gates.sound_to_client);
+        assert!(!gates.files_to_desktop && !gates.files_to_client && !gates.files());
         assert_eq!(gates.clipboard_max_bytes, 65536);
     }
 
@@ -114,6 +137,12 @@ mod tests {
         let mut gates = Gates::default();
         gates.open("sound-to-client".parse().unwrap());
         assert_eq!(gates, Gates { sound_to_client: true, ..Gates::default() });
+        let mut gates = Gates::default();
+        gates.open("clipboard-files-to-desktop".parse().unwrap());
+        assert_eq!(gates, Gates { files_to_desktop: true, ..Gates::default() });
+        let mut gates = Gates::default();
+        gates.open("clipboard-files-to-client".parse().unwrap());
+        assert_eq!(gates, Gates { files_to_client: true, ..Gates::default() });
         assert!(
             "clipboard".parse::<Way>().unwrap_err().contains("clipboard-to-desktop, clipboard-to-client")
         );

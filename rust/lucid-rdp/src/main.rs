@@ -51,13 +51,15 @@ struct Arguments {
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
     session_limit: Limit,
     /// What may pass beside pictures and input, separated by commas: clipboard-to-desktop, clipboard-to-client,
-    /// sound-to-client.
-    /// Nothing of it does by default.
+    /// sound-to-client, clipboard-files-to-desktop, clipboard-files-to-client. Nothing of it does by default.
     #[arg(long, value_name = "WAYS", value_delimiter = ',')]
     allow: Vec<Way>,
     /// The most bytes of one text, HTML or picture on the clipboard.
     #[arg(long, default_value_t = Gates::default().clipboard_max_bytes)]
     clipboard_max_bytes: usize,
+    /// The most bytes of all files that are copied at once.
+    #[arg(long, default_value_t = Gates::default().files_max_bytes)]
+    clipboard_files_max_bytes: u64,
     /// The socket for lucidctl; `control.sock` in the run directory if not given.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut gates = Gates::default();
     arguments.allow.iter().for_each(|way| gates.open(*way));
+    gates.files_max_bytes = arguments.clipboard_files_max_bytes;
     if let Err(e) = gates.limit_clipboard(arguments.clipboard_max_bytes) {
         eprintln!("lucid-rdp: {e}");
         return ExitCode::from(2);

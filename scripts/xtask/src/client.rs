@@ -359,6 +359,11 @@ impl Client {
         self.program.must_run("keeping an RDP session")
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.program.id()
+    }
+
     /// Ends it without any good-bye.
     pub(crate) fn kill(&mut self) {
         self.program.kill();

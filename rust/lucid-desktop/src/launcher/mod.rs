@@ -2,6 +2,7 @@
 
 mod cursors;
 mod descendants;
+mod files;
 mod keymap;
 mod listen;
 mod runtime;
@@ -225,6 +226,7 @@ impl Launcher {
             milliseconds = started.elapsed().as_millis() as u64,
             "a desktop is ready"
         );
+        let files = files::Files::new(&self.paths.home);
         let mut sound = sound.map(|sound| sound.ended);
         loop {
             // Without a parent or sound the compositor stands in for it.
@@ -245,14 +247,15 @@ impl Launcher {
                 tracing::warn!("PipeWire ended: this desktop has no sound any more");
                 sound = None;
             }
-            if !asked.is_empty() && !self.give_keymap(socket)? {
+            if !asked.is_empty() && !self.answer(socket, &files)? {
                 return Ok(Ended::Client);
             }
         }
     }
 
-    /// Answers a client that has its desktop and wants the keymap of another layout; false if it has hung up instead.
-    fn give_keymap(&self, socket: &UnixStream) -> Result<bool, LauncherError> {
+    /// Answers a client that has its desktop and wants the keymap of another layout, or files; false if it has hung up
+    /// instead.
+    fn answer(&self, socket: &UnixStream, files: &files::Files) -> Result<bool, LauncherError> {
         use rustix::net::RecvFlags;
         let peeked = rustix::io::retry_on_intr(|| {
             rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)
@@ -267,9 +270,12 @@ impl Launcher {
         let (line, descriptors) = handover::receive_line(
             socket,
             started + REQUEST_TIME,
-            "waiting for the client's request for a keymap",
+            "waiting for the client's request for a keymap or files",
         )?;
-        drop(descriptors);
+        if !descriptors.is_empty() {
+            files.serve(handover::files_request(&line, descriptors)?);
+            return Ok(true);
+        }
         let keyboard = KeyboardLayout::from_line(&line)?;
         match keymap::compile(&self.paths.xkbcli, &keyboard, started + START_TIME) {
             Ok(keymap) => {

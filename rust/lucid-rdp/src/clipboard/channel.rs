@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use ironrdp_cliprdr::pdu::{
     Capabilities, ClipboardFormat, ClipboardFormatId, ClipboardGeneralCapabilityFlags, ClipboardPdu,
-    ClipboardProtocolVersion, FormatDataRequest, FormatList, FormatListResponse, OwnedFormatDataResponse,
+    ClipboardProtocolVersion, FileContentsRequest, FileContentsResponse, FormatDataRequest, FormatList,
+    FormatListResponse, OwnedFormatDataResponse,
 };
 use ironrdp_core::{decode, impl_as_any};
 use ironrdp_pdu::gcc::ChannelName;
@@ -12,6 +13,7 @@ use ironrdp_pdu::rdp::vc::ChannelControlFlags;
 use ironrdp_pdu::{PduResult, decode_err, encode_err};
 use ironrdp_svc::{ChannelFlags, StaticVirtualChannel, SvcMessage, SvcProcessor, SvcServerProcessor};
 
+use super::files;
 use crate::Error;
 use crate::gates::Gates;
 
@@ -31,6 +33,10 @@ pub(crate) enum Received {
     Wish(ClipboardFormatId),
     /// What the client was asked for; `None`: it has none.
     Data(Option<Vec<u8>>),
+    /// The client wants a file's size, or a piece of it.
+    ContentsWish(FileContentsRequest),
+    /// A file's size, or a piece of it.
+    Contents(files::Contents),
 }
 
 /// The channel's end on this host.
@@ -70,7 +76,8 @@ impl Channel {
     }
 
     fn largest(&self) -> usize {
-        self.gates.clipboard_max_bytes + OVERHEAD
+        let files = if self.gates.files_to_desktop { files::LARGEST } else { 0 };
+        self.gates.clipboard_max_bytes.max(files) + OVERHEAD
     }
 
     /// Looks at one piece of a message before it is put together: what is too large is never held.
@@ -158,13 +165,31 @@ pub(crate) fn answer(data: Option<Vec<u8>>) -> SvcMessage {
     message(ClipboardPdu::FormatDataResponse(response))
 }
 
+/// Asks the client for a file's size, or a piece of it.
+pub(crate) fn ask_contents(request: FileContentsRequest) -> SvcMessage {
+    message(ClipboardPdu::FileContentsRequest(request))
+}
+
+/// Answers the client's wish for a file's size, or a piece of it.
+pub(crate) fn answer_contents(contents: files::Contents) -> SvcMessage {
+    message(ClipboardPdu::FileContentsResponse(match contents.data {
+        Some(data) => FileContentsResponse::new_data_response(contents.stream, data),
+        None => FileContentsResponse::new_error(contents.stream),
+    }))
+}
+
 impl SvcProcessor for Channel {
     fn channel_name(&self) -> ChannelName {
         Self::NAME
     }
 
     fn start(&mut self) -> PduResult<Vec<SvcMessage>> {
-        let flags = ClipboardGeneralCapabilityFlags::USE_LONG_FORMAT_NAMES;
+        let mut flags = ClipboardGeneralCapabilityFlags::USE_LONG_FORMAT_NAMES;
+        if self.gates.files() {
+            flags |= ClipboardGeneralCapabilityFlags::STREAM_FILECLIP_ENABLED
+                | ClipboardGeneralCapabilityFlags::FILECLIP_NO_FILE_PATHS
+                | ClipboardGeneralCapabilityFlags::HUGE_FILE_SUPPORT_ENABLED;
+        }
         let capabilities = Capabilities::new(ClipboardProtocolVersion::V2, flags);
         Ok(vec![message(ClipboardPdu::Capabilities(capabilities)), message(ClipboardPdu::MonitorReady)])
     }
@@ -189,6 +214,12 @@ impl SvcProcessor for Channel {
             ClipboardPdu::FormatDataResponse(response) => {
                 let data = (!response.is_error()).then(|| response.into_data().into_owned());
                 self.keep(Received::Data(data))?;
+            }
+            ClipboardPdu::FileContentsRequest(wish) => self.keep(Received::ContentsWish(wish))?,
+            ClipboardPdu::FileContentsResponse(response) => {
+                let data = (!response.is_error()).then(|| response.data().to_vec());
+                let stream = response.stream_id();
+                self.keep(Received::Contents(files::Contents { stream, data }))?;
             }
             other => tracing::debug!(message = other.message_name(), "not used here"),
         }

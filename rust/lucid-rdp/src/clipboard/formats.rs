@@ -4,11 +4,14 @@
 //! | --- | --- |
 //! | `CF_UNICODETEXT`: UTF-16 LE, CRLF, ends with NUL | `text/plain;charset=utf-8`: LF |
 //! | `HTML Format` (CF_HTML): a header with byte offsets, UTF-8 | `text/html` |
+//! | `FileGroupDescriptorW`: names and sizes; content is asked for by its place in the list | `text/uri-list`, `x-special/gnome-copied-files`: where the files are |
 //! | `PNG`; `CF_DIB`, `CF_DIBV5`: a bitmap without its file header | `image/png` |
 
 use ironrdp_cliprdr::pdu::{ClipboardFormat, ClipboardFormatId, ClipboardFormatName};
 use ironrdp_cliprdr_format::bitmap::{dib_to_png, dibv5_to_png, png_to_cf_dib};
 use ironrdp_cliprdr_format::html::plain_html_to_cf_html;
+
+use crate::gates::Gates;
 
 /// A form of Windows' clipboard that this host knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,26 +21,42 @@ pub(crate) enum Form {
     Png,
     Dib,
     DibV5,
+    /// The list of copied files (CLIPRDR_FILELIST).
+    Files,
 }
 
 /// Ids of the forms that have none of their own; from the range of registered formats.
 const HTML_ID: u32 = 0xC101;
 const PNG_ID: u32 = 0xC102;
+const FILES_ID: u32 = 0xC103;
 const PNG: ClipboardFormatName = ClipboardFormatName::new_static("PNG");
 
 /// What Wayland calls text, best first.
 const TEXT_TYPES: [&str; 3] = ["text/plain;charset=utf-8", "UTF8_STRING", "text/plain"];
 const HTML_TYPE: &str = "text/html";
 const PNG_TYPE: &str = "image/png";
+/// What Wayland calls copied files, best first.
+const FILE_TYPES: [&str; 2] = [URI_LIST, GNOME_FILES];
+const URI_LIST: &str = "text/uri-list";
+const GNOME_FILES: &str = "x-special/gnome-copied-files";
 
-/// What can be had from a client: Wayland's types with the client's id and the form for each.
-pub(crate) fn from_client(formats: &[ClipboardFormat]) -> Vec<(&'static str, ClipboardFormatId, Form)> {
+/// What may be had from a client: Wayland's types with the client's id and the form for each.
+pub(crate) fn from_client(
+    formats: &[ClipboardFormat],
+    gates: &Gates,
+) -> Vec<(&'static str, ClipboardFormatId, Form)> {
     let id = |wanted: ClipboardFormatId| formats.iter().map(ClipboardFormat::id).find(|id| *id == wanted);
     let named = |names: &[&str]| {
         let is = |f: &&ClipboardFormat| f.name().is_some_and(|n| names.contains(&n.value()));
         formats.iter().find(is).map(ClipboardFormat::id)
     };
     let mut types = Vec::new();
+    if let Some(id) = named(&[ClipboardFormatName::FILE_LIST.value()]).filter(|_| gates.files_to_desktop) {
+        types.extend(FILE_TYPES.map(|t| (t, id, Form::Files)));
+    }
+    if !gates.clipboard_to_desktop {
+        return types;
+    }
     if let Some(id) = id(ClipboardFormatId::CF_UNICODETEXT) {
         types.extend(TEXT_TYPES.map(|t| (t, id, Form::Text)));
     }
@@ -56,9 +75,16 @@ pub(crate) fn from_client(formats: &[ClipboardFormat]) -> Vec<(&'static str, Cli
 }
 
 /// What the client is told of what a program offers.
-pub(crate) fn for_client(mime_types: &[String]) -> Vec<ClipboardFormat> {
+pub(crate) fn for_client(mime_types: &[String], gates: &Gates) -> Vec<ClipboardFormat> {
     let has = |wanted: &str| mime_types.iter().any(|t| t == wanted);
     let mut formats = Vec::new();
+    if gates.files_to_client && FILE_TYPES.into_iter().any(has) {
+        let id = ClipboardFormatId::new(FILES_ID);
+        formats.push(ClipboardFormat::new(id).with_name(ClipboardFormatName::FILE_LIST));
+    }
+    if !gates.clipboard_to_client {
+        return formats;
+    }
     if TEXT_TYPES.into_iter().any(has) {
         formats.push(ClipboardFormat::new(ClipboardFormatId::CF_UNICODETEXT));
     }
@@ -74,16 +100,33 @@ pub(crate) fn for_client(mime_types: &[String]) -> Vec<ClipboardFormat> {
 }
 
 /// In which of the program's types the client's wish is had, and the form into which it is made.
-pub(crate) fn wish(id: ClipboardFormatId, mime_types: &[String]) -> Option<(&'static str, Form)> {
+pub(crate) fn wish(
+    id: ClipboardFormatId,
+    mime_types: &[String],
+    gates: &Gates,
+) -> Option<(&'static str, Form)> {
     let has = |wanted: &&str| mime_types.iter().any(|t| t == wanted);
     let (types, form): (&[&'static str], Form) = match id {
         ClipboardFormatId::CF_UNICODETEXT => (&TEXT_TYPES, Form::Text),
         ClipboardFormatId::CF_DIB => (&[PNG_TYPE], Form::Dib),
         ClipboardFormatId(HTML_ID) => (&[HTML_TYPE], Form::Html),
         ClipboardFormatId(PNG_ID) => (&[PNG_TYPE], Form::Png),
+        ClipboardFormatId(FILES_ID) => (&FILE_TYPES, Form::Files),
         _ => return None,
     };
+    let open = if form == Form::Files { gates.files_to_client } else { gates.clipboard_to_client };
+    if !open {
+        return None;
+    }
     types.iter().find(|t| has(t)).map(|t| (*t, form))
+}
+
+/// Where files are, as a program of the desktop reads it.
+pub(crate) fn files_to_desktop(mime_type: &str, uris: &[String]) -> Vec<u8> {
+    match mime_type {
+        GNOME_FILES => format!("copy\n{}", uris.join("\n")).into_bytes(),
+        _ => uris.iter().flat_map(|uri| [uri.as_str(), "\r\n"]).collect::<String>().into_bytes(),
+    }
 }
 
 /// Whether there is nothing in the client's data. It can be so meant.
@@ -102,6 +145,8 @@ pub(crate) fn to_desktop(form: Form, data: Vec<u8>) -> Option<Vec<u8>> {
         Form::Png => Some(data),
         Form::Dib => dib_to_png(&plain_dib(&data)?).ok(),
         Form::DibV5 => dibv5_to_png(&data).ok(),
+        // What is read there are places of files, not these names.
+        Form::Files => None,
     }
 }
 
@@ -112,8 +157,8 @@ pub(crate) fn to_client(form: Form, data: Vec<u8>) -> Option<Vec<u8>> {
         Form::Html => Some(plain_html_to_cf_html(&String::from_utf8_lossy(&data)).into_bytes()),
         Form::Png => Some(data),
         Form::Dib => png_to_cf_dib(&data).ok(),
-        // Never offered.
-        Form::DibV5 => None,
+        // Never offered; made from the files themselves.
+        Form::DibV5 | Form::Files => None,
     }
 }
 

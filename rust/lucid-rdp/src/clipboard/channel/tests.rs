@@ -2,7 +2,7 @@
 
 use ironrdp_cliprdr::CliprdrClient;
 use ironrdp_cliprdr::backend::CliprdrBackend;
-use ironrdp_cliprdr::pdu::{FileContentsRequest, FileContentsResponse, FormatDataResponse, LockDataId};
+use ironrdp_cliprdr::pdu::{FormatDataResponse, LockDataId};
 use ironrdp_core::encode_vec;
 
 use super::*;
@@ -179,6 +179,15 @@ fn damaged_messages_are_refused_or_taken_and_nothing_else() {
         ClipboardPdu::FormatList(FormatList::new_ascii(&long[..2], false).unwrap()),
         ClipboardPdu::FormatDataRequest(FormatDataRequest { format: text().id() }),
         ClipboardPdu::FormatDataResponse(OwnedFormatDataResponse::new_data(vec![1; 40])),
+        ClipboardPdu::FileContentsRequest(FileContentsRequest {
+            stream_id: 1,
+            index: 2,
+            flags: ironrdp_cliprdr::pdu::FileContentsFlags::RANGE,
+            position: 1 << 33,
+            requested_size: 5,
+            data_id: None,
+        }),
+        ClipboardPdu::FileContentsResponse(FileContentsResponse::new_data_response(1, vec![1; 40])),
         ClipboardPdu::LockData(LockDataId(1)),
     ]
     .iter()
@@ -212,7 +221,10 @@ fn damaged_messages_are_refused_or_taken_and_nothing_else() {
             match received {
                 Received::Formats(formats) => assert!(formats.len() <= MAX_FORMATS),
                 Received::Data(data) => assert!(data.is_none_or(|d| d.len() <= 100_000 + OVERHEAD)),
-                Received::Wish(_) => {}
+                Received::Wish(_) | Received::ContentsWish(_) => {}
+                Received::Contents(contents) => {
+                    assert!(contents.data.is_none_or(|d| d.len() <= 100_000 + OVERHEAD));
+                }
             }
         }
     }

@@ -170,18 +170,66 @@ fn each_side_is_told_what_it_can_use_and_nothing_else() {
         ClipboardFormat::new(ClipboardFormatId::CF_DIBV5),
         ClipboardFormat::new(ClipboardFormatId::CF_DIB),
     ];
-    let types: Vec<_> = from_client(&list).into_iter().map(|(t, id, form)| (t, id.0, form)).collect();
+    let types: Vec<_> = from_client(&list, &OPEN).into_iter().map(|(t, id, form)| (t, id.0, form)).collect();
     let text = TEXT_TYPES.map(|t| (t, 13, Form::Text));
     let rest = [("text/html", 0xc00a, Form::Html), ("image/png", 8, Form::Dib)];
     assert_eq!(types, [&text[..], &rest[..]].concat());
-    assert!(from_client(&[named(0xc00b, "Rich Text Format")]).is_empty());
+    assert!(from_client(&[named(0xc00b, "Rich Text Format")], &OPEN).is_empty());
 
     let offered = ["text/plain", "text/html", "image/png", "image/x-odd"].map(str::to_owned);
-    for format in for_client(&offered) {
-        assert!(wish(format.id(), &offered).is_some());
-        assert_eq!(wish(format.id(), &["image/x-odd".to_owned()]), None);
+    for format in for_client(&offered, &OPEN) {
+        assert!(wish(format.id(), &offered, &OPEN).is_some());
+        assert_eq!(wish(format.id(), &["image/x-odd".to_owned()], &OPEN), None);
     }
-    assert!(for_client(&["image/x-odd".to_owned()]).is_empty());
-    assert_eq!(wish(ClipboardFormatId::CF_UNICODETEXT, &offered), Some(("text/plain", Form::Text)));
-    assert_eq!(wish(ClipboardFormatId::CF_METAFILEPICT, &offered), None);
+    assert!(for_client(&["image/x-odd".to_owned()], &OPEN).is_empty());
+    assert_eq!(wish(ClipboardFormatId::CF_UNICODETEXT, &offered, &OPEN), Some(("text/plain", Form::Text)));
+    assert_eq!(wish(ClipboardFormatId::CF_METAFILEPICT, &offered, &OPEN), None);
+}
+
+/// Text and files both ways.
+const OPEN: Gates = Gates {
+    clipboard_to_desktop: true,
+    clipboard_to_client: true,
+    clipboard_max_bytes: 1 << 20,
+    files_to_desktop: true,
+    files_to_client: true,
+    files_max_bytes: 1 << 20,
+    sound_to_client: false,
+};
+
+#[test]
+fn text_and_files_pass_only_where_their_own_gate_is_open() {
+    let list =
+        [ClipboardFormat::new(ClipboardFormatId::CF_UNICODETEXT), named(0xc0ff, "FileGroupDescriptorW")];
+    let offered = ["text/plain".to_owned(), "text/uri-list".to_owned()];
+    let text = |gates: &Gates| {
+        let to_desktop = from_client(&list, gates).iter().any(|(.., form)| *form == Form::Text);
+        let told = for_client(&offered, gates).iter().any(|f| f.id() == ClipboardFormatId::CF_UNICODETEXT);
+        assert_eq!(told, wish(ClipboardFormatId::CF_UNICODETEXT, &offered, gates).is_some());
+        (to_desktop, told)
+    };
+    let files = |gates: &Gates| {
+        let to_desktop = from_client(&list, gates).iter().any(|(.., form)| *form == Form::Files);
+        let told = for_client(&offered, gates).iter().any(|f| f.id().0 == FILES_ID);
+        assert_eq!(told, wish(ClipboardFormatId::new(FILES_ID), &offered, gates).is_some());
+        (to_desktop, told)
+    };
+    for bits in 0..16 {
+        let gates = Gates {
+            clipboard_to_desktop: bits & 1 != 0,
+            clipboard_to_client: bits & 2 != 0,
+            files_to_desktop: bits & 4 != 0,
+            files_to_client: bits & 8 != 0,
+            ..OPEN
+        };
+        assert_eq!(text(&gates), (gates.clipboard_to_desktop, gates.clipboard_to_client));
+        assert_eq!(files(&gates), (gates.files_to_desktop, gates.files_to_client));
+    }
+}
+
+#[test]
+fn places_of_files_are_told_as_each_type_wants_them() {
+    let uris = ["file:///a%20b".to_owned(), "file:///c".to_owned()];
+    assert_eq!(files_to_desktop("text/uri-list", &uris), b"file:///a%20b\r\nfile:///c\r\n");
+    assert_eq!(files_to_desktop("x-special/gnome-copied-files", &uris), b"copy\nfile:///a%20b\nfile:///c");
 }

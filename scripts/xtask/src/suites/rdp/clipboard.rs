@@ -1,6 +1,8 @@
 //! The clipboard between a real client's X server and the desktop, on this machine: `xclip` on one side, `wl-copy` and
 //! `wl-paste` on the other.
 
+mod files;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -64,6 +66,7 @@ struct Setting<'a> {
     dir: PathBuf,
     rdp: Background,
     client: Client,
+    generation: Generation,
     /// What holds the selection of the X server, and of the desktop.
     holders: [Option<Background>; 2],
     count: usize,
@@ -107,6 +110,7 @@ impl<'a> Setting<'a> {
         let mut command = serve(login.port);
         command.env("LUCID_LOG", "warn,lucid_rdp=info,lucid_rdp::clipboard=debug");
         command.args(["--allow", ways, "--clipboard-max-bytes", &LIMIT.to_string()]);
+        command.args(["--clipboard-files-max-bytes", &files::LIMIT.to_string()]);
         let log = dir.join("lucid-rdp.log");
         fs::write(&log, "").at("emptying", &log)?;
         let mut rdp = Background::start(&command, &log)?;
@@ -116,7 +120,8 @@ impl<'a> Setting<'a> {
         })?;
         let mut client = Client::start(target.place, &dir, mode, &login, &[])?;
         client.wait_desktop(target.bound, interrupt)?;
-        Ok(Self { target, runtime, dir, rdp, client, holders: [None, None], count: 0 })
+        let generation = mode.client;
+        Ok(Self { target, runtime, dir, rdp, client, generation, holders: [None, None], count: 0 })
     }
 
     fn command(&self, side: Side, program: &str) -> Result<Command> {
@@ -243,6 +248,16 @@ impl<'a> Setting<'a> {
     }
 }
 
+impl Drop for Setting<'_> {
+    fn drop(&mut self) {
+        // A killed FreeRDP 3 leaves its file system behind. Without one this fails.
+        self.client.kill();
+        let mount = format!("/tmp/com.freerdp.client.cliprdr.{}", self.client.id());
+        let _ = ask(Command::new("umount").args(["-l", &mount]), b"");
+        let _ = fs::remove_dir(mount);
+    }
+}
+
 /// The socket of the only desktop that runs.
 fn wayland(runtime: &Path) -> Result<Option<PathBuf>> {
     for desktop in fs::read_dir(runtime).at("looking for desktops in", runtime)?.flatten() {
@@ -291,6 +306,9 @@ pub(super) fn check(
         }
         for open in [Side::Client, Side::Desktop] {
             one_way(&name, target, runtime, serve, mode, open, report);
+        }
+        if report.wants(&format!("{name}, files")) {
+            files::check(&name, target, runtime, serve, mode, report)?;
         }
         target.place.interrupt.check()?;
     }
