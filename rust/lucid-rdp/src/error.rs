@@ -51,6 +51,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The control socket cannot be had.
+    #[error("{0}")]
+    Control(#[from] lucid_ipc::Error),
     /// A client's handshake did not come to its end.
     #[error("handshake: {0}")]
     Handshake(#[from] Refused),

@@ -3,17 +3,19 @@
 
 use std::future::pending;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ironrdp_pdu::mcs::DisconnectReason;
 use ironrdp_pdu::rdp::server_error_info::ProtocolIndependentCode;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
+use crate::curtain::Curtain;
 use crate::handshake::Connection;
+use crate::notice::Notice;
 use crate::running::Opening;
 use crate::session::{self, End, Farewell};
-use crate::sessions::{Arrival, Call, Facts, Limits};
+use crate::sessions::{Arrival, Call, Facts, Limits, Sessions};
 
 /// Why a session is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub(crate) enum Over {
     Idle,
     /// It has lasted as long as it may.
     Limit,
+    /// An administrator ended it.
+    Ended,
     /// The host is stopping.
     Stopping,
 }
@@ -39,6 +43,7 @@ impl Over {
             }
             Over::Idle => (ProtocolIndependentCode::IdleTimeout, DisconnectReason::ProviderInitiated),
             Over::Limit => (ProtocolIndependentCode::LogonTimeout, DisconnectReason::ProviderInitiated),
+            Over::Ended => (ProtocolIndependentCode::RpcInitiatedLogoff, DisconnectReason::ProviderInitiated),
             Over::Stopping => (ProtocolIndependentCode::ServerShutdown, DisconnectReason::ProviderInitiated),
         };
         Farewell { code, reason }
@@ -52,6 +57,7 @@ impl std::fmt::Display for Over {
             Over::Kept => f.write_str("no client came back in time"),
             Over::Idle => f.write_str("nothing was done for too long"),
             Over::Limit => f.write_str("it has lasted as long as a session may"),
+            Over::Ended => f.write_str("an administrator ended it"),
             Over::Stopping => f.write_str("the host is stopping"),
         }
     }
@@ -69,9 +75,10 @@ pub(crate) async fn keep(
     opening: Opening,
     first: Arrival,
     calls: mpsc::Receiver<Call>,
-    limits: Limits,
+    sessions: &Sessions,
     stopping: watch::Receiver<bool>,
 ) {
+    let limits = sessions.limits;
     let id = facts.id;
     let mut running = match opening.running().await {
         Ok(running) => running,
@@ -82,13 +89,16 @@ pub(crate) async fn keep(
         }
     };
     tracing::info!(id, user = facts.user, peer = %first.peer, "session begins");
-    let mut keeper = Keeper { facts: Rc::clone(&facts), calls, limits, stopping };
+    facts.started.set(true);
+    let mut keeper =
+        Keeper { facts: Rc::clone(&facts), calls, limits, stopping, curtain: running.curtain.clone() };
     let mut next = Some(first);
     let over = loop {
         let event = if let Some(Arrival { connection, peer }) = next.take() {
             facts.client.set(Some(peer));
             facts.since.set(Instant::now());
             facts.last_input.set(Instant::now());
+            sessions.changed();
             let mut event = None;
             let interrupted = async {
                 let happened = keeper.wait().await;
@@ -107,6 +117,7 @@ pub(crate) async fn keep(
             facts.since.set(Instant::now());
             facts.codec.set(None);
             running.park();
+            sessions.changed();
             match end {
                 Ok(End::Client) => tracing::info!(id, %peer, "the client left; the desktop keeps running"),
                 Ok(End::Desktop(why)) => break Over::Desktop(why),
@@ -159,20 +170,29 @@ struct Keeper {
     calls: mpsc::Receiver<Call>,
     limits: Limits,
     stopping: watch::Receiver<bool>,
+    curtain: Curtain,
 }
 
 impl Keeper {
-    /// Waits for whatever ends the present state. May be dropped at any time.
+    /// Waits for whatever ends the present state, and announces what is to come. May be dropped at any time.
     async fn wait(&mut self) -> Event {
-        let Keeper { facts, calls, limits, stopping } = self;
+        let Keeper { facts, calls, limits, stopping, curtain } = self;
+        let _announced = Announced { curtain, facts };
         loop {
-            let (deadline, over) = match due(facts, limits) {
-                Some((deadline, over)) => (Some(deadline), Some(over)),
-                None => (None, None),
-            };
+            let now = Instant::now();
+            let due = due(facts, limits);
+            if let Some((deadline, over)) = &due
+                && *deadline <= now
+            {
+                return Event::Over(over.clone());
+            }
+            let next = due.as_ref().map(|(deadline, over)| {
+                let left = deadline.saturating_duration_since(now);
+                (announce(curtain, facts, over, left)).unwrap_or(*deadline)
+            });
             let passed = async {
-                match deadline {
-                    Some(deadline) => sleep_until(deadline.into()).await,
+                match next {
+                    Some(next) => sleep_until(next.into()).await,
                     None => pending().await,
                 }
             };
@@ -185,26 +205,68 @@ impl Keeper {
                     None => return Event::Over(Over::Stopping),
                 },
                 // Input may have moved the deadline meanwhile.
-                () = passed => {
-                    if let Some(over) = over
-                        && due(facts, limits).is_none_or(|(deadline, _)| deadline <= Instant::now())
-                    {
-                        return Event::Over(over);
-                    }
-                }
+                () = passed => {}
+                () = facts.decided.notified() => {}
             }
         }
     }
 }
 
+/// Takes a notice away with the state to which it belongs.
+struct Announced<'a> {
+    curtain: &'a Curtain,
+    facts: &'a Facts,
+}
+
+impl Drop for Announced<'_> {
+    fn drop(&mut self) {
+        if self.curtain.announce(None) {
+            self.facts.redraw.notify_one();
+        }
+    }
+}
+
+/// How long before a session ends its user is told.
+const ANNOUNCED: Duration = Duration::from_secs(60);
+
+/// Puts up or takes down the notice of an end that comes in `left`; returns when to look again.
+fn announce(curtain: &Curtain, facts: &Facts, over: &Over, left: Duration) -> Option<Instant> {
+    let now = Instant::now();
+    let message = facts.ending.borrow().as_ref().map(|e| e.message.clone()).filter(|m| !m.is_empty());
+    let shown =
+        facts.client.get().is_some() && (left <= ANNOUNCED || (*over == Over::Ended && message.is_some()));
+    let notice = shown.then(|| {
+        let seconds = left.as_secs() + 1;
+        // A moving number costs a picture each time.
+        let seconds = if seconds > 10 { seconds.div_ceil(10) * 10 } else { seconds };
+        let why = match over {
+            Over::Idle => "Nothing was typed or pointed at for a while. Press a key to stay.".to_owned(),
+            Over::Limit => "This session has lasted as long as it may. Save your work.".to_owned(),
+            _ => message.unwrap_or_else(|| "An administrator ends this session. Save your work.".to_owned()),
+        };
+        Notice { title: format!("This session ends in {seconds} s"), text: why }
+    });
+    if curtain.announce(notice) {
+        facts.redraw.notify_one();
+    }
+    if shown {
+        Some(now + Duration::from_secs(1))
+    } else {
+        left.checked_sub(ANNOUNCED)
+            .filter(|until| !until.is_zero() && facts.client.get().is_some())
+            .map(|until| now + until)
+    }
+}
+
 /// When a session's time is up, and why; the earliest of its limits.
-fn due(facts: &Facts, limits: &Limits) -> Option<(Instant, Over)> {
-    let at = |from: Instant, limit: Option<std::time::Duration>| from.checked_add(limit?);
+pub(crate) fn due(facts: &Facts, limits: &Limits) -> Option<(Instant, Over)> {
+    let at = |from: Instant, limit: Option<Duration>| from.checked_add(limit?);
+    let decided = facts.ending.borrow().as_ref().map(|ending| (ending.at, Over::Ended));
     let whole = at(facts.began, limits.session).map(|at| (at, Over::Limit));
     let present = if facts.client.get().is_some() {
         at(facts.last_input.get(), limits.idle).map(|at| (at, Over::Idle))
     } else {
         at(facts.since.get(), limits.keep).map(|at| (at, Over::Kept))
     };
-    [whole, present].into_iter().flatten().min_by_key(|(at, _)| *at)
+    [decided, whole, present].into_iter().flatten().min_by_key(|(at, _)| *at)
 }

@@ -11,6 +11,8 @@
 mod account;
 mod bitmap;
 mod capabilities;
+mod closing;
+mod control;
 mod curtain;
 mod display;
 mod dvc;
@@ -23,6 +25,7 @@ mod input;
 mod keeper;
 mod keyboard;
 mod listener;
+mod notice;
 mod pace;
 mod picture;
 mod pointer;
@@ -38,9 +41,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ironrdp_acceptor::DesktopSize;
 pub use lucid_desktop::KeyboardLayout;
+use lucid_ipc::Access;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -74,6 +79,10 @@ pub struct Options {
     pub max_sessions: usize,
     /// How long sessions may last.
     pub limits: Limits,
+    /// The control socket; none is served without.
+    pub control: Option<PathBuf>,
+    /// The number of the group whose members may use it, beside root and this user.
+    pub control_group: Option<u32>,
 }
 
 /// Runs the host until SIGTERM or SIGINT.
@@ -94,12 +103,9 @@ pub async fn run(options: Options) -> Result<(), Error> {
         "ready at {:.3} s",
         status::uptime()
     );
-    // Without systemd there is nobody to tell, which is no error.
-    if let Err(e) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
-        tracing::warn!("telling the service manager that this service is ready: {e}");
-    }
-
+    let began = Instant::now();
     let (stop, stopping) = watch::channel(false);
+    let facts = control::Host { began, port, certificate_sha256: identity.fingerprint.clone() };
     let host =
         Arc::new(handshake::Host { identity, accounts, default_size: DEFAULT_SIZE, max_size: MAX_SIZE });
     let settings = listener::Settings { desktop: options.desktop, keyboard: options.keyboard };
@@ -119,5 +125,17 @@ pub async fn run(options: Options) -> Result<(), Error> {
     };
     let local = tokio::task::LocalSet::new();
     local.spawn_local(signals);
-    local.run_until(listener::serve(listener, host, settings, sessions, stopping)).await
+    local
+        .run_until(async move {
+            if let Some(path) = &options.control {
+                let access = options.control_group.map_or(Access::Owner, Access::Group);
+                control::serve(path, access, facts, Rc::clone(&sessions), stopping.clone())?;
+            }
+            // Without systemd there is nobody to tell, which is no error.
+            if let Err(e) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+                tracing::warn!("telling the service manager that this service is ready: {e}");
+            }
+            listener::serve(listener, host, settings, sessions, stopping).await
+        })
+        .await
 }

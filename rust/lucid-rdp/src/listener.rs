@@ -165,7 +165,7 @@ async fn client(
                 let opening = opening
                     .unwrap_or_else(|| running::open(&settings.desktop, size, settings.keyboard.clone()));
                 let id = facts.id;
-                keeper::keep(facts, opening, arrival, calls, sessions.limits, stopping).await;
+                keeper::keep(facts, opening, arrival, calls, &sessions, stopping).await;
                 sessions.ended(id);
                 return;
             }

@@ -46,6 +46,17 @@ struct Arguments {
     /// Ends a session that has lasted so long, connected or not.
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
     session_limit: Limit,
+    /// The socket for lucidctl; `control.sock` in the run directory if not given.
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// The number of a group whose members may use that socket, beside root and this user.
+    #[arg(long, value_name = "GID", value_parser = group)]
+    control_group: Option<u32>,
+}
+
+/// The group with that number.
+fn group(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "a group is given by its number, as `getent group` shows it".to_owned())
 }
 
 /// A limit of time, or none. A type of its own, because clap takes an `Option` for an option that may be left out.
@@ -97,6 +108,7 @@ fn start(arguments: Arguments) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| {
         Error::File { doing: "starting the runtime for", path: arguments.state.clone(), source }
     })?;
+    let control = arguments.control.unwrap_or_else(|| arguments.run.join("control.sock"));
     runtime.block_on(lucid_rdp::run(Options {
         listen: arguments.listen,
         state: arguments.state,
@@ -105,6 +117,8 @@ fn start(arguments: Arguments) -> Result<(), Error> {
         desktop: arguments.desktop,
         keyboard,
         name,
+        control: Some(control),
+        control_group: arguments.control_group,
         max_sessions: arguments.max_sessions,
         limits: Limits {
             keep: arguments.keep.0,

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::Error;
 use crate::bitmap::BitmapEncoder;
 use crate::capabilities::RemoteFx;
-use crate::curtain::Curtain;
+use crate::curtain::{Curtain, Overlaid};
 use crate::graphics::{Command, Drawing, Surface, Wishes};
 use crate::remotefx::RemoteFxEncoder;
 
@@ -97,6 +97,7 @@ pub(crate) type Orders = Arc<Mutex<Option<Order>>>;
 pub(crate) struct Painter {
     orders: Orders,
     curtain: Curtain,
+    overlaid: Overlaid,
     out: mpsc::Sender<FromDesktop>,
     encoder: Option<Active>,
 }
@@ -114,7 +115,7 @@ enum AnyEncoder {
 
 impl Painter {
     pub(crate) fn new(orders: Orders, curtain: Curtain, out: mpsc::Sender<FromDesktop>) -> Painter {
-        Painter { orders, curtain, out, encoder: None }
+        Painter { orders, curtain, overlaid: Overlaid::default(), out, encoder: None }
     }
 
     fn encode(&mut self, frame: Frame<'_>) -> Result<Option<FromDesktop>, Error> {
@@ -171,7 +172,9 @@ impl Painter {
 impl FrameSink for Painter {
     fn frame(&mut self, frame: Frame<'_>) {
         let (width, height) = (frame.width, frame.height);
-        let Some(frame) = self.curtain.pass(frame) else {
+        // Out of the painter meanwhile, because the picture borrows it.
+        let mut overlaid = std::mem::take(&mut self.overlaid);
+        let Some(frame) = self.curtain.pass(frame, &mut overlaid) else {
             // Nor is the encoder's memory held for nobody.
             self.encoder = None;
             return self.send(FromDesktop::Withheld { width, height });
@@ -181,6 +184,7 @@ impl FrameSink for Painter {
             Ok(None) => self.send(FromDesktop::Failed(Error::Internal("a picture came before its order"))),
             Err(error) => self.send(FromDesktop::Failed(error)),
         }
+        self.overlaid = overlaid;
     }
 
     fn resize_failed(&mut self, width: u32, height: u32) {

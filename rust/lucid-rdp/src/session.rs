@@ -39,7 +39,7 @@ use crate::picture::{Codec, Encoded, FromDesktop, Order};
 use crate::pointer::Cursors;
 use crate::running::Running;
 use crate::sessions::Facts;
-use crate::{Error, dvc, fastpath, reconnect};
+use crate::{Error, closing, dvc, fastpath, reconnect};
 
 mod resize;
 
@@ -152,9 +152,14 @@ pub(crate) async fn run(
         }
     };
     drop(session);
-    drop(reader);
+    let (unread, _) = reader.into_inner();
     let written_out = async move {
-        if tokio::time::timeout(FAREWELL, &mut writing).await.is_err() {
+        let goodbye = async {
+            // The writer's end is the only thing that is waited for; it does not panic.
+            let _ = (&mut writing).await;
+            closing::drain(unread).await;
+        };
+        if tokio::time::timeout(FAREWELL, goodbye).await.is_err() {
             // It may wait for a dead peer; the socket is not kept for that.
             writing.abort();
         }
@@ -184,6 +189,7 @@ pub(crate) async fn refuse(
             let (mut stream, _) = framed.into_inner();
             // Best effort: the client may be gone already.
             let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+            closing::drain(stream).await;
         }
     };
     let _ = tokio::time::timeout(FAREWELL, sent).await;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ironrdp_acceptor::DesktopSize;
 use ironrdp_pdu::rdp::client_info::ClientAutoReconnect;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::handshake::Connection;
 use crate::reconnect::Cookies;
@@ -40,6 +40,10 @@ pub(crate) struct Facts {
     pub(crate) id: u32,
     pub(crate) user: String,
     pub(crate) began: Instant,
+    /// Its desktop runs.
+    pub(crate) started: Cell<bool>,
+    /// It was decided that it ends.
+    pub(crate) ending: RefCell<Option<Ending>>,
     /// None while parked.
     pub(crate) client: Cell<Option<SocketAddr>>,
     /// When the client came, or since when the session is parked.
@@ -53,6 +57,16 @@ pub(crate) struct Facts {
     pub(crate) cookies: Cookies,
     /// What stands over the desktop has changed.
     pub(crate) redraw: Notify,
+    /// Somebody has decided something about the session.
+    pub(crate) decided: Notify,
+}
+
+/// An administrator's decision to end a session.
+#[derive(Clone, Debug)]
+pub(crate) struct Ending {
+    pub(crate) at: Instant,
+    /// What its user is shown until then.
+    pub(crate) message: String,
 }
 
 struct Entry {
@@ -64,8 +78,10 @@ struct Entry {
 pub(crate) struct Sessions {
     list: RefCell<Vec<Entry>>,
     next: Cell<u32>,
-    most: usize,
+    pub(crate) most: usize,
     pub(crate) limits: Limits,
+    /// Counts what has happened to sessions.
+    changes: watch::Sender<u64>,
 }
 
 /// What a client that comes gets.
@@ -80,7 +96,40 @@ pub(crate) enum Place {
 
 impl Sessions {
     pub(crate) fn new(most: usize, limits: Limits) -> Sessions {
-        Sessions { list: RefCell::default(), next: Cell::new(1), most, limits }
+        Sessions {
+            list: RefCell::default(),
+            next: Cell::new(1),
+            most,
+            limits,
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    /// Tells of each change.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// A session's state has changed.
+    pub(crate) fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Something of each session.
+    pub(crate) fn each<T>(&self, of: impl FnMut(&Facts) -> T) -> Vec<T> {
+        self.list.borrow().iter().map(|e| &*e.facts).map(of).collect()
+    }
+
+    /// Decides that a session ends; says whether there is such a one.
+    pub(crate) fn end(&self, id: u32, ending: Ending) -> bool {
+        let list = self.list.borrow();
+        let Some(entry) = list.iter().find(|e| e.facts.id == id && !e.calls.is_closed()) else {
+            return false;
+        };
+        entry.facts.ending.replace(Some(ending));
+        // Its keeper looks at once.
+        entry.facts.decided.notify_one();
+        true
     }
 
     /// How many there are, connected or parked.
@@ -112,6 +161,8 @@ impl Sessions {
             id,
             user: user.to_owned(),
             began: now,
+            started: Cell::new(false),
+            ending: RefCell::default(),
             client: Cell::new(None),
             since: Cell::new(now),
             last_input: Cell::new(now),
@@ -121,14 +172,18 @@ impl Sessions {
             bytes: Cell::new(0),
             cookies: Cookies::default(),
             redraw: Notify::new(),
+            decided: Notify::new(),
         });
         list.push(Entry { facts: Rc::clone(&facts), calls });
+        drop(list);
+        self.changed();
         Place::New(facts, receiver)
     }
 
     /// A session is over.
     pub(crate) fn ended(&self, id: u32) {
         self.list.borrow_mut().retain(|e| e.facts.id != id);
+        self.changed();
     }
 
     /// Whose session a reconnecting client has proved to have had.

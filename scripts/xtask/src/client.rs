@@ -112,16 +112,24 @@ pub(crate) struct Login {
 impl Login {
     /// Writes the account file of lucid-rdp with that one account.
     pub(crate) fn write_account(&self, path: &Path) -> Result<()> {
-        use std::os::unix::fs::PermissionsExt;
-        let password = self.password.as_deref().unwrap_or_default();
+        write_accounts(std::slice::from_ref(self), path)
+    }
+}
+
+/// Writes the account file of lucid-rdp.
+pub(crate) fn write_accounts(logins: &[Login], path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let account = |login: &Login| {
+        let password = login.password.as_deref().unwrap_or_default();
         let wide: Vec<u8> = password.encode_utf16().flat_map(u16::to_le_bytes).collect();
         let hash: String = Md4::digest(&wide).iter().map(|byte| format!("{byte:02x}")).collect();
-        let text =
-            serde_json::json!({"version": 1, "accounts": [{"user": self.user, "nt_hash": hash}]}).to_string();
-        fs::write(path, text).at("writing", path)?;
-        let only_ours = fs::Permissions::from_mode(0o600);
-        fs::set_permissions(path, only_ours).at("setting the mode of", path)
-    }
+        serde_json::json!({"user": login.user, "nt_hash": hash})
+    };
+    let accounts: Vec<_> = logins.iter().map(account).collect();
+    let text = serde_json::json!({"version": 1, "accounts": accounts}).to_string();
+    fs::write(path, text).at("writing", path)?;
+    let only_ours = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(path, only_ours).at("setting the mode of", path)
 }
 
 /// How a client connects.
@@ -494,6 +502,13 @@ impl Picture {
             corners.join(" "),
             self.farthest(colour)
         )
+    }
+
+    /// How much of the window is within `tolerance` of a colour, from 0 to 1.
+    pub(crate) fn share(&self, colour: [u8; 3], tolerance: u8) -> f64 {
+        let (pixels, _) = self.rgb.as_chunks::<3>();
+        let alike = pixels.iter().filter(|pixel| distance(**pixel, colour) <= tolerance).count();
+        alike as f64 / pixels.len() as f64
     }
 
     /// Writes it as a PNG.

@@ -40,6 +40,9 @@ enum Command {
     Test {
         /// Suites to run; all when none is named.
         names: Vec<String>,
+        /// Only checks with this in their names (in the suites that take it: rdp).
+        #[arg(long, value_name = "TEXT")]
+        only: Option<String>,
         /// List the suites and end.
         #[arg(long)]
         list: bool,
@@ -78,7 +81,7 @@ fn act(arguments: Arguments) -> Result<bool> {
     let steps = Steps { logs: project.lucid.join("log"), interrupt: Interrupt::install()? };
     match arguments.command {
         Command::Run(arguments) => run::run(&project, &steps, &arguments).map(|()| true),
-        Command::Test { names, .. } => suites::run(&project, &steps, &names),
+        Command::Test { names, only, .. } => suites::run(&project, &steps, &names, only),
         Command::Bench(arguments) => bench::run(&project, &steps, &arguments).map(|()| true),
         Command::BuildImage => {
             setup(&project, &steps)?;

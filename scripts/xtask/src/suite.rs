@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 /// All that was found out so far.
 pub(crate) struct Report {
     suite: &'static str,
+    /// A check without this in its name is passed over.
+    only: Option<String>,
     passed: usize,
     failed: usize,
     skipped: usize,
@@ -32,9 +34,9 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> Result<T>) -> Timed<T> {
 }
 
 impl Report {
-    /// Nothing found out yet.
-    pub(crate) fn new() -> Self {
-        Self { suite: "", passed: 0, failed: 0, skipped: 0, failures: Vec::new() }
+    /// Nothing found out yet; `only` picks checks by their names.
+    pub(crate) fn new(only: Option<String>) -> Self {
+        Self { suite: "", only, passed: 0, failed: 0, skipped: 0, failures: Vec::new() }
     }
 
     /// From here on the checks belong to `suite`.
@@ -43,19 +45,37 @@ impl Report {
         println!("\n{suite}");
     }
 
-    /// Makes a check; `work` gives the figures to show beside it. Gives whether it passed.
+    /// Whether a check of this name is to be made.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| name.contains(only))
+    }
+
+    /// Whether the checks on one of several `targets`, with which their names begin, are to be made.
+    pub(crate) fn wants_target(&self, target: &str, targets: &[&str]) -> bool {
+        self.only.as_deref().is_none_or(|only| {
+            only.starts_with(target) || !targets.iter().any(|other| only.starts_with(other))
+        })
+    }
+
+    /// Makes a check; `work` gives the figures to show beside it. Gives whether it passed, or was passed over.
     pub(crate) fn check<T: Display>(&mut self, name: impl Display, work: impl FnOnce() -> Result<T>) -> bool {
+        if !self.wants(&name.to_string()) {
+            return true;
+        }
         let outcome = timed(work);
         self.record(name, outcome)
     }
 
-    /// As [`Self::check`], for work that gives a value on the way; nothing if it failed.
+    /// As [`Self::check`], for work that gives a value on the way; nothing if it failed or was passed over.
     pub(crate) fn obtain<T>(
         &mut self,
         name: impl Display,
         figures: impl FnOnce(&T) -> String,
         work: impl FnOnce() -> Result<T>,
     ) -> Option<T> {
+        if !self.wants(&name.to_string()) {
+            return None;
+        }
         let Timed { result, spent } = timed(work);
         match result {
             Ok(value) => {

@@ -98,14 +98,14 @@ fn names() -> Vec<&'static str> {
     SUITES.iter().map(|suite| suite.name).collect()
 }
 
-/// Runs the named suites, or all; gives whether all is well.
-pub(crate) fn run(project: &Project, steps: &Steps, wanted: &[String]) -> Result<bool> {
+/// Runs the named suites, or all, of them `only` the checks with this text in their names; gives whether all is well.
+pub(crate) fn run(project: &Project, steps: &Steps, wanted: &[String], only: Option<String>) -> Result<bool> {
     if let Some(unknown) = wanted.iter().find(|name| !names().contains(&name.as_str())) {
         return Err(Error::broken(format!("there is no suite {unknown}, only {}", names().join(", "))));
     }
     setup(project, steps)?;
     let context = Context::new(project, steps);
-    let mut report = Report::new();
+    let mut report = Report::new(only);
     for suite in
         SUITES.iter().filter(|suite| wanted.is_empty() || wanted.iter().any(|name| name == suite.name))
     {

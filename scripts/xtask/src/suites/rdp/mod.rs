@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod administration;
 mod keyboard;
 mod mouse;
 mod sessions;
@@ -101,11 +102,19 @@ static MODES: [Mode; 6] = [
     },
 ];
 
+/// With what the names of checks begin.
+const TARGETS: [&str; 2] = ["host", "qemu"];
+
 /// Runs the suite.
 pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     let tools = context.tools()?;
-    on_this_machine(context, &tools, report)?;
-    in_qemu(context, &tools, report)
+    if report.wants_target("host", &TARGETS) {
+        on_this_machine(context, &tools, report)?;
+    }
+    if report.wants_target("qemu", &TARGETS) {
+        in_qemu(context, &tools, report)?;
+    }
+    Ok(())
 }
 
 /// What the clients are let loose on.
@@ -157,21 +166,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     let rdp = build::host_program(project, "lucid-rdp");
 
     let socket = dir.join("desktop.sock");
-    let serve = |port: u16, account: &Path| {
-        let mut command = Command::new(&rdp);
-        command
-            .arg("--listen")
-            .arg(format!("127.0.0.1:{port}"))
-            .arg("--state")
-            .arg(dir.join("state"))
-            .arg("--run")
-            .arg(dir.join("run"))
-            .arg("--account")
-            .arg(account)
-            .arg("--desktop")
-            .arg(&socket);
-        command
-    };
+    let serve = |port: u16, account: &Path| serve(&rdp, &dir, &socket, port, account);
     let account = dir.join("account.json");
     let login = Login {
         port: machine::free_port()?,
@@ -203,6 +198,8 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     desktop.arg("--listen").arg(&socket).arg("--home").arg(&home).arg("--runtime").arg(dir.join("runtime"));
     desktop.arg("--sway").arg(foreign_wrapper(project, tools, "usr/bin/sway", &dir.join("sway"))?);
     desktop.arg("--sway-config").arg(project.root.join("image/desktop/etc/sway/config"));
+    // All users of the checks with several, and the kept desktop of the one before.
+    desktop.args(["--max", "10"]);
     let mut desktop = Background::start(&desktop, &dir.join("lucid-desktop.log"))?;
     let mut rdp_service = Background::start(&serve(login.port, &account), &dir.join("lucid-rdp.log"))?;
     interrupt.wait_for("the services", Duration::from_secs(30), || {
@@ -223,6 +220,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
 
     sessions::many_cuts(&target, &rdp_service, report)?;
     window::many_sizes(&target, &rdp_service, report)?;
+    administration::run(&target, serve, report)?;
     report.check("host: logging off leaves nothing running", || {
         let client = target.session("logs-off", &MODES[0])?;
         let during = marked(&mark);
@@ -255,6 +253,15 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
         Ok("")
     });
     Ok(())
+}
+
+/// `lucid-rdp`, as it is started on any machine.
+fn serve(program: &Path, dir: &Path, desktop: &Path, port: u16, account: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.arg("--listen").arg(format!("127.0.0.1:{port}"));
+    command.arg("--state").arg(dir.join("state")).arg("--run").arg(dir.join("run"));
+    command.arg("--account").arg(account).arg("--desktop").arg(desktop);
+    command
 }
 
 /// The machine as it is.

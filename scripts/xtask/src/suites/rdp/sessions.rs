@@ -297,9 +297,9 @@ impl Drop for Proxy {
     }
 }
 
+/// One direction. Its end closes only this direction, as a network does: what goes the other way still arrives.
 fn pass(mut from: TcpStream, mut to: TcpStream) {
     // Ends when either side is closed or cut.
     let _ = std::io::copy(&mut from, &mut to);
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Write);
 }

@@ -1,0 +1,10 @@
+//! Code from the `.proto` files, made at each build: what is checked in is the description alone, so that the two
+//! cannot differ.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    const FILES: [&str; 1] = ["proto/rdp.proto"];
+    println!("cargo::rerun-if-changed=proto");
+    let files = protox::compile(FILES, ["proto"])?;
+    tonic_prost_build::configure().compile_fds(files)?;
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! The control socket: answers other local programs about this host and its sessions (`lucid.rdp.v1`).
+//!
+//! gRPC's tasks may move between threads and the sessions do not, so each call is passed on to a task that lives
+//! beside them.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use lucid_ipc::rdp::rdp_server::{Rdp, RdpServer};
+use lucid_ipc::rdp::{
+    EndSessionRequest, EndSessionResponse, FollowRequest, GetSessionRequest, GetStatusRequest, Session,
+    SessionState, Status as HostStatus,
+};
+use lucid_ipc::tonic::transport::Server;
+use lucid_ipc::tonic::{Request, Response, Status, async_trait};
+use lucid_ipc::{Access, bind};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::keeper;
+use crate::sessions::{Ending, Facts, Sessions};
+
+/// The longest message, in characters: two lines of the desktop's notice.
+const MAX_MESSAGE: usize = 200;
+/// The longest delay before a session is ended, in seconds.
+const MAX_DELAY: u32 = 3600;
+/// Calls that wait for an answer.
+const CALLS: usize = 16;
+/// Calls at a time on one connection.
+const CALLS_PER_CONNECTION: u32 = 16;
+
+/// What does not change while the host runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    pub(crate) began: Instant,
+    pub(crate) port: u16,
+    pub(crate) certificate_sha256: String,
+}
+
+enum Ask {
+    Status(oneshot::Sender<HostStatus>),
+    End { id: u32, ending: Ending, found: oneshot::Sender<bool> },
+}
+
+/// Serves the socket until told to stop. Must run within a [`tokio::task::LocalSet`].
+///
+/// # Errors
+/// When the socket cannot be made.
+pub(crate) fn serve(
+    path: &std::path::Path,
+    access: Access,
+    host: Host,
+    sessions: Rc<Sessions>,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), lucid_ipc::Error> {
+    let (listener, guard) = bind(path, access)?;
+    let (asks, mut asked) = mpsc::channel(CALLS);
+    let service = RdpServer::with_interceptor(Calls { asks, changes: sessions.changes() }, guard);
+    tokio::task::spawn_local(async move {
+        while let Some(ask) = asked.recv().await {
+            // Whoever asked may be gone meanwhile.
+            match ask {
+                Ask::Status(answer) => drop(answer.send(status(&host, &sessions))),
+                Ask::End { id, ending, found } => drop(found.send(sessions.end(id, ending))),
+            }
+        }
+    });
+    tokio::task::spawn_local(async move {
+        let stop = async move {
+            // Gone is stopped as well.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        };
+        let server = Server::builder().max_concurrent_streams(CALLS_PER_CONNECTION);
+        if let Err(e) = server.serve_with_incoming_shutdown(service, listener, stop).await {
+            tracing::error!("the control socket is served no more: {e}");
+        }
+    });
+    Ok(())
+}
+
+struct Calls {
+    asks: mpsc::Sender<Ask>,
+    changes: watch::Receiver<u64>,
+}
+
+async fn ask<T>(asks: &mpsc::Sender<Ask>, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Status> {
+    let stopping = || Status::unavailable("the RDP host is stopping");
+    let (answer, answered) = oneshot::channel();
+    asks.send(make(answer)).await.map_err(|_| stopping())?;
+    answered.await.map_err(|_| stopping())
+}
+
+fn not_found(id: u32) -> Status {
+    Status::not_found(format!("there is no session {id}"))
+}
+
+#[async_trait]
+impl Rdp for Calls {
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<HostStatus>, Status> {
+        Ok(Response::new(ask(&self.asks, Ask::Status).await?))
+    }
+
+    async fn get_session(&self, request: Request<GetSessionRequest>) -> Result<Response<Session>, Status> {
+        let id = request.into_inner().id;
+        let status = ask(&self.asks, Ask::Status).await?;
+        let session = status.sessions.into_iter().find(|s| s.id == id);
+        Ok(Response::new(session.ok_or_else(|| not_found(id))?))
+    }
+
+    async fn end_session(
+        &self,
+        request: Request<EndSessionRequest>,
+    ) -> Result<Response<EndSessionResponse>, Status> {
+        let EndSessionRequest { id, message, delay_seconds } = request.into_inner();
+        if message.chars().count() > MAX_MESSAGE || message.chars().any(char::is_control) {
+            return Err(Status::invalid_argument(format!(
+                "a message has at most {MAX_MESSAGE} characters and no control characters"
+            )));
+        }
+        if delay_seconds > MAX_DELAY {
+            return Err(Status::invalid_argument(format!("a delay is at most {MAX_DELAY} s")));
+        }
+        let at = Instant::now() + Duration::from_secs(delay_seconds.into());
+        let ending = Ending { at, message };
+        if ask(&self.asks, |found| Ask::End { id, ending, found }).await? {
+            Ok(Response::new(EndSessionResponse {}))
+        } else {
+            Err(not_found(id))
+        }
+    }
+
+    type FollowStream = Pin<Box<dyn Stream<Item = Result<HostStatus, Status>> + Send>>;
+
+    async fn follow(&self, _: Request<FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
+        // One at a time: a slow reader gets the latest, and none queue up.
+        let (send, receive) = mpsc::channel(1);
+        let (asks, mut changes) = (self.asks.clone(), self.changes.clone());
+        tokio::spawn(async move {
+            loop {
+                changes.mark_unchanged();
+                let status = ask(&asks, Ask::Status).await;
+                let last = status.is_err();
+                if send.send(status).await.is_err() || last {
+                    return;
+                }
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { return },
+                    () = send.closed() => return,
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+}
+
+fn status(host: &Host, sessions: &Sessions) -> HostStatus {
+    HostStatus {
+        version: env!("CARGO_PKG_VERSION").into(),
+        uptime_seconds: host.began.elapsed().as_secs(),
+        port: host.port.into(),
+        certificate_sha256: host.certificate_sha256.clone(),
+        max_sessions: u32::try_from(sessions.most).unwrap_or(u32::MAX),
+        sessions: sessions.each(|facts| session(facts, sessions)),
+    }
+}
+
+fn session(facts: &Facts, sessions: &Sessions) -> Session {
+    let client = facts.client.get();
+    let state = match (facts.started.get(), client) {
+        (false, _) => SessionState::Starting,
+        (true, Some(_)) => SessionState::Connected,
+        (true, None) => SessionState::Parked,
+    };
+    let size = facts.size.get();
+    let due = keeper::due(facts, &sessions.limits);
+    Session {
+        id: facts.id,
+        user: facts.user.clone(),
+        state: state.into(),
+        client_address: client.map(|peer| peer.to_string()),
+        width: size.width.into(),
+        height: size.height.into(),
+        codec: facts.codec.get().map(str::to_owned),
+        age_seconds: facts.began.elapsed().as_secs(),
+        state_seconds: facts.since.get().elapsed().as_secs(),
+        idle_seconds: facts.last_input.get().elapsed().as_secs(),
+        pictures: facts.frames.get(),
+        bytes: facts.bytes.get(),
+        ends_in_seconds: due.map(|(at, _)| at.saturating_duration_since(Instant::now()).as_secs()),
+    }
+}
