@@ -218,6 +218,15 @@ pub(super) struct Usage {
 }
 
 impl Usage {
+    /// Before anything was measured.
+    pub(super) const NOTHING: Self = Self { descriptors: 0, memory: 0 };
+
+    /// Keeps the larger of each.
+    pub(super) fn include(&mut self, other: &Self) {
+        self.descriptors = self.descriptors.max(other.descriptors);
+        self.memory = self.memory.max(other.memory);
+    }
+
     pub(super) fn of(service: &Background) -> Result<Self> {
         let process = Path::new("/proc").join(service.id().to_string());
         let unreadable = |error: std::io::Error| Error::talk("/proc", error);

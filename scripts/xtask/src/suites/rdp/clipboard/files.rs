@@ -349,9 +349,11 @@ fn refused(setting: &mut Setting, from: Side, file: &Path) -> Result<String> {
 fn to_client(name: &str, setting: &mut Setting, report: &mut Report) {
     let way = format!("{name}: desktop to client");
     let dir = setting.dir.clone();
-    if !Path::new("/dev/fuse").exists() {
+    if fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_err() {
         report.check(way, || {
-            Err::<&str, _>(Error::CannotCheck("there is no /dev/fuse, which FreeRDP 3 needs".into()))
+            Err::<&str, _>(Error::CannotCheck(
+                "/dev/fuse cannot be opened here, which FreeRDP 3 needs".into(),
+            ))
         });
         return;
     }
