@@ -1,9 +1,11 @@
 //! What keys write: the client's layout, and characters that it sends as such.
 
+use std::time::Duration;
+
 use super::{MODES, Target, sessions};
 use crate::{
     client::{Client, Generation, Mode},
-    error::Result,
+    error::{Error, Result},
     suite::Report,
 };
 
@@ -73,7 +75,7 @@ fn colour(line: &str) -> [u8; 3] {
 pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
     let interrupt = target.place.interrupt;
     let Some(first) = report.obtain(
-        format!("{}: a desktop whose terminal shows what was typed as a colour", target.name),
+        format!("{}: keys: a terminal shows what was typed as a colour", target.name),
         |_: &[u8; 3]| String::new(),
         || {
             let mut client = target.session("keyboard", &MODES[0])?;
@@ -92,19 +94,26 @@ pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
     };
     let mut before = first;
     for case in &CASES {
-        let name = format!("{}: {}: the keys of {}", target.name, case.client.name(), case.layout);
+        let name = format!("{}: keys: {} has those of {}", target.name, case.client.name(), case.layout);
         report.check(name, || {
             let mut client = shown(target, case.client, case.options, before)?;
-            client.screen.codes(&KEYS)?;
-            client.screen.code_with(ALT_GR, Q)?;
-            client.screen.codes(&[ENTER])?;
-            client.wait_colour(colour(case.text), 2, target.bound, interrupt)?;
+            // The layout comes a moment after the picture, on a slow machine a longer one; a line too early is another one.
+            interrupt.wait_for("a line in the client's layout", target.bound, || {
+                client.screen.codes(&KEYS)?;
+                client.screen.code_with(ALT_GR, Q)?;
+                client.screen.codes(&[ENTER])?;
+                match client.wait_colour(colour(case.text), 2, Duration::from_secs(5), interrupt) {
+                    Ok(_) => Ok(Some(())),
+                    Err(Error::Late { .. }) => Ok(None),
+                    Err(other) => Err(other),
+                }
+            })?;
             before = colour(case.text);
             Ok("")
         });
     }
     report.check(
-        format!("{}: xfreerdp 3: characters that it sends as such, whatever the layout", target.name),
+        format!("{}: keys: xfreerdp 3 sends characters as such, whatever the layout", target.name),
         || {
             let options = &["/gfx:AVC420", "/kbd:layout:0x409,unicode:on"];
             let mut client = shown(target, Generation::Three, options, before)?;
@@ -117,7 +126,7 @@ pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
             Ok("")
         },
     );
-    report.check(format!("{}: and logs off", target.name), || {
+    report.check(format!("{}: keys: and logs off", target.name), || {
         let client = shown(target, Generation::Two, MODES[0].options, before)?;
         client.screen.key("ctrl+c")?;
         sessions::log_off(target, client).map(|()| "")
