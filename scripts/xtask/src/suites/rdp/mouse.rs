@@ -8,9 +8,9 @@ use crate::{
 };
 
 /// A shell's loop that paints everything in a colour that is made of the number by which the terminal (xterm's SGR
-/// reports) tells a button.
+/// reports) tells a button. No echo, also of what comes between two reads.
 const COLOUR_BY_BUTTON: &str = concat!(
-    r"printf '\e[?1000h\e[?1006h';while IFS= read -rsd M A;do A=${A##*<};A=${A%%;*};",
+    r"stty -echo;printf '\e[?1000h\e[?1006h';while IFS= read -rsd M A;do A=${A##*<};A=${A%%;*};",
     r"printf '\e]11;#%02x7f3c\a\e[?25l\e[2J\e[H' $A;done"
 );
 
@@ -55,7 +55,7 @@ pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
                     .map_err(|error| Error::broken(format!("{what}: {error}")))?;
             }
             client.screen.key("ctrl+c")?;
-            client.screen.type_text(r"printf '\e[?1000l'")?;
+            client.screen.type_text(r"stty echo;printf '\e[?1000l'")?;
             client.screen.key("Return")?;
             sessions::log_off(target, client).map(|()| "")
         });
