@@ -195,8 +195,8 @@ impl Xrdp {
         })?;
         self.settings("sesman.ini", |line| match line.split_once('=')?.0 {
             "EnableSyslog" => Some("EnableSyslog=false".to_owned()),
-            // X servers of one network namespace must not share a number; those of tests count from 0.
-            "X11DisplayOffset" => Some("X11DisplayOffset=900".to_owned()),
+            // X servers of one network namespace must not share a number: those of tests count from 0, and 63 is the last here.
+            "X11DisplayOffset" => Some("X11DisplayOffset=50".to_owned()),
             _ => None,
         })?;
         let script = format!(
