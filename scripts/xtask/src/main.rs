@@ -7,6 +7,7 @@ mod error;
 mod journal;
 mod machine;
 mod progress;
+mod proxy;
 mod run;
 mod setup;
 mod suite;

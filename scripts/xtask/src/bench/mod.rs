@@ -14,7 +14,7 @@ use clap::Args;
 
 use self::{
     hosts::{Host, Lucid, Xrdp},
-    link::{Link, Shape},
+    link::Link,
     measure::{Figures, Plan},
 };
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     client::{Generation, Place},
     error::{At, Error, Result},
     progress::Steps,
+    proxy::Shape,
     setup::{Project, setup},
 };
 

@@ -2,11 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{
-    link::Shape,
-    measure::{Figures, Latencies, Moving, SIZE},
-};
-use crate::progress::ask;
+use super::measure::{Figures, Latencies, Moving, SIZE};
+use crate::{progress::ask, proxy::Shape};
 
 /// The rounds of one host over one link, put together.
 fn together(rounds: &[&Figures]) -> Figures {
