@@ -64,28 +64,33 @@ pub(crate) fn run(project: &Project, steps: &Steps, arguments: &BenchArguments) 
     let dir = project.lucid.join("bench");
 
     let mut all: Vec<(Option<Shape>, String, Figures)> = Vec::new();
-    let shapes: &[Option<Shape>] = if arguments.fast_only { &[None] } else { &[None, Some(SLOW)] };
-    for shape in shapes {
-        let plan = Plan::new(shape.is_some(), arguments.quick);
-        for round in 1..=arguments.rounds {
-            type Start<'a> = Box<dyn Fn() -> Result<Host> + 'a>;
-            let mut starts: Vec<Start> = vec![Box::new(|| lucid.start(&steps.interrupt))];
-            if let Some(xrdp) = &xrdp {
-                starts.push(Box::new(|| xrdp.start(&steps.interrupt)));
-            }
-            for start in starts {
-                let link = Link::new()?;
-                let host = start()?;
-                let about = if shape.is_some() { "slow link" } else { "this machine" };
-                eprintln!("{}, {about}, round {round} of {} ...", host.name, arguments.rounds);
-                let figures = measure::host(&host, &link, *shape, &plan, place, Generation::Three, &dir)?;
-                all.push((*shape, host.name.clone(), figures));
-                steps.interrupt.check()?;
+    let measured = (|| {
+        let shapes: &[Option<Shape>] = if arguments.fast_only { &[None] } else { &[None, Some(SLOW)] };
+        for shape in shapes {
+            let plan = Plan::new(shape.is_some(), arguments.quick);
+            for round in 1..=arguments.rounds {
+                type Start<'a> = Box<dyn Fn() -> Result<Host> + 'a>;
+                let mut starts: Vec<Start> = vec![Box::new(|| lucid.start(&steps.interrupt))];
+                if let Some(xrdp) = &xrdp {
+                    starts.push(Box::new(|| xrdp.start(&steps.interrupt)));
+                }
+                for start in starts {
+                    let link = Link::new()?;
+                    let host = start()?;
+                    let about = if shape.is_some() { "slow link" } else { "this machine" };
+                    eprintln!("{}, {about}, round {round} of {} ...", host.name, arguments.rounds);
+                    let figures = measure::host(&host, &link, *shape, &plan, place, Generation::Three, &dir)?;
+                    all.push((*shape, host.name.clone(), figures));
+                    steps.interrupt.check()?;
+                }
             }
         }
-    }
+        Ok(())
+    })();
+    // What was measured before something failed is worth seeing.
     let page = table::page(&all);
     println!("{page}");
+    measured?;
     if let Some(path) = &arguments.write {
         fs::write(path, page).at("writing", path)?;
     }
