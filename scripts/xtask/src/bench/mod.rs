@@ -1,4 +1,4 @@
-//! `scripts/bench`: Lucid's RDP host beside xrdp. One machine, one client, one scripted work, one run; no figure passes
+//! `scripts/bench rdp`: Lucid's RDP host beside xrdp. One machine, one client, one scripted work, one run; no figure passes
 //! or fails.
 
 mod cost;
@@ -29,7 +29,7 @@ use crate::{
 /// A link as Tor gives one: 400 ms there and back, 200 kB/s.
 const SLOW: Shape = Shape { delay_ms: 200, kilobytes_per_second: 200 };
 
-/// What `scripts/bench` may be told.
+/// What `scripts/bench rdp` may be told.
 #[derive(Args)]
 pub(crate) struct BenchArguments {
     /// How often each host is measured, one after the other.
