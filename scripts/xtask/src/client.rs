@@ -5,7 +5,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use md4::{Digest, Md4};
@@ -352,6 +353,18 @@ impl Client {
             }),
             Err(other) => Err(other),
         }
+    }
+
+    /// Whether it ends by itself before so much time is over.
+    pub(crate) fn ends_within(&mut self, bound: Duration) -> Result<bool> {
+        let until = Instant::now() + bound;
+        while self.program.ended()?.is_none() {
+            if Instant::now() > until {
+                return Ok(false);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(true)
     }
 
     /// An error with what it said, when it has ended.

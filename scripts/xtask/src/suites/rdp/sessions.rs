@@ -46,6 +46,11 @@ pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
 pub(super) fn log_off(target: &Target, client: Client) -> Result<()> {
     client.screen.type_text("swaymsg exit")?;
     client.screen.key("Return")?;
+    logged_off(target, client)
+}
+
+/// Waits until the client has gone because the desktop has ended.
+pub(super) fn logged_off(target: &Target, client: Client) -> Result<()> {
     let ending = client.wait_end(target.bound, target.place.interrupt)?;
     // FreeRDP 3 takes no reason after TLS; see `client_takes_no_reason`.
     if ending.said.contains("LOGOFF_BY_USER") || !ending.said.contains("ERRINFO") {
