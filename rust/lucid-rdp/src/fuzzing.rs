@@ -195,9 +195,13 @@ pub fn file_list(bytes: &[u8]) {
     }
 }
 
-/// Every door, with the name of its fuzz target.
+/// A name of a fuzz target, and what it calls.
 #[cfg(test)]
-const DOORS: &[(&str, fn(&[u8]))] = &[
+type Door = (&'static str, fn(&[u8]));
+
+/// Every door.
+#[cfg(test)]
+const DOORS: &[Door] = &[
     ("client_info", client_info),
     ("clipboard", clipboard),
     ("clipboard_content", clipboard_content),
