@@ -2,11 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{
-    link::Shape,
-    measure::{Figures, Latencies, Moving, SIZE},
-};
-use crate::progress::ask;
+use super::measure::{Figures, Latencies, Moving, SIZE};
+use crate::{progress::ask, proxy::Shape};
 
 /// The rounds of one host over one link, put together.
 fn together(rounds: &[&Figures]) -> Figures {
@@ -128,7 +125,7 @@ pub(super) fn page(all: &[(Option<Shape>, String, Figures)]) -> String {
     put("# The RDP host, measured".to_owned());
     put(String::new());
     put(format!(
-        "Made by `scripts/bench`. {}. xfreerdp 3 with `/gfx:AVC420` under Xvfb, {} by {}.",
+        "Made by `scripts/bench rdp`. {}. xfreerdp 3 with `/gfx:AVC420` under Xvfb, {} by {}.",
         machine(),
         SIZE.0,
         SIZE.1
