@@ -16,6 +16,12 @@ static MEMORY: Cap<System> = Cap::new(System, usize::MAX);
 /// # Panics
 /// When the limit cannot be set.
 pub fn bound(bytes: usize) {
+    // A panic's report reads debugging information, which takes more than any input may.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        MEMORY.set_limit(usize::MAX).expect("no limit");
+        report(panic);
+    }));
     MEMORY.set_limit(MEMORY.allocated() + bytes).expect("a limit above what is held");
 }
 
