@@ -345,7 +345,7 @@ fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 const STATIC_CHANNELS: u16 = 1004;
 
 /// A client that has joined every channel there is.
-fn every_channel() -> AcceptorResult {
+pub(crate) fn every_channel() -> AcceptorResult {
     let (control, _) = display::control(MAX_SIZE);
     let mut static_channels = StaticChannelSet::new();
     static_channels.insert(handshake::dynamic_channels(control));

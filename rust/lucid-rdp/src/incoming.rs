@@ -3,12 +3,12 @@
 
 use ironrdp_acceptor::AcceptorResult;
 use ironrdp_core::decode;
-use ironrdp_pdu::Action;
 use ironrdp_pdu::input::fast_path::FastPathInput;
 use ironrdp_pdu::mcs::McsMessage;
 use ironrdp_pdu::rdp::capability_sets::CapabilitySet;
 use ironrdp_pdu::rdp::headers::{ShareControlHeader, ShareControlPdu, ShareDataPdu};
 use ironrdp_pdu::x224::X224;
+use ironrdp_pdu::{Action, find_size};
 use ironrdp_svc::server_encode_svc_messages;
 use lucid_desktop::Input;
 
@@ -45,6 +45,10 @@ pub(crate) fn pdu(
 ) -> Result<Incoming, Error> {
     match action {
         Action::FastPath => {
+            // ironrdp-pdu takes the header's size from this length without a look.
+            if !matches!(find_size(bytes), Ok(Some(frame)) if frame.length == bytes.len()) {
+                return Err(Error::Protocol("the length of fast-path input"));
+            }
             let input: FastPathInput = decode(bytes).map_err(|_| Error::Protocol("fast-path input"))?;
             let mut inputs = Vec::new();
             for event in input.input_events().iter().copied() {
@@ -125,4 +129,31 @@ fn share_data(bytes: &[u8], translator: &mut Translator) -> Result<Incoming, Err
             Incoming::Nothing
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fast_path_input_with_a_wrong_length_is_refused() {
+        let mut result = crate::fuzzing::every_channel();
+        let mut take = |bytes: &[u8]| {
+            pdu(Action::FastPath, bytes, &mut result, &mut Translator::default()).map(|incoming| {
+                match incoming {
+                    Incoming::Input(inputs) => inputs.len(),
+                    other => panic!("{other:?}"),
+                }
+            })
+        };
+        // One key: header, length, event, code (MS-RDPBCGR 2.2.8.1.2).
+        assert_eq!(take(&[0x04, 4, 0, 0x1e]).unwrap(), 1);
+        for length in (0..=u8::MAX).filter(|length| *length != 4) {
+            assert!(take(&[0x04, length, 0, 0x1e]).is_err(), "{length}");
+        }
+        // The number of events in a byte of its own, for which the length has no room.
+        for bad in [&[0x00, 2, 1, 0, 0x1e][..], &[0x00, 0x80, 0x0c, 0x80], &[0x00], &[]] {
+            assert!(take(bad).is_err(), "{bad:02x?}");
+        }
+    }
 }
