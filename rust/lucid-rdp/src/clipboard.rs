@@ -9,8 +9,8 @@
 //! Content is never logged.
 
 mod channel;
-mod files;
-mod formats;
+pub(crate) mod files;
+pub(crate) mod formats;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;

@@ -11,10 +11,9 @@ use ironrdp_pdu::rdp::server_error_info::{ErrorInfo, ProtocolIndependentCode, Se
 use ironrdp_pdu::x224::X224;
 use ironrdp_tokio::{FramedWrite as _, TokioFramed};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
 use crate::Error;
+use crate::handshake::Stream;
 use crate::sharecontrol::Channels;
 
 /// A farewell may wait this long for a client that does not read, and the connection's end for it.
@@ -55,7 +54,7 @@ impl Farewell {
 
 /// Lets a client go that has come through the handshake and gets no desktop.
 pub(crate) async fn refuse(
-    mut framed: TokioFramed<TlsStream<TcpStream>>,
+    mut framed: TokioFramed<impl Stream>,
     result: &AcceptorResult,
     code: ProtocolIndependentCode,
 ) {

@@ -1,12 +1,51 @@
-//! What a client says on dynamic channels (MS-RDPEDYC) that are not open.
+//! What a client may not say on dynamic channels (MS-RDPEDYC), and what it says on those that are not open.
 
 use ironrdp_core::decode;
 use ironrdp_dvc::DrdynvcServer;
-use ironrdp_dvc::pdu::DrdynvcClientPdu;
-use ironrdp_svc::StaticChannelSet;
+use ironrdp_dvc::pdu::{DrdynvcClientPdu, DrdynvcDataPdu};
+use ironrdp_pdu::rdp::vc::ChannelControlFlags;
+use ironrdp_svc::{StaticChannelSet, StaticVirtualChannel};
+
+use crate::Error;
 
 /// Length and flags of a static channel's chunk (MS-RDPBCGR 2.2.6.1.1), both 32 bits, little endian.
 const CHUNK_HEADER: usize = 8;
+/// The longest PDU, in bytes. MS-RDPEDYC 3.1.5.1.4 has 1600, so that each fits into one chunk.
+const LONGEST_PDU: u32 = 16 * 1024;
+/// The longest message on a dynamic channel, in bytes, in however many PDUs. The longest that a client has reason to
+/// send is an offer of cached pictures (MS-RDPEGFX 2.2.2.16), 64 KiB.
+const LONGEST_MESSAGE: u32 = 256 * 1024;
+
+/// Looks at one chunk before it is put together: what is too large is never held, and what was not negotiated (the
+/// host says version 2, compression comes with 3) is not unpacked. Passes other channels'.
+pub(crate) fn bound(channel: &StaticVirtualChannel, chunk: &[u8]) -> Result<(), Error> {
+    if channel.channel_processor_downcast_ref::<DrdynvcServer>().is_none() {
+        return Ok(());
+    }
+    let refused = Error::Protocol("a piece of a dynamic channel's message");
+    let number = |at: usize| chunk.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+    let (Some(length), Some(flags)) = (number(0), number(4).map(ChannelControlFlags::from_bits_retain))
+    else {
+        return Err(refused);
+    };
+    let whole =
+        flags.contains(ChannelControlFlags::FLAG_FIRST) == flags.contains(ChannelControlFlags::FLAG_LAST);
+    if length > LONGEST_PDU || !whole || flags.contains(ChannelControlFlags::PACKET_COMPRESSED) {
+        return Err(refused);
+    }
+    match chunk.get(CHUNK_HEADER..).map(decode::<DrdynvcClientPdu>) {
+        Some(Ok(DrdynvcClientPdu::Data(DrdynvcDataPdu::DataFirst(first))))
+            if first.length() > LONGEST_MESSAGE =>
+        {
+            Err(refused)
+        }
+        Some(Ok(DrdynvcClientPdu::Data(
+            DrdynvcDataPdu::DataFirstCompressed(_) | DrdynvcDataPdu::DataCompressed(_),
+        ))) => Err(refused),
+        // What cannot be read is refused by whoever has to use it.
+        _ => Ok(()),
+    }
+}
 
 /// Whether this chunk carries data for, or closes, a dynamic channel that is not open. A client that reconnects by
 /// itself sends such: what FreeRDP had queued for its last connection (acknowledgements of pictures) goes out on the
@@ -35,7 +74,7 @@ mod tests {
     use super::*;
     use crate::egfx::Pipeline;
     use ironrdp_core::encode_vec;
-    use ironrdp_dvc::pdu::{ClosePdu, DataPdu, DrdynvcDataPdu};
+    use ironrdp_dvc::pdu::{ClosePdu, DataFirstCompressedPdu, DataFirstPdu, DataPdu};
 
     const ID: u16 = 1004;
 
@@ -65,18 +104,58 @@ mod tests {
         }
     }
 
+    fn data(pdu: DrdynvcDataPdu) -> Vec<u8> {
+        chunk(&DrdynvcClientPdu::Data(pdu))
+    }
+
+    #[test]
+    fn messages_are_bounded_before_any_of_them_is_held() {
+        let mut channels = channels();
+        let drdynvc = channels.get_by_channel_id_mut(ID).unwrap();
+        let first = |length| data(DrdynvcDataPdu::DataFirst(DataFirstPdu::new(0, length, vec![0; 20])));
+        let flagged = |flags: u32| {
+            let mut bytes = first(100);
+            bytes[4..8].copy_from_slice(&flags.to_le_bytes());
+            bytes
+        };
+        for good in [first(100), first(LONGEST_MESSAGE), flagged(0)] {
+            assert!(bound(drdynvc, &good).is_ok());
+        }
+        let mut long = first(100);
+        long[..4].copy_from_slice(&(LONGEST_PDU + 1).to_le_bytes());
+        let compressed = DrdynvcDataPdu::DataFirstCompressed(DataFirstCompressedPdu::new(0, 9, vec![0; 20]));
+        let first_chunk = ChannelControlFlags::FLAG_FIRST.bits();
+        let last_chunk = ChannelControlFlags::FLAG_LAST.bits();
+        let packed = ChannelControlFlags::PACKET_COMPRESSED.bits() | first_chunk | last_chunk;
+        for bad in [
+            first(LONGEST_MESSAGE + 1),
+            first(u32::MAX),
+            long,
+            data(compressed),
+            flagged(first_chunk),
+            flagged(last_chunk),
+            flagged(packed),
+            vec![0; 7],
+        ] {
+            assert!(bound(drdynvc, &bad).is_err(), "{bad:02x?}");
+        }
+    }
+
     #[test]
     fn no_damage_makes_it_fail() {
         let channels = channels();
-        let good = chunk(&DrdynvcClientPdu::Data(DrdynvcDataPdu::Data(DataPdu::new(1, vec![0; 20]))));
+        let drdynvc = channels.get_by_type::<DrdynvcServer>().unwrap();
+        let good = data(DrdynvcDataPdu::Data(DataPdu::new(1, vec![0; 20])));
         for length in 0..good.len() {
             is_stale(&channels, ID, &good[..length]);
+            let _ = bound(drdynvc, &good[..length]);
         }
         for at in 0..good.len() {
             for value in 0..=u8::MAX {
                 let mut damaged = good.clone();
                 damaged[at] = value;
                 is_stale(&channels, ID, &damaged);
+                let _ = bound(drdynvc, &damaged);
             }
         }
     }

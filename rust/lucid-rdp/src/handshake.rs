@@ -23,6 +23,7 @@ use ironrdp_pdu::rdp::client_info::ClientAutoReconnect;
 use ironrdp_pdu::rdp::server_error_info::ProtocolIndependentCode;
 use ironrdp_pdu::x224::{X224, X224Data};
 use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream, single_sequence_step_read};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
@@ -48,9 +49,14 @@ pub(crate) enum Stage {
     Authenticated,
 }
 
+/// What a client is connected by: TCP, TLS over it, and in the fuzz targets a piece of memory.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
+
 /// What comes out: a client that may have a desktop.
-pub(crate) struct Connection {
-    pub(crate) framed: TokioFramed<TlsStream<TcpStream>>,
+pub(crate) struct Connection<S = TlsStream<TcpStream>> {
+    pub(crate) framed: TokioFramed<S>,
     pub(crate) result: AcceptorResult,
     pub(crate) size: DesktopSize,
     /// Who it is.
@@ -80,39 +86,16 @@ pub(crate) trait Hall {
 }
 
 /// Takes a client through the whole handshake.
-pub(crate) async fn accept(
+pub(crate) async fn accept<S: Stream>(
     host: &Host,
-    stream: TcpStream,
+    stream: S,
     peer: SocketAddr,
     stage: &watch::Sender<Stage>,
     hall: &mut impl Hall,
-) -> Result<Connection, Refused> {
-    let mut acceptor = Acceptor::new(
-        SecurityProtocol::SSL | SecurityProtocol::HYBRID,
-        host.default_size,
-        capabilities::offered(host.default_size),
-        None,
-    );
-    acceptor.set_honor_client_desktop_size(Some(host.max_size));
-    let (control, wishes) = display::control(host.max_size);
-    acceptor.attach_static_channel(
-        DrdynvcServer::new().with_dynamic_channel(Pipeline::default()).with_dynamic_channel(control),
-    );
-    if host.gates.clipboard() {
-        acceptor.attach_static_channel(clipboard::Channel::new(host.gates));
-    }
-    if host.gates.sound_to_client {
-        acceptor.attach_static_channel(sound::Channel::new());
-    }
-
-    let mut framed: Framed<TokioStream<TcpStream>> = Framed::new(stream);
-    negotiate(&mut framed, &mut acceptor).await?;
+) -> Result<Connection<TlsStream<S>>, Refused> {
+    let (mut acceptor, wishes) = acceptor(host);
+    let stream = negotiate(stream, &mut acceptor).await?;
     stage.send_replace(Stage::Speaking);
-    let (stream, early) = framed.into_inner();
-    if !early.is_empty() {
-        // A client speaks TLS only after it has read the answer.
-        return Err(Refused::Malformed("the first message"));
-    }
     let stream =
         host.identity.acceptor.accept(stream).await.map_err(|_| Refused::Malformed("the TLS handshake"))?;
     let mut framed: TokioFramed<_> = Framed::new(stream);
@@ -127,7 +110,53 @@ pub(crate) async fn accept(
     if user.is_some() {
         stage.send_replace(Stage::Authenticated);
     }
+    admit(host, Secured { framed, acceptor, wishes, nla, user }, peer, stage, hall).await
+}
 
+/// What a client is offered, and the sizes that it will wish for.
+pub(crate) fn acceptor(host: &Host) -> (Acceptor, Wishes) {
+    let mut acceptor = Acceptor::new(
+        SecurityProtocol::SSL | SecurityProtocol::HYBRID,
+        host.default_size,
+        capabilities::offered(host.default_size),
+        None,
+    );
+    acceptor.set_honor_client_desktop_size(Some(host.max_size));
+    let (control, wishes) = display::control(host.max_size);
+    acceptor.attach_static_channel(dynamic_channels(control));
+    if host.gates.clipboard() {
+        acceptor.attach_static_channel(clipboard::Channel::new(host.gates));
+    }
+    if host.gates.sound_to_client {
+        acceptor.attach_static_channel(sound::Channel::new());
+    }
+    (acceptor, wishes)
+}
+
+/// The channels within `drdynvc`, numbered from 0 in this order.
+pub(crate) fn dynamic_channels(control: display::Control) -> DrdynvcServer {
+    DrdynvcServer::new().with_dynamic_channel(Pipeline::default()).with_dynamic_channel(control)
+}
+
+/// A client within TLS, and past NLA if that was negotiated.
+pub(crate) struct Secured<S> {
+    pub(crate) framed: TokioFramed<S>,
+    pub(crate) acceptor: Acceptor,
+    pub(crate) wishes: Wishes,
+    pub(crate) nla: bool,
+    /// Who it is, if NLA has told.
+    pub(crate) user: Option<String>,
+}
+
+/// Takes a client from its settings to the end of the handshake.
+pub(crate) async fn admit<S: Stream>(
+    host: &Host,
+    secured: Secured<S>,
+    peer: SocketAddr,
+    stage: &watch::Sender<Stage>,
+    hall: &mut impl Hall,
+) -> Result<Connection<S>, Refused> {
+    let Secured { mut framed, mut acceptor, wishes, nla, user } = secured;
     let scale = first_settings(&mut framed, &mut acceptor).await?.unwrap_or(100);
     let mut gate = Gate { accounts: &host.accounts, nla, user, stage, hall, denied: None, size: None };
     let finalized = sequence::settle(framed, &mut acceptor, &mut gate).await;
@@ -187,14 +216,12 @@ fn confirmed_size(sets: &[CapabilitySet], most: DesktopSize) -> Option<DesktopSi
 
 /// X.224 negotiation (MS-RDPBCGR 2.2.1.1, 2.2.1.2). Our own loop, because ironrdp-acceptor's does not send the
 /// answer with which it refuses a client.
-async fn negotiate(
-    framed: &mut Framed<TokioStream<TcpStream>>,
-    acceptor: &mut Acceptor,
-) -> Result<(), Refused> {
+pub(crate) async fn negotiate<S: Stream>(stream: S, acceptor: &mut Acceptor) -> Result<S, Refused> {
     const DOING: &str = "the first message";
+    let mut framed: Framed<TokioStream<S>> = Framed::new(stream);
     let mut out = WriteBuf::new();
     while acceptor.reached_security_upgrade().is_none() {
-        let step = single_sequence_step_read(framed, acceptor, &mut out).await;
+        let step = single_sequence_step_read(&mut framed, acceptor, &mut out).await;
         // Also when the step failed: then this tells the client why.
         let filled = out.filled().to_vec();
         if !filled.is_empty() {
@@ -202,13 +229,18 @@ async fn negotiate(
         }
         step.map_err(|e| classify(&e, DOING))?;
     }
-    Ok(())
+    let (stream, early) = framed.into_inner();
+    if !early.is_empty() {
+        // A client speaks TLS only after it has read the answer.
+        return Err(Refused::Malformed(DOING));
+    }
+    Ok(stream)
 }
 
 /// Takes the client's first settings (MS-RDPBCGR 2.2.1.3) to the state machine, and what that does not tell from them:
 /// the scale, in percent.
-async fn first_settings(
-    framed: &mut TokioFramed<TlsStream<TcpStream>>,
+async fn first_settings<S: Stream>(
+    framed: &mut TokioFramed<S>,
     acceptor: &mut Acceptor,
 ) -> Result<Option<u32>, Refused> {
     const DOING: &str = "the connection's settings";
@@ -281,8 +313,8 @@ impl<H: Hall> ConnectionSetupHandler for Gate<'_, H> {
 /// Runs NLA's CredSSP (MS-CSSP) with NTLM against the accounts, and returns who the client is if it also knows the
 /// password itself: NTLM proves no more than knowledge of its hash, but the client has to hand over the password
 /// at the end. Our own loop, because ironrdp-acceptor's bounds no message's size and knows one account only.
-async fn credssp(
-    framed: &mut TokioFramed<TlsStream<TcpStream>>,
+pub(crate) async fn credssp<S: Stream>(
+    framed: &mut TokioFramed<S>,
     host: &Host,
     peer: SocketAddr,
 ) -> Result<Option<String>, Refused> {

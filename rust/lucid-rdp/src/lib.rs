@@ -21,9 +21,12 @@ mod egfx;
 mod encoders;
 mod error;
 mod fastpath;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gates;
 mod graphics;
 mod handshake;
+mod incoming;
 mod input;
 mod keeper;
 mod keyboard;

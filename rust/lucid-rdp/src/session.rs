@@ -11,16 +11,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ironrdp_acceptor::{AcceptorResult, DesktopSize};
-use ironrdp_core::decode;
 use ironrdp_dvc::DrdynvcServer;
 use ironrdp_pdu::Action;
 use ironrdp_pdu::fast_path::UpdateCode;
 use ironrdp_pdu::gcc::ClientEarlyCapabilityFlags;
-use ironrdp_pdu::input::fast_path::FastPathInput;
-use ironrdp_pdu::mcs::McsMessage;
-use ironrdp_pdu::rdp::headers::{ShareControlHeader, ShareControlPdu, ShareDataPdu};
+use ironrdp_pdu::rdp::headers::ShareDataPdu;
 use ironrdp_pdu::rdp::server_error_info::ProtocolIndependentCode;
-use ironrdp_pdu::x224::X224;
 use ironrdp_svc::server_encode_svc_messages;
 use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream, split_tokio_framed};
 use lucid_desktop::{Closed, Input, Pointer};
@@ -30,11 +26,12 @@ use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
 
 use crate::capabilities::{self, Client};
-use crate::clipboard::{self, Clipboard};
+use crate::clipboard::Clipboard;
 use crate::closing::Farewell;
 use crate::display::Wishes;
 use crate::egfx::{self, Sent, State};
 use crate::handshake::Connection;
+use crate::incoming::{self, Incoming};
 use crate::input::Translator;
 use crate::pace::Pace;
 use crate::picture::{Codec, Encoded, FromDesktop, Order};
@@ -42,8 +39,8 @@ use crate::pointer::Cursors;
 use crate::running::Running;
 use crate::sessions::Facts;
 use crate::sharecontrol::Channels;
-use crate::sound::{self, Sound};
-use crate::{Error, closing, dvc, fastpath, reconnect, sharecontrol};
+use crate::sound::Sound;
+use crate::{Error, closing, fastpath, reconnect};
 
 mod resize;
 
@@ -505,18 +502,25 @@ impl Session<'_> {
 
     /// Handles one PDU; returns whether the client wants to leave.
     async fn pdu(&mut self, action: Action, bytes: &[u8]) -> Result<bool, Error> {
-        match action {
-            Action::FastPath => {
-                let input: FastPathInput = decode(bytes).map_err(|_| Error::Protocol("fast-path input"))?;
-                let mut inputs = Vec::new();
-                for event in input.input_events().iter().copied() {
-                    self.translator.fast(event, &mut inputs);
+        match incoming::pdu(action, bytes, &mut self.result, &mut self.translator)? {
+            Incoming::Nothing => {}
+            Incoming::Input(inputs) => self.input(inputs),
+            Incoming::Answer(answer) => self.send(answer).await?,
+            Incoming::Confirmed(sets) => self.confirmed(&sets)?,
+            Incoming::Finalized => self.finalized().await?,
+            Incoming::Suppress(suppressed) => {
+                let was = std::mem::replace(&mut self.suppressed, suppressed);
+                if was && !self.suppressed {
+                    self.repaint();
                 }
-                self.input(inputs);
-                Ok(false)
             }
-            Action::X224 => self.x224(bytes).await,
+            Incoming::Refresh => {
+                self.suppressed = false;
+                self.repaint();
+            }
+            Incoming::Leave => return Ok(true),
         }
+        Ok(false)
     }
 
     fn input(&self, inputs: Vec<Input>) {
@@ -527,78 +531,6 @@ impl Session<'_> {
                 tracing::debug!("input: {e}");
             }
         }
-    }
-
-    async fn x224(&mut self, bytes: &[u8]) -> Result<bool, Error> {
-        let message: X224<McsMessage<'_>> = decode(bytes).map_err(|_| Error::Protocol("an MCS message"))?;
-        match message.0 {
-            McsMessage::SendDataRequest(data) if data.channel_id == self.result.io_channel_id => {
-                self.share_data(data.user_data.as_ref()).await
-            }
-            McsMessage::SendDataRequest(data)
-                if dvc::is_stale(&self.result.static_channels, data.channel_id, &data.user_data) =>
-            {
-                tracing::debug!("data for a dynamic channel that is not open");
-                Ok(false)
-            }
-            McsMessage::SendDataRequest(data) => {
-                let id = data.channel_id;
-                if let Some(channel) = self.result.static_channels.get_by_channel_id_mut(id) {
-                    sound::bound(channel, &data.user_data)?;
-                    let Some(bytes) = clipboard::bounded(channel, &data.user_data)? else { return Ok(false) };
-                    let answers = channel.process(&bytes).map_err(|e| {
-                        tracing::debug!(id, "a virtual channel's data: {e}");
-                        Error::Protocol("a virtual channel's data")
-                    })?;
-                    let answer = server_encode_svc_messages(answers, id, self.result.user_channel_id)
-                        .map_err(|_| Error::Encode("a channel's answer"))?;
-                    self.send(answer).await?;
-                } else {
-                    tracing::debug!(id, "data for a channel that is not open");
-                }
-                Ok(false)
-            }
-            McsMessage::DisconnectProviderUltimatum(_) => Ok(true),
-            _ => Ok(false),
-        }
-    }
-
-    async fn share_data(&mut self, bytes: &[u8]) -> Result<bool, Error> {
-        let control: ShareControlHeader =
-            decode(&sharecontrol::within(bytes)).map_err(|_| Error::Protocol("a share control PDU"))?;
-        let data = match control.share_control_pdu {
-            ShareControlPdu::Data(data) => data,
-            ShareControlPdu::ClientConfirmActive(confirm) => {
-                self.confirmed(&confirm.pdu.capability_sets)?;
-                return Ok(false);
-            }
-            _ => return Ok(false),
-        };
-        match data.share_data_pdu {
-            ShareDataPdu::Input(input) => {
-                let mut inputs = Vec::new();
-                for event in input.0 {
-                    self.translator.slow(event, &mut inputs);
-                }
-                self.input(inputs);
-            }
-            ShareDataPdu::FontList(_) => self.finalized().await?,
-            // The user closed the client's window.
-            ShareDataPdu::ShutdownRequest => return Ok(true),
-            // MS-RDPBCGR 2.2.11.3: no rectangle means that nothing is shown.
-            ShareDataPdu::SuppressOutput(suppress) => {
-                let was = std::mem::replace(&mut self.suppressed, suppress.desktop_rect.is_none());
-                if was && !self.suppressed {
-                    self.repaint();
-                }
-            }
-            ShareDataPdu::RefreshRectangle(_) => {
-                self.suppressed = false;
-                self.repaint();
-            }
-            other => tracing::debug!(pdu = other.as_short_name(), "not used here"),
-        }
-        Ok(false)
     }
 }
 

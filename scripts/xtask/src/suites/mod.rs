@@ -1,6 +1,7 @@
 //! The suites of `scripts/test`.
 
 mod boot;
+mod fuzz;
 mod image;
 mod rdp;
 mod unit;
@@ -24,11 +25,16 @@ struct Suite {
 }
 
 /// In the order in which they run: the quickest to find a mistake first.
-const SUITES: [Suite; 5] = [
+const SUITES: [Suite; 6] = [
     Suite {
         name: "unit",
         about: "format, lints, every crate's own tests, the README's claims",
         run: unit::run,
+    },
+    Suite {
+        name: "fuzz",
+        about: "everything that reads bytes of others: recorded clients, and inputs that coverage finds",
+        run: fuzz::run,
     },
     Suite {
         name: "video",
