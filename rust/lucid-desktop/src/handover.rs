@@ -44,7 +44,7 @@ pub const MAX_KEYMAP: u32 = 1 << 20;
 /// Widths and heights of a desktop, in pixels.
 pub const SIZES: RangeInclusive<u32> = 200..=8192;
 /// The most descriptors with a line.
-const MAX_DESCRIPTORS: usize = 3;
+const MAX_DESCRIPTORS: usize = 4;
 /// How large an output may show things, in percent (MS-RDPEDISP 2.2.2.2.1, `DesktopScaleFactor`).
 pub const SCALES: RangeInclusive<u32> = 100..=500;
 /// The longest layout or variant name, in bytes.
@@ -62,6 +62,8 @@ pub struct DesktopRequest {
     pub keyboard: KeyboardLayout,
     /// Whether programs can play sound.
     pub sound: bool,
+    /// Whether there is a folder that whoever asks serves: the client's drives.
+    pub drives: bool,
 }
 
 /// An XKB keyboard layout.
@@ -82,6 +84,8 @@ struct RequestLine {
     height: u32,
     keyboard: KeyboardLayout,
     sound: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    drives: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -189,6 +193,7 @@ impl DesktopRequest {
             height: self.height,
             keyboard: self.keyboard.clone(),
             sound: self.sound,
+            drives: self.drives,
         };
         to_line(&line)
     }
@@ -198,9 +203,9 @@ impl DesktopRequest {
     /// # Errors
     /// When it is not a request of this version within its limits.
     pub fn from_line(line: &[u8]) -> Result<DesktopRequest, Error> {
-        let RequestLine { version, width, height, keyboard, sound } = parse("request", line)?;
+        let RequestLine { version, width, height, keyboard, sound, drives } = parse("request", line)?;
         check_version(version)?;
-        let request = DesktopRequest { width, height, keyboard, sound };
+        let request = DesktopRequest { width, height, keyboard, sound, drives };
         request.check()?;
         Ok(request)
     }
@@ -329,7 +334,7 @@ fn send_line(
         if let Some(descriptors) = descriptors
             && !control.push(SendAncillaryMessage::ScmRights(descriptors))
         {
-            return Err(Error::Protocol { what: "at most three descriptors go with a line".into() });
+            return Err(Error::Protocol { what: "at most four descriptors go with a line".into() });
         }
         let sent = rustix::io::retry_on_intr(|| {
             rustix::net::sendmsg(socket, &[IoSlice::new(rest)], &mut control, SendFlags::NOSIGNAL)
@@ -341,7 +346,7 @@ fn send_line(
     Ok(())
 }
 
-/// Receives one line of at most [`MAX_LINE`] bytes and at most three descriptors, until `deadline`.
+/// Receives one line of at most [`MAX_LINE`] bytes and at most four descriptors, until `deadline`.
 ///
 /// # Errors
 /// When the other side closes, sends more than a line, or is too slow.

@@ -13,7 +13,7 @@ const REFUSAL: &str = include_str!("golden/refusal-v2.json");
 
 fn request(layout: &str, variant: &str) -> DesktopRequest {
     let keyboard = KeyboardLayout { layout: layout.into(), variant: variant.into() };
-    DesktopRequest { width: 1280, height: 720, keyboard, sound: false }
+    DesktopRequest { width: 1280, height: 720, keyboard, sound: false, drives: false }
 }
 
 fn soon() -> Instant {

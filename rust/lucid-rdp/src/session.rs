@@ -33,6 +33,7 @@ use crate::capabilities::{self, Client};
 use crate::clipboard::{self, Clipboard};
 use crate::closing::Farewell;
 use crate::display::Wishes;
+use crate::drives::{self, Drives};
 use crate::egfx::{self, Sent, State};
 use crate::handshake::Connection;
 use crate::input::Translator;
@@ -211,6 +212,7 @@ impl Session<'_> {
         self.show_pointer(self.running.pointer).await?;
         let mut clipboard = Clipboard::start(&mut self.result, &self.running.desktop);
         let mut sound = Sound::start(&self.result, self.running.sound.as_ref());
+        let drives = Drives::start(&self.result, self.running.drives.as_ref());
         let writer = self.writer.clone();
         let mut may_wait_for_pipeline = self
             .result
@@ -246,6 +248,7 @@ impl Session<'_> {
                             }
                             clipboard.received(&mut self.result)?;
                             sound.received(&mut self.result)?;
+                            drives.received(&mut self.result);
                             if self.serve_pipeline().await? {
                                 may_wait_for_pipeline = false;
                             }
@@ -279,6 +282,9 @@ impl Session<'_> {
                 () = sound.playing() => sound.take(),
                 Ok(room) = writer.reserve(), if sound.has_output() => {
                     room.send(Piece { bytes: sound.output()?, picture: false });
+                }
+                Ok(room) = async { drives.wanted().await; writer.reserve().await } => {
+                    room.send(Piece { bytes: drives.output()?, picture: false });
                 }
                 told = written.recv() => match told {
                     Some(()) => self.written(),
@@ -545,6 +551,7 @@ impl Session<'_> {
                 let id = data.channel_id;
                 if let Some(channel) = self.result.static_channels.get_by_channel_id_mut(id) {
                     sound::bound(channel, &data.user_data)?;
+                    drives::bound(channel, &data.user_data)?;
                     let Some(bytes) = clipboard::bounded(channel, &data.user_data)? else { return Ok(false) };
                     let answers = channel.process(&bytes).map_err(|e| {
                         tracing::debug!(id, "a virtual channel's data: {e}");
