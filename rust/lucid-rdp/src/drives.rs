@@ -9,6 +9,8 @@
 //! signal wants the program, when the client goes.
 
 mod channel;
+#[cfg(test)]
+mod damage;
 mod folder;
 mod fuse;
 mod irp;

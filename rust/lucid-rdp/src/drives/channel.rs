@@ -138,20 +138,20 @@ impl Channel {
     }
 }
 
-/// The name of a drive: the data has it whole, in UTF-16 as the specification says, or in ASCII as FreeRDP sends it;
-/// otherwise it is the short one.
+/// The name of a drive: the data has it whole, in UTF-16 as the specification says, or byte by byte as FreeRDP sends it,
+/// whose short name then begins alike; otherwise it is the short one.
 fn name(short: &[u8], data: &[u8]) -> String {
     let until_nul = |bytes: &[u8]| bytes.split(|b| *b == 0).next().unwrap_or_default().to_vec();
-    let ascii = until_nul(data);
+    let (short, plain) = (until_nul(short), until_nul(data));
     // In UTF-16, ASCII letters have a NUL each.
-    if ascii.len() > 1 && ascii.is_ascii() {
-        return String::from_utf8_lossy(&ascii).into_owned();
+    let alike = |(s, p): (&u8, &u8)| s == p || (*s == b'_' && !p.is_ascii());
+    if plain.len() > 1 && !short.is_empty() && short.iter().zip(&plain).take(7).all(alike) {
+        return String::from_utf8_lossy(&plain).into_owned();
     }
-    let wide: Vec<u16> =
-        data.as_chunks().0.iter().map(|unit| u16::from_le_bytes(*unit)).take_while(|u| *u != 0).collect();
-    match String::from_utf16(&wide) {
+    let wide = data.as_chunks().0.iter().map(|unit| u16::from_le_bytes(*unit)).take_while(|u| *u != 0);
+    match String::from_utf16(&wide.collect::<Vec<u16>>()) {
         Ok(name) if !name.is_empty() => name,
-        _ => String::from_utf8_lossy(&until_nul(short)).into_owned(),
+        _ => String::from_utf8_lossy(&short).into_owned(),
     }
 }
 
@@ -235,3 +235,6 @@ impl SvcProcessor for Channel {
 }
 
 impl SvcServerProcessor for Channel {}
+
+#[cfg(test)]
+mod tests;

@@ -585,3 +585,6 @@ fn time(when: When) -> Time {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

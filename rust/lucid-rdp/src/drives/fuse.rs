@@ -400,3 +400,6 @@ pub(super) fn answer(unique: u64, answer: Result<Answer, Errno>) -> Vec<u8> {
     bytes.extend(body);
     bytes
 }
+
+#[cfg(test)]
+mod tests;

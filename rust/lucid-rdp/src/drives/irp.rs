@@ -129,6 +129,11 @@ pub(super) fn request(device: u32, file: u32, completion: u32, function: Functio
     bytes
 }
 
+/// The device that a request is for.
+pub(super) fn device(request: &[u8]) -> Option<u32> {
+    u32_at(request, 4).ok()
+}
+
 /// UTF-16 with its final NUL, after its length in bytes and so much padding.
 fn name(bytes: &mut Vec<u8>, text: &str, padding: usize) {
     let wide: Vec<u8> = text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
@@ -443,3 +448,6 @@ pub(super) fn error(status: u32) -> Errno {
         _ => Errno::IO,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -108,6 +108,8 @@ impl Link {
         let mut state = self.state.borrow_mut();
         state.drives.retain(|drive| drive.device != device);
         state.waiting.retain(|_, (other, _)| *other != device);
+        // FreeRDP ends its channel at a question about a device that it has no longer.
+        state.output.retain(|message| irp::device(message) != Some(device));
     }
 
     /// The client has answered.
@@ -272,3 +274,6 @@ impl Drop for File<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
