@@ -435,7 +435,14 @@ impl Folder {
         let open = Open { access: Access::Delete, disposition: Disposition::Open, kind: Kind::Any };
         let file = self.open(&place, open).await?;
         let question = irp::set_name(&target.path, flags & NO_REPLACE == 0);
-        file.call(Function::SetInformation, &question).await?.done()?;
+        match file.call(Function::SetInformation, &question).await?.done() {
+            Ok(_) => {}
+            // FreeRDP says this of every folder with something in it, though it has renamed it.
+            Err(Errno::NOTEMPTY)
+                if self.open(&place, LOOK).await.err() == Some(Errno::NOENT)
+                    && self.open(&target, LOOK).await.is_ok() => {}
+            Err(error) => return Err(error),
+        }
         self.nodes.borrow_mut().renamed(&from, &to);
         Ok(fuse::done())
     }
