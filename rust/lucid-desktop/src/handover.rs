@@ -4,12 +4,14 @@
 //!
 //! 1. The client writes one line of JSON, at most [`MAX_LINE`] bytes with its line feed:
 //!    `{"version":2,"width":1280,"height":720,"keyboard":{"layout":"us","variant":""},"sound":false}`
-//!    (pixels; XKB layout and variant; whether programs can play sound).
+//!    (pixels; XKB layout and variant; whether programs can play sound); with `,"drives":true` at its end, the desktop
+//!    has a folder for the client's drives.
 //! 2. The launcher answers with one line, at most [`MAX_LINE`] bytes:
 //!    - `{"version":2,"keymap_size":66181}`; the line's first byte carries descriptors by `SCM_RIGHTS`: first
 //!      a connected Wayland socket, then a memfd that holds the keymap as XKB v1 text with a final NUL,
 //!      `keymap_size` bytes in all (at most [`MAX_KEYMAP`]), and with sound the reading end of a
-//!      pipe with what programs play (see [`sound`](crate::sound));
+//!      pipe with what programs play (see [`sound`](crate::sound)), and with drives the kernel's end of the mounted
+//!      folder (`/dev/fuse`), of which the launcher keeps no copy;
 //!    - or `{"version":2,"error":"..."}` without descriptors, and closes.
 //! 3. From then on the client may write
 //!    - `{"version":2,"keyboard":{"layout":"de","variant":""}}`, which the launcher answers as in 2., with the memfd of

@@ -33,6 +33,14 @@ fn the_lines_are_those_of_the_golden_files() {
 }
 
 #[test]
+fn drives_are_asked_for_in_a_field_that_is_otherwise_left_out() {
+    let with = DesktopRequest { drives: true, ..request("us", "") };
+    let line = with.to_line().unwrap();
+    assert_eq!(line, REQUEST.replace("\"sound\":false", "\"sound\":false,\"drives\":true"));
+    assert_eq!(DesktopRequest::from_line(line.as_bytes()).unwrap(), with);
+}
+
+#[test]
 fn requests_beyond_the_limits_are_refused_on_both_sides() {
     let long = "x".repeat(33);
     for (layout, variant) in

@@ -58,6 +58,8 @@ pub(crate) struct Channel {
     received: Vec<Received>,
     /// The client has said what it knows.
     agreed: bool,
+    /// It has sent what is none of the protocol's messages, which was told.
+    malformed: bool,
 }
 
 impl_as_any!(Channel);
@@ -228,7 +230,9 @@ impl SvcProcessor for Channel {
     fn process(&mut self, payload: &[u8]) -> PduResult<Vec<SvcMessage>> {
         // The desktop is worth more than its drives: who asked a question stops waiting after a while.
         Ok(self.message(payload).unwrap_or_else(|| {
-            tracing::warn!("a client's message about drives is malformed; it is passed over");
+            if !std::mem::replace(&mut self.malformed, true) {
+                tracing::warn!("a client's message about drives is malformed; such are passed over");
+            }
             Vec::new()
         }))
     }

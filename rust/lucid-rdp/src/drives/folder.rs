@@ -19,8 +19,8 @@ use super::names;
 use super::tree::{Nodes, Opened, Table};
 use crate::Error;
 
-/// Requests that are answered at a time; further ones wait in the kernel, where a signal ends them.
-const MAX_REQUESTS: usize = 64;
+/// Requests that are answered at a time; further ones wait in the kernel, where only a signal that kills ends them.
+const MAX_REQUESTS: usize = 128;
 /// Even one that takes many questions has an end.
 const LONGEST: Duration = Duration::from_secs(120);
 /// Entries of one folder that are listed; more are an error.
@@ -392,7 +392,7 @@ impl Folder {
         let now = self.look(&place).await?;
         let readonly = changes.mode.map_or(now.readonly, |mode| mode & MAY_WRITE == 0) && !now.folder;
         let times = changes.accessed.or(changes.modified).is_some();
-        if !times && readonly == now.readonly || !times && now.folder {
+        if !times && (readonly == now.readonly || now.folder) {
             return Ok(fuse::attributes(node, &self.shown(&now), owner));
         }
         let open = Open { access: Access::SetAttributes, disposition: Disposition::Open, kind: Kind::Any };
@@ -569,7 +569,7 @@ impl Folder {
             question = irp::query_directory(None);
         }
         if left_out > 0 {
-            tracing::info!(
+            tracing::debug!(
                 left_out,
                 "files of a client's folder have names that cannot be used here; they are not shown"
             );
