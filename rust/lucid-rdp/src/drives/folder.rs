@@ -399,7 +399,11 @@ impl Folder {
         let question =
             irp::set_basic(changes.accessed.map(time), changes.modified.map(time), readonly, now.folder);
         let file = self.open(&place, open).await?;
-        file.call(Function::SetInformation, &question).await?.done()?;
+        let answer = file.call(Function::SetInformation, &question).await?.done();
+        // FreeRDP cannot set a folder's times, and programs that copy folders would take that for a failure of the copy.
+        if !now.folder {
+            answer?;
+        }
         let attributes = self.attributes_of(&file).await?;
         Ok(fuse::attributes(node, &self.shown(&attributes), owner))
     }

@@ -289,6 +289,7 @@ fn with_setting(name: &str, mut setting: Setting, report: &mut Report) {
                 refused rmdir "$1/d"; test -e "$2/d/б 👩"
                 mv "$1/d" "$1/verschoben"; test "$(cat "$1/verschoben/б 👩")" = new
                 rm "$1/verschoben/б 👩"; rmdir "$1/verschoben"; test ! -e "$2/verschoben"
+                mkdir -p "$2/tree/in"; echo x > "$2/tree/in/x"; cp -a "$1/tree" "$1/again"; diff -r "$2/tree" "$2/again"
                 refused cat "$1/nothing"
                 for bad in 'a\b' 'a:b' nul '.. '; do refused touch "$1/$bad"; test ! -e "$2/$bad"; done
                 refused mkdir "$1/../new"
