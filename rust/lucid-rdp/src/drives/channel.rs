@@ -2,8 +2,8 @@
 //! and no other device. The rest is collected for the session.
 //!
 //! Written here rather than taken from ironrdp-rdpdr, whose server never tells that the user is logged on (2.2.2.5), so
-//! that FreeRDP announces no drive; it also logs what is in messages, ends the connection at any message that it does not
-//! expect, and makes another name of a name that is no text.
+//! that FreeRDP announces no drive; it ends the connection at any message that it does not expect, bounds neither the
+//! number of questions nor the time for an answer, and reads a name that is no text as another name.
 
 use ironrdp_core::impl_as_any;
 use ironrdp_pdu::PduResult;
