@@ -187,6 +187,7 @@ pub struct Desktop {
     devices: Arc<Mutex<Devices>>,
     clipboard: clipboard::Unbound,
     sound: Option<OwnedFd>,
+    drives: Option<OwnedFd>,
     protocol: CaptureProtocol,
     launcher: UnixStream,
     thread: Option<JoinHandle<()>>,
@@ -251,17 +252,21 @@ impl Desktop {
             Reply::Failed { error } => return Err(Error::Launcher { reason: error }),
         };
         let mut descriptors = descriptors.into_iter();
-        let (Some(wayland), Some(keymap), sound, None) =
-            (descriptors.next(), descriptors.next(), descriptors.next(), descriptors.next())
-        else {
+        let (Some(wayland), Some(keymap)) = (descriptors.next(), descriptors.next()) else {
             return Err(Error::Protocol { what: "the reply came without its descriptors".into() });
         };
-        if sound.is_some() != request.sound {
+        let sound = if request.sound { descriptors.next() } else { None };
+        let drives = if request.drives { descriptors.next() } else { None };
+        if sound.is_some() != request.sound
+            || drives.is_some() != request.drives
+            || descriptors.next().is_some()
+        {
             return Err(Error::Protocol { what: "the reply's descriptors are not those asked for".into() });
         }
         let wayland = UnixStream::from(wayland);
         let mut desktop = Desktop::start(launcher, wayland, keymap, keymap_size, deadline, Box::new(sink))?;
         desktop.sound = sound;
+        desktop.drives = drives;
         Ok(desktop)
     }
 
@@ -329,6 +334,7 @@ impl Desktop {
             devices,
             clipboard,
             sound: None,
+            drives: None,
             protocol,
             launcher: asking,
             thread: Some(thread),
@@ -433,6 +439,12 @@ impl Desktop {
     /// The pipe with what programs play, as [`sound`](crate::sound) describes it; once, and only if it was asked for.
     pub fn take_sound(&mut self) -> Option<OwnedFd> {
         self.sound.take()
+    }
+
+    /// The kernel's end of the folder for the client's drives (`/dev/fuse`, mounted and not yet initialized); once, and
+    /// only if it was asked for. Programs that look at the folder wait until it is served.
+    pub fn take_drives(&mut self) -> Option<OwnedFd> {
+        self.drives.take()
     }
 
     /// The way to the files of the desktop's user; see [`files`](crate::files).

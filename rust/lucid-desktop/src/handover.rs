@@ -4,12 +4,14 @@
 //!
 //! 1. The client writes one line of JSON, at most [`MAX_LINE`] bytes with its line feed:
 //!    `{"version":2,"width":1280,"height":720,"keyboard":{"layout":"us","variant":""},"sound":false}`
-//!    (pixels; XKB layout and variant; whether programs can play sound).
+//!    (pixels; XKB layout and variant; whether programs can play sound); with `,"drives":true` at its end, the desktop
+//!    has a folder for the client's drives.
 //! 2. The launcher answers with one line, at most [`MAX_LINE`] bytes:
 //!    - `{"version":2,"keymap_size":66181}`; the line's first byte carries descriptors by `SCM_RIGHTS`: first
 //!      a connected Wayland socket, then a memfd that holds the keymap as XKB v1 text with a final NUL,
 //!      `keymap_size` bytes in all (at most [`MAX_KEYMAP`]), and with sound the reading end of a
-//!      pipe with what programs play (see [`sound`](crate::sound));
+//!      pipe with what programs play (see [`sound`](crate::sound)), and with drives the kernel's end of the mounted
+//!      folder (`/dev/fuse`), of which the launcher keeps no copy;
 //!    - or `{"version":2,"error":"..."}` without descriptors, and closes.
 //! 3. From then on the client may write
 //!    - `{"version":2,"keyboard":{"layout":"de","variant":""}}`, which the launcher answers as in 2., with the memfd of
@@ -44,7 +46,7 @@ pub const MAX_KEYMAP: u32 = 1 << 20;
 /// Widths and heights of a desktop, in pixels.
 pub const SIZES: RangeInclusive<u32> = 200..=8192;
 /// The most descriptors with a line.
-const MAX_DESCRIPTORS: usize = 3;
+const MAX_DESCRIPTORS: usize = 4;
 /// How large an output may show things, in percent (MS-RDPEDISP 2.2.2.2.1, `DesktopScaleFactor`).
 pub const SCALES: RangeInclusive<u32> = 100..=500;
 /// The longest layout or variant name, in bytes.
@@ -62,6 +64,8 @@ pub struct DesktopRequest {
     pub keyboard: KeyboardLayout,
     /// Whether programs can play sound.
     pub sound: bool,
+    /// Whether there is a folder that whoever asks serves: the client's drives.
+    pub drives: bool,
 }
 
 /// An XKB keyboard layout.
@@ -82,6 +86,8 @@ struct RequestLine {
     height: u32,
     keyboard: KeyboardLayout,
     sound: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    drives: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -189,6 +195,7 @@ impl DesktopRequest {
             height: self.height,
             keyboard: self.keyboard.clone(),
             sound: self.sound,
+            drives: self.drives,
         };
         to_line(&line)
     }
@@ -198,9 +205,9 @@ impl DesktopRequest {
     /// # Errors
     /// When it is not a request of this version within its limits.
     pub fn from_line(line: &[u8]) -> Result<DesktopRequest, Error> {
-        let RequestLine { version, width, height, keyboard, sound } = parse("request", line)?;
+        let RequestLine { version, width, height, keyboard, sound, drives } = parse("request", line)?;
         check_version(version)?;
-        let request = DesktopRequest { width, height, keyboard, sound };
+        let request = DesktopRequest { width, height, keyboard, sound, drives };
         request.check()?;
         Ok(request)
     }
@@ -329,7 +336,7 @@ fn send_line(
         if let Some(descriptors) = descriptors
             && !control.push(SendAncillaryMessage::ScmRights(descriptors))
         {
-            return Err(Error::Protocol { what: "at most three descriptors go with a line".into() });
+            return Err(Error::Protocol { what: "at most four descriptors go with a line".into() });
         }
         let sent = rustix::io::retry_on_intr(|| {
             rustix::net::sendmsg(socket, &[IoSlice::new(rest)], &mut control, SendFlags::NOSIGNAL)
@@ -341,7 +348,7 @@ fn send_line(
     Ok(())
 }
 
-/// Receives one line of at most [`MAX_LINE`] bytes and at most three descriptors, until `deadline`.
+/// Receives one line of at most [`MAX_LINE`] bytes and at most four descriptors, until `deadline`.
 ///
 /// # Errors
 /// When the other side closes, sends more than a line, or is too slow.

@@ -15,7 +15,7 @@
 //! }
 //! # fn main() -> Result<(), lucid_desktop::Error> {
 //! let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
-//! let request = DesktopRequest { width: 1280, height: 720, keyboard, sound: false };
+//! let request = DesktopRequest { width: 1280, height: 720, keyboard, sound: false, drives: false };
 //! let desktop = Desktop::open("/run/lucid/desktop.sock".as_ref(), &request, Print)?;
 //! desktop.request_frame();
 //! desktop.input(Input::PointerMove { x: 10, y: 10 })?;

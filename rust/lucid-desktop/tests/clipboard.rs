@@ -99,7 +99,7 @@ impl Bench {
         assert!(lines.any(|line| line.unwrap().contains("waiting for connections")));
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
         let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
-        let request = DesktopRequest { width: 640, height: 480, keyboard, sound: false };
+        let request = DesktopRequest { width: 640, height: 480, keyboard, sound: false, drives: false };
         let desktop = Desktop::open(&directory.join("socket"), &request, NoPictures).unwrap();
         let (sender, events) = channel();
         let clipboard = desktop.clipboard(Arc::new(Told(Mutex::new(sender)))).unwrap();

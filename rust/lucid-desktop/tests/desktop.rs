@@ -111,7 +111,7 @@ impl Launcher {
 
     fn open(&self, width: u32, height: u32, layout: &str) -> Screen {
         let keyboard = KeyboardLayout { layout: layout.into(), variant: String::new() };
-        let request = DesktopRequest { width, height, keyboard, sound: false };
+        let request = DesktopRequest { width, height, keyboard, sound: false, drives: false };
         let (events, received) = channel();
         let desktop = Desktop::open(&self.socket(), &request, Sink { events }).unwrap();
         Screen { desktop, received, size: (0, 0), pixels: Vec::new(), frames: 0, pointer: None }
@@ -979,7 +979,7 @@ fn a_client_that_is_killed_leaves_nothing_running() {
     // The client is this test program once more, so that it can be killed like one.
     if let Some(socket) = std::env::var_os("LUCID_TEST_CLIENT_OF") {
         let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
-        let request = DesktopRequest { width: 640, height: 480, keyboard, sound: false };
+        let request = DesktopRequest { width: 640, height: 480, keyboard, sound: false, drives: false };
         let (events, received) = channel();
         let desktop = Desktop::open(Path::new(&socket), &request, Sink { events }).unwrap();
         let mut screen =
@@ -1013,7 +1013,7 @@ fn more_desktops_than_allowed_are_refused_with_a_reason_and_one_that_ends_makes_
     let first = launcher.open(300, 300, "us");
     let _second = launcher.open(300, 300, "us");
     let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
-    let request = DesktopRequest { width: 300, height: 300, keyboard, sound: false };
+    let request = DesktopRequest { width: 300, height: 300, keyboard, sound: false, drives: false };
     let open = || Desktop::open(&launcher.socket(), &request, Sink { events: channel().0 });
     let error = open().unwrap_err().to_string();
     assert!(error.contains("2 desktops run already"), "{error}");
@@ -1042,7 +1042,7 @@ fn a_layout_that_does_not_exist_and_a_sway_that_does_not_start_are_told_to_the_c
     needs_sway!();
     let launcher = Launcher::start("layout", &[]);
     let keyboard = KeyboardLayout { layout: "nosuch".into(), variant: String::new() };
-    let request = DesktopRequest { width: 640, height: 480, keyboard, sound: false };
+    let request = DesktopRequest { width: 640, height: 480, keyboard, sound: false, drives: false };
     let sink = || Sink { events: channel().0 };
     let error = Desktop::open(&launcher.socket(), &request, sink()).unwrap_err().to_string();
     assert!(error.contains("layout \"nosuch\""), "{error}");
@@ -1126,7 +1126,7 @@ fn a_connection_from_systemd_gets_one_desktop_and_the_launcher_ends_well_with_it
         .spawn()
         .unwrap();
     let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
-    let request = DesktopRequest { width: 640, height: 480, keyboard, sound: false };
+    let request = DesktopRequest { width: 640, height: 480, keyboard, sound: false, drives: false };
     client.write_all(request.to_line().unwrap().as_bytes()).unwrap();
     let (line, descriptors) = receive_line(&client, std::time::Instant::now() + PATIENCE, "waiting").unwrap();
     assert!(matches!(Reply::from_line(&line).unwrap(), Reply::Ready { .. }));

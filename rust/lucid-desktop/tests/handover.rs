@@ -13,7 +13,7 @@ const REFUSAL: &str = include_str!("golden/refusal-v2.json");
 
 fn request(layout: &str, variant: &str) -> DesktopRequest {
     let keyboard = KeyboardLayout { layout: layout.into(), variant: variant.into() };
-    DesktopRequest { width: 1280, height: 720, keyboard, sound: false }
+    DesktopRequest { width: 1280, height: 720, keyboard, sound: false, drives: false }
 }
 
 fn soon() -> Instant {
@@ -30,6 +30,14 @@ fn the_lines_are_those_of_the_golden_files() {
     let refused = Reply::Failed { error: "the compositor ended before it was ready".into() };
     assert_eq!(refused.to_line().unwrap(), REFUSAL);
     assert_eq!(Reply::from_line(REFUSAL.as_bytes()).unwrap(), refused);
+}
+
+#[test]
+fn drives_are_asked_for_in_a_field_that_is_otherwise_left_out() {
+    let with = DesktopRequest { drives: true, ..request("us", "") };
+    let line = with.to_line().unwrap();
+    assert_eq!(line, REQUEST.replace("\"sound\":false", "\"sound\":false,\"drives\":true"));
+    assert_eq!(DesktopRequest::from_line(line.as_bytes()).unwrap(), with);
 }
 
 #[test]

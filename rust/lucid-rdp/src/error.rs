@@ -69,6 +69,9 @@ pub enum Error {
     /// The pipe with the desktop's sound is not what it must be.
     #[error("taking the desktop's sound: {0}")]
     Sound(io::Error),
+    /// The kernel's end of the folder with the client's drives cannot be used.
+    #[error("taking the folder for the client's drives: {0}")]
+    Drives(io::Error),
     /// The desktop could not be had.
     #[error("opening a desktop: {0}")]
     Desktop(#[from] lucid_desktop::Error),

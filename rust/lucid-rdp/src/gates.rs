@@ -23,6 +23,10 @@ pub struct Gates {
     pub files_to_client: bool,
     /// The most bytes of all files that are copied at once (policy: `file.max_size_mb`).
     pub files_max_bytes: u64,
+    /// Drives that the client shares are a folder in the desktop, whose programs can read what is there.
+    pub drives: bool,
+    /// And change it. Means nothing without [`drives`](Gates::drives).
+    pub drives_write: bool,
 }
 
 impl Default for Gates {
@@ -35,6 +39,8 @@ impl Default for Gates {
             files_to_desktop: false,
             files_to_client: false,
             files_max_bytes: 25 << 20,
+            drives: false,
+            drives_write: false,
         }
     }
 }
@@ -52,15 +58,21 @@ pub enum Way {
     FilesToDesktop,
     /// `clipboard-files-to-client`
     FilesToClient,
+    /// `drives`
+    Drives,
+    /// `drives-write`, which opens `drives` as well
+    DrivesWrite,
 }
 
 impl Way {
-    const ALL: [(&'static str, Way); 5] = [
+    const ALL: [(&'static str, Way); 7] = [
         ("clipboard-to-desktop", Way::ClipboardToDesktop),
         ("clipboard-to-client", Way::ClipboardToClient),
         ("sound-to-client", Way::SoundToClient),
         ("clipboard-files-to-desktop", Way::FilesToDesktop),
         ("clipboard-files-to-client", Way::FilesToClient),
+        ("drives", Way::Drives),
+        ("drives-write", Way::DrivesWrite),
     ];
 }
 
@@ -84,6 +96,11 @@ impl Gates {
             Way::SoundToClient => self.sound_to_client = true,
             Way::FilesToDesktop => self.files_to_desktop = true,
             Way::FilesToClient => self.files_to_client = true,
+            Way::Drives => self.drives = true,
+            Way::DrivesWrite => {
+                self.drives = true;
+                self.drives_write = true;
+            }
         }
     }
 
@@ -120,6 +137,7 @@ mod tests {
         assert!(!gates.clipboard_to_desktop && !gates.clipboard_to_client && !gates.clipboard());
         assert!(!gates.sound_to_client);
         assert!(!gates.files_to_desktop && !gates.files_to_client && !gates.files());
+        assert!(!gates.drives && !gates.drives_write);
         assert_eq!(gates.clipboard_max_bytes, 65536);
     }
 
@@ -143,6 +161,11 @@ mod tests {
         let mut gates = Gates::default();
         gates.open("clipboard-files-to-client".parse().unwrap());
         assert_eq!(gates, Gates { files_to_client: true, ..Gates::default() });
+        let mut gates = Gates::default();
+        gates.open("drives".parse().unwrap());
+        assert_eq!(gates, Gates { drives: true, ..Gates::default() });
+        gates.open("drives-write".parse().unwrap());
+        assert_eq!(gates, Gates { drives: true, drives_write: true, ..Gates::default() });
         assert!(
             "clipboard".parse::<Way>().unwrap_err().contains("clipboard-to-desktop, clipboard-to-client")
         );

@@ -33,7 +33,7 @@ use crate::display::{self, Wishes};
 use crate::egfx::Pipeline;
 use crate::error::Refused;
 use crate::gates::Gates;
-use crate::{capabilities, clipboard, closing, sequence, sound, tls};
+use crate::{capabilities, clipboard, closing, drives, sequence, sound, tls};
 
 /// A CredSSP message holds an NTLM token and at most the credentials; anything larger is no such thing.
 const MAX_TS_REQUEST: usize = 16 * 1024;
@@ -129,6 +129,9 @@ pub(crate) fn acceptor(host: &Host) -> (Acceptor, Wishes) {
     }
     if host.gates.sound_to_client {
         acceptor.attach_static_channel(sound::Channel::new());
+    }
+    if host.gates.drives {
+        acceptor.attach_static_channel(drives::Channel::default());
     }
     (acceptor, wishes)
 }

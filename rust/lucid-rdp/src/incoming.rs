@@ -13,7 +13,7 @@ use ironrdp_svc::server_encode_svc_messages;
 use lucid_desktop::Input;
 
 use crate::input::Translator;
-use crate::{Error, clipboard, dvc, sharecontrol, sound};
+use crate::{Error, clipboard, drives, dvc, sharecontrol, sound};
 
 /// What a client's PDU asks of its session.
 #[derive(Debug)]
@@ -90,6 +90,7 @@ pub(crate) fn data(
     };
     dvc::bound(channel, bytes)?;
     sound::bound(channel, bytes)?;
+    drives::bound(channel, bytes)?;
     let Some(bytes) = clipboard::bounded(channel, bytes)? else { return Ok(Incoming::Nothing) };
     let answers = channel.process(&bytes).map_err(|e| {
         tracing::debug!(id, "a virtual channel's data: {e}");

@@ -16,6 +16,7 @@ mod closing;
 mod control;
 mod curtain;
 mod display;
+mod drives;
 mod dvc;
 mod egfx;
 mod encoders;
@@ -143,6 +144,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         desktop: options.desktop,
         keyboard: options.keyboard,
         sound: options.gates.sound_to_client,
+        drives: options.gates.drives.then_some(options.gates.drives_write),
         encoders,
     };
     let sessions = Rc::new(sessions::Sessions::new(options.max_sessions, options.limits));

@@ -51,7 +51,8 @@ struct Arguments {
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
     session_limit: Limit,
     /// What may pass beside pictures and input, separated by commas: clipboard-to-desktop, clipboard-to-client,
-    /// sound-to-client, clipboard-files-to-desktop, clipboard-files-to-client. Nothing of it does by default.
+    /// sound-to-client, clipboard-files-to-desktop, clipboard-files-to-client, drives (the client's, as a folder that
+    /// can be read), drives-write (and changed). Nothing of it does by default.
     #[arg(long, value_name = "WAYS", value_delimiter = ',')]
     allow: Vec<Way>,
     /// The most bytes of one text, HTML or picture on the clipboard.

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::curtain::Curtain;
+use crate::drives::Shelf;
 use crate::encoders::VideoEncoders;
 use crate::picture::{FromDesktop, Orders, Painter};
 use crate::sound::Source;
@@ -27,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) keyboard: KeyboardLayout,
     /// Whether their programs can play sound.
     pub(crate) sound: bool,
+    /// Whether they have a folder with the client's drives; whether their programs can change what is there.
+    pub(crate) drives: Option<bool>,
     pub(crate) encoders: VideoEncoders,
 }
 
@@ -37,32 +40,37 @@ pub(crate) struct Opening {
     curtain: Curtain,
     from_desktop: mpsc::Receiver<FromDesktop>,
     keyboard: KeyboardLayout,
+    drives_writable: bool,
 }
 
 /// Starts a desktop; blocking work goes to another thread.
 pub(crate) fn open(settings: &Settings, size: DesktopSize) -> Opening {
-    let Settings { desktop: socket, keyboard, sound, encoders } = settings;
+    let Settings { desktop: socket, keyboard, sound, drives, encoders } = settings;
     let (out, from_desktop) = mpsc::channel(1);
     let orders = Orders::new(Mutex::new(None));
     let curtain = Curtain::default();
     let painter = Painter::new(Arc::clone(&orders), curtain.clone(), out, encoders.clone());
     let (width, height) = (size.width.into(), size.height.into());
-    let request = DesktopRequest { width, height, keyboard: keyboard.clone(), sound: *sound };
+    let request =
+        DesktopRequest { width, height, keyboard: keyboard.clone(), sound: *sound, drives: drives.is_some() };
     let socket = socket.clone();
     let task = tokio::task::spawn_blocking(move || Desktop::open(&socket, &request, painter));
-    Opening { task, orders, curtain, from_desktop, keyboard: keyboard.clone() }
+    let drives_writable = drives.unwrap_or_default();
+    Opening { task, orders, curtain, from_desktop, keyboard: keyboard.clone(), drives_writable }
 }
 
 impl Opening {
     /// Waits for it.
     pub(crate) async fn running(self) -> Result<Running, Error> {
-        let Opening { task, orders, curtain, from_desktop, keyboard } = self;
+        let Opening { task, orders, curtain, from_desktop, keyboard, drives_writable } = self;
         let mut desktop =
             task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
         let sound = desktop.take_sound().map(Source::new).transpose()?.map(Rc::new);
+        let shelf = desktop.take_drives().map(|device| Shelf::new(device, drives_writable)).transpose()?;
         Ok(Running {
             desktop: Owned(Some(desktop)),
             sound,
+            drives: shelf,
             orders,
             curtain,
             from_desktop,
@@ -103,6 +111,8 @@ pub(crate) struct Running {
     pub(crate) desktop: Owned,
     /// What its programs play, if the gate is open.
     pub(crate) sound: Option<Rc<Source>>,
+    /// The folder with its client's drives, if the gate is open.
+    pub(crate) drives: Option<Shelf>,
     pub(crate) orders: Orders,
     pub(crate) curtain: Curtain,
     pub(crate) from_desktop: mpsc::Receiver<FromDesktop>,

@@ -29,6 +29,7 @@ use crate::capabilities::{self, Client};
 use crate::clipboard::Clipboard;
 use crate::closing::Farewell;
 use crate::display::Wishes;
+use crate::drives::{self, Drives};
 use crate::egfx::{self, Sent, State};
 use crate::handshake::Connection;
 use crate::incoming::{self, Incoming};
@@ -208,6 +209,7 @@ impl Session<'_> {
         self.show_pointer(self.running.pointer).await?;
         let mut clipboard = Clipboard::start(&mut self.result, &self.running.desktop);
         let mut sound = Sound::start(&self.result, self.running.sound.as_ref());
+        let drives = Drives::start(&self.result, self.running.drives.as_ref());
         let writer = self.writer.clone();
         let mut may_wait_for_pipeline = self
             .result
@@ -243,6 +245,7 @@ impl Session<'_> {
                             }
                             clipboard.received(&mut self.result)?;
                             sound.received(&mut self.result)?;
+                            drives.received(&mut self.result);
                             if self.serve_pipeline().await? {
                                 may_wait_for_pipeline = false;
                             }
@@ -276,6 +279,9 @@ impl Session<'_> {
                 () = sound.playing() => sound.take(),
                 Ok(room) = writer.reserve(), if sound.has_output() => {
                     room.send(Piece { bytes: sound.output()?, picture: false });
+                }
+                Ok(room) = async { drives.wanted().await; writer.reserve().await } => {
+                    room.send(Piece { bytes: drives.output()?, picture: false });
                 }
                 told = written.recv() => match told {
                     Some(()) => self.written(),

@@ -2,6 +2,7 @@
 
 mod cursors;
 mod descendants;
+mod drives;
 mod files;
 mod keymap;
 mod listen;
@@ -209,6 +210,8 @@ impl Launcher {
         let started = Instant::now();
         let deadline = started + START_TIME;
         let runtime = RuntimeDirectory::make(&self.runtime)?;
+        // Before anything is started, which would not see it.
+        let drives = if request.drives { Some(self.mount_drives()?) } else { None };
         let sound = if request.sound { Some(self.start_sound(&runtime)?) } else { None };
         let (compositor, ready) = self.start_compositor(&request, &runtime)?;
         // While the compositor starts.
@@ -218,8 +221,10 @@ impl Launcher {
         let reply = Reply::Ready { keymap_size: keymap.size };
         let mut descriptors = vec![wayland.as_fd(), keymap.memory.as_fd()];
         descriptors.extend(sound.as_ref().map(|s| s.pipe.as_fd()));
+        descriptors.extend(drives.as_ref().map(|d| d.as_fd()));
         handover::send_reply(socket, &reply, &descriptors)?;
-        drop((wayland, keymap));
+        // Whoever serves the folder has the only end of it: without him, nobody waits for it.
+        drop((wayland, keymap, drives));
         tracing::info!(
             width = request.width,
             height = request.height,

@@ -195,6 +195,8 @@ const OPEN: Gates = Gates {
     files_to_client: true,
     files_max_bytes: 1 << 20,
     sound_to_client: false,
+    drives: false,
+    drives_write: false,
 };
 
 #[test]

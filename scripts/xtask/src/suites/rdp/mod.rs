@@ -16,6 +16,7 @@ use std::{
 mod administration;
 mod clients;
 mod desktop;
+mod drives;
 mod keyboard;
 mod mouse;
 mod sessions;
@@ -224,6 +225,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     common(&target, report)?;
     clipboard::check(&target, &dir.join("runtime"), &|port| serve(port, &account), report)?;
     sound::check(&target, &sound, &|port| serve(port, &account), &mark, report)?;
+    drives::check(&target, &home, &|port| serve(port, &account), report)?;
 
     sessions::many_cuts(&target, &rdp_service, report)?;
     window::many_sizes(&target, &rdp_service, report)?;

@@ -1,0 +1,113 @@
+//! Drives that the client shares, as a folder in the desktop (MS-RDPEFS). Exists only when its gate
+//! ([`Gates`](crate::gates::Gates)) is open.
+//!
+//! The launcher mounts a FUSE file system in the desktop's sandbox and hands the kernel's end out: this process
+//! answers the kernel's requests ([`folder`]) by asking the client ([`link`]). It holds no path and no file of either
+//! side. Without a client the folder is empty.
+//!
+//! Programs that wait for the folder sleep uninterruptibly, so everything ends: an answer that does not come, when a
+//! signal wants the program, when the client goes.
+
+mod channel;
+#[cfg(test)]
+mod damage;
+mod folder;
+mod fuse;
+mod irp;
+mod link;
+mod names;
+mod tree;
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use ironrdp_acceptor::AcceptorResult;
+use ironrdp_svc::server_encode_svc_messages;
+
+use crate::Error;
+use channel::Received;
+pub(crate) use channel::{Channel, bound};
+use link::Link;
+
+/// The folder of a desktop. Lives as long as that; one client at a time has its drives in it.
+pub(crate) struct Shelf {
+    link: Rc<Link>,
+    _served: folder::Served,
+}
+
+impl Shelf {
+    /// `device` is the kernel's end of the folder, `writable` whether programs may change anything.
+    pub(crate) fn new(device: OwnedFd, writable: bool) -> Result<Shelf, Error> {
+        let link = Rc::new(Link::default());
+        let _served = folder::serve(device, Rc::clone(&link), writable)?;
+        Ok(Shelf { link, _served })
+    }
+}
+
+/// The drives of one client; does nothing without a gate and a client that shares some.
+pub(crate) struct Drives(Option<Attached>);
+
+struct Attached {
+    link: Rc<Link>,
+    channel_id: u16,
+    user_id: u16,
+}
+
+impl Drives {
+    /// Begins, if there is a folder and the client has the channel.
+    pub(crate) fn start(result: &AcceptorResult, shelf: Option<&Shelf>) -> Drives {
+        let channel_id = result.static_channels.get_channel_id_by_type::<Channel>();
+        let (Some(shelf), Some(channel_id)) = (shelf, channel_id) else { return Drives(None) };
+        shelf.link.attach();
+        Drives(Some(Attached { link: Rc::clone(&shelf.link), channel_id, user_id: result.user_channel_id }))
+    }
+
+    /// Sees to what the client has sent.
+    pub(crate) fn received(&self, result: &mut AcceptorResult) {
+        let Drives(Some(attached)) = self else { return };
+        let Some(channel) = result
+            .static_channels
+            .get_by_type_mut::<Channel>()
+            .and_then(|channel| channel.channel_processor_downcast_mut::<Channel>())
+        else {
+            return;
+        };
+        for received in channel.take() {
+            match received {
+                Received::Drive { device, name } => {
+                    tracing::info!(device, "the client shares a drive");
+                    attached.link.add(device, &name);
+                }
+                Received::Removed { device } => {
+                    tracing::info!(device, "the client shares a drive no longer");
+                    attached.link.remove(device);
+                }
+                Received::Completed { device, completion, status, body } => {
+                    attached.link.complete(device, completion, status, body);
+                }
+            }
+        }
+    }
+
+    /// Waits until something is to be written to the client; may be dropped and called again.
+    pub(crate) async fn wanted(&self) {
+        match &self.0 {
+            Some(attached) => attached.link.wanted().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The next message for the client.
+    pub(crate) fn output(&self) -> Result<Vec<u8>, Error> {
+        let Some(attached) = &self.0 else { return Ok(Vec::new()) };
+        let messages: Vec<_> = attached.link.output().into_iter().map(Into::into).collect();
+        server_encode_svc_messages(messages, attached.channel_id, attached.user_id)
+            .map_err(|_| Error::Encode("a question about a drive"))
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.link.detach();
+    }
+}

@@ -1,0 +1,601 @@
+//! The folder in the desktop: answers the kernel's requests with what the client's drives say.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::fuse::{self, Answer, Changes, MAX_REQUEST, Operation, Owner, ROOT, Request, When};
+use super::irp::{self, Access, Attributes, Disposition, Entry, Function, Kind, Open, Time};
+use super::link::{Drive, File, Handle, Link};
+use super::names;
+use super::tree::{Nodes, Opened, Table};
+use crate::Error;
+
+/// Requests that are answered at a time; further ones wait in the kernel, where only a signal that kills ends them.
+const MAX_REQUESTS: usize = 128;
+/// Even one that takes many questions has an end.
+const LONGEST: Duration = Duration::from_secs(120);
+/// Entries of one folder that are listed; more are an error.
+const MAX_ENTRIES: usize = 65_536;
+
+/// Serves the folder until it is dropped.
+pub(super) struct Served(JoinHandle<()>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Begins. `device` is the kernel's end, `writable` whether programs may change anything.
+pub(super) fn serve(device: OwnedFd, link: Rc<Link>, writable: bool) -> Result<Served, Error> {
+    rustix::io::ioctl_fionbio(&device, true).map_err(|e| Error::Drives(e.into()))?;
+    #[expect(deprecated, reason = "unsound for what changes its descriptor, which an OwnedFd does not")]
+    let device = AsyncFd::with_interest(device, Interest::READABLE).map_err(Error::Drives)?;
+    let folder = Folder { link, writable, nodes: RefCell::new(Nodes::new()), table: RefCell::default() };
+    let served = Rc::new(Kernel { device, folder, interrupts: RefCell::default() });
+    Ok(Served(tokio::task::spawn_local(served.run())))
+}
+
+/// The connection to the kernel.
+struct Kernel {
+    device: AsyncFd<OwnedFd>,
+    folder: Folder,
+    /// By a request's number, while it is answered.
+    interrupts: RefCell<HashMap<u64, Rc<Notify>>>,
+}
+
+impl Kernel {
+    async fn run(self: Rc<Self>) {
+        let mut tasks = JoinSet::new();
+        let mut buffer = vec![0; MAX_REQUEST];
+        loop {
+            while tasks.try_join_next().is_some() {}
+            if tasks.len() >= MAX_REQUESTS {
+                // It never fails: no task panics, none is aborted.
+                let _ = tasks.join_next().await;
+                continue;
+            }
+            let read = async {
+                let mut ready = self.device.readable().await?;
+                match ready.try_io(|device| Ok(rustix::io::read(device, &mut buffer[..])?)) {
+                    Ok(read) => read.map(Some),
+                    Err(_not_ready) => Ok(None),
+                }
+            };
+            match read.await {
+                Ok(Some(length)) => self.take(buffer.get(..length).unwrap_or_default(), &mut tasks),
+                Ok(None) => {}
+                Err(error) => match Errno::from_io_error(&error) {
+                    // The request has gone meanwhile.
+                    Some(Errno::NOENT | Errno::INTR) => {}
+                    // The desktop's end.
+                    Some(Errno::NODEV | Errno::NOTCONN) => return,
+                    _ => {
+                        tracing::warn!(
+                            "the folder with the client's drives: {error}; it is not served any more"
+                        );
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn take(self: &Rc<Self>, bytes: &[u8], tasks: &mut JoinSet<()>) {
+        let Some(request) = fuse::request(bytes) else {
+            tracing::warn!(bytes = bytes.len(), "a request for the client's drives is malformed");
+            if let Some(unique) = bytes.get(8..16).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes) {
+                self.answer(unique, Err(Errno::INVAL));
+            }
+            return;
+        };
+        let Request { unique, .. } = request;
+        match request.operation {
+            Operation::Forget { lookups } => self.folder.nodes.borrow_mut().forget(request.node, lookups),
+            Operation::BatchForget { nodes } => {
+                let mut known = self.folder.nodes.borrow_mut();
+                nodes.into_iter().for_each(|(node, lookups)| known.forget(node, lookups));
+            }
+            Operation::Interrupt { unique } => {
+                // One that is answered already has no use for it.
+                if let Some(interrupt) = self.interrupts.borrow().get(&unique) {
+                    interrupt.notify_one();
+                }
+            }
+            Operation::Init { major, max_readahead, flags, .. } => {
+                self.answer(unique, init(major, max_readahead, flags))
+            }
+            _ => {
+                let (kernel, bytes) = (Rc::clone(self), bytes.to_vec());
+                let interrupt = Rc::new(Notify::new());
+                self.interrupts.borrow_mut().insert(unique, Rc::clone(&interrupt));
+                tasks.spawn_local(async move {
+                    let answer = match fuse::request(&bytes) {
+                        Some(request) => tokio::select! {
+                            biased;
+                            answer = kernel.folder.serve(&request) => answer,
+                            () = interrupt.notified() => Err(Errno::INTR),
+                            () = tokio::time::sleep(LONGEST) => Err(Errno::TIMEDOUT),
+                        },
+                        None => Err(Errno::INVAL),
+                    };
+                    kernel.interrupts.borrow_mut().remove(&unique);
+                    kernel.answer(unique, answer);
+                });
+            }
+        }
+    }
+
+    fn answer(&self, unique: u64, answer: Result<Answer, Errno>) {
+        match rustix::io::write(&self.device, &fuse::answer(unique, answer)) {
+            // The kernel waits for it no more.
+            Ok(_) | Err(Errno::NOENT | Errno::NODEV) => {}
+            Err(error) => {
+                tracing::warn!("answering a request for the client's drives: {error}");
+                // Nobody waits for an answer that was not taken.
+                if error == Errno::INVAL {
+                    let _ = rustix::io::write(&self.device, &fuse::answer(unique, Err(Errno::IO)));
+                }
+            }
+        }
+    }
+}
+
+fn init(major: u32, max_readahead: u32, flags: u32) -> Result<Answer, Errno> {
+    if major == 7 { Ok(fuse::initialized(max_readahead, flags)) } else { Err(Errno::PROTO) }
+}
+
+/// What is asked of and answered to, without the kernel.
+pub(super) struct Folder {
+    link: Rc<Link>,
+    writable: bool,
+    nodes: RefCell<Nodes>,
+    table: RefCell<Table>,
+}
+
+/// A place on a drive.
+struct Place {
+    drive: Drive,
+    /// As the client is told.
+    path: String,
+}
+
+/// What the folder itself looks like, and what nobody has asked about.
+const FOLDER: Attributes = Attributes {
+    size: 0,
+    folder: true,
+    readonly: true,
+    accessed: Time { seconds: 0, nanoseconds: 0 },
+    modified: Time { seconds: 0, nanoseconds: 0 },
+    changed: Time { seconds: 0, nanoseconds: 0 },
+};
+
+const LOOK: Open = Open { access: Access::Look, disposition: Disposition::Open, kind: Kind::Any };
+
+/// `open`'s flags (asm-generic/fcntl.h): what is wanted, and that it must not be there.
+const ACCESS_MODE: u32 = 3;
+const EXCLUSIVE: u32 = 0o200;
+/// renameat2's RENAME_NOREPLACE.
+const NO_REPLACE: u32 = 1;
+/// S_IWUSR.
+const MAY_WRITE: u32 = 0o200;
+
+impl Folder {
+    /// Answers a request. May be dropped.
+    pub(super) async fn serve(&self, request: &Request<'_>) -> Result<Answer, Errno> {
+        let Request { node, owner, .. } = *request;
+        match &request.operation {
+            Operation::Lookup { name } => {
+                // What cannot be a name on a drive is not there.
+                let path = self
+                    .nodes
+                    .borrow()
+                    .child(node, name)
+                    .map_err(|e| if e == Errno::INVAL { Errno::NOENT } else { e })?;
+                let attributes = self.look(&self.place(&path)?).await?;
+                self.entry(&path, &attributes, owner)
+            }
+            Operation::GetAttributes { handle } => {
+                let attributes = match handle.map(|handle| self.table.borrow().get(handle)) {
+                    Some(Ok(Opened::File(file))) => self.attributes(file).await?,
+                    _ => self.look_at(node).await?,
+                };
+                Ok(fuse::attributes(node, &self.shown(&attributes), owner))
+            }
+            Operation::SetAttributes(changes) => {
+                self.may_write()?;
+                self.set(node, changes, owner).await
+            }
+            Operation::MakeFolder { name } => {
+                let path = self.new_path(node, name)?;
+                let open =
+                    Open { access: Access::Read, disposition: Disposition::Create, kind: Kind::Folder };
+                let file = self.open(&self.place(&path)?, open).await?;
+                let attributes = self.attributes_of(&file).await?;
+                self.entry(&path, &attributes, owner)
+            }
+            Operation::Unlink { name } => self.delete(node, name, Kind::File).await,
+            Operation::RemoveFolder { name } => self.delete(node, name, Kind::Folder).await,
+            Operation::Rename { name, folder, to, flags } => {
+                self.rename((node, name), (*folder, to), *flags).await
+            }
+            Operation::Open { flags } => {
+                let access = self.access(*flags)?;
+                let place = self.place(&self.nodes.borrow().path(node)?)?;
+                let open = Open { access, disposition: Disposition::Open, kind: Kind::File };
+                let file = self.open(&place, open).await?;
+                Ok(fuse::opened(self.keep(file)?))
+            }
+            Operation::Create { name, flags } => {
+                let path = self.new_path(node, name)?;
+                let place = self.place(&path)?;
+                let access = self.access(*flags)?;
+                let open = Open { access, disposition: Disposition::Create, kind: Kind::File };
+                let file = match self.open(&place, open).await {
+                    // Another program of the client's was quicker.
+                    Err(Errno::EXIST) if flags & EXCLUSIVE == 0 => {
+                        self.open(&place, Open { disposition: Disposition::Open, ..open }).await?
+                    }
+                    file => file?,
+                };
+                let attributes = self.attributes_of(&file).await?;
+                let handle = self.keep(file)?;
+                let node = self.nodes.borrow_mut().tell(&path)?;
+                Ok(fuse::created(node, &self.shown(&attributes), owner, handle))
+            }
+            Operation::Read { handle, offset, length } => {
+                let file = self.table.borrow().file(*handle)?;
+                self.read(file, *offset, *length).await.map(|bytes| fuse::data(&bytes))
+            }
+            Operation::Write { handle, offset, data } => {
+                self.may_write()?;
+                let file = self.table.borrow().file(*handle)?;
+                self.write(file, *offset, data).await?;
+                Ok(fuse::written(data.len() as u32))
+            }
+            Operation::Statistics => self.statistics(node).await,
+            Operation::Release { handle } | Operation::ReleaseFolder { handle } => {
+                let opened = self.table.borrow_mut().remove(*handle);
+                if let Some(Opened::File(file)) = opened {
+                    self.link.close_later(file);
+                }
+                Ok(fuse::done())
+            }
+            Operation::OpenFolder => {
+                let handle = self.table.borrow_mut().insert(Opened::Folder(None))?;
+                Ok(fuse::opened(handle))
+            }
+            Operation::List { handle, offset, length } => {
+                self.list(node, *handle, *offset, *length, owner).await
+            }
+            Operation::Flush | Operation::Destroy => Ok(fuse::done()),
+            Operation::Link => Err(Errno::PERM),
+            Operation::Other(_)
+            | Operation::Init { .. }
+            | Operation::Forget { .. }
+            | Operation::BatchForget { .. }
+            | Operation::Interrupt { .. } => Err(Errno::NOSYS),
+        }
+    }
+
+    fn may_write(&self) -> Result<(), Errno> {
+        if self.writable { Ok(()) } else { Err(Errno::ROFS) }
+    }
+
+    /// What `open`'s flags ask for.
+    fn access(&self, flags: u32) -> Result<Access, Errno> {
+        let access = match flags & ACCESS_MODE {
+            0 => return Ok(Access::Read),
+            1 => Access::Write,
+            _ => Access::ReadWrite,
+        };
+        self.may_write().map(|()| access)
+    }
+
+    /// A path where something is to be made, removed or renamed: not among the drives themselves.
+    fn new_path(&self, folder: u64, name: &[u8]) -> Result<String, Errno> {
+        self.may_write()?;
+        if folder == ROOT { Err(Errno::PERM) } else { self.nodes.borrow().child(folder, name) }
+    }
+
+    fn place(&self, path: &str) -> Result<Place, Errno> {
+        let (drive, rest) = path.split_once('/').unwrap_or((path, ""));
+        Ok(Place { drive: self.link.drive(drive)?, path: format!("\\{}", rest.replace('/', "\\")) })
+    }
+
+    async fn open(&self, place: &Place, open: Open) -> Result<File<'_>, Errno> {
+        self.link.open(&place.drive, &place.path, open).await
+    }
+
+    /// Keeps a file open for a program.
+    fn keep(&self, file: File<'_>) -> Result<u64, Errno> {
+        let mut table = self.table.borrow_mut();
+        if table.is_full() {
+            return Err(Errno::NFILE);
+        }
+        table.insert(Opened::File(file.keep()?))
+    }
+
+    async fn attributes(&self, file: Handle) -> Result<Attributes, Errno> {
+        let query = |class| async move {
+            let question = irp::query_information(class);
+            self.link.call(file, Function::QueryInformation, &question).await?.done()
+        };
+        let (basic, standard) =
+            tokio::try_join!(query(irp::FILE_BASIC_INFORMATION), query(irp::FILE_STANDARD_INFORMATION))?;
+        irp::attributes(&basic, &standard)
+    }
+
+    async fn attributes_of(&self, file: &File<'_>) -> Result<Attributes, Errno> {
+        self.attributes(file.handle()?).await
+    }
+
+    async fn look(&self, place: &Place) -> Result<Attributes, Errno> {
+        let file = self.open(place, LOOK).await?;
+        self.attributes_of(&file).await
+    }
+
+    async fn look_at(&self, node: u64) -> Result<Attributes, Errno> {
+        if node == ROOT {
+            return Ok(FOLDER);
+        }
+        let path = self.nodes.borrow().path(node)?;
+        self.look(&self.place(&path)?).await
+    }
+
+    /// As programs see it.
+    fn shown(&self, attributes: &Attributes) -> Attributes {
+        // Windows marks folders as read-only without meaning it.
+        let readonly = !self.writable || (attributes.readonly && !attributes.folder);
+        Attributes { readonly, ..*attributes }
+    }
+
+    fn entry(&self, path: &str, attributes: &Attributes, owner: Owner) -> Result<Answer, Errno> {
+        let node = self.nodes.borrow_mut().tell(path)?;
+        Ok(fuse::entry(node, &self.shown(attributes), owner))
+    }
+
+    async fn set(&self, node: u64, changes: &Changes, owner: Owner) -> Result<Answer, Errno> {
+        let path = self.nodes.borrow().path(node)?;
+        if path.is_empty() {
+            return Err(Errno::PERM);
+        }
+        // Nothing here belongs to anybody else.
+        if changes.user.is_some_and(|user| user != owner.user)
+            || changes.group.is_some_and(|group| group != owner.group)
+        {
+            return Err(Errno::PERM);
+        }
+        let place = self.place(&path)?;
+        if let Some(size) = changes.size {
+            let question = irp::set_size(size);
+            let handle = changes.handle.and_then(|handle| self.table.borrow().file(handle).ok());
+            let answer = match handle {
+                Some(file) => self.link.call(file, Function::SetInformation, &question).await?,
+                None => {
+                    let open =
+                        Open { access: Access::Write, disposition: Disposition::Open, kind: Kind::File };
+                    self.open(&place, open).await?.call(Function::SetInformation, &question).await?
+                }
+            };
+            answer.done()?;
+        }
+        let now = self.look(&place).await?;
+        let readonly = changes.mode.map_or(now.readonly, |mode| mode & MAY_WRITE == 0) && !now.folder;
+        let times = changes.accessed.or(changes.modified).is_some();
+        if !times && (readonly == now.readonly || now.folder) {
+            return Ok(fuse::attributes(node, &self.shown(&now), owner));
+        }
+        let open = Open { access: Access::SetAttributes, disposition: Disposition::Open, kind: Kind::Any };
+        let question =
+            irp::set_basic(changes.accessed.map(time), changes.modified.map(time), readonly, now.folder);
+        let file = self.open(&place, open).await?;
+        let answer = file.call(Function::SetInformation, &question).await?.done();
+        // FreeRDP cannot set a folder's times, and programs that copy folders would take that for a failure of the copy.
+        if !now.folder {
+            answer?;
+        }
+        let attributes = self.attributes_of(&file).await?;
+        Ok(fuse::attributes(node, &self.shown(&attributes), owner))
+    }
+
+    async fn delete(&self, folder: u64, name: &[u8], kind: Kind) -> Result<Answer, Errno> {
+        let path = self.new_path(folder, name)?;
+        let place = self.place(&path)?;
+        let file =
+            self.open(&place, Open { access: Access::Delete, disposition: Disposition::Open, kind }).await?;
+        file.call(Function::SetInformation, &irp::set_deleted()).await?.done()?;
+        let closed = file.close().await?;
+        // FreeRDP deletes when the file is closed, and its answer to that may be the error of something else; for a folder
+        // with something in it some versions say that all is well. Whether it has gone is what counts.
+        if (closed.status != irp::STATUS_SUCCESS || kind == Kind::Folder)
+            && self.open(&place, LOOK).await.is_ok()
+        {
+            let nothing_said = if kind == Kind::Folder { Errno::NOTEMPTY } else { Errno::IO };
+            return Err(closed.done().err().unwrap_or(nothing_said));
+        }
+        self.nodes.borrow_mut().gone(&path);
+        Ok(fuse::done())
+    }
+
+    async fn rename(&self, from: (u64, &[u8]), to: (u64, &[u8]), flags: u32) -> Result<Answer, Errno> {
+        let (from, to) = (self.new_path(from.0, from.1)?, self.new_path(to.0, to.1)?);
+        if flags & !NO_REPLACE != 0 {
+            return Err(Errno::INVAL);
+        }
+        let (place, target) = (self.place(&from)?, self.place(&to)?);
+        if place.drive != target.drive {
+            return Err(Errno::XDEV);
+        }
+        let open = Open { access: Access::Delete, disposition: Disposition::Open, kind: Kind::Any };
+        let file = self.open(&place, open).await?;
+        let question = irp::set_name(&target.path, flags & NO_REPLACE == 0);
+        match file.call(Function::SetInformation, &question).await?.done() {
+            Ok(_) => {}
+            // FreeRDP says this of every folder with something in it, though it has renamed it.
+            Err(Errno::NOTEMPTY)
+                if self.open(&place, LOOK).await.err() == Some(Errno::NOENT)
+                    && self.open(&target, LOOK).await.is_ok() => {}
+            Err(error) => return Err(error),
+        }
+        self.nodes.borrow_mut().renamed(&from, &to);
+        Ok(fuse::done())
+    }
+
+    async fn read(&self, file: Handle, offset: u64, length: u32) -> Result<Vec<u8>, Errno> {
+        let mut bytes = Vec::new();
+        // The kernel takes less than it asked for as the end of the file, so it has to be.
+        loop {
+            let done = bytes.len() as u32;
+            let offset = offset.checked_add(u64::from(done)).ok_or(Errno::INVAL)?;
+            let wanted = length - done;
+            if wanted == 0 {
+                return Ok(bytes);
+            }
+            let answer = self.link.call(file, Function::Read, &irp::read(offset, wanted)).await?;
+            if irp::is_end_of_file(answer.status) {
+                return Ok(bytes);
+            }
+            let answer = answer.done()?;
+            let data = irp::data(&answer, wanted)?;
+            if data.is_empty() {
+                return Ok(bytes);
+            }
+            bytes.extend_from_slice(data);
+        }
+    }
+
+    async fn write(&self, file: Handle, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        let mut rest = data;
+        while !rest.is_empty() {
+            let offset = offset.checked_add((data.len() - rest.len()) as u64).ok_or(Errno::INVAL)?;
+            let answer = self.link.call(file, Function::Write, &irp::write(offset, rest)).await?.done()?;
+            let written = irp::written(&answer, rest.len() as u32)? as usize;
+            if written == 0 {
+                return Err(Errno::IO);
+            }
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    async fn statistics(&self, node: u64) -> Result<Answer, Errno> {
+        let path = self.nodes.borrow().path(node)?;
+        let size = if path.is_empty() {
+            irp::Size::default()
+        } else {
+            let top = Place { path: "\\".into(), ..self.place(&path)? };
+            let top = self.open(&top, LOOK).await?;
+            irp::drive_size(&top.call(Function::QueryVolumeInformation, &irp::query_size()).await?.done()?)?
+        };
+        Ok(fuse::statistics(&size, names::MAX_NAME))
+    }
+
+    async fn list(
+        &self,
+        node: u64,
+        handle: u64,
+        offset: u64,
+        length: u32,
+        owner: Owner,
+    ) -> Result<Answer, Errno> {
+        let path = self.nodes.borrow().path(node)?;
+        let Opened::Folder(known) = self.table.borrow().get(handle)? else { return Err(Errno::BADF) };
+        let entries = match known {
+            // From the beginning it is read anew.
+            Some(known) if offset > 0 => known,
+            _ => {
+                let entries =
+                    Rc::new(if path.is_empty() { self.drives() } else { self.entries(&path).await? });
+                self.table.borrow_mut().listed(handle, Rc::clone(&entries))?;
+                entries
+            }
+        };
+        let mut listing = fuse::Listing::new(length);
+        let own = [".", ".."].map(|name| (name, FOLDER));
+        let others = entries.iter().map(|(name, entry)| (name.as_str(), entry.attributes));
+        for (at, (name, attributes)) in
+            (0u64..).zip(own.into_iter().chain(others)).skip(usize::try_from(offset).unwrap_or(usize::MAX))
+        {
+            if !listing.has_room(name) {
+                break;
+            }
+            // The kernel looks up the drives by itself, and what is too much to remember.
+            let node = if path.is_empty() || at < 2 {
+                0
+            } else {
+                self.nodes.borrow_mut().tell(&format!("{path}/{name}")).unwrap_or(0)
+            };
+            listing = listing.add(node, &self.shown(&attributes), owner, at + 1, name);
+        }
+        Ok(listing.finish())
+    }
+
+    fn drives(&self) -> Vec<(String, Entry)> {
+        let entry = Entry { name: Vec::new(), attributes: FOLDER };
+        self.link.drives().into_iter().map(|drive| (drive.name, entry.clone())).collect()
+    }
+
+    async fn entries(&self, path: &str) -> Result<Vec<(String, Entry)>, Errno> {
+        let place = self.place(path)?;
+        let open = Open { access: Access::Read, disposition: Disposition::Open, kind: Kind::Folder };
+        let folder = self.open(&place, open).await?;
+        let pattern = format!("{}\\*", place.path.trim_end_matches('\\'));
+        let mut question = irp::query_directory(Some(&pattern));
+        let (mut entries, mut left_out) = (Vec::new(), 0);
+        loop {
+            let answer = folder.call(Function::QueryDirectory, &question).await?;
+            if irp::is_end_of_listing(answer.status) {
+                break;
+            }
+            for entry in irp::entries(&answer.done()?)? {
+                if matches!(entry.name.as_slice(), [DOT] | [DOT, DOT]) {
+                    continue;
+                }
+                match names::from_wide(&entry.name) {
+                    // The name is there as text.
+                    Some(name) => entries.push((name, Entry { name: Vec::new(), ..entry })),
+                    None => left_out += 1,
+                }
+            }
+            if entries.len() + left_out > MAX_ENTRIES {
+                return Err(Errno::OVERFLOW);
+            }
+            question = irp::query_directory(None);
+        }
+        if left_out > 0 {
+            tracing::debug!(
+                left_out,
+                "files of a client's folder have names that cannot be used here; they are not shown"
+            );
+        }
+        Ok(entries)
+    }
+}
+
+const DOT: u16 = b'.' as u16;
+
+fn time(when: When) -> Time {
+    match when {
+        When::At(time) => time,
+        When::Now => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Time {
+                seconds: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+                nanoseconds: now.subsec_nanos(),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
