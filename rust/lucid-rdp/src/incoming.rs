@@ -8,7 +8,7 @@ use ironrdp_pdu::mcs::McsMessage;
 use ironrdp_pdu::rdp::capability_sets::CapabilitySet;
 use ironrdp_pdu::rdp::headers::{ShareControlHeader, ShareControlPdu, ShareDataPdu};
 use ironrdp_pdu::x224::X224;
-use ironrdp_pdu::{Action, find_size};
+use ironrdp_pdu::{Action, PduInfo, find_size};
 use ironrdp_svc::server_encode_svc_messages;
 use lucid_desktop::Input;
 
@@ -46,7 +46,8 @@ pub(crate) fn pdu(
     match action {
         Action::FastPath => {
             // ironrdp-pdu takes the header's size from this length without a look.
-            if !matches!(find_size(bytes), Ok(Some(frame)) if frame.length == bytes.len()) {
+            let whole = |frame: PduInfo| frame.action == action && frame.length == bytes.len();
+            if !find_size(bytes).is_ok_and(|frame| frame.is_some_and(whole)) {
                 return Err(Error::Protocol("the length of fast-path input"));
             }
             let input: FastPathInput = decode(bytes).map_err(|_| Error::Protocol("fast-path input"))?;
@@ -153,7 +154,7 @@ mod tests {
             assert!(take(&[0x04, length, 0, 0x1e]).is_err(), "{length}");
         }
         // The number of events in a byte of its own, for which the length has no room.
-        for bad in [&[0x00, 2, 1, 0, 0x1e][..], &[0x00, 0x80, 0x0c, 0x80], &[0x00], &[]] {
+        for bad in [&[0x00, 2, 1, 0, 0x1e][..], &[0x00, 0x80, 0x0c, 0x80], &[0x03, 0, 0, 4], &[0x00], &[]] {
             assert!(take(bad).is_err(), "{bad:02x?}");
         }
     }

@@ -1,5 +1,5 @@
-//! The fuzz targets for a bounded number of inputs: their corpus, and new ones that are the same in every run, because
-//! the generator's seed is. Long runs are made by hand: rust/lucid-rdp/fuzz/README.md.
+//! The fuzz targets for a bounded number of inputs: their corpus, and new ones from the same seed in every run. Long runs
+//! are made by hand: rust/lucid-rdp/fuzz/README.md.
 
 use std::{
     collections::BTreeMap,
