@@ -229,6 +229,8 @@ const GATES: Gates = Gates {
     files_to_client: true,
     files_max_bytes: 1 << 20,
     sound_to_client: true,
+    drives: true,
+    drives_write: true,
 };
 
 fn host() -> &'static Host {

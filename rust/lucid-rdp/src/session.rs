@@ -29,7 +29,7 @@ use crate::capabilities::{self, Client};
 use crate::clipboard::Clipboard;
 use crate::closing::Farewell;
 use crate::display::Wishes;
-use crate::drives::{self, Drives};
+use crate::drives::Drives;
 use crate::egfx::{self, Sent, State};
 use crate::handshake::Connection;
 use crate::incoming::{self, Incoming};
