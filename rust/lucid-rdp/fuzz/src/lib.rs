@@ -25,11 +25,6 @@ pub fn bound(bytes: usize) {
     MEMORY.set_limit(MEMORY.allocated() + bytes).expect("a limit above what is held");
 }
 
-/// The most that was held on the heap at any time, in bytes.
-pub fn most_held() -> usize {
-    MEMORY.max_allocated()
-}
-
 /// A fuzz target: a name for the door (the file's), the function that takes the bytes, and how many bytes of memory
 /// they may cost, all told.
 #[macro_export]
