@@ -106,6 +106,38 @@ impl Drives {
     }
 }
 
+/// Reads a client's answers (MS-RDPEFS 2.2.3.4): the first byte says to which question.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn answer(bytes: &[u8]) {
+    let Some((question, answer)) = bytes.split_first() else { return };
+    match question % 6 {
+        0 => _ = irp::created(answer),
+        1 => assert!(
+            irp::data(answer, MAX_ANSWER).map_or(0, <[u8]>::len) <= MAX_ANSWER as usize,
+            "too much data"
+        ),
+        2 => assert!(irp::written(answer, MAX_ANSWER).unwrap_or(0) <= MAX_ANSWER, "more written than given"),
+        3 => {
+            let (basic, standard) = answer.split_at(answer.len().min(44));
+            _ = irp::attributes(basic, standard);
+        }
+        4 => _ = irp::drive_size(answer),
+        _ => {
+            for entry in irp::entries(answer).unwrap_or_default() {
+                let name = names::from_wide(&entry.name).unwrap_or_default();
+                assert!(
+                    !name.contains(['/', '\\', ':']) && name != "." && name != "..",
+                    "a way out of the folder"
+                );
+            }
+        }
+    }
+}
+
+/// What the answers read by [`answer`] may hold, in bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+const MAX_ANSWER: u32 = 4096;
+
 impl Drop for Attached {
     fn drop(&mut self) {
         self.link.detach();

@@ -42,7 +42,7 @@ use crate::handshake::{self, Connection, Hall, Host, Secured, Stage};
 use crate::incoming::{self, Incoming};
 use crate::input::Translator;
 use crate::reconnect::Cookies;
-use crate::{Accounts, MAX_SIZE, Refused, clipboard, display, sound, tls};
+use crate::{Accounts, MAX_SIZE, Refused, clipboard, display, drives, sound, tls};
 
 /// The account in `testdata/account-v1.json`, which is public and nobody's.
 const USER: &str = "lucid";
@@ -158,6 +158,16 @@ pub fn sound(bytes: &[u8]) {
     on_channel::<sound::Channel>(bytes);
 }
 
+/// Chunks of the static channel `rdpdr` (MS-RDPEFS), in pieces.
+pub fn drives(bytes: &[u8]) {
+    on_channel::<drives::Channel>(bytes);
+}
+
+/// What a client answers to a question about a drive; the first byte chooses the question.
+pub fn drive_answer(bytes: &[u8]) {
+    drives::answer(bytes);
+}
+
 /// Messages of the graphics pipeline's channel (MS-RDPEGFX 2.2.2), in pieces.
 pub fn graphics(bytes: &[u8]) {
     on_dynamic_channel(bytes, 0);
@@ -208,6 +218,8 @@ const DOORS: &[Door] = &[
     ("connection", connection),
     ("credssp", credssp),
     ("display_control", display_control),
+    ("drive_answer", drive_answer),
+    ("drives", drives),
     ("dynamic_channels", dynamic_channels),
     ("file_list", file_list),
     ("graphics", graphics),
@@ -353,8 +365,13 @@ pub(crate) fn every_channel() -> AcceptorResult {
     static_channels.insert(handshake::dynamic_channels(control));
     static_channels.insert(clipboard::Channel::new(GATES));
     static_channels.insert(sound::Channel::new());
-    let types =
-        [TypeId::of::<DrdynvcServer>(), TypeId::of::<clipboard::Channel>(), TypeId::of::<sound::Channel>()];
+    static_channels.insert(drives::Channel::default());
+    let types = [
+        TypeId::of::<DrdynvcServer>(),
+        TypeId::of::<clipboard::Channel>(),
+        TypeId::of::<sound::Channel>(),
+        TypeId::of::<drives::Channel>(),
+    ];
     for (kind, id) in types.into_iter().zip(STATIC_CHANNELS..) {
         static_channels.attach_channel_id(kind, id);
     }

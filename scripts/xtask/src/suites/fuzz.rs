@@ -29,6 +29,8 @@ const RUNS: &[(&str, u32)] = &[
     ("credssp", 25_000),
     ("desktop_socket", 150_000),
     ("display_control", 15_000),
+    ("drive_answer", 150_000),
+    ("drives", 60_000),
     ("dynamic_channels", 20_000),
     ("file_list", 150_000),
     ("graphics", 15_000),
