@@ -47,6 +47,9 @@ const MAX_WRITERS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// And this long when it has copied something else meanwhile.
 const GRACE: Duration = Duration::from_secs(2);
+/// For so long after a client has copied something it is asked for nothing: FreeRDP 2 is not ready before, and has been
+/// seen to die of it; see [`Asked::times`].
+const SETTLE: Duration = Duration::from_millis(200);
 /// The most that a program may say about where copied files are, in bytes.
 const MOST_PLACES: usize = 1 << 20;
 /// Between two announcements to the client, so that a program which copies without end costs little.
@@ -147,6 +150,8 @@ struct Open {
     /// It has announced that it has nothing, at a time when that need not be so (see [`Asked::times`]): what it answers
     /// next tells.
     emptied: bool,
+    /// It may be asked from then on.
+    settled: Instant,
     /// Programs whose turn comes then.
     waiting: VecDeque<(Paste, Instant)>,
     writers: JoinSet<()>,
@@ -245,6 +250,7 @@ impl Clipboard {
             asked: None,
             answered: None,
             emptied: false,
+            settled: Instant::now(),
             waiting: VecDeque::new(),
             writers: JoinSet::new(),
             files,
@@ -343,7 +349,8 @@ impl Open {
         let asked = self.asked.as_ref().map(|asked| asked.until);
         // While it cannot be made, its time does not matter.
         let announcement = self.announcement.filter(|_| self.ready && self.output.is_empty());
-        [asked, announcement].into_iter().flatten().min()
+        let settled = (self.asked.is_none() && !self.waiting.is_empty()).then_some(self.settled);
+        [asked, announcement, settled].into_iter().flatten().min()
     }
 
     fn send(&mut self, message: SvcMessage) -> Result<(), Error> {
@@ -367,6 +374,7 @@ impl Open {
             return Ok(());
         }
         self.client_has = formats::from_client(formats, &self.gates);
+        self.settled = Instant::now() + SETTLE;
         // It may still answer; FreeRDP tells of one copy twice, and never answers when the first was in between.
         if let Some(asked) = &mut self.asked {
             asked.until = asked.until.min(Instant::now() + GRACE);
@@ -414,7 +422,7 @@ impl Open {
 
     /// Asks the client for the next program, unless it owes an answer.
     fn ask_client(&mut self) -> Result<(), Error> {
-        while self.asked.is_none() {
+        while self.asked.is_none() && self.settled <= Instant::now() {
             let Some((paste, until)) = self.waiting.pop_front() else { return Ok(()) };
             let has = self.client_has.iter().find(|(mime_type, ..)| *mime_type == paste.mime_type);
             // Dropping the paste is an empty answer.
