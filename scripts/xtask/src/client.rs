@@ -231,10 +231,12 @@ impl Screen {
             .map(drop)
     }
 
-    /// Moves the pointer into the middle.
+    /// Moves the pointer into the middle, from beside it: a new X server has it there, and then nobody is told.
     pub(crate) fn point_to_the_middle(&self) -> Result<()> {
         let (x, y) = ((self.view.0 / 2).to_string(), (self.view.1 / 2).to_string());
-        ask_well("moving the pointer", self.command("xdotool").args(["mousemove", &x, &y]), b"").map(drop)
+        let mut xdotool = self.command("xdotool");
+        xdotool.args(["mousemove", "40", "40", "mousemove", &x, &y]);
+        ask_well("moving the pointer", &mut xdotool, b"").map(drop)
     }
 
     /// Moves the pointer there and clicks.
