@@ -6,10 +6,8 @@ use ironrdp_dvc::pdu::{DrdynvcClientPdu, DrdynvcDataPdu};
 use ironrdp_pdu::rdp::vc::ChannelControlFlags;
 use ironrdp_svc::{StaticChannelSet, StaticVirtualChannel};
 
-use crate::Error;
+use crate::{Error, chunk};
 
-/// Length and flags of a static channel's chunk (MS-RDPBCGR 2.2.6.1.1), both 32 bits, little endian.
-const CHUNK_HEADER: usize = 8;
 /// The longest PDU, in bytes. MS-RDPEDYC 3.1.5.1.4 has 1600, so that each fits into one chunk.
 const LONGEST_PDU: u32 = 16 * 1024;
 /// The longest message on a dynamic channel, in bytes, in however many PDUs. The longest that a client has reason to
@@ -23,17 +21,13 @@ pub(crate) fn bound(channel: &StaticVirtualChannel, chunk: &[u8]) -> Result<(), 
         return Ok(());
     }
     let refused = Error::Protocol("a piece of a dynamic channel's message");
-    let number = |at: usize| chunk.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
-    let (Some(length), Some(flags)) = (number(0), number(4).map(ChannelControlFlags::from_bits_retain))
-    else {
-        return Err(refused);
-    };
-    let whole =
-        flags.contains(ChannelControlFlags::FLAG_FIRST) == flags.contains(ChannelControlFlags::FLAG_LAST);
-    if length > LONGEST_PDU || !whole || flags.contains(ChannelControlFlags::PACKET_COMPRESSED) {
+    let Some(header) = chunk::Header::of(chunk) else { return Err(refused) };
+    let whole = header.flags.contains(ChannelControlFlags::FLAG_FIRST)
+        == header.flags.contains(ChannelControlFlags::FLAG_LAST);
+    if !whole || !header.may_be_held(LONGEST_PDU) {
         return Err(refused);
     }
-    match chunk.get(CHUNK_HEADER..).map(decode::<DrdynvcClientPdu>) {
+    match chunk.get(chunk::HEADER..).map(decode::<DrdynvcClientPdu>) {
         Some(Ok(DrdynvcClientPdu::Data(DrdynvcDataPdu::DataFirst(first))))
             if first.length() > LONGEST_MESSAGE =>
         {
@@ -61,7 +55,7 @@ pub(crate) fn is_stale(channels: &StaticChannelSet, channel_id: u16, chunk: &[u8
         return false;
     };
     // In several chunks nothing small comes; what cannot be read is judged by whoever has to use it.
-    let Some(Ok(pdu)) = chunk.get(CHUNK_HEADER..).map(decode::<DrdynvcClientPdu>) else { return false };
+    let Some(Ok(pdu)) = chunk.get(chunk::HEADER..).map(decode::<DrdynvcClientPdu>) else { return false };
     match pdu {
         DrdynvcClientPdu::Data(data) => !drdynvc.is_channel_opened(data.channel_id()),
         DrdynvcClientPdu::Close(close) => !drdynvc.is_channel_opened(close.channel_id()),

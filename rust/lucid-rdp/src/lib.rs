@@ -11,6 +11,7 @@
 mod account;
 mod bitmap;
 mod capabilities;
+mod chunk;
 mod clipboard;
 mod closing;
 mod control;

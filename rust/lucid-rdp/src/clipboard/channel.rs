@@ -14,8 +14,8 @@ use ironrdp_pdu::{PduResult, decode_err, encode_err};
 use ironrdp_svc::{ChannelFlags, StaticVirtualChannel, SvcMessage, SvcProcessor, SvcServerProcessor};
 
 use super::files;
-use crate::Error;
 use crate::gates::Gates;
+use crate::{Error, chunk};
 
 /// What every message may have beyond the clipboard's content, and the most of a message that has none.
 const OVERHEAD: usize = 64 * 1024;
@@ -82,12 +82,11 @@ impl Channel {
 
     /// Looks at one piece of a message before it is put together: what is too large is never held.
     fn bound<'a>(&mut self, piece: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, Error> {
-        // MS-RDPBCGR 2.2.6.1.1 CHANNEL_PDU_HEADER: length of the whole message, flags; little endian.
-        let (Some(length), Some(flags)) = (number(piece, 0), number(piece, 4)) else {
+        let Some(header) = chunk::Header::of(piece) else {
             return Err(Error::Protocol("a piece of a clipboard message"));
         };
-        let flags = ChannelControlFlags::from_bits_retain(flags);
-        if flags.contains(ChannelControlFlags::PACKET_COMPRESSED) {
+        let chunk::Header { length, flags } = header;
+        if header.is_compressed() {
             return Err(Error::Protocol("a compressed clipboard message, which was not negotiated"));
         }
         if length as usize <= self.largest() && self.oversize.is_none() {
@@ -131,10 +130,6 @@ impl Channel {
         self.received.push(received);
         Ok(())
     }
-}
-
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(u32::from_le_bytes)
 }
 
 /// Passes on what may be put together to a message of a static channel; `None`: it was thrown away. Bounds the

@@ -8,12 +8,11 @@
 use ironrdp_core::impl_as_any;
 use ironrdp_pdu::PduResult;
 use ironrdp_pdu::gcc::ChannelName;
-use ironrdp_pdu::rdp::vc::ChannelControlFlags;
 use ironrdp_svc::{CompressionCondition, StaticVirtualChannel, SvcMessage, SvcProcessor, SvcServerProcessor};
 
 use super::fuse::MAX_DATA;
 use super::irp::{CORE, STATUS_ACCESS_DENIED, STATUS_SUCCESS};
-use crate::Error;
+use crate::{Error, chunk};
 
 /// The longest message, in bytes: a piece of a file, or a part of a listing.
 const LONGEST: u32 = MAX_DATA * 2;
@@ -203,13 +202,8 @@ pub(crate) fn bound(channel: &mut StaticVirtualChannel, piece: &[u8]) -> Result<
     if channel.channel_processor_downcast_ref::<Channel>().is_none() {
         return Ok(());
     }
-    // MS-RDPBCGR 2.2.6.1.1 CHANNEL_PDU_HEADER: length of the whole message, flags; little endian.
-    match (u32_at(piece, 0), u32_at(piece, 4).map(ChannelControlFlags::from_bits_retain)) {
-        (Some(length), Some(flags))
-            if length <= LONGEST && !flags.contains(ChannelControlFlags::PACKET_COMPRESSED) =>
-        {
-            Ok(())
-        }
+    match chunk::Header::of(piece) {
+        Some(header) if header.may_be_held(LONGEST) => Ok(()),
         _ => Err(Error::Protocol("a piece of a message about drives")),
     }
 }

@@ -1,11 +1,10 @@
 //! The static channel `rdpsnd` (MS-RDPEA): agrees on a format, and collects confirmations for the session.
 
 use super::formats::{self, Agreed};
-use crate::Error;
+use crate::{Error, chunk};
 use ironrdp_core::{decode, impl_as_any};
 use ironrdp_pdu::PduResult;
 use ironrdp_pdu::gcc::ChannelName;
-use ironrdp_pdu::rdp::vc::ChannelControlFlags;
 use ironrdp_rdpsnd::pdu::{
     AudioFormatFlags, ClientAudioFormatPdu, ClientAudioOutputPdu, ServerAudioFormatPdu, ServerAudioOutputPdu,
     TrainingPdu, Version, Wave2Pdu, WaveDataPdu, WavePdu,
@@ -122,14 +121,8 @@ pub(crate) fn bound(channel: &mut StaticVirtualChannel, piece: &[u8]) -> Result<
     if channel.channel_processor_downcast_ref::<Channel>().is_none() {
         return Ok(());
     }
-    // MS-RDPBCGR 2.2.6.1.1 CHANNEL_PDU_HEADER: length of the whole message, flags; little endian.
-    let number = |at: usize| piece.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
-    match (number(0), number(4).map(ChannelControlFlags::from_bits_retain)) {
-        (Some(length), Some(flags))
-            if length <= LONGEST && !flags.contains(ChannelControlFlags::PACKET_COMPRESSED) =>
-        {
-            Ok(())
-        }
+    match chunk::Header::of(piece) {
+        Some(header) if header.may_be_held(LONGEST) => Ok(()),
         _ => Err(Error::Protocol("a piece of a sound message")),
     }
 }

@@ -1,4 +1,6 @@
 use super::super::damage::Random;
+use ironrdp_pdu::rdp::vc::ChannelControlFlags;
+
 use super::*;
 
 fn core(packet: u16, body: &[u8]) -> Vec<u8> {

@@ -2,6 +2,8 @@ use ironrdp_core::encode_vec;
 use ironrdp_pdu::gcc::ChannelName;
 use ironrdp_rdpsnd::pdu::{AudioFormat, QualityMode, QualityModePdu, TrainingConfirmPdu, WaveConfirmPdu};
 
+use ironrdp_pdu::rdp::vc::ChannelControlFlags;
+
 use super::*;
 use lucid_desktop::sound::RATE;
 

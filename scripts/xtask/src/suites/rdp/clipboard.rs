@@ -114,13 +114,7 @@ impl<'a> Setting<'a> {
         command.env("LUCID_LOG", "warn,lucid_rdp=info,lucid_rdp::clipboard=debug");
         command.args(["--allow", ways, "--clipboard-max-bytes", &LIMIT.to_string()]);
         command.args(["--clipboard-files-max-bytes", &files::LIMIT.to_string()]);
-        let log = dir.join("lucid-rdp.log");
-        fs::write(&log, "").at("emptying", &log)?;
-        let mut rdp = Background::start(&command, &log)?;
-        interrupt.wait_for("the service", target.bound, || {
-            rdp.must_run("serving RDP")?;
-            Ok(machine::answers(login.port).is_ok().then_some(()))
-        })?;
+        let rdp = target.service(&command, login.port, &dir)?;
         let mut client = Client::start(target.place, &dir, mode, &login, &[])?;
         client.wait_desktop(target.bound, interrupt)?;
         let generation = mode.client;

@@ -92,13 +92,7 @@ impl<'a> Setting<'a> {
         let mut command = serve(login.port);
         command.env("LUCID_LOG", "warn,lucid_rdp=info,lucid_rdp::drives=trace");
         command.args(ways.map(|ways| format!("--allow={ways}")));
-        let log = dir.join("lucid-rdp.log");
-        fs::write(&log, "").at("emptying", &log)?;
-        let mut rdp = Background::start(&command, &log)?;
-        interrupt.wait_for("the service", target.bound, || {
-            rdp.must_run("serving RDP")?;
-            Ok(machine::answers(login.port).is_ok().then_some(()))
-        })?;
+        let rdp = target.service(&command, login.port, &dir)?;
         let client = connect(target, &dir, mode, &login, &shared)?;
         Ok(Self { target, mode, login, home: home.to_owned(), dir, shared, rdp, client })
     }

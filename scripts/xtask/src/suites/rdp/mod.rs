@@ -152,6 +152,18 @@ impl Target<'_> {
         client.wait_desktop(self.bound, self.place.interrupt)?;
         Ok(client)
     }
+
+    /// Starts a service of a check's own, with its log in `dir`, and waits until it answers on its port.
+    fn service(&self, command: &Command, port: u16, dir: &Path) -> Result<Background> {
+        let log = dir.join("lucid-rdp.log");
+        fs::write(&log, "").at("emptying", &log)?;
+        let mut service = Background::start(command, &log)?;
+        self.place.interrupt.wait_for("the service", self.bound, || {
+            service.must_run("serving RDP")?;
+            Ok(machine::answers(port).is_ok().then_some(()))
+        })?;
+        Ok(service)
+    }
 }
 
 /// The services as they are started on any machine, without QEMU and without root.

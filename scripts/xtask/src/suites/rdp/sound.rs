@@ -281,11 +281,7 @@ impl<'a> Setting<'a> {
         let dir = target.dir(name);
         fs::create_dir_all(&dir).at("making", &dir)?;
         let login = Login { port: machine::free_port()?, ..target.login.clone() };
-        let mut rdp = Background::start(serve(login.port).args(options), &dir.join("lucid-rdp.log"))?;
-        target.place.interrupt.wait_for("the service", target.bound, || {
-            rdp.must_run("serving RDP")?;
-            Ok(machine::answers(login.port).is_ok().then_some(()))
-        })?;
+        let rdp = target.service(serve(login.port).args(options), login.port, &dir)?;
         Ok(Self { target, programs, dir, login, rdp })
     }
 
