@@ -116,10 +116,14 @@ impl Piece<'_> {
 
 /// Where a code may be when the pointer was put to that place.
 pub(crate) fn surroundings((x, y): (u32, u32), picture: (u32, u32)) -> Option<Rect> {
+    surroundings_beside((i32::try_from(x).ok()?, i32::try_from(y).ok()?), picture)
+}
+
+/// The same for a place that may be outside of the picture.
+pub(crate) fn surroundings_beside((x, y): (i32, i32), picture: (u32, u32)) -> Option<Rect> {
     let reach = i32::try_from(SLACK + MAX_CODE_SIDE + SLACK + 1).ok()?;
     let slack = i32::try_from(SLACK).ok()?;
-    let at = |v: u32| i32::try_from(v).ok();
-    crate::damage::clip(at(x)? - slack, at(y)? - slack, reach, reach, picture)
+    crate::damage::clip(x - slack, y - slack, reach, reach, picture)
 }
 
 /// Whether a code at that place is cut by the picture's edge, so that it cannot be read.
