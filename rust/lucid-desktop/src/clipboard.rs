@@ -20,7 +20,6 @@ use rustix::pipe::PipeFlags;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use wayland_client::backend::WaylandError;
 use wayland_client::protocol::wl_registry::WlRegistry;
 use wayland_client::protocol::wl_seat::WlSeat;
 use wayland_client::{Connection, Dispatch, Proxy, QueueHandle, delegate_noop, event_created_child};
@@ -169,14 +168,7 @@ struct Wayland {
 
 impl Wayland {
     fn flush(&self) -> Result<(), Error> {
-        match self.connection.flush() {
-            Ok(()) => Ok(()),
-            Err(WaylandError::Io(e)) if e.kind() == std::io::ErrorKind::WouldBlock => {
-                self.shared.wake(); // the thread waits until there is room
-                Ok(())
-            }
-            Err(e) => Err(Error::Compositor { reason: e.to_string() }),
-        }
+        self.shared.flush(&self.connection)
     }
 }
 

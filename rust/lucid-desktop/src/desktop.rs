@@ -89,6 +89,18 @@ pub(crate) struct Commands {
 }
 
 impl Shared {
+    /// Sends what was asked of the compositor, from any thread.
+    pub(crate) fn flush(&self, connection: &Connection) -> Result<(), Error> {
+        match connection.flush() {
+            Ok(()) => Ok(()),
+            Err(WaylandError::Io(e)) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                self.wake(); // the thread waits until there is room
+                Ok(())
+            }
+            Err(e) => Err(gone(&e)),
+        }
+    }
+
     fn new() -> Result<Shared, Error> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(Error::system("making an eventfd"))?;
@@ -374,7 +386,7 @@ impl Desktop {
             Input::Button { button, pressed } => devices.button(time, button, pressed),
             Input::Wheel { vertical, horizontal } => devices.wheel(time, [vertical, horizontal]),
         }
-        self.flush()
+        self.shared.flush(&self.connection)
     }
 
     /// A character is a key of a keyboard of its own, pressed and released at once.
@@ -422,7 +434,7 @@ impl Desktop {
         for button in devices.held_buttons.clone() {
             devices.button(time, button, false);
         }
-        self.flush()
+        self.shared.flush(&self.connection)
     }
 
     /// Asks for one more frame. Frames are given only as they are asked for, one for each call (at most
@@ -520,17 +532,6 @@ impl Desktop {
 
     fn time(&self) -> u32 {
         self.started.elapsed().as_millis() as u32 // wraps, as Wayland's time stamps do
-    }
-
-    fn flush(&self) -> Result<(), Error> {
-        match self.connection.flush() {
-            Ok(()) => Ok(()),
-            Err(WaylandError::Io(e)) if e.kind() == std::io::ErrorKind::WouldBlock => {
-                self.shared.wake(); // the thread waits until there is room
-                Ok(())
-            }
-            Err(e) => Err(gone(&e)),
-        }
     }
 }
 

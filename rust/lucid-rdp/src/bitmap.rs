@@ -8,7 +8,7 @@ use ironrdp_pdu::geometry::InclusiveRectangle;
 use lucid_desktop::{Frame, Rect};
 
 use crate::Error;
-use crate::picture::{cut, split};
+use crate::tiles::{cut, split};
 
 /// Pieces are 64 by 64, so that one always fits a fast-path PDU of its own (16 KiB), compressed or not.
 const TILE: u32 = 64;

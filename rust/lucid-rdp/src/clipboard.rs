@@ -142,6 +142,11 @@ struct Open {
     /// What the client was asked and has not answered. One at a time: answers have no other mark than their order, and
     /// FreeRDP owes some of them.
     asked: Option<Asked>,
+    /// When it answered last.
+    answered: Option<Instant>,
+    /// It has announced that it has nothing, at a time when that need not be so (see [`Asked::times`]): what it answers
+    /// next tells.
+    emptied: bool,
     /// Programs whose turn comes then.
     waiting: VecDeque<(Paste, Instant)>,
     writers: JoinSet<()>,
@@ -195,10 +200,9 @@ struct Asked {
     ///
     /// FreeRDP 2 first announces all that it knows, then asks the X11 program that has copied, and announces what that
     /// has. One property of its window is used for that and for what is pasted: a question in between is refused or
-    /// answered by nothing, and often spoils the announcement as well, which is then empty although there is something.
+    /// answered by nothing, and often spoils the announcement as well, which is then empty although there is something:
+    /// before the answer or after it, whichever of the two X11 events it handles first.
     times: u32,
-    /// Since the first answer the client has announced that it has nothing.
-    emptied: bool,
 }
 
 impl Clipboard {
@@ -239,6 +243,8 @@ impl Clipboard {
             client_has: Vec::new(),
             number: 0,
             asked: None,
+            answered: None,
+            emptied: false,
             waiting: VecDeque::new(),
             writers: JoinSet::new(),
             files,
@@ -354,11 +360,10 @@ impl Open {
         if !self.gates.clipboard_to_desktop && !self.gates.files_to_desktop {
             return Ok(());
         }
-        if formats.is_empty()
-            && let Some(asked) = self.asked.as_mut().filter(|asked| asked.times > 1)
-        {
-            // See `times`; its answer tells whether it is so.
-            asked.emptied = true;
+        let just_answered = self.answered.is_some_and(|at| at.elapsed() < GRACE);
+        self.emptied = formats.is_empty() && (self.asked.is_some() || just_answered);
+        if self.emptied {
+            tracing::debug!("the client says that it has nothing; its next answer tells");
             return Ok(());
         }
         self.client_has = formats::from_client(formats, &self.gates);
@@ -430,7 +435,7 @@ impl Open {
                 continue;
             }
             tracing::debug!(?form, "a program pastes: the client is asked");
-            self.asked = Some(Asked { paste, format, form, until, times: 1, emptied: false });
+            self.asked = Some(Asked { paste, format, form, until, times: 1 });
             self.send(channel::ask(format))?;
         }
         Ok(())
@@ -439,9 +444,15 @@ impl Open {
     fn client_answered(&mut self, data: Option<Vec<u8>>) -> Result<(), Error> {
         // Not asked for: of no use, and no harm.
         let Some(mut asked) = self.asked.take() else { return Ok(()) };
+        self.answered = Some(Instant::now());
         match data.filter(|data| !formats::is_nothing(asked.form, data)) {
-            Some(data) if asked.form == Form::Files => self.begin_fetch(asked.paste, &data),
-            Some(data) => self.give(asked.paste, asked.form, data),
+            Some(data) => {
+                self.emptied = false;
+                match asked.form {
+                    Form::Files => self.begin_fetch(asked.paste, &data),
+                    form => self.give(asked.paste, form, data),
+                }
+            }
             None if asked.times < MAX_QUESTIONS => {
                 asked.times += 1;
                 tracing::debug!(form = ?asked.form, times = asked.times, "the client gave nothing and is asked again");
@@ -449,13 +460,17 @@ impl Open {
                 self.asked = Some(asked);
                 return self.send(channel::ask(format));
             }
-            None if asked.emptied => {
-                self.client_has.clear();
-                self.tell_desktop();
-            }
-            None => {}
+            None => self.believe_emptied(),
         }
         self.ask_client()
+    }
+
+    /// Takes back what the client had, if it has said that it has nothing.
+    fn believe_emptied(&mut self) {
+        if std::mem::take(&mut self.emptied) {
+            self.client_has.clear();
+            self.tell_desktop();
+        }
     }
 
     fn give(&mut self, paste: Paste, form: Form, data: Vec<u8>) {
@@ -582,6 +597,7 @@ impl Open {
         let now = Instant::now();
         if self.asked.take_if(|asked| asked.until <= now).is_some() {
             tracing::warn!("the client did not answer a paste in time");
+            self.believe_emptied();
         }
         self.waiting.retain(|(_, until)| *until > now);
         self.ask_client()

@@ -1,6 +1,76 @@
 //! The end of a connection at which the client has something to be told.
 
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use std::time::Duration;
+
+use ironrdp_acceptor::AcceptorResult;
+use ironrdp_core::encode_vec;
+use ironrdp_pdu::gcc::ClientEarlyCapabilityFlags;
+use ironrdp_pdu::mcs::{DisconnectProviderUltimatum, DisconnectReason, McsMessage};
+use ironrdp_pdu::rdp::headers::ShareDataPdu;
+use ironrdp_pdu::rdp::server_error_info::{ErrorInfo, ProtocolIndependentCode, ServerSetErrorInfoPdu};
+use ironrdp_pdu::x224::X224;
+use ironrdp_tokio::{FramedWrite as _, TokioFramed};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use crate::Error;
+use crate::sharecontrol::Channels;
+
+/// A farewell may wait this long for a client that does not read, and the connection's end for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a client is told when it has to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Farewell {
+    /// MS-RDPBCGR 2.2.5.1.1.
+    pub(crate) code: ProtocolIndependentCode,
+    /// T.125, Disconnect Provider Ultimatum.
+    pub(crate) reason: DisconnectReason,
+}
+
+impl Farewell {
+    /// The user ended the desktop.
+    pub(crate) const LOGGED_OFF: Farewell =
+        Farewell { code: ProtocolIndependentCode::LogoffByUser, reason: DisconnectReason::UserRequested };
+
+    /// The host has a reason of its own.
+    pub(crate) const fn by_host(code: ProtocolIndependentCode) -> Farewell {
+        Farewell { code, reason: DisconnectReason::ProviderInitiated }
+    }
+
+    /// Says why (MS-RDPBCGR 2.2.5.1) to a client that understands it, and hangs up (MCS Disconnect Provider Ultimatum).
+    pub(crate) fn encode(self, result: &AcceptorResult) -> Result<Vec<u8>, Error> {
+        let failed = |_| Error::Encode("a farewell");
+        let mut bytes = Vec::new();
+        if result.client_early_capability_flags.contains(ClientEarlyCapabilityFlags::SUPPORT_ERR_INFO_PDU) {
+            let info = ServerSetErrorInfoPdu(ErrorInfo::ProtocolIndependentCode(self.code));
+            bytes = Channels::of(result).data(ShareDataPdu::ServerSetErrorInfo(info)).map_err(failed)?;
+        }
+        let ultimatum = DisconnectProviderUltimatum::from_reason(self.reason);
+        bytes.extend(encode_vec(&X224(McsMessage::DisconnectProviderUltimatum(ultimatum))).map_err(failed)?);
+        Ok(bytes)
+    }
+}
+
+/// Lets a client go that has come through the handshake and gets no desktop.
+pub(crate) async fn refuse(
+    mut framed: TokioFramed<TlsStream<TcpStream>>,
+    result: &AcceptorResult,
+    code: ProtocolIndependentCode,
+) {
+    let sent = async {
+        if let Ok(farewell) = Farewell::by_host(code).encode(result)
+            && framed.write_all(&farewell).await.is_ok()
+        {
+            let (mut stream, _) = framed.into_inner();
+            // Best effort: the client may be gone already.
+            let _ = stream.shutdown().await;
+            drain(stream).await;
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, sent).await;
+}
 
 /// Reads what the peer still sends and throws it away, until the peer closes its side too. To be called after the
 /// last words were written and the write side was shut down, and under a bound of time.

@@ -32,7 +32,7 @@ use crate::display::{self, Wishes};
 use crate::egfx::Pipeline;
 use crate::error::Refused;
 use crate::gates::Gates;
-use crate::{capabilities, clipboard, session, settings, sound, tls};
+use crate::{capabilities, clipboard, closing, sequence, sound, tls};
 
 /// A CredSSP message holds an NTLM token and at most the credentials; anything larger is no such thing.
 const MAX_TS_REQUEST: usize = 16 * 1024;
@@ -130,7 +130,7 @@ pub(crate) async fn accept(
 
     let scale = first_settings(&mut framed, &mut acceptor).await?.unwrap_or(100);
     let mut gate = Gate { accounts: &host.accounts, nla, user, stage, hall, denied: None, size: None };
-    let finalized = settings::settle(framed, &mut acceptor, &mut gate).await;
+    let finalized = sequence::settle(framed, &mut acceptor, &mut gate).await;
     if let Some(denied) = gate.denied {
         return Err(denied);
     }
@@ -161,7 +161,7 @@ pub(crate) async fn accept(
                 stage.send_replace(Stage::Authenticated);
                 user.to_owned()
             } else {
-                session::refuse(framed, &result, ProtocolIndependentCode::ServerInsufficientPrivileges).await;
+                closing::refuse(framed, &result, ProtocolIndependentCode::ServerInsufficientPrivileges).await;
                 return Err(Refused::ReconnectCookie);
             };
             (user, confirmed_size(&result.capabilities, host.max_size))

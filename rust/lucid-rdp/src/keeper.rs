@@ -5,16 +5,16 @@ use std::future::pending;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ironrdp_pdu::mcs::DisconnectReason;
 use ironrdp_pdu::rdp::server_error_info::ProtocolIndependentCode;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
+use crate::closing::{self, Farewell};
 use crate::curtain::Curtain;
 use crate::handshake::Connection;
 use crate::notice::Notice;
 use crate::running::Opening;
-use crate::session::{self, End, Farewell};
+use crate::session::{self, End};
 use crate::sessions::{Arrival, Call, Facts, Limits, Sessions};
 
 /// Why a session is over.
@@ -37,16 +37,13 @@ pub(crate) enum Over {
 impl Over {
     /// What the client is told (MS-RDPBCGR 2.2.5.1.1).
     fn farewell(&self) -> Farewell {
-        let (code, reason) = match self {
-            Over::Desktop(_) | Over::Kept => {
-                (ProtocolIndependentCode::LogoffByUser, DisconnectReason::UserRequested)
-            }
-            Over::Idle => (ProtocolIndependentCode::IdleTimeout, DisconnectReason::ProviderInitiated),
-            Over::Limit => (ProtocolIndependentCode::LogonTimeout, DisconnectReason::ProviderInitiated),
-            Over::Ended => (ProtocolIndependentCode::RpcInitiatedLogoff, DisconnectReason::ProviderInitiated),
-            Over::Stopping => (ProtocolIndependentCode::ServerShutdown, DisconnectReason::ProviderInitiated),
-        };
-        Farewell { code, reason }
+        Farewell::by_host(match self {
+            Over::Desktop(_) | Over::Kept => return Farewell::LOGGED_OFF,
+            Over::Idle => ProtocolIndependentCode::IdleTimeout,
+            Over::Limit => ProtocolIndependentCode::LogonTimeout,
+            Over::Ended => ProtocolIndependentCode::RpcInitiatedLogoff,
+            Over::Stopping => ProtocolIndependentCode::ServerShutdown,
+        })
     }
 }
 
@@ -103,10 +100,9 @@ pub(crate) async fn keep(
             let interrupted = async {
                 let happened = keeper.wait().await;
                 let farewell = match &happened {
-                    Event::Client(_) => Farewell {
-                        code: ProtocolIndependentCode::DisconnectedByOtherconnection,
-                        reason: DisconnectReason::ProviderInitiated,
-                    },
+                    Event::Client(_) => {
+                        Farewell::by_host(ProtocolIndependentCode::DisconnectedByOtherconnection)
+                    }
                     Event::Over(over) => over.farewell(),
                 };
                 event = Some(happened);
@@ -162,7 +158,7 @@ pub(crate) async fn keep(
 /// There is no desktop for this client.
 pub(crate) async fn deny(connection: Connection) {
     let Connection { framed, result, .. } = connection;
-    session::refuse(framed, &result, ProtocolIndependentCode::ServerDeniedConnection).await;
+    closing::refuse(framed, &result, ProtocolIndependentCode::ServerDeniedConnection).await;
 }
 
 struct Keeper {

@@ -35,12 +35,13 @@ mod pointer;
 mod reconnect;
 mod remotefx;
 mod running;
+mod sequence;
 mod session;
 mod sessions;
-mod settings;
 mod sharecontrol;
 mod sound;
 mod status;
+mod tiles;
 mod tls;
 
 use std::net::SocketAddr;
@@ -135,7 +136,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         max_size: MAX_SIZE,
         gates: options.gates,
     });
-    let settings = listener::Settings {
+    let settings = running::Settings {
         desktop: options.desktop,
         keyboard: options.keyboard,
         sound: options.gates.sound_to_client,

@@ -3,20 +3,17 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use ironrdp_acceptor::DesktopSize;
 use ironrdp_pdu::rdp::client_info::ClientAutoReconnect;
-use lucid_desktop::KeyboardLayout;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::encoders::VideoEncoders;
 use crate::error::Refused;
 use crate::handshake::{self, Hall, SharedHost, Stage};
-use crate::running::{self, Opening};
+use crate::running::{self, Opening, Settings};
 use crate::sessions::{Arrival, Call, Place, Sessions};
 use crate::{Error, keeper, status};
 
@@ -28,15 +25,6 @@ const HANDSHAKE: Duration = Duration::from_secs(90);
 /// Connections that wait to be authenticated. When one more comes, the one that has waited longest without
 /// saying anything goes (or, if all speak, the oldest).
 const MAX_WAITING: usize = 128;
-
-/// How the listener runs.
-pub(crate) struct Settings {
-    pub(crate) desktop: PathBuf,
-    pub(crate) keyboard: KeyboardLayout,
-    /// Whether their programs can play sound.
-    pub(crate) sound: bool,
-    pub(crate) encoders: VideoEncoders,
-}
 
 struct Waiting {
     id: u64,

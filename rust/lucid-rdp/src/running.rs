@@ -1,5 +1,6 @@
 //! A desktop that runs, with its painter and what they send: it outlives the connections that show it.
 
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,13 +12,23 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::curtain::Curtain;
-use crate::listener::Settings;
+use crate::encoders::VideoEncoders;
 use crate::picture::{FromDesktop, Orders, Painter};
 use crate::sound::Source;
 use crate::{Error, keyboard};
 
 /// A desktop has this long to take another client's size; some 50 ms are usual.
 const SETTLE: Duration = Duration::from_secs(10);
+
+/// What desktops are started with.
+pub(crate) struct Settings {
+    /// The launcher's socket.
+    pub(crate) desktop: PathBuf,
+    pub(crate) keyboard: KeyboardLayout,
+    /// Whether their programs can play sound.
+    pub(crate) sound: bool,
+    pub(crate) encoders: VideoEncoders,
+}
 
 /// A desktop that is starting while the handshake finishes.
 pub(crate) struct Opening {

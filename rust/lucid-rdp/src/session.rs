@@ -11,15 +11,15 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ironrdp_acceptor::{AcceptorResult, DesktopSize};
-use ironrdp_core::{decode, encode_vec};
+use ironrdp_core::decode;
 use ironrdp_dvc::DrdynvcServer;
 use ironrdp_pdu::Action;
 use ironrdp_pdu::fast_path::UpdateCode;
 use ironrdp_pdu::gcc::ClientEarlyCapabilityFlags;
 use ironrdp_pdu::input::fast_path::FastPathInput;
-use ironrdp_pdu::mcs::{DisconnectProviderUltimatum, DisconnectReason, McsMessage, SendDataIndication};
-use ironrdp_pdu::rdp::headers::{ShareControlHeader, ShareControlPdu, ShareDataHeader, ShareDataPdu};
-use ironrdp_pdu::rdp::server_error_info::{ErrorInfo, ProtocolIndependentCode, ServerSetErrorInfoPdu};
+use ironrdp_pdu::mcs::McsMessage;
+use ironrdp_pdu::rdp::headers::{ShareControlHeader, ShareControlPdu, ShareDataPdu};
+use ironrdp_pdu::rdp::server_error_info::ProtocolIndependentCode;
 use ironrdp_pdu::x224::X224;
 use ironrdp_svc::server_encode_svc_messages;
 use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream, split_tokio_framed};
@@ -31,6 +31,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::capabilities::{self, Client};
 use crate::clipboard::{self, Clipboard};
+use crate::closing::Farewell;
 use crate::display::Wishes;
 use crate::egfx::{self, Sent, State};
 use crate::handshake::Connection;
@@ -40,8 +41,9 @@ use crate::picture::{Codec, Encoded, FromDesktop, Order};
 use crate::pointer::Cursors;
 use crate::running::Running;
 use crate::sessions::Facts;
+use crate::sharecontrol::Channels;
 use crate::sound::{self, Sound};
-use crate::{Error, closing, dvc, fastpath, reconnect, settings, sharecontrol};
+use crate::{Error, closing, dvc, fastpath, reconnect, sharecontrol};
 
 mod resize;
 
@@ -53,9 +55,6 @@ const PIPELINE_WAIT: Duration = Duration::from_secs(10);
 /// Pieces that wait to be written; the writer takes them in order.
 const WRITE_QUEUE: usize = 4;
 
-/// A farewell may wait this long for a client that does not read, and the connection's end for it.
-const FAREWELL: Duration = Duration::from_secs(2);
-
 /// How a connection ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -65,15 +64,6 @@ pub(crate) enum End {
     Desktop(String),
     /// The client was told to go.
     Told(Farewell),
-}
-
-/// What a client is told when it has to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Farewell {
-    /// MS-RDPBCGR 2.2.5.1.1.
-    pub(crate) code: ProtocolIndependentCode,
-    /// T.125, Disconnect Provider Ultimatum.
-    pub(crate) reason: DisconnectReason,
 }
 
 /// What the writer is given.
@@ -147,9 +137,9 @@ pub(crate) async fn run(
     let end = tokio::select! {
         end = session.serve(&mut reader, &mut written, peer) => end,
         told = interrupted => {
-            let farewell = farewell(&session.result, told)?;
+            let farewell = told.encode(&session.result)?;
             // A client that takes nothing any more is hung up on without it.
-            let _ = tokio::time::timeout(FAREWELL, session.send(farewell)).await;
+            let _ = tokio::time::timeout(closing::PATIENCE, session.send(farewell)).await;
             Ok(End::Told(told))
         }
     };
@@ -161,7 +151,7 @@ pub(crate) async fn run(
             let _ = (&mut writing).await;
             closing::drain(unread).await;
         };
-        if tokio::time::timeout(FAREWELL, goodbye).await.is_err() {
+        if tokio::time::timeout(closing::PATIENCE, goodbye).await.is_err() {
             // It may wait for a dead peer; the socket is not kept for that.
             writing.abort();
         }
@@ -175,26 +165,6 @@ pub(crate) async fn run(
         Ok(End::Desktop(_) | End::Told(_)) => written_out.await,
     }
     end
-}
-
-/// Lets a client go that has come through the handshake and gets no desktop.
-pub(crate) async fn refuse(
-    mut framed: TokioFramed<TlsStream<TcpStream>>,
-    result: &AcceptorResult,
-    code: ProtocolIndependentCode,
-) {
-    let told = Farewell { code, reason: DisconnectReason::ProviderInitiated };
-    let sent = async {
-        if let Ok(farewell) = farewell(result, told)
-            && framed.write_all(&farewell).await.is_ok()
-        {
-            let (mut stream, _) = framed.into_inner();
-            // Best effort: the client may be gone already.
-            let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
-            closing::drain(stream).await;
-        }
-    };
-    let _ = tokio::time::timeout(FAREWELL, sent).await;
 }
 
 async fn until(instant: Option<Instant>) {
@@ -297,7 +267,7 @@ impl Session<'_> {
                     Some(FromDesktop::SizeRefused { width, height }) => self.size_refused((width, height)),
                     Some(FromDesktop::Failed(error)) => return Err(error),
                     Some(FromDesktop::Closed(Closed::Gone(why))) => {
-                        self.send(farewell(&self.result, LOGGED_OFF)?).await?;
+                        self.send(Farewell::LOGGED_OFF.encode(&self.result)?).await?;
                         return Ok(End::Desktop(why.to_string()));
                     }
                     Some(FromDesktop::Closed(_)) | None => return Ok(End::Desktop("it was closed".into())),
@@ -321,8 +291,7 @@ impl Session<'_> {
                 }
                 _ = cookies.tick(), if takes_cookies && !self.resizing.is_inactive() => {
                     let cookie = self.facts.cookies.issue(self.facts.id, Instant::now())?;
-                    let bytes = share_data_pdu(&self.result, reconnect::save_session_info(cookie))?;
-                    self.send(bytes).await?;
+                    self.send_data(reconnect::save_session_info(cookie)).await?;
                 }
                 wish = self.wishes.next(), if may_resize => self.resize(wish)?,
                 () = until(resize_deadline), if resize_deadline.is_some() => return Err(resize::late()),
@@ -352,6 +321,11 @@ impl Session<'_> {
             .send(Piece { bytes, picture: false })
             .await
             .map_err(|_| Error::Connection(std::io::ErrorKind::BrokenPipe.into()))
+    }
+
+    async fn send_data(&self, pdu: ShareDataPdu) -> Result<(), Error> {
+        let bytes = Channels::of(&self.result).data(pdu).map_err(|_| Error::Encode("a message"))?;
+        self.send(bytes).await
     }
 
     /// Gives the painter its order: pictures can be asked for from now on.
@@ -635,44 +609,3 @@ fn updates(code: UpdateCode, payloads: &[Vec<u8>]) -> Result<Vec<u8>, Error> {
     }
     Ok(out)
 }
-
-/// A share data PDU of the server's, as it goes out.
-fn share_data_pdu(result: &AcceptorResult, share_data_pdu: ShareDataPdu) -> Result<Vec<u8>, Error> {
-    let failed = |_| Error::Encode("a message");
-    let pdu = ShareControlHeader {
-        share_id: settings::SHARE_ID,
-        pdu_source: result.io_channel_id,
-        share_control_pdu: ShareControlPdu::Data(ShareDataHeader {
-            share_data_pdu,
-            stream_priority: ironrdp_pdu::rdp::headers::StreamPriority::Undefined,
-            compression_flags: ironrdp_pdu::rdp::headers::CompressionFlags::empty(),
-            compression_type: ironrdp_pdu::rdp::client_info::CompressionType::K8,
-        }),
-    };
-    let user_data = encode_vec(&pdu).map_err(failed)?.into();
-    let indication = SendDataIndication {
-        initiator_id: result.user_channel_id,
-        channel_id: result.io_channel_id,
-        user_data,
-    };
-    encode_vec(&X224(indication)).map_err(failed)
-}
-
-/// Says why (MS-RDPBCGR 2.2.5.1) and hangs up (MCS Disconnect Provider Ultimatum).
-fn farewell(result: &AcceptorResult, told: Farewell) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    if result.client_early_capability_flags.contains(ClientEarlyCapabilityFlags::SUPPORT_ERR_INFO_PDU) {
-        let info = ErrorInfo::ProtocolIndependentCode(told.code);
-        bytes = share_data_pdu(result, ShareDataPdu::ServerSetErrorInfo(ServerSetErrorInfoPdu(info)))?;
-    }
-    let ultimatum = DisconnectProviderUltimatum::from_reason(told.reason);
-    bytes.extend(
-        encode_vec(&X224(McsMessage::DisconnectProviderUltimatum(ultimatum)))
-            .map_err(|_| Error::Encode("a farewell"))?,
-    );
-    Ok(bytes)
-}
-
-/// The user ended the desktop.
-const LOGGED_OFF: Farewell =
-    Farewell { code: ProtocolIndependentCode::LogoffByUser, reason: DisconnectReason::UserRequested };

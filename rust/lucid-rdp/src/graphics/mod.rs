@@ -24,7 +24,7 @@ use lucid_desktop::{Frame, Rect};
 
 use crate::Error;
 use crate::encoders::VideoEncoders;
-use crate::picture::split;
+use crate::tiles::split;
 use cells::Cells;
 use clearcodec::{ClearCodec, Pixel};
 pub(crate) use copies::Copy;

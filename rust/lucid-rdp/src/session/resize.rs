@@ -10,22 +10,19 @@
 use std::time::{Duration, Instant};
 
 use ironrdp_acceptor::DesktopSize;
-use ironrdp_core::encode_vec;
 use ironrdp_pdu::gcc::{ClientEarlyCapabilityFlags, Monitor, MonitorFlags};
-use ironrdp_pdu::mcs::SendDataIndication;
 use ironrdp_pdu::rdp::capability_sets::{CapabilitySet, DemandActive, SERVER_CHANNEL_ID, ServerDemandActive};
 use ironrdp_pdu::rdp::finalization_messages::{
     ControlAction, ControlPdu, FontPdu, MonitorLayoutPdu, SynchronizePdu,
 };
-use ironrdp_pdu::rdp::headers::{ServerDeactivateAll, ShareControlHeader, ShareControlPdu, ShareDataPdu};
-use ironrdp_pdu::x224::X224;
+use ironrdp_pdu::rdp::headers::{ServerDeactivateAll, ShareControlPdu, ShareDataPdu};
 
-use super::{Session, share_data_pdu};
+use super::Session;
 use crate::display::Wish;
 use crate::egfx::Sent;
 use crate::picture::Codec;
 use crate::pointer::Cursors;
-use crate::settings::SHARE_ID;
+use crate::sharecontrol::Channels;
 use crate::{Error, capabilities};
 
 /// A client has this long to become active again.
@@ -174,9 +171,11 @@ impl Session<'_> {
                 capability_sets: capabilities::offered(self.size),
             },
         });
+        let channels = Channels::of(&self.result);
+        let failed = |_| Error::Encode("a change of size");
         // In one piece: between the two a client takes nothing else.
-        let mut bytes = self.share_control_pdu(deactivate)?;
-        bytes.extend(self.share_control_pdu(demand)?);
+        let mut bytes = channels.pdu(deactivate).map_err(failed)?;
+        bytes.extend(channels.pdu(demand).map_err(failed)?);
         let flags = self.result.client_early_capability_flags;
         if flags.contains(ClientEarlyCapabilityFlags::SUPPORT_MONITOR_LAYOUT_PDU) {
             let monitors = vec![Monitor {
@@ -187,24 +186,9 @@ impl Session<'_> {
                 flags: MonitorFlags::PRIMARY,
             }];
             let layout = ShareDataPdu::MonitorLayout(MonitorLayoutPdu { monitors });
-            bytes.extend(share_data_pdu(&self.result, layout)?);
+            bytes.extend(channels.data(layout).map_err(failed)?);
         }
         self.send(bytes).await
-    }
-
-    fn share_control_pdu(&self, share_control_pdu: ShareControlPdu) -> Result<Vec<u8>, Error> {
-        let failed = |_| Error::Encode("a change of size");
-        let header = ShareControlHeader {
-            share_id: SHARE_ID,
-            pdu_source: self.result.io_channel_id,
-            share_control_pdu,
-        };
-        let indication = SendDataIndication {
-            initiator_id: self.result.user_channel_id,
-            channel_id: self.result.io_channel_id,
-            user_data: encode_vec(&header).map_err(failed)?.into(),
-        };
-        encode_vec(&X224(indication)).map_err(failed)
     }
 
     /// The client has said again what it can do (MS-RDPBCGR 2.2.1.13.2).
@@ -229,16 +213,14 @@ impl Session<'_> {
         let control =
             |action, grant_id, control_id| ShareDataPdu::Control(ControlPdu { action, grant_id, control_id });
         let user = self.result.user_channel_id;
-        let mut bytes = Vec::new();
         for pdu in [
             ShareDataPdu::Synchronize(SynchronizePdu { target_user_id: 0 }),
             control(ControlAction::Cooperate, 0, 0),
             control(ControlAction::GrantedControl, user, SERVER_CHANNEL_ID.into()),
             ShareDataPdu::FontMap(FontPdu::default()),
         ] {
-            bytes.extend(share_data_pdu(&self.result, pdu)?);
+            self.send_data(pdu).await?;
         }
-        self.send(bytes).await?;
         self.resizing = Resizing::Settled;
         // Its pointers are gone with everything else.
         self.cursors = Cursors::new(self.client.pointers);

@@ -182,7 +182,9 @@ impl Xrdp {
         Ok(Self { root, dir, version: version.trim().to_owned() })
     }
 
-    /// Starts it: in its own root, with its own `/run`, `/tmp` and `/dev/shm`, which go with it.
+    /// Starts it: in its own root, with its own `/run`, `/tmp` and `/dev/shm`, which go with it. The namespace's first
+    /// process stays a shell of root's, so that it, and all with it, is killed with `unshare`: xrdp gives up root, and
+    /// with that the signal of its parent's death.
     pub(super) fn start(&self, interrupt: &Interrupt) -> Result<Host> {
         let port = machine::free_port()?;
         let mut listener_seen = false;
@@ -195,8 +197,8 @@ impl Xrdp {
         })?;
         self.settings("sesman.ini", |line| match line.split_once('=')?.0 {
             "EnableSyslog" => Some("EnableSyslog=false".to_owned()),
-            // X servers of one network namespace must not share a number; those of tests count from 0.
-            "X11DisplayOffset" => Some("X11DisplayOffset=900".to_owned()),
+            // X servers of one network namespace must not share a number: those of tests count from 0, and 63 is the last here.
+            "X11DisplayOffset" => Some("X11DisplayOffset=50".to_owned()),
             _ => None,
         })?;
         let script = format!(
@@ -204,7 +206,7 @@ impl Xrdp {
              mount --bind /dev dev; mount -t proc proc proc
              for dir in dev/shm run tmp; do mkdir -p $dir; mount -t tmpfs -o mode=1777 tmpfs $dir; done
              exec chroot . sh -ec 'mkdir -p /run/xrdp/sockdir; chown -R xrdp:xrdp /run/xrdp
-             chmod 3777 /run/xrdp/sockdir; xrdp-sesman -n & sleep 1; exec xrdp -n'",
+             chmod 3777 /run/xrdp/sockdir; xrdp-sesman -n & sleep 1; xrdp -n & wait $!'",
             root = self.root.display()
         );
         let mut command = Command::new("unshare");
@@ -212,6 +214,7 @@ impl Xrdp {
         let name = format!("xrdp {}", self.version);
         Host::start(&name, port, &[("xrdp.log", command)], &self.dir, interrupt)
     }
+
     /// Changes lines of one of its files.
     fn settings(&self, name: &str, mut change: impl FnMut(&str) -> Option<String>) -> Result<()> {
         let path = self.root.join("etc/xrdp").join(name);

@@ -1,4 +1,4 @@
-//! The desktop as a person uses it: the bar's menu and the files.
+//! The desktop as a person uses it: the bar's menu, the files, the wallpaper.
 
 use super::{MODES, Target};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     suite::Report,
 };
 
-/// The terminal's ground.
+/// The ground of the terminal and of the wallpaper.
 const GROUND: [u8; 3] = [0x1f, 0x24, 0x30];
 
 /// The checks; they need the desktop's own programs, so they are for the device.
@@ -35,11 +35,27 @@ pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
             Ok("")
         },
     );
+    report.check(format!("{}: the wallpaper shows when every window is closed", target.name), || {
+        let mut client = target.session("wallpaper", &MODES[0])?;
+        client.screen.key("super+q")?;
+        // Its letters, on the terminal's ground, and no title above them.
+        wait(target, &mut client, "the wallpaper", |client| {
+            let picture = client.screen.picture()?;
+            Ok(picture.share(LETTERS, 2) > 0.002 && !picture.has_prompt())
+        })?;
+        client.screen.picture()?.save(&target.screens.join(format!("wallpaper-{}.png", target.name)))?;
+        client.screen.key("super+Return")?;
+        client.wait_desktop(target.bound, target.place.interrupt)?;
+        super::sessions::log_off(target, client)?;
+        Ok("")
+    });
     target.place.interrupt.check()
 }
 
 /// The menu's chosen line.
 const MENU: [u8; 3] = [0x3b, 0x5b, 0x92];
+/// The wallpaper's small letters.
+const LETTERS: [u8; 3] = [0x8f, 0xa3, 0xbf];
 
 fn wait(
     target: &Target,

@@ -20,20 +20,17 @@ use ironrdp_acceptor::{
 use ironrdp_connector::{
     ConnectorError, ConnectorErrorExt as _, Sequence as _, custom_err, general_err, state_downcast,
 };
-use ironrdp_core::{WriteBuf, decode, encode_buf, encode_vec};
+use ironrdp_core::{WriteBuf, decode, encode_vec};
 use ironrdp_pdu::mcs::{ChannelJoinRequest, McsMessage, SendDataIndication, SendDataRequest};
 use ironrdp_pdu::nego::SecurityProtocol;
 use ironrdp_pdu::rdp::ClientInfoPdu;
 use ironrdp_pdu::rdp::capability_sets::{CapabilitySet, SERVER_CHANNEL_ID};
-use ironrdp_pdu::rdp::client_info::CompressionType;
 use ironrdp_pdu::rdp::finalization_messages::{ControlAction, ControlPdu, SynchronizePdu};
-use ironrdp_pdu::rdp::headers::{
-    CompressionFlags, ShareControlHeader, ShareControlPdu, ShareDataHeader, ShareDataPdu, StreamPriority,
-};
+use ironrdp_pdu::rdp::headers::{ShareControlHeader, ShareControlPdu, ShareDataPdu};
 use ironrdp_pdu::x224::X224;
 use ironrdp_tokio::{Framed, FramedRead, FramedWrite};
 
-use crate::sharecontrol;
+use crate::sharecontrol::{self, Channels};
 
 /// Input that may come before the Font List, in PDUs. A client sends none or a few; it is kept until the desktop is
 /// there.
@@ -60,7 +57,7 @@ enum At {
 }
 
 impl At {
-    fn of(acceptor: &Acceptor, io: Option<&Channels>) -> At {
+    fn of(acceptor: &Acceptor, channels: Option<Channels>) -> At {
         match state_downcast::<AcceptorState>(acceptor.state()) {
             Some(AcceptorState::ChannelConnection { connection, .. }) => {
                 match state_downcast::<ChannelConnectionState>(connection.state()) {
@@ -82,7 +79,7 @@ impl At {
                     }
                     Some(FinalizationState::WaitRequestControl) => At::Finalizing(control(
                         ControlAction::GrantedControl,
-                        io.map_or(0, |channels| channels.user),
+                        channels.map_or(0, |channels| channels.user),
                         SERVER_CHANNEL_ID.into(),
                     )),
                     Some(FinalizationState::WaitFontList) => At::FontList,
@@ -124,12 +121,12 @@ where
             }
             None => Default::default(),
         };
-        if let At::Joining(missing) = At::of(acceptor, channels.as_ref())
+        if let At::Joining(missing) = At::of(acceptor, channels)
             && is_data(&input)
         {
             join(acceptor, &missing)?;
         }
-        let at = At::of(acceptor, channels.as_ref());
+        let at = At::of(acceptor, channels);
         let info = match &at {
             At::ClientInfo { nla } => Some((client_info(&input)?, *nla)),
             _ => None,
@@ -156,10 +153,10 @@ where
                 if reconnecting { Ok(()) } else { gate.prepare_capability_exchange(demanded.size).await }
             }
             // It may have been something else.
-            (At::ConfirmActive, _) if !matches!(At::of(acceptor, channels.as_ref()), At::ConfirmActive) => {
-                encode_answer(synchronize(), channels.as_ref(), &mut out)
+            (At::ConfirmActive, _) if !matches!(At::of(acceptor, channels), At::ConfirmActive) => {
+                answer(synchronize(), channels, &mut out)
             }
-            (At::Finalizing(answer), _) => encode_answer(answer, channels.as_ref(), &mut out),
+            (At::Finalizing(pdu), _) => answer(pdu, channels, &mut out),
             (At::FontList, _) => {
                 early_input += 1;
                 if early_input > MAX_EARLY_INPUT {
@@ -224,34 +221,20 @@ fn client_info(input: &[u8]) -> ConnectorResult<ClientInfoPdu> {
     decode(data.0.user_data.as_ref()).map_err(ConnectorError::decode)
 }
 
-/// What the state machine calls the channels.
-#[derive(Debug)]
-struct Channels {
-    user: u16,
-    io: u16,
-}
-
 /// What a Demand Active PDU says.
 struct Demanded {
     channels: Channels,
     size: DesktopSize,
 }
 
-/// The share's number (MS-RDPBCGR 2.2.8.1.1.1.2) as Windows gives it. To rdesktop, 0 means that there is no share yet.
-pub(crate) const SHARE_ID: u32 = 0x0001_03ea;
-
 /// Reads the state machine's own Demand Active PDU: the size that it has settled with the client stands only there.
 /// And gives the share its number.
 fn demanded(out: &mut WriteBuf) -> ConnectorResult<Demanded> {
     let indication: X224<SendDataIndication<'_>> = decode(out.filled()).map_err(ConnectorError::decode)?;
     let indication = indication.0;
-    let mut header: ShareControlHeader =
-        decode(indication.user_data.as_ref()).map_err(ConnectorError::decode)?;
-    header.share_id = SHARE_ID;
+    let header: ShareControlHeader = decode(indication.user_data.as_ref()).map_err(ConnectorError::decode)?;
     let channels = Channels { user: indication.initiator_id, io: indication.channel_id };
-    out.clear();
-    encode(&header, &channels, out)?;
-    let ShareControlPdu::ServerDemandActive(demand) = header.share_control_pdu else {
+    let ShareControlPdu::ServerDemandActive(demand) = &header.share_control_pdu else {
         return Err(general_err!("no demand active"));
     };
     let size = demand.pdu.capability_sets.iter().find_map(|set| match set {
@@ -260,6 +243,8 @@ fn demanded(out: &mut WriteBuf) -> ConnectorResult<Demanded> {
         }
         _ => None,
     });
+    out.clear();
+    out.write_slice(&channels.pdu(header.share_control_pdu).map_err(ConnectorError::encode)?);
     Ok(Demanded { channels, size: size.ok_or_else(|| general_err!("no size"))? })
 }
 
@@ -273,29 +258,11 @@ fn control(action: ControlAction, grant_id: u16, control_id: u32) -> ShareDataPd
     ShareDataPdu::Control(ControlPdu { action, grant_id, control_id })
 }
 
-fn encode_answer(
-    answer: ShareDataPdu,
-    channels: Option<&Channels>,
-    out: &mut WriteBuf,
-) -> ConnectorResult<()> {
+/// Sends what the state machine would send later.
+fn answer(pdu: ShareDataPdu, channels: Option<Channels>, out: &mut WriteBuf) -> ConnectorResult<()> {
     let channels = channels.ok_or_else(|| general_err!("an answer before the demand active"))?;
-    let header = ShareControlHeader {
-        share_id: SHARE_ID,
-        pdu_source: channels.io,
-        share_control_pdu: ShareControlPdu::Data(ShareDataHeader {
-            share_data_pdu: answer,
-            stream_priority: StreamPriority::Undefined,
-            compression_flags: CompressionFlags::empty(),
-            compression_type: CompressionType::K8,
-        }),
-    };
-    encode(&header, channels, out)
-}
-
-fn encode(header: &ShareControlHeader, channels: &Channels, out: &mut WriteBuf) -> ConnectorResult<()> {
-    let user_data = encode_vec(header).map_err(ConnectorError::encode)?.into();
-    let indication = SendDataIndication { initiator_id: channels.user, channel_id: channels.io, user_data };
-    encode_buf(&X224(indication), out).map_err(ConnectorError::encode).map(drop)
+    out.write_slice(&channels.data(pdu).map_err(ConnectorError::encode)?);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -195,7 +195,7 @@ async fn let_in(ways: Ways) -> AcceptorResult {
         (result.io_channel_id, result.user_channel_id)
     );
     assert_eq!(client.desktop_size, SIZE);
-    assert_eq!(client.share_id, SHARE_ID);
+    assert_eq!(client.share_id, sharecontrol::SHARE_ID);
     result
 }
 
