@@ -138,7 +138,7 @@ impl Shared {
         self.keymaps.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn set_pointer(&self, place: Option<(u32, u32)>) {
+    pub(crate) fn set_pointer(&self, place: Option<(u32, u32)>) {
         let place = place.map_or(NOWHERE, |(x, y)| u64::from(x) << 32 | u64::from(y));
         self.pointer.store(place, Ordering::Relaxed);
     }

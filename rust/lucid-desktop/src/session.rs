@@ -458,7 +458,7 @@ impl Session {
         if let (Some(capture), Some(buffer)) = (&mut output.capture, &output.buffer) {
             capture.stage = Stage::Copying;
             match &capture.frame {
-                CaptureFrame::Screencopy(frame) if std::mem::take(&mut output.at_once) => {
+                CaptureFrame::Screencopy(frame) if output.at_once => {
                     frame.copy(&buffer.buffer);
                 }
                 CaptureFrame::Screencopy(frame) => frame.copy_with_damage(&buffer.buffer),
@@ -481,6 +481,7 @@ impl Session {
         let Some(capture) = output.capture.take() else { return };
         capture.frame.destroy();
         output.failures = 0;
+        output.at_once = false;
         if let Err(error) = self.take_picture(at, &capture) {
             self.fail(error);
         }
@@ -649,17 +650,22 @@ impl Session {
                 return Ok(Some(place));
             }
         }
-        let is_shape = matches!(self.pointer_told, Some(Pointer::Shape(_)));
+        let Some(Pointer::Shape(shape)) = self.pointer_told else { return Ok(None) };
         let beside = i32::try_from(x).ok().zip(i32::try_from(y).ok()).and_then(|(x, y)| {
             pointer::surroundings_beside(
                 (x - i32::try_from(origin.0).ok()?, y - i32::try_from(origin.1).ok()?),
                 size,
             )
         });
-        Ok(beside.filter(|_| is_shape))
+        for place in before.into_iter().chain(beside) {
+            if self.shows_part(at, shape, place, y_invert)? {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
     }
 
-    /// Looks for the pointer's code in a rectangle of an output's buffer.
+    /// Looks for the pointer's code where it touches a rectangle of an output's buffer.
     fn search_pointer(
         &mut self,
         at: usize,
@@ -668,24 +674,37 @@ impl Session {
     ) -> Result<Option<(pointer::Shape, Rect)>, Error> {
         let buffer = self.outputs.get(at).and_then(|output| output.buffer.as_ref());
         let Some(buffer) = buffer else { return Ok(None) };
-        let (stride, row) = (buffer.layout.stride as usize, rect.width as usize * 4);
+        let size = (buffer.layout.width, buffer.layout.height);
+        let Some(rect) = pointer::reach(rect, size) else { return Ok(None) };
         // A code must lie in one piece, so the pieces overlap.
         let step = TILE - pointer::MAX_CODE_SIDE;
         let mut y = rect.y;
         while y < rect.y + rect.height {
             let height = TILE.min(rect.y + rect.height - y);
-            self.band.resize(row * height as usize, 0);
-            for (i, line) in (y..y + height).zip(self.band.chunks_exact_mut(row)) {
-                let i = if y_invert { buffer.layout.height - 1 - i } else { i };
-                read_exact(&buffer.memory, line, i as usize * stride + rect.x as usize * 4)?;
-            }
             let place = Rect { y, height, ..rect };
-            if let Some(found) = (Piece { place, pixels: &self.band }).find() {
-                return Ok(Some(found));
+            read_piece(buffer, place, y_invert, &mut self.band)?;
+            if let Some((shape, found)) = (Piece { place, pixels: &self.band }).find()
+                && !pointer::is_cut_by(found, place, size)
+            {
+                return Ok(clip_rect(found, size).map(|found| (shape, found)));
             }
             y += step;
         }
         Ok(None)
+    }
+
+    /// Whether a part of a shape's code is in a rectangle of an output's buffer.
+    fn shows_part(
+        &mut self,
+        at: usize,
+        shape: pointer::Shape,
+        place: Rect,
+        y_invert: bool,
+    ) -> Result<bool, Error> {
+        let buffer = self.outputs.get(at).and_then(|output| output.buffer.as_ref());
+        let Some(buffer) = buffer else { return Ok(false) };
+        read_piece(buffer, place, y_invert, &mut self.band)?;
+        Ok((Piece { place, pixels: &self.band }).shows_part(shape))
     }
 
     /// The capture did not come about: it is tried anew, with what the compositor now wants.
@@ -782,6 +801,17 @@ fn erase(row: &mut [u8], before: &[u8], code: Rect, new: bool) {
         }
         _ => place.copy_from_slice(&before[left..right]),
     }
+}
+
+/// Reads a rectangle of a buffer, row after row.
+fn read_piece(buffer: &Buffer, place: Rect, y_invert: bool, piece: &mut Vec<u8>) -> Result<(), Error> {
+    let (stride, row) = (buffer.layout.stride as usize, place.width as usize * 4);
+    piece.resize(row * place.height as usize, 0);
+    for (i, line) in (place.y..place.y + place.height).zip(piece.chunks_exact_mut(row)) {
+        let i = if y_invert { buffer.layout.height - 1 - i } else { i };
+        read_exact(&buffer.memory, line, i as usize * stride + place.x as usize * 4)?;
+    }
+    Ok(())
 }
 
 fn read_exact(memory: &OwnedFd, mut bytes: &mut [u8], at: usize) -> Result<(), Error> {

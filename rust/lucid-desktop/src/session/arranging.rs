@@ -120,6 +120,8 @@ impl Session {
         let extent = arrangement.extent();
         tracing::debug!(monitors = arrangement.monitors().len(), ?extent, "the outputs are arranged anew");
         self.shared.set_size(extent);
+        // It stays on an output, or goes to the nearest one.
+        self.shared.set_pointer(None);
         (self.picture, self.picture_size) = match several {
             Some(_) => (vec![0; extent.0 as usize * 4 * extent.1 as usize], extent),
             None => (Vec::new(), (0, 0)),
