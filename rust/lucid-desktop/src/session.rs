@@ -276,6 +276,8 @@ pub(crate) struct Session {
     resize_running: Option<Resize>,
     /// What the compositor took last.
     arranged: Option<Arrangement>,
+    /// Outputs have been switched on that may have to be stirred.
+    stir: bool,
     /// Times in a row that the outputs were not as the compositor took them.
     mends: u32,
 }
@@ -308,6 +310,7 @@ impl Session {
             resize_wanted: None,
             resize_running: None,
             arranged: None,
+            stir: false,
             mends: 0,
         }
     }
@@ -388,7 +391,9 @@ impl Session {
         }
         self.start_resize(handle);
         self.deliver();
-        (0..self.outputs.len()).try_for_each(|at| self.drive_capture(at, handle))
+        (0..self.outputs.len()).try_for_each(|at| self.drive_capture(at, handle))?;
+        self.stir(handle);
+        Ok(())
     }
 
     /// Gives the sink what it has not seen, if it asked for a frame.

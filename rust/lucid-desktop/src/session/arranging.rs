@@ -1,6 +1,6 @@
 //! Which outputs are on, with which size and where: one for each monitor.
 
-use super::{Handle, Output, Pointers, Session};
+use super::{Handle, Output, Pointers, Session, Stage};
 use crate::Rect;
 use crate::desktop::Targets;
 use crate::monitors::{Arrangement, MAX_MONITORS, Monitor, output_name};
@@ -127,6 +127,7 @@ impl Session {
             None => (Vec::new(), (0, 0)),
         };
         self.complete = false;
+        self.stir = true;
         self.damage.clear();
         self.monitors = several.cloned();
         for output in &mut self.outputs {
@@ -150,6 +151,7 @@ impl Session {
             if output.number != number {
                 output.number = number;
                 output.start_over();
+                self.stir = true;
             }
             let monitor = several.as_ref().zip(number).and_then(|(all, number)| all.monitors().get(number));
             output.origin = monitor.map_or((0, 0), |monitor| (monitor.place.x, monitor.place.y));
@@ -175,11 +177,35 @@ impl Session {
         self.shared.set_targets(targets);
     }
 
+    /// Asks for the present arrangement once more when all pictures of a new one are asked for and some have not come:
+    /// an output of wlroots 0.18 that is switched on again may wait for something to change before it paints at all.
+    pub(super) fn stir(&mut self, handle: &Handle) {
+        if !self.stir || self.resize_running.is_some() || self.resize_wanted.is_some() {
+            return;
+        }
+        let Some(arranged) = &self.arranged else { return };
+        let shown = || self.outputs.iter().filter(|output| output.number.is_some());
+        let is_asked = |output: &Output| {
+            let stage = output.capture.as_ref().map(|capture| capture.stage);
+            output.taken || stage == Some(Stage::Copying)
+        };
+        if shown().count() != arranged.monitors().len() || !shown().all(is_asked) {
+            return;
+        }
+        self.stir = false;
+        if !shown().all(|output| output.taken) {
+            self.resize_wanted = Some(Resize { arrangement: arranged.clone(), tries: 0 });
+            self.start_resize(handle);
+        }
+    }
+
     /// A global is gone, which may be an output.
     pub(super) fn output_gone(&mut self, global: u32, handle: &Handle) {
         let before = self.outputs.len();
         self.outputs.retain(|output| output.global != global);
         if self.outputs.len() != before {
+            // Windows of one that a program has switched off are elsewhere until it is mended.
+            self.complete = false;
             self.assign(handle);
         }
     }
@@ -210,6 +236,7 @@ impl Session {
             tracing::debug!("the outputs were changed in the desktop and are changed back");
             self.resize_wanted = Some(Resize { arrangement: arranged.clone(), tries: 0 });
         } else if self.mends == MAX_MENDS + 1 {
+            self.complete = true;
             tracing::warn!(
                 "the outputs were changed in the desktop, and the compositor does not change them back"
             );
