@@ -28,6 +28,8 @@ const OPEN_SECONDS: u64 = 30;
 const KEYMAP_SECONDS: u64 = 5;
 /// Keymaps under way to the compositor, each with a descriptor; so many come of no typing.
 const MAX_KEYMAPS: u32 = 128;
+/// What a user may do while another layout is on its way; more is not kept waiting.
+const MAX_WAITING: usize = 256;
 /// What a wheel's detent scrolls, in Wayland's units (libinput's 15 degrees).
 const DETENT: f64 = 15.0;
 /// The most detents in one event.
@@ -171,6 +173,9 @@ struct Typewriter {
 }
 
 struct Devices {
+    connection: Connection,
+    shared: Arc<Shared>,
+    started: Instant,
     pointer: ZwlrVirtualPointerV1,
     keyboards: Keyboards,
     /// Made when a client types characters.
@@ -180,6 +185,8 @@ struct Devices {
     held_buttons: Vec<Button>,
     /// The part of a detent that has been scrolled but not yet counted, vertical and horizontal.
     wheel_rest: [f64; 2],
+    /// What the user does while another layout is on its way.
+    waiting: Option<Vec<Input>>,
 }
 
 /// A running desktop. Dropping it ends the desktop.
@@ -190,7 +197,6 @@ pub struct Desktop {
     clipboard: clipboard::Unbound,
     sound: Option<OwnedFd>,
     protocol: CaptureProtocol,
-    started: Instant,
     launcher: UnixStream,
     thread: Option<JoinHandle<()>>,
 }
@@ -301,6 +307,9 @@ impl Desktop {
         events.barrier(&mut session, deadline)?;
         let clipboard = clipboard::Unbound::new(&session, registry, handle);
         let devices = Devices {
+            connection: connection.clone(),
+            shared: Arc::clone(&shared),
+            started: Instant::now(),
             pointer,
             keyboards,
             typewriter: None,
@@ -308,14 +317,14 @@ impl Desktop {
             keyboard,
             held_buttons: Vec::new(),
             wheel_rest: [0.0; 2],
+            waiting: None,
         };
         let devices = Arc::new(Mutex::new(devices));
-        let started = Instant::now();
         let typed_on = Arc::clone(&devices);
         let thread = std::thread::Builder::new()
             .name("lucid-desktop".into())
             .spawn(move || {
-                let reason = events.serve(&mut session, &typed_on, started);
+                let reason = events.serve(&mut session, &typed_on);
                 // The launcher kills everything as soon as its socket is closed, of which the desktop has another copy.
                 // It may be closed already.
                 let _ = events.launcher.shutdown(std::net::Shutdown::Both);
@@ -330,7 +339,6 @@ impl Desktop {
             clipboard,
             sound: None,
             protocol,
-            started,
             launcher: asking,
             thread: Some(thread),
         })
@@ -341,100 +349,35 @@ impl Desktop {
     /// # Errors
     /// When the connection to the compositor is gone.
     pub fn input(&self, input: Input) -> Result<(), Error> {
-        let time = self.time();
         let mut devices = lock(&self.devices);
-        match input {
-            Input::Key { evdev, pressed } => {
-                let requests = devices.keyboard.key(evdev, pressed);
-                devices.type_keys(time, &requests);
-            }
-            Input::Character(character) => self.type_character(&mut devices, time, character)?,
-            Input::Locks { caps, num, scroll } => {
-                let mut requests = devices.keyboard.release_all();
-                requests.extend(devices.keyboard.locks(caps, num, scroll));
-                devices.type_keys(time, &requests);
-            }
-            Input::PointerMove { x, y } => {
-                let (width, height) = self.shared.size();
-                if width > 0 && height > 0 {
-                    let (x, y) = (x.min(width - 1), y.min(height - 1));
-                    self.shared.set_pointer(Some((x, y)));
-                    let targets = lock(&self.shared.targets);
-                    let places = targets.monitors.iter().map(|(place, _)| *place);
-                    let located = monitors::locate(places, (x, y));
-                    match located.and_then(|(number, inner)| Some((targets.monitors.get(number)?, inner))) {
-                        Some(((place, pointer), (x, y))) => {
-                            self.shared.set_pointer(Some((place.x + x, place.y + y)));
-                            pointer.motion_absolute(time, x, y, place.width, place.height);
-                            pointer.frame();
-                        }
-                        None => {
-                            devices.pointer.motion_absolute(time, x, y, width, height);
-                            devices.pointer.frame();
-                        }
-                    }
+        if let Some(waiting) = &mut devices.waiting {
+            if waiting.len() < MAX_WAITING {
+                if let (Some(Input::PointerMove { .. }), Input::PointerMove { .. }) = (waiting.last(), input)
+                {
+                    waiting.pop();
                 }
+                waiting.push(input);
+                return Ok(());
             }
-            Input::PointerMoveRelative { dx, dy } => {
-                let limit = |d: i32| f64::from(d.clamp(-8192, 8192));
-                self.shared.set_pointer(None);
-                let targets = lock(&self.shared.targets);
-                let pointer = targets.anywhere.as_ref().unwrap_or(&devices.pointer);
-                pointer.motion(time, limit(dx), limit(dy));
-                pointer.frame();
-            }
-            Input::Button { button, pressed } => devices.button(time, button, pressed),
-            Input::Wheel { vertical, horizontal } => devices.wheel(time, [vertical, horizontal]),
+            tracing::warn!("the keyboard's layout takes too long; what comes is typed in the present one");
         }
-        self.shared.flush(&self.connection)
+        devices.give_waiting()?;
+        devices.give(input)?;
+        devices.flush()
     }
 
-    /// A character is a key of a keyboard of its own, pressed and released at once.
-    fn type_character(&self, devices: &mut Devices, time: u32, character: char) -> Result<(), Error> {
-        let typewriter = devices.typewriter.get_or_insert_with(|| Typewriter {
-            virtual_keyboard: devices.keyboards.create(),
-            characters: Characters::new(),
-            ready: false,
-        });
-        if self.shared.keymaps.load(Ordering::Relaxed) >= MAX_KEYMAPS && !typewriter.characters.has(character)
-        {
-            tracing::warn!("the compositor takes keymaps too slowly; a character is lost");
-            return Ok(());
-        }
-        let Some((evdev, new)) = typewriter.characters.key(character) else { return Ok(()) };
-        if new || !typewriter.ready {
-            typewriter.ready = false;
-            let (memory, size) = typewriter.characters.memory()?;
-            typewriter.virtual_keyboard.keymap(1 /* xkb_v1 */, memory.as_fd(), size);
-            self.shared.keymaps.fetch_add(1, Ordering::Relaxed);
-            devices.keyboards.count_when_taken(&self.connection);
-            typewriter.ready = true;
-        }
-        let commanding = devices.keyboard.commanding();
-        typewriter.virtual_keyboard.modifiers(commanding, 0, 0, 0);
-        typewriter.virtual_keyboard.key(time, evdev, 1);
-        typewriter.virtual_keyboard.key(time, evdev, 0);
-        // What is held holds again for whatever comes next, a click for instance. Not always: programs read a keymap
-        // whenever the keyboard is another one.
-        if let Some(held) = devices.keyboard.held_modifiers() {
-            devices.type_keys(time, &[held]);
-        }
-        Ok(())
-    }
-
-    /// Releases every key and button that is held (after the client lost its focus, say).
+    /// Releases every key and button that is held (after the client lost its focus, say), and forgets what waits for
+    /// another layout.
     ///
     /// # Errors
     /// When the connection to the compositor is gone.
     pub fn release_all(&self) -> Result<(), Error> {
-        let time = self.time();
         let mut devices = lock(&self.devices);
-        let requests = devices.keyboard.release_all();
-        devices.type_keys(time, &requests);
-        for button in devices.held_buttons.clone() {
-            devices.button(time, button, false);
+        if let Some(waiting) = &mut devices.waiting {
+            waiting.clear();
         }
-        self.shared.flush(&self.connection)
+        devices.release_all();
+        devices.flush()
     }
 
     /// Asks for one more frame. Frames are given only as they are asked for, one for each call (at most
@@ -487,13 +430,16 @@ impl Desktop {
     }
 
     /// Asks for another keyboard layout. Returns at once; the layout holds some 50 ms later, for which keys that are held
-    /// are released. One that the launcher cannot make is told in the log, and the present one stays. Of several in a
-    /// row the last one counts.
+    /// are released. What is given to [`input`](Desktop::input) meanwhile waits for it. One that the launcher cannot make
+    /// is told in the log, and the present one stays. Of several in a row the last one counts.
     ///
     /// # Errors
     /// When the layout is not within its limits.
     pub fn set_keyboard(&self, layout: &KeyboardLayout) -> Result<(), Error> {
         layout.check()?;
+        // Under this lock, so that the thread does not end the waiting in between.
+        let mut devices = lock(&self.devices);
+        devices.waiting.get_or_insert_default();
         self.shared.command(|commands| commands.keyboard = Some(layout.clone()));
         Ok(())
     }
@@ -529,10 +475,6 @@ impl Desktop {
     pub fn wakeups(&self) -> u64 {
         self.shared.wakeups.load(Ordering::Relaxed)
     }
-
-    fn time(&self) -> u32 {
-        self.started.elapsed().as_millis() as u32 // wraps, as Wayland's time stamps do
-    }
 }
 
 impl Drop for Desktop {
@@ -550,6 +492,123 @@ impl Drop for Desktop {
 }
 
 impl Devices {
+    fn time(&self) -> u32 {
+        self.started.elapsed().as_millis() as u32 // wraps, as Wayland's time stamps do
+    }
+
+    fn flush(&self) -> Result<(), Error> {
+        self.shared.flush(&self.connection)
+    }
+
+    /// Gives what waited for the layout.
+    fn give_waiting(&mut self) -> Result<(), Error> {
+        for input in self.waiting.take().unwrap_or_default() {
+            self.give(input)?;
+        }
+        Ok(())
+    }
+
+    fn give(&mut self, input: Input) -> Result<(), Error> {
+        let time = self.time();
+        match input {
+            Input::Key { evdev, pressed } => {
+                let requests = self.keyboard.key(evdev, pressed);
+                self.type_keys(time, &requests);
+            }
+            Input::Character(character) => self.type_character(time, character)?,
+            Input::Locks { caps, num, scroll } => {
+                let mut requests = self.keyboard.release_all();
+                requests.extend(self.keyboard.locks(caps, num, scroll));
+                self.type_keys(time, &requests);
+            }
+            Input::PointerMove { x, y } => {
+                let (width, height) = self.shared.size();
+                if width > 0 && height > 0 {
+                    let (x, y) = (x.min(width - 1), y.min(height - 1));
+                    self.shared.set_pointer(Some((x, y)));
+                    let targets = lock(&self.shared.targets);
+                    let located = monitors::locate(targets.monitors.iter().map(|(place, _)| *place), (x, y));
+                    match located.and_then(|(number, inner)| Some((targets.monitors.get(number)?, inner))) {
+                        Some(((place, pointer), (x, y))) => {
+                            self.shared.set_pointer(Some((place.x + x, place.y + y)));
+                            pointer.motion_absolute(time, x, y, place.width, place.height);
+                            pointer.frame();
+                        }
+                        None => {
+                            self.pointer.motion_absolute(time, x, y, width, height);
+                            self.pointer.frame();
+                        }
+                    }
+                }
+            }
+            Input::PointerMoveRelative { dx, dy } => {
+                let limit = |d: i32| f64::from(d.clamp(-8192, 8192));
+                self.shared.set_pointer(None);
+                let targets = lock(&self.shared.targets);
+                let pointer = targets.anywhere.as_ref().unwrap_or(&self.pointer);
+                pointer.motion(time, limit(dx), limit(dy));
+                pointer.frame();
+            }
+            Input::Button { button, pressed } => self.button(time, button, pressed),
+            Input::Wheel { vertical, horizontal } => self.wheel(time, [vertical, horizontal]),
+        }
+        Ok(())
+    }
+
+    /// A character is a key of a keyboard of its own, pressed and released at once.
+    fn type_character(&mut self, time: u32, character: char) -> Result<(), Error> {
+        let typewriter = self.typewriter.get_or_insert_with(|| Typewriter {
+            virtual_keyboard: self.keyboards.create(),
+            characters: Characters::new(),
+            ready: false,
+        });
+        if self.shared.keymaps.load(Ordering::Relaxed) >= MAX_KEYMAPS && !typewriter.characters.has(character)
+        {
+            tracing::warn!("the compositor takes keymaps too slowly; a character is lost");
+            return Ok(());
+        }
+        let Some((evdev, new)) = typewriter.characters.key(character) else { return Ok(()) };
+        if new || !typewriter.ready {
+            typewriter.ready = false;
+            let (memory, size) = typewriter.characters.memory()?;
+            typewriter.virtual_keyboard.keymap(1 /* xkb_v1 */, memory.as_fd(), size);
+            self.shared.keymaps.fetch_add(1, Ordering::Relaxed);
+            self.keyboards.count_when_taken(&self.connection);
+            typewriter.ready = true;
+        }
+        let commanding = self.keyboard.commanding();
+        typewriter.virtual_keyboard.modifiers(commanding, 0, 0, 0);
+        typewriter.virtual_keyboard.key(time, evdev, 1);
+        typewriter.virtual_keyboard.key(time, evdev, 0);
+        // What is held holds again for whatever comes next, a click for instance. Not always: programs read a keymap
+        // whenever the keyboard is another one.
+        if let Some(held) = self.keyboard.held_modifiers() {
+            self.type_keys(time, &[held]);
+        }
+        Ok(())
+    }
+
+    fn release_all(&mut self) {
+        let time = self.time();
+        let requests = self.keyboard.release_all();
+        self.type_keys(time, &requests);
+        for button in self.held_buttons.clone() {
+            self.button(time, button, false);
+        }
+    }
+
+    /// The keyboard has another layout from now on.
+    fn change_keyboard(&mut self, mut keyboard: Keyboard, memory: &OwnedFd, size: u32) {
+        let time = self.time();
+        let released = self.keyboard.release_all();
+        self.type_keys(time, &released);
+        let (caps, num, scroll) = self.keyboard.locked();
+        self.virtual_keyboard.keymap(1 /* xkb_v1 */, memory.as_fd(), size);
+        let locks = keyboard.locks(caps, num, scroll);
+        self.type_keys(time, &locks);
+        self.keyboard = keyboard;
+    }
+
     fn type_keys(&self, time: u32, requests: &[Request]) {
         for request in requests {
             match *request {
@@ -720,15 +779,14 @@ impl Events {
         Ok(())
     }
 
-    /// Asks for another layout's keymap, or takes one that was asked for.
+    /// Asks for another layout's keymap, or takes one that was asked for; what waited for the last one is given then.
     fn change_keyboard(
         &mut self,
         wanted: &mut Option<KeyboardLayout>,
         devices: &Mutex<Devices>,
-        started: Instant,
     ) -> Result<(), Error> {
         if std::mem::take(&mut self.answered) {
-            self.take_keymap(devices, started)?;
+            self.take_keymap(devices)?;
         }
         if self.awaited.is_none()
             && let Some(layout) = wanted.take()
@@ -740,10 +798,17 @@ impl Events {
             }
             self.awaited = Some(layout);
         }
+        let mut devices = lock(devices);
+        if devices.waiting.is_some()
+            && self.awaited.is_none()
+            && lock(&self.shared.commands).keyboard.is_none()
+        {
+            devices.give_waiting()?;
+        }
         Ok(())
     }
 
-    fn take_keymap(&mut self, devices: &Mutex<Devices>, started: Instant) -> Result<(), Error> {
+    fn take_keymap(&mut self, devices: &Mutex<Devices>) -> Result<(), Error> {
         let Some(layout) = self.awaited.take() else { return Ok(()) };
         let deadline = Instant::now() + Duration::from_secs(KEYMAP_SECONDS);
         let (line, descriptors) =
@@ -763,27 +828,19 @@ impl Events {
         let Ok([memory]) = <[OwnedFd; 1]>::try_from(descriptors) else {
             return Err(Error::Protocol { what: "the keymap came without its descriptor".into() });
         };
-        let mut keyboard = match read_keymap(&memory, size).and_then(|text| Keyboard::new(&text)) {
+        let keyboard = match read_keymap(&memory, size).and_then(|text| Keyboard::new(&text)) {
             Ok(keyboard) => keyboard,
             Err(error) => {
                 tracing::warn!(layout, variant, "the keyboard layout stays: {error}");
                 return Ok(());
             }
         };
-        let time = started.elapsed().as_millis() as u32; // wraps, as Wayland's time stamps do
-        let mut devices = lock(devices);
-        let released = devices.keyboard.release_all();
-        devices.type_keys(time, &released);
-        let (caps, num, scroll) = devices.keyboard.locked();
-        devices.virtual_keyboard.keymap(1 /* xkb_v1 */, memory.as_fd(), size);
-        let locks = keyboard.locks(caps, num, scroll);
-        devices.type_keys(time, &locks);
-        devices.keyboard = keyboard;
+        lock(devices).change_keyboard(keyboard, &memory, size);
         tracing::info!(layout, variant, "the keyboard has another layout");
         Ok(())
     }
 
-    fn serve(&mut self, session: &mut Session, devices: &Mutex<Devices>, started: Instant) -> Closed {
+    fn serve(&mut self, session: &mut Session, devices: &Mutex<Devices>) -> Closed {
         let mut keyboard = None;
         loop {
             let mut commands = std::mem::take(&mut *lock(&self.shared.commands));
@@ -793,7 +850,7 @@ impl Events {
             keyboard = commands.keyboard.take().or(keyboard);
             let handle = self.queue.handle();
             let result = self
-                .change_keyboard(&mut keyboard, devices, started)
+                .change_keyboard(&mut keyboard, devices)
                 .and_then(|()| self.dispatch(session))
                 .and_then(|()| session.step(commands, &handle))
                 .and_then(|()| self.wait(None));

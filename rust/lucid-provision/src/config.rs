@@ -27,13 +27,13 @@
 //! The tables are walked here and not by serde, because serde's messages repeat a value of the wrong
 //! type, and that may be a password.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::error::Problem;
 use crate::secret::Secret;
 
 /// The largest file that is read.
@@ -45,26 +45,6 @@ pub const FILE_HINT: &str = "Lines and columns count from 1. Mend lucid.toml on 
                              device again; this file vanishes when all is well.";
 /// The same as [`USED`], as the parser gives it.
 const USED_VALUE: &str = "(used)";
-
-/// What is wrong with a file, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Line and column, both from 1, the column in characters. `None`: the whole file.
-    pub place: Option<(usize, usize)>,
-    /// What was found and what is allowed. Never holds a secret.
-    pub message: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((line, column)) = self.place {
-            write!(f, "line {line}, column {column}: ")?;
-        }
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Problem {}
 
 /// What the file says about the network.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

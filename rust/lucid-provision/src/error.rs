@@ -1,7 +1,28 @@
-//! The one error type of this crate.
+//! What this crate says when something is wrong.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
+
+/// What is wrong with a `lucid.toml`, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Line and column, both from 1, the column in characters. `None`: the whole file.
+    pub place: Option<(usize, usize)>,
+    /// What was found and what is allowed. Never holds a secret.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((line, column)) = self.place {
+            write!(f, "line {line}, column {column}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Problem {}
 
 /// Something that `lucid-provision` could not do.
 #[derive(Debug, thiserror::Error)]
@@ -9,7 +30,7 @@ use std::path::PathBuf;
 pub enum Error {
     /// `lucid.toml` is wrong; the text names the place.
     #[error("lucid.toml, {0}")]
-    Config(#[from] crate::config::Problem),
+    Config(#[from] Problem),
     /// A file of this machine could not be read or written.
     #[error("{doing} {path}: {source}", path = path.display())]
     File {

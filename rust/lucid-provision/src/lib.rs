@@ -12,7 +12,7 @@ mod error;
 pub mod secret;
 pub mod store;
 
-pub use error::Error;
+pub use error::{Error, Problem};
 
 /// A commented `lucid.toml`.
 pub const EXAMPLE: &str = include_str!("../example.toml");

@@ -7,6 +7,7 @@ mod error;
 mod journal;
 mod machine;
 mod progress;
+mod proxy;
 mod run;
 mod setup;
 mod suite;
@@ -47,14 +48,21 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
-    /// Measure Lucid's RDP host beside xrdp.
-    #[command(override_usage = "scripts/bench [OPTIONS]")]
-    Bench(bench::BenchArguments),
+    /// Measure a part of Lucid beside the best of its kind.
+    #[command(subcommand, override_usage = "scripts/bench rdp [OPTIONS]")]
+    Bench(Bench),
     /// Build the disk image without booting it.
     #[command(override_usage = "scripts/build-image")]
     BuildImage,
     /// Install what is missing on this machine, and end.
     Setup,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// The RDP host beside xrdp.
+    #[command(override_usage = "scripts/bench rdp [OPTIONS]")]
+    Rdp(bench::BenchArguments),
 }
 
 fn main() -> ExitCode {
@@ -82,7 +90,7 @@ fn act(arguments: Arguments) -> Result<bool> {
     match arguments.command {
         Command::Run(arguments) => run::run(&project, &steps, &arguments).map(|()| true),
         Command::Test { names, only, .. } => suites::run(&project, &steps, &names, &only),
-        Command::Bench(arguments) => bench::run(&project, &steps, &arguments).map(|()| true),
+        Command::Bench(Bench::Rdp(arguments)) => bench::run(&project, &steps, &arguments).map(|()| true),
         Command::BuildImage => {
             setup(&project, &steps)?;
             build::host(&project, &steps, build::Host::ImageTool)?;

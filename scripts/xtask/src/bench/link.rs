@@ -1,7 +1,7 @@
-//! The network between client and host: a pair of virtual interfaces whose far end lies in a namespace of its own,
-//! as fast as the machine or as slow as asked.
+//! The network between client and host: a pair of virtual interfaces whose far end lies in a namespace of its own, so
+//! that what crosses is counted.
 
-use std::{fs, process::Command};
+use std::{fs, net::Ipv4Addr, process::Command};
 
 use crate::{
     error::{At, Error, Result},
@@ -12,17 +12,8 @@ const NAMESPACE: &str = "lucid-bench";
 const NEAR: &str = "lucid-bench0";
 const FAR: &str = "lucid-bench1";
 /// The host's address, from the block for benchmarks (RFC 2544).
-pub(super) const HOST: &str = "198.18.93.1";
+pub(super) const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 93, 1);
 const CLIENT: &str = "198.18.93.2";
-
-/// How slow the link is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shape {
-    /// Milliseconds of delay each way.
-    pub(super) delay_ms: u32,
-    /// Kilobytes a second each way.
-    pub(super) kilobytes_per_second: u32,
-}
 
 /// The link; it is taken down when this is dropped.
 pub(super) struct Link;
@@ -32,7 +23,7 @@ fn ip(words: &[&str]) -> Result<()> {
 }
 
 impl Link {
-    /// Sets the link up, as fast as it goes.
+    /// Sets the link up.
     pub(super) fn new() -> Result<Self> {
         // One may be left from a run that was killed.
         drop(Link);
@@ -45,20 +36,6 @@ impl Link {
         ip(&["-n", NAMESPACE, "link", "set", FAR, "up"])?;
         ip(&["-n", NAMESPACE, "link", "set", "lo", "up"])?;
         Ok(link)
-    }
-
-    /// Makes it slow, both ways.
-    pub(super) fn shape(&self, shape: Shape) -> Result<()> {
-        let delay = format!("{}ms", shape.delay_ms);
-        let rate = format!("{}kbit", shape.kilobytes_per_second * 8);
-        for prefix in [&["-n", NAMESPACE][..], &[]] {
-            let device = if prefix.is_empty() { NEAR } else { FAR };
-            let mut tc = Command::new("tc");
-            tc.args(prefix).args(["qdisc", "replace", "dev", device, "root", "netem"]);
-            tc.args(["delay", &delay, "rate", &rate, "limit", "10000"]);
-            ask_well("slowing the link down (tc, kernel module sch_netem)", &mut tc, b"")?;
-        }
-        Ok(())
     }
 
     /// A command as it is run at the client's end.

@@ -8,12 +8,13 @@ use std::{
 use super::{
     cost::{self, Cost},
     hosts::Host,
-    link::{Link, Shape},
+    link::{HOST, Link},
     probe::{Probe, key},
 };
 use crate::{
-    client::{Client, Generation, Mode, Place},
+    client::{Client, Generation, Login, Mode, Place},
     error::{Error, Result},
+    proxy::{Proxy, Shape},
 };
 
 /// The size of the desktop.
@@ -98,13 +99,13 @@ pub(super) fn host(
         tolerance: 2,
         size: SIZE,
     };
-    if let Some(shape) = shape {
-        link.shape(shape)?;
-    }
+    // A proxy of streams, as Tor is, and not a slow interface: kernels without sch_netem can measure too.
+    let proxy = shape.map(|shape| Proxy::start(HOST, host.login.port, Some(shape))).transpose()?;
+    let port = proxy.as_ref().map_or(host.login.port, |proxy| proxy.port);
+    let login = Login { port, ..host.login.clone() };
     let folder = dir.join(format!("client-{}", host.name.split(' ').next().unwrap_or_default()));
     let command = link.at_the_client(&mode.client.command(&place)?);
-    let mut client =
-        Client::start_command(command, place, &folder, &mode, &host.login, super::link::HOST, &[])?;
+    let mut client = Client::start_command(command, place, &folder, &mode, &login, &HOST.to_string(), &[])?;
     let probe = Probe::new(&client.screen.display())?;
     place.interrupt.wait_for("the scene in the client's window", BOUND, || {
         client.must_run()?;

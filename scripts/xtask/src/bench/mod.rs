@@ -1,4 +1,4 @@
-//! `scripts/bench`: Lucid's RDP host beside xrdp. One machine, one client, one scripted work, one run; no figure passes
+//! `scripts/bench rdp`: Lucid's RDP host beside xrdp. One machine, one client, one scripted work, one run; no figure passes
 //! or fails.
 
 mod cost;
@@ -14,7 +14,7 @@ use clap::Args;
 
 use self::{
     hosts::{Host, Lucid, Xrdp},
-    link::{Link, Shape},
+    link::Link,
     measure::{Figures, Plan},
 };
 use crate::{
@@ -22,13 +22,14 @@ use crate::{
     client::{Generation, Place},
     error::{At, Error, Result},
     progress::Steps,
+    proxy::Shape,
     setup::{Project, setup},
 };
 
 /// A link as Tor gives one: 400 ms there and back, 200 kB/s.
 const SLOW: Shape = Shape { delay_ms: 200, kilobytes_per_second: 200 };
 
-/// What `scripts/bench` may be told.
+/// What `scripts/bench rdp` may be told.
 #[derive(Args)]
 pub(crate) struct BenchArguments {
     /// How often each host is measured, one after the other.
@@ -63,28 +64,33 @@ pub(crate) fn run(project: &Project, steps: &Steps, arguments: &BenchArguments) 
     let dir = project.lucid.join("bench");
 
     let mut all: Vec<(Option<Shape>, String, Figures)> = Vec::new();
-    let shapes: &[Option<Shape>] = if arguments.fast_only { &[None] } else { &[None, Some(SLOW)] };
-    for shape in shapes {
-        let plan = Plan::new(shape.is_some(), arguments.quick);
-        for round in 1..=arguments.rounds {
-            type Start<'a> = Box<dyn Fn() -> Result<Host> + 'a>;
-            let mut starts: Vec<Start> = vec![Box::new(|| lucid.start(&steps.interrupt))];
-            if let Some(xrdp) = &xrdp {
-                starts.push(Box::new(|| xrdp.start(&steps.interrupt)));
-            }
-            for start in starts {
-                let link = Link::new()?;
-                let host = start()?;
-                let about = if shape.is_some() { "slow link" } else { "this machine" };
-                eprintln!("{}, {about}, round {round} of {} ...", host.name, arguments.rounds);
-                let figures = measure::host(&host, &link, *shape, &plan, place, Generation::Three, &dir)?;
-                all.push((*shape, host.name.clone(), figures));
-                steps.interrupt.check()?;
+    let measured = (|| {
+        let shapes: &[Option<Shape>] = if arguments.fast_only { &[None] } else { &[None, Some(SLOW)] };
+        for shape in shapes {
+            let plan = Plan::new(shape.is_some(), arguments.quick);
+            for round in 1..=arguments.rounds {
+                type Start<'a> = Box<dyn Fn() -> Result<Host> + 'a>;
+                let mut starts: Vec<Start> = vec![Box::new(|| lucid.start(&steps.interrupt))];
+                if let Some(xrdp) = &xrdp {
+                    starts.push(Box::new(|| xrdp.start(&steps.interrupt)));
+                }
+                for start in starts {
+                    let link = Link::new()?;
+                    let host = start()?;
+                    let about = if shape.is_some() { "slow link" } else { "this machine" };
+                    eprintln!("{}, {about}, round {round} of {} ...", host.name, arguments.rounds);
+                    let figures = measure::host(&host, &link, *shape, &plan, place, Generation::Three, &dir)?;
+                    all.push((*shape, host.name.clone(), figures));
+                    steps.interrupt.check()?;
+                }
             }
         }
-    }
+        Ok(())
+    })();
+    // What was measured before something failed is worth seeing.
     let page = table::page(&all);
     println!("{page}");
+    measured?;
     if let Some(path) = &arguments.write {
         fs::write(path, page).at("writing", path)?;
     }

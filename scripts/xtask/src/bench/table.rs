@@ -2,11 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{
-    link::Shape,
-    measure::{Figures, Latencies, Moving, SIZE},
-};
-use crate::progress::ask;
+use super::measure::{Figures, Latencies, Moving, SIZE};
+use crate::{progress::ask, proxy::Shape};
 
 /// The rounds of one host over one link, put together.
 fn together(rounds: &[&Figures]) -> Figures {
@@ -82,6 +79,17 @@ const ROWS: [Row; 26] = [
     }),
 ];
 
+/// What a row's ratio should not be above.
+fn goal(what: &str) -> Option<f64> {
+    match what {
+        // Both are next to nothing.
+        _ if what.starts_with("at rest") => None,
+        _ if what.contains("p95") || what.contains("CPU") => Some(0.5),
+        _ if what.contains("bytes") => Some(0.7),
+        _ => None,
+    }
+}
+
 fn rate(moving: Moving) -> f64 {
     f64::from(moving.shown) / moving.seconds
 }
@@ -128,13 +136,15 @@ pub(super) fn page(all: &[(Option<Shape>, String, Figures)]) -> String {
     put("# The RDP host, measured".to_owned());
     put(String::new());
     put(format!(
-        "Made by `scripts/bench`. {}. xfreerdp 3 with `/gfx:AVC420` under Xvfb, {} by {}.",
+        "Made by `scripts/bench rdp`. {}. xfreerdp 3 with `/gfx:AVC420` under Xvfb, {} by {}.",
         machine(),
         SIZE.0,
         SIZE.1
     ));
     put("A letter is a key press that paints a letter and a mark; the time runs until the client's X server shows it.".into());
     put("CPU is that of all processes of the host (for Lucid with its compositor, for xrdp with its Xorg)."
+        .into());
+    put("The goals: a ratio of at most 0.5 for CPU and for the 95th percentile of a latency, of 0.7 for bytes; bold is above."
         .into());
     let mut shapes: Vec<Option<Shape>> = Vec::new();
     for (shape, ..) in all {
@@ -185,7 +195,10 @@ pub(super) fn page(all: &[(Option<Shape>, String, Figures)]) -> String {
                 let _ = write!(row, " {} |", number(figure(host)));
             }
             if let [first, second] = hosts.as_slice() {
-                let _ = write!(row, " {} |", number(figure(first) / figure(second)));
+                let ratio = figure(first) / figure(second);
+                let missed = goal(what).is_some_and(|goal| ratio > goal);
+                let mark = if missed { "**" } else { "" };
+                let _ = write!(row, " {mark}{}{mark} |", number(ratio));
             }
             put(row);
         }

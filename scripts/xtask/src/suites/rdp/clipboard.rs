@@ -7,6 +7,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use super::{Mode, Target};
@@ -28,6 +29,8 @@ const TEXT: &str = "text/plain;charset=utf-8";
 /// Stands beside what came from the client.
 const FROM_CLIENT: &str = "application/x-lucid-from-client";
 const ASKS_CLIENT: &str = "a program pastes: the client is asked";
+/// Within this a paste has come, or comes no more: FreeRDP 2 owes its programs some answers. Files take longer.
+const PASTE: Duration = Duration::from_secs(10);
 const REFUSED: &str = "larger than the clipboard's limit";
 const ASKS_PROGRAM: &str = "the client pastes: the program is asked";
 
@@ -124,18 +127,18 @@ impl<'a> Setting<'a> {
         Ok(Self { target, runtime, dir, rdp, client, generation, holders: [None, None], count: 0 })
     }
 
-    fn command(&self, side: Side, program: &str) -> Result<Command> {
+    fn command(&self, side: Side, program: &str, within: Duration) -> Result<Command> {
         match side {
             Side::Client => {
                 let mut command = self.client.screen.command("timeout");
-                command.args([&self.target.bound.as_secs().to_string(), program]);
+                command.args([&within.as_secs().to_string(), program]);
                 Ok(command)
             }
             Side::Desktop => {
                 let socket =
                     wayland(self.runtime)?.ok_or_else(|| Error::broken("the desktop has no socket"))?;
                 let mut command = Command::new("timeout");
-                command.args([&self.target.bound.as_secs().to_string(), program]);
+                command.args([&within.as_secs().to_string(), program]);
                 command.env("WAYLAND_DISPLAY", &socket);
                 command.env("XDG_RUNTIME_DIR", socket.parent().unwrap_or(self.runtime));
                 Ok(command)
@@ -148,7 +151,7 @@ impl<'a> Setting<'a> {
         self.count += 1;
         let file = self.dir.join(format!("copied-{}", self.count));
         fs::write(&file, content).at("writing", &file)?;
-        let mut command = self.command(side, "sh")?;
+        let mut command = self.command(side, "sh", self.target.bound)?;
         // No time limit for who has to stay.
         let seconds = "600";
         match side {
@@ -175,8 +178,8 @@ impl<'a> Setting<'a> {
     /// The names under which something can be pasted.
     fn kinds(&self, side: Side) -> Result<Vec<String>> {
         let mut command = match side {
-            Side::Client => self.command(side, "xclip")?,
-            Side::Desktop => self.command(side, "wl-paste")?,
+            Side::Client => self.command(side, "xclip", PASTE)?,
+            Side::Desktop => self.command(side, "wl-paste", PASTE)?,
         };
         match side {
             Side::Client => command.args(["-o", "-selection", "clipboard", "-t", "TARGETS"]),
@@ -187,15 +190,16 @@ impl<'a> Setting<'a> {
     }
 
     fn paste(&self, side: Side, kind: &str) -> Result<Vec<u8>> {
+        let within = if kind == files::LIST { self.target.bound } else { PASTE };
         let mut command;
         match side {
             Side::Client => {
-                command = self.command(side, "xclip")?;
+                command = self.command(side, "xclip", within)?;
                 let kind = if kind == TEXT { "UTF8_STRING" } else { kind };
                 command.args(["-o", "-selection", "clipboard", "-t", kind]);
             }
             Side::Desktop => {
-                command = self.command(side, "wl-paste")?;
+                command = self.command(side, "wl-paste", within)?;
                 command.args(["--no-newline", "--type", kind]);
             }
         }
@@ -388,7 +392,7 @@ fn pastes_at_once(setting: &mut Setting) -> Result<String> {
     const TIMES: usize = 20;
     let seen = setting.dir.join("pasted-at-once");
     fs::write(&seen, "").at("emptying", &seen)?;
-    let mut watch = setting.command(Side::Desktop, "wl-paste")?;
+    let mut watch = setting.command(Side::Desktop, "wl-paste", setting.target.bound)?;
     watch.args(["--no-newline", "--type", TEXT, "--watch", "sh", "-c", r#"cat >> "$0""#]).arg(&seen);
     let mut watch = Background::start(&watch, &setting.dir.join("watch.log"))?;
     for time in 0..TIMES {

@@ -1,11 +1,9 @@
 //! What keys write: the client's layout, and characters that it sends as such.
 
-use std::time::Duration;
-
 use super::{MODES, Target, sessions};
 use crate::{
     client::{Client, Generation, Mode},
-    error::{Error, Result},
+    error::Result,
     suite::Report,
 };
 
@@ -97,17 +95,11 @@ pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
         let name = format!("{}: keys: {} has those of {}", target.name, case.client.name(), case.layout);
         report.check(name, || {
             let mut client = shown(target, case.client, case.options, before)?;
-            // The layout comes a moment after the picture, on a slow machine a longer one; a line too early is another one.
-            interrupt.wait_for("a line in the client's layout", target.bound, || {
-                client.screen.codes(&KEYS)?;
-                client.screen.code_with(ALT_GR, Q)?;
-                client.screen.codes(&[ENTER])?;
-                match client.wait_colour(colour(case.text), 2, Duration::from_secs(5), interrupt) {
-                    Ok(_) => Ok(Some(())),
-                    Err(Error::Late { .. }) => Ok(None),
-                    Err(other) => Err(other),
-                }
-            })?;
+            // At once: what is typed waits for the layout.
+            client.screen.codes(&KEYS)?;
+            client.screen.code_with(ALT_GR, Q)?;
+            client.screen.codes(&[ENTER])?;
+            client.wait_colour(colour(case.text), 2, target.bound, interrupt)?;
             before = colour(case.text);
             Ok("")
         });

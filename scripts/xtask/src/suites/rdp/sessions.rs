@@ -2,13 +2,8 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    net::Ipv4Addr,
     path::Path,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -16,7 +11,8 @@ use super::{MODES, Target};
 use crate::{
     client::{Client, Login, Mode},
     error::{Error, Result},
-    progress::{Background, Interrupt},
+    progress::Background,
+    proxy::Proxy,
     suite::Report,
 };
 
@@ -124,7 +120,7 @@ fn through_proxy(target: &Target, name: &str, proxy: &Proxy) -> Result<Client> {
 
 fn reconnects(target: &Target) -> Result<String> {
     let interrupt = target.place.interrupt;
-    let proxy = Proxy::start(target.login.port)?;
+    let proxy = Proxy::start(Ipv4Addr::LOCALHOST, target.login.port, None)?;
     let mut client = through_proxy(target, "cut", &proxy)?;
     client.screen.key("super+f")?;
     client.screen.type_text("COLOUR='#0b3d91';clear")?;
@@ -154,7 +150,7 @@ fn reconnects(target: &Target) -> Result<String> {
 pub(super) fn many_cuts(target: &Target, service: &Background, report: &mut Report) -> Result<()> {
     let interrupt = target.place.interrupt;
     report.check(format!("{}: {CUTS} cut connections cost the host nothing", target.name), || {
-        let proxy = Proxy::start(target.login.port)?;
+        let proxy = Proxy::start(Ipv4Addr::LOCALHOST, target.login.port, None)?;
         let before = count(&service.output()?);
         let mut client = through_proxy(target, "cut-often", &proxy)?;
         let mut first = None;
@@ -238,77 +234,4 @@ impl Usage {
             .ok_or_else(|| Error::talk("/proc", "it has no VmRSS"))?;
         Ok(Self { descriptors, memory })
     }
-}
-
-/// Passes connections on, and can cut them as a network does that goes away.
-struct Proxy {
-    port: u16,
-    shared: Arc<Shared>,
-}
-
-#[derive(Default)]
-struct Shared {
-    stop: AtomicBool,
-    /// Those that have not been cut.
-    connections: Mutex<Vec<(TcpStream, TcpStream)>>,
-}
-
-impl Proxy {
-    fn start(to: u16) -> Result<Self> {
-        let talk = |error: std::io::Error| Error::talk("a proxy of the tests", error);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(talk)?;
-        let port = listener.local_addr().map_err(talk)?.port();
-        let shared = Arc::new(Shared::default());
-        let accepting = Arc::clone(&shared);
-        thread::spawn(move || {
-            for near in listener.incoming().flatten() {
-                if accepting.stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)) else { continue };
-                let both = (near.try_clone(), far.try_clone(), near.try_clone(), far.try_clone());
-                let (Ok(near2), Ok(far2), Ok(near3), Ok(far3)) = both else { continue };
-                accepting.connections().push((near3, far3));
-                thread::spawn(move || pass(near, far));
-                thread::spawn(move || pass(far2, near2));
-            }
-        });
-        Ok(Self { port, shared })
-    }
-
-    fn cut(&self) {
-        for (near, far) in self.shared.connections().drain(..) {
-            // One that its own ends have closed already is no matter.
-            let _ = near.shutdown(Shutdown::Both);
-            let _ = far.shutdown(Shutdown::Both);
-        }
-    }
-
-    fn wait_connection(&self, bound: Duration, interrupt: &Interrupt) -> Result<()> {
-        interrupt.wait_for("the client's next connection", bound, || {
-            Ok((!self.shared.connections().is_empty()).then_some(()))
-        })
-    }
-}
-
-impl Shared {
-    fn connections(&self) -> std::sync::MutexGuard<'_, Vec<(TcpStream, TcpStream)>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        self.cut();
-        // Wakes the thread that accepts.
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
-    }
-}
-
-/// One direction. Its end closes only this direction, as a network does: what goes the other way still arrives.
-fn pass(mut from: TcpStream, mut to: TcpStream) {
-    // Ends when either side is closed or cut.
-    let _ = std::io::copy(&mut from, &mut to);
-    let _ = to.shutdown(Shutdown::Write);
 }

@@ -24,9 +24,9 @@ const SCREEN: (usize, usize) = (1600, 1000);
 const WINDOWS: [(usize, usize); 5] = [(1366, 768), (820, 614), (1498, 902), (1024, 902), (640, 334)];
 
 /// A colour for each size, made of the terminal's rows and columns: a window that shows it up to all its edges shows a
-/// desktop of that very size.
+/// desktop of that very size. It ends with an Enter, which waits until it is read; a Ctrl+C between two commands is lost.
 const COLOUR_BY_SIZE: &str =
-    r"while :;do set -- $(stty size);printf '\e]11;#%02x%02x3c\a\e[?25l\e[2J\e[H' $1 $2;sleep .1;done";
+    r"until read -rst.1;do set -- $(stty size);printf '\e]11;#%02x%02x3c\a\e[?25l\e[2J\e[H' $1 $2;done";
 
 /// Clients with each way of taking another size: a new surface, and Deactivation-Reactivation with each codec.
 const CLIENTS: [(Generation, &str, &[&str]); 4] = [
@@ -231,7 +231,7 @@ fn takes_sizes(
 
 /// Ends the desktop and with it the session.
 fn end(target: &Target, client: Client) -> Result<()> {
-    client.screen.key("ctrl+c")?;
+    client.screen.key("Return")?;
     sessions::log_off(target, client)
 }
 

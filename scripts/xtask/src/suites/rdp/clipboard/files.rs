@@ -22,7 +22,7 @@ use crate::{
 pub(super) const LIMIT: u64 = 3 << 30;
 /// A file that takes a while.
 const LARGE: usize = 128 << 20;
-const LIST: &str = "text/uri-list";
+pub(super) const LIST: &str = "text/uri-list";
 const FETCHES: &str = "the client's files are fetched";
 const GIVEN_UP: &str = "nobody waits for the client's files any more";
 const REFUSED: &str = "are larger than the clipboard's limit of";
@@ -287,7 +287,7 @@ fn to_desktop(name: &str, setting: &mut Setting, report: &mut Report) {
         setting.wait_offered(Side::Client, LIST)?;
         let (before, given_up) = (kept(setting)?, setting.said(GIVEN_UP)?);
         // It ends all that belongs to the paste.
-        let mut paste = setting.command(Side::Desktop, "true")?;
+        let mut paste = setting.command(Side::Desktop, "true", setting.target.bound)?;
         paste = {
             let mut timeout = Command::new("timeout");
             timeout.args(["2", "wl-paste", "--type", LIST]);
@@ -330,7 +330,7 @@ fn refused(setting: &mut Setting, from: Side, file: &Path) -> Result<String> {
     let refused = |setting: &Setting| Ok((setting.said(REFUSED)? > before).then_some(()));
     if from == Side::Desktop {
         // FreeRDP does not tell the program that there is nothing.
-        let mut paste = setting.command(Side::Client, "xclip")?;
+        let mut paste = setting.command(Side::Client, "xclip", setting.target.bound)?;
         paste.args(["-o", "-selection", "clipboard", "-t", LIST]);
         let _paste = Background::start(&paste, &setting.dir.join("refused.log"))?;
         interrupt.wait_for("the refusal in the log", setting.target.bound, || refused(setting))?;
