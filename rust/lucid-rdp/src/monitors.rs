@@ -208,3 +208,125 @@ impl Layout {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ironrdp_displaycontrol::pdu::MonitorLayoutEntry;
+
+    const MOST: DesktopSize = DesktopSize { width: 3840, height: 2160 };
+
+    fn described(left: i64, top: i64, width: i64, height: i64, primary: bool) -> Described {
+        Described { left, top, width, height, primary, scale: 100 }
+    }
+
+    fn places(layout: &Layout) -> Vec<(u32, u32, u32, u32)> {
+        layout.monitors().iter().map(|m| (m.place.x, m.place.y, m.place.width, m.place.height)).collect()
+    }
+
+    #[test]
+    fn the_primary_monitor_is_the_first_and_the_picture_begins_at_the_leftmost_and_topmost() {
+        let monitors = [described(-601, -100, 601, 400, false), described(0, 0, 800, 600, true)];
+        let layout = Layout::of(&monitors, MOST).unwrap();
+        assert_eq!(places(&layout), [(601, 100, 800, 600), (0, 0, 601, 400)]);
+        assert_eq!(layout.size(), DesktopSize { width: 1401, height: 700 });
+        let told: Vec<_> = layout.told().iter().map(|m| (m.left, m.top, m.right, m.bottom)).collect();
+        assert_eq!(told, [(0, 0, 799, 599), (-601, -100, -1, 299)]);
+        assert!(layout.told()[0].flags.contains(MonitorFlags::PRIMARY));
+        assert!(!layout.is_single() && Layout::one(MOST, 100).is_single());
+    }
+
+    #[test]
+    fn monitors_outside_of_the_limits_are_shown_as_one() {
+        let good = described(0, 0, 800, 600, true);
+        for other in [
+            described(799, 0, 800, 600, false),
+            described(800, 0, 3041, 600, false),
+            described(800, 0, 800, 2161, false),
+            described(800, 0, 199, 600, false),
+            described(800, 0, -800, 600, false),
+            described(i32::MIN.into(), 0, 800, 600, false),
+            described(0, 0, 1 << 32, 1 << 32, false),
+        ] {
+            assert_eq!(Layout::of(&[good, other], MOST), None, "{other:?}");
+        }
+        assert_eq!(Layout::of(&[good], MOST), None);
+        let row: Vec<_> = (0..5).map(|i| described(i * 200, 0, 200, 200, i == 0)).collect();
+        assert_eq!(Layout::of(&row, MOST), None);
+        assert_eq!(Layout::of(&row[..4], MOST).map(|layout| layout.monitors().len()), Some(4));
+    }
+
+    #[test]
+    fn whatever_a_client_says_its_layout_is_within_the_limits_and_takes_the_desktop() {
+        let mut state = 11_u64;
+        let mut random = |below: i64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            i64::try_from(state >> 33).unwrap() % below
+        };
+        let mut several = 0;
+        for _ in 0..200_000 {
+            let count = random(6);
+            let monitors: Vec<_> = (0..count)
+                .map(|i| {
+                    let far = [3, 3000, 1 << 31][random(3) as usize];
+                    let side = [900, 9000][random(2) as usize];
+                    described(
+                        i * random(1500) - random(far),
+                        random(far),
+                        random(side),
+                        random(side),
+                        random(3) == 0,
+                    )
+                })
+                .collect();
+            if let Some(layout) = Layout::of(&monitors, MOST) {
+                several += 1;
+                let size = layout.size();
+                assert!(size.width <= MOST.width && size.height <= MOST.height);
+                assert!((2..=MAX_MONITORS).contains(&layout.monitors().len()));
+                for (number, monitor) in layout.monitors().iter().enumerate() {
+                    let Rect { x, y, width, height } = monitor.place;
+                    assert!(width >= 200 && x + width <= size.width.into());
+                    assert!(height >= 200 && y + height <= size.height.into());
+                    let apart = |other: &Monitor| {
+                        let o = other.place;
+                        x + width <= o.x || o.x + o.width <= x || y + height <= o.y || o.y + o.height <= y
+                    };
+                    assert!(layout.monitors()[..number].iter().all(apart));
+                }
+            }
+        }
+        assert!(several > 100, "{several}");
+    }
+
+    #[test]
+    fn a_layout_that_breaks_the_rules_is_refused_with_a_reason() {
+        let entry = |primary: bool, left, top| {
+            let entry = if primary {
+                MonitorLayoutEntry::new_primary(800, 600)
+            } else {
+                MonitorLayoutEntry::new_secondary(800, 600)
+            };
+            entry.unwrap().with_position(left, top).unwrap()
+        };
+        let good = DisplayControlMonitorLayout::new(&[entry(true, 0, 0), entry(false, -800, 20)]).unwrap();
+        let layout = Layout::changed(&good, MOST).unwrap().unwrap();
+        assert_eq!(places(&layout), [(800, 0, 800, 600), (0, 20, 800, 600)]);
+        let alone = DisplayControlMonitorLayout::new(&[entry(true, 0, 0)]).unwrap();
+        assert_eq!(Layout::changed(&alone, MOST), Ok(None));
+        // Nothing that encodes breaks them, so its bytes are changed: the second monitor's left edge and its flags.
+        let bytes = ironrdp_core::encode_vec(&good).unwrap();
+        let second = 8 + 40;
+        let with = |at: usize, value: i32| {
+            let mut bytes = bytes.clone();
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            let layout: DisplayControlMonitorLayout = ironrdp_core::decode(&bytes).unwrap();
+            Layout::changed(&layout, MOST)
+        };
+        assert_eq!(with(second + 4, -800).map(|layout| layout.is_some()), Ok(true));
+        assert_eq!(with(second + 4, -799), Err("two monitors overlap"));
+        assert_eq!(with(second + 4, -801), Err("a monitor touches no other"));
+        assert!(with(second, 1).is_err());
+        assert!(with(8, 0).is_err());
+    }
+}
