@@ -850,12 +850,12 @@ impl Dispatch<WlRegistry, ()> for Session {
         match event {
             // Outputs come when there are more monitors.
             wl_registry::Event::Global { name, interface, version }
-                if session.shm.is_some() && interface == WlOutput::interface().name =>
+                if session.shm.is_some()
+                    && interface == WlOutput::interface().name
+                    && session.outputs.len() < MAX_OUTPUTS =>
             {
-                if session.outputs.len() < MAX_OUTPUTS {
-                    let output = registry.bind(name, version.min(4), handle, ());
-                    session.outputs.push(Output::new(name, output));
-                }
+                let output = registry.bind(name, version.min(4), handle, ());
+                session.outputs.push(Output::new(name, output));
             }
             wl_registry::Event::GlobalRemove { name } => session.output_gone(name, handle),
             // At most as many as a compositor has interfaces; a bound for a compositor that misbehaves.
