@@ -2,7 +2,7 @@
 
 use crate::damage::{Damage, clip, clip_rect};
 use crate::desktop::{Commands, Shared};
-use crate::monitors::Arrangement;
+use crate::monitors::{Arrangement, MAX_MONITORS};
 use crate::pointer::{self, Piece, Pointer};
 use crate::{CaptureProtocol, Closed, Error, Frame, FrameSink, Rect};
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -276,6 +276,9 @@ pub(crate) struct Session {
     resize_running: Option<Resize>,
     /// What the compositor took last.
     arranged: Option<Arrangement>,
+    /// Where it begins among the compositor's outputs, and where each output was when it was last on.
+    begin: i32,
+    begins: [Option<i32>; MAX_MONITORS],
     /// Outputs have been switched on that may have to be stirred.
     stir: bool,
     /// Times in a row that the outputs were not as the compositor took them.
@@ -310,6 +313,8 @@ impl Session {
             resize_wanted: None,
             resize_running: None,
             arranged: None,
+            begin: 0,
+            begins: [None; MAX_MONITORS],
             stir: false,
             mends: 0,
         }
@@ -387,7 +392,7 @@ impl Session {
             self.damage.all(self.picture_size);
         }
         if let Some(arrangement) = commands.resize {
-            self.resize_wanted = Some(Resize { arrangement, tries: 0 });
+            self.resize_wanted = Some(Resize { arrangement, begin: 0, tries: 0 });
         }
         self.start_resize(handle);
         self.deliver();

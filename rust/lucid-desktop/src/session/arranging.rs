@@ -20,6 +20,8 @@ use wayland_protocols_wlr::virtual_pointer::v1::client::zwlr_virtual_pointer_v1:
 
 /// Times that a change of size is tried again when the compositor's state moved under it.
 const MAX_RESIZE_TRIES: u32 = 8;
+/// How far arrangements lie apart, in the compositor's units: wider than any.
+const APART: i32 = 10_000;
 /// Times in a row that outputs which a program has changed are changed back.
 const MAX_MENDS: u32 = 8;
 
@@ -34,6 +36,8 @@ pub(super) struct Head {
 #[derive(Clone, Debug)]
 pub(super) struct Resize {
     pub(super) arrangement: Arrangement,
+    /// See [`Session::begin_for`].
+    pub(super) begin: i32,
     pub(super) tries: u32,
 }
 
@@ -48,12 +52,21 @@ impl Session {
         }
     }
 
+    /// Where an arrangement begins, from the left. Not where an output was when it was last switched off: sway 1.10 goes
+    /// on painting the black ground of a full-screen window there.
+    fn begin_for(&self, count: usize) -> i32 {
+        let stale = |begin: &i32| self.begins.iter().skip(count).any(|other| *other == Some(*begin));
+        let mut others = (0..).step_by(APART as usize).filter(|begin| !stale(begin));
+        if stale(&self.begin) { others.next().unwrap_or_default() } else { self.begin }
+    }
+
     pub(super) fn start_resize(&mut self, handle: &Handle) {
         if self.resize_running.is_some() {
             return;
         }
         let (Some(manager), Some(serial)) = (&self.output_manager, self.serial) else { return };
-        let Some(resize) = self.resize_wanted.take() else { return };
+        let Some(mut resize) = self.resize_wanted.take() else { return };
+        resize.begin = self.begin_for(resize.arrangement.monitors().len());
         let monitors = resize.arrangement.monitors();
         let names: Vec<String> = (0..MAX_MONITORS).map(|number| self.name_of(number)).collect();
         let is_there = |name: &String| self.heads.iter().any(|head| head.name.as_ref() == Some(name));
@@ -63,7 +76,7 @@ impl Session {
             self.sink.resize_failed(width, height);
             return;
         }
-        let placed = !resize.arrangement.is_single() || self.monitors.is_some();
+        let placed = !resize.arrangement.is_single() || self.monitors.is_some() || resize.begin != 0;
         let configuration = manager.create_configuration(serial, handle, ());
         for head in &self.heads {
             // Not by `enabled`: sway 1.7 says that of the only output too late.
@@ -77,7 +90,7 @@ impl Session {
                     head.set_scale(f64::from(scale) / 100.0);
                     if placed {
                         let (x, y) = resize.arrangement.position(monitor);
-                        head.set_position(x, y);
+                        head.set_position(resize.begin + x, y);
                     }
                 }
                 // A program's own.
@@ -94,7 +107,12 @@ impl Session {
     fn resize_ended(&mut self, outcome: Outcome, handle: &Handle) {
         let Some(resize) = self.resize_running.take() else { return };
         match outcome {
-            Outcome::Succeeded => self.arranged(resize.arrangement, handle),
+            Outcome::Succeeded => {
+                self.begin = resize.begin;
+                let count = resize.arrangement.monitors().len();
+                self.begins.iter_mut().take(count).for_each(|begin| *begin = Some(resize.begin));
+                self.arranged(resize.arrangement, handle);
+            }
             Outcome::Cancelled if resize.tries < MAX_RESIZE_TRIES => {
                 // The serial is out of date; a new one has come or will come with `done`.
                 self.resize_wanted.get_or_insert(Resize { tries: resize.tries + 1, ..resize });
@@ -194,7 +212,7 @@ impl Session {
         }
         self.stir = false;
         if !shown().all(|output| output.taken) {
-            self.resize_wanted = Some(Resize { arrangement: arranged.clone(), tries: 0 });
+            self.resize_wanted = Some(Resize { arrangement: arranged.clone(), begin: 0, tries: 0 });
             self.start_resize(handle);
         }
     }
@@ -225,7 +243,8 @@ impl Session {
             let head = self.heads.iter().find(|head| head.name.as_ref() == Some(&name));
             arranged.is_single()
                 || (output.size == (monitor.place.width, monitor.place.height)
-                    && head.and_then(|head| head.position) == Some(arranged.position(monitor)))
+                    && head.and_then(|head| head.position).map(|(x, y)| (x - self.begin, y))
+                        == Some(arranged.position(monitor)))
         };
         if arranged.monitors().iter().enumerate().all(is_right) {
             self.mends = 0;
@@ -234,7 +253,7 @@ impl Session {
         self.mends = self.mends.saturating_add(1);
         if self.mends <= MAX_MENDS {
             tracing::debug!("the outputs were changed in the desktop and are changed back");
-            self.resize_wanted = Some(Resize { arrangement: arranged.clone(), tries: 0 });
+            self.resize_wanted = Some(Resize { arrangement: arranged.clone(), begin: 0, tries: 0 });
         } else if self.mends == MAX_MENDS + 1 {
             self.complete = true;
             tracing::warn!(
