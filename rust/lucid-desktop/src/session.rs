@@ -279,6 +279,8 @@ pub(crate) struct Session {
     /// Where it begins among the compositor's outputs, and where each output was when it was last on.
     begin: i32,
     begins: [Option<i32>; MAX_MONITORS],
+    /// Where the pointer was, if that is known, when it has to be put there again.
+    point_at: Option<Option<(u32, u32)>>,
     /// Outputs have been switched on that may have to be stirred.
     stir: bool,
     /// Times in a row that the outputs were not as the compositor took them.
@@ -315,6 +317,7 @@ impl Session {
             arranged: None,
             begin: 0,
             begins: [None; MAX_MONITORS],
+            point_at: None,
             stir: false,
             mends: 0,
         }

@@ -3,7 +3,7 @@
 use super::{Handle, Output, Pointers, Session, Stage};
 use crate::Rect;
 use crate::desktop::Targets;
-use crate::monitors::{Arrangement, MAX_MONITORS, Monitor, output_name};
+use crate::monitors::{Arrangement, MAX_MONITORS, Monitor, locate, output_name};
 use wayland_client::protocol::wl_callback::{self, WlCallback};
 use wayland_client::protocol::wl_output::WlOutput;
 use wayland_client::{Connection, Dispatch, Proxy, delegate_noop, event_created_child};
@@ -138,7 +138,7 @@ impl Session {
         let extent = arrangement.extent();
         tracing::debug!(monitors = arrangement.monitors().len(), ?extent, "the outputs are arranged anew");
         self.shared.set_size(extent);
-        // It stays on an output, or goes to the nearest one.
+        self.point_at = Some(self.shared.pointer());
         self.shared.set_pointer(None);
         (self.picture, self.picture_size) = match several {
             Some(_) => (vec![0; extent.0 as usize * 4 * extent.1 as usize], extent),
@@ -192,7 +192,38 @@ impl Session {
             }
             targets.anywhere = pointers.anywhere.clone();
         }
+        self.point_again(&targets);
         self.shared.set_targets(targets);
+    }
+
+    /// Puts the pointer where it was in the picture, as soon as all outputs of a new arrangement are there: by itself
+    /// it goes to the edge of the nearest output.
+    fn point_again(&mut self, targets: &Targets) {
+        let (Some(before), Some(arranged), Some(pointers)) = (self.point_at, &self.arranged, &self.pointers)
+        else {
+            return;
+        };
+        let first = arranged.monitors().first().map(|monitor| monitor.place);
+        let Some(place) =
+            before.or_else(|| first.map(|place| (place.x + place.width / 2, place.y + place.height / 2)))
+        else {
+            return;
+        };
+        let targets = match &self.monitors {
+            Some(monitors) if targets.monitors.len() < monitors.monitors().len() => return,
+            Some(_) => targets.monitors.clone(),
+            None => first.map(|place| (place, pointers.first.clone())).into_iter().collect(),
+        };
+        self.point_at = None;
+        let located = locate(targets.iter().map(|(place, _)| *place), place);
+        if let Some((number, (x, y))) = located
+            && let Some((place, pointer)) = targets.get(number)
+        {
+            self.shared.set_pointer(Some((place.x + x, place.y + y)));
+            // The time tells nothing without a button.
+            pointer.motion_absolute(0, x, y, place.width, place.height);
+            pointer.frame();
+        }
     }
 
     /// Asks for the present arrangement once more when all pictures of a new one are asked for and some have not come:
