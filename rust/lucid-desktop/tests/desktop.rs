@@ -45,6 +45,17 @@ macro_rules! needs_sway {
     };
 }
 
+/// For what sway of Debian 12 (1.7) refuses: to switch an output off again.
+macro_rules! needs_sway_of_the_device {
+    () => {
+        needs_sway!();
+        if std::env::var_os("LUCID_TEST_SWAY").is_none() {
+            eprintln!("skipped: LUCID_TEST_SWAY names no newer sway");
+            return;
+        }
+    };
+}
+
 /// A launcher on a socket in a directory of its own.
 struct Launcher {
     directory: PathBuf,
@@ -669,7 +680,7 @@ fn two_monitors(launcher: &Launcher, [first, second]: [Rect; 2], colours: [(&str
 
 #[test]
 fn each_monitor_is_an_output_at_its_place_with_windows_input_and_pointer_of_its_own() {
-    needs_sway!();
+    needs_sway_of_the_device!();
     const GREEN: (&str, [u8; 3]) = ("20c040", [0x20, 0xc0, 0x40]);
     const RED: (&str, [u8; 3]) = ("c02010", [0xc0, 0x20, 0x10]);
     const BLUE: (&str, [u8; 3]) = ("1030e0", [0x10, 0x30, 0xe0]);
@@ -726,7 +737,7 @@ fn each_monitor_is_an_output_at_its_place_with_windows_input_and_pointer_of_its_
 
 #[test]
 fn monitors_that_come_and_go_many_times_leave_nothing_behind() {
-    needs_sway!();
+    needs_sway_of_the_device!();
     const COLOURS: [(&str, [u8; 3]); 2] = [("20c040", [0x20, 0xc0, 0x40]), ("c02010", [0xc0, 0x20, 0x10])];
     let launcher = Launcher::start("monitors-many", &[]);
     let (first, second) = (rect(400, 0, 600, 500), rect(0, 0, 400, 300));
@@ -769,7 +780,7 @@ fn outputs(launcher: &Launcher, command: &[&str]) -> String {
 
 #[test]
 fn a_program_that_switches_monitors_off_or_moves_them_has_them_changed_back() {
-    needs_sway!();
+    needs_sway_of_the_device!();
     const COLOURS: [(&str, [u8; 3]); 2] = [("20c040", [0x20, 0xc0, 0x40]), ("c02010", [0xc0, 0x20, 0x10])];
     let launcher = Launcher::start("monitors-changed", &[]);
     let (first, second) = (rect(400, 0, 600, 500), rect(0, 0, 400, 300));
