@@ -32,6 +32,7 @@ mod input;
 mod keeper;
 mod keyboard;
 mod listener;
+mod monitors;
 mod notice;
 mod pace;
 mod picture;
