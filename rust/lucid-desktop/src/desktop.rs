@@ -4,8 +4,9 @@ use crate::characters::Characters;
 use crate::clipboard::{self, Clipboard, ClipboardSink};
 use crate::handover::{self, DesktopRequest, KeyboardLayout, Reply};
 use crate::keyboard::{Keyboard, Request};
+use crate::monitors::{self, Arrangement, Monitor};
 use crate::session::{Keyboards, Session};
-use crate::{Button, CaptureProtocol, Closed, Error, FrameSink, Input};
+use crate::{Button, CaptureProtocol, Closed, Error, FrameSink, Input, Rect};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -57,8 +58,10 @@ impl Button {
 pub(crate) struct Shared {
     commands: Mutex<Commands>,
     wake: OwnedFd,
-    /// The output's size: width in the upper half.
+    /// The picture's size: width in the upper half.
     size: AtomicU64,
+    /// What moves the pointer within each of several monitors; nothing while there is one.
+    targets: Mutex<Targets>,
     wakeups: AtomicU64,
     /// Keymaps of characters that the compositor has not taken yet.
     keymaps: AtomicU32,
@@ -68,12 +71,13 @@ pub(crate) struct Shared {
 
 const NOWHERE: u64 = u64::MAX;
 
-/// An output's mode.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Mode {
-    pub(crate) size: (u32, u32),
-    /// In percent, within [`handover::SCALES`].
-    pub(crate) scale: u32,
+/// What moves the pointer when there are several monitors.
+#[derive(Default)]
+pub(crate) struct Targets {
+    /// Each monitor's place, and a pointer that goes nowhere else.
+    pub(crate) monitors: Vec<(Rect, ZwlrVirtualPointerV1)>,
+    /// A pointer that goes anywhere.
+    pub(crate) anywhere: Option<ZwlrVirtualPointerV1>,
 }
 
 /// What the thread is to do.
@@ -81,7 +85,7 @@ pub(crate) struct Mode {
 pub(crate) struct Commands {
     pub(crate) credits: u32,
     pub(crate) refresh: bool,
-    pub(crate) resize: Option<Mode>,
+    pub(crate) resize: Option<Arrangement>,
     pub(crate) keyboard: Option<KeyboardLayout>,
     pub(crate) stop: bool,
 }
@@ -106,6 +110,7 @@ impl Shared {
             commands: Mutex::default(),
             wake,
             size: AtomicU64::new(0),
+            targets: Mutex::default(),
             wakeups: AtomicU64::new(0),
             keymaps: AtomicU32::new(0),
             pointer: AtomicU64::new(NOWHERE),
@@ -126,12 +131,16 @@ impl Shared {
         self.size.store(u64::from(width) << 32 | u64::from(height), Ordering::Relaxed);
     }
 
+    pub(crate) fn set_targets(&self, targets: Targets) {
+        *lock(&self.targets) = targets;
+    }
+
     /// The compositor has taken a keymap of characters.
     pub(crate) fn keymap_taken(&self) {
         self.keymaps.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn set_pointer(&self, place: Option<(u32, u32)>) {
+    pub(crate) fn set_pointer(&self, place: Option<(u32, u32)>) {
         let place = place.map_or(NOWHERE, |(x, y)| u64::from(x) << 32 | u64::from(y));
         self.pointer.store(place, Ordering::Relaxed);
     }
@@ -403,13 +412,18 @@ impl Desktop {
     /// # Errors
     /// When the size is not within [`handover::SIZES`], or the scale not within [`handover::SCALES`].
     pub fn resize_scaled(&self, width: u32, height: u32, scale: u32) -> Result<(), Error> {
-        handover::check_size(width, height)?;
-        if !handover::SCALES.contains(&scale) {
-            let (least, most) = (handover::SCALES.start(), handover::SCALES.end());
-            return Err(Error::Request { what: format!("{scale} % is not within {least}..={most} %") });
-        }
-        let mode = Mode { size: (width, height), scale };
-        self.shared.command(|commands| commands.resize = Some(mode));
+        self.arrange(&[Monitor { place: Rect { x: 0, y: 0, width, height }, scale }])
+    }
+
+    /// Like [`resize`](Desktop::resize), with a monitor for each of these places in the picture, which do not overlap;
+    /// the first is the one where programs begin. The picture is the smallest one that holds all of them.
+    ///
+    /// # Errors
+    /// When there are none or more than [`MAX_MONITORS`](crate::monitors::MAX_MONITORS), two overlap, none is at the
+    /// picture's left or top, or a size or scale is not within its limits.
+    pub fn arrange(&self, monitors: &[Monitor]) -> Result<(), Error> {
+        let arrangement = Arrangement::new(monitors)?;
+        self.shared.command(|commands| commands.resize = Some(arrangement));
         Ok(())
     }
 
@@ -462,7 +476,7 @@ impl Desktop {
         self.protocol
     }
 
-    /// The output's present size in pixels.
+    /// The picture's present size in pixels.
     #[must_use]
     pub fn size(&self) -> (u32, u32) {
         self.shared.size()
@@ -524,15 +538,28 @@ impl Devices {
                 if width > 0 && height > 0 {
                     let (x, y) = (x.min(width - 1), y.min(height - 1));
                     self.shared.set_pointer(Some((x, y)));
-                    self.pointer.motion_absolute(time, x, y, width, height);
-                    self.pointer.frame();
+                    let targets = lock(&self.shared.targets);
+                    let located = monitors::locate(targets.monitors.iter().map(|(place, _)| *place), (x, y));
+                    match located.and_then(|(number, inner)| Some((targets.monitors.get(number)?, inner))) {
+                        Some(((place, pointer), (x, y))) => {
+                            self.shared.set_pointer(Some((place.x + x, place.y + y)));
+                            pointer.motion_absolute(time, x, y, place.width, place.height);
+                            pointer.frame();
+                        }
+                        None => {
+                            self.pointer.motion_absolute(time, x, y, width, height);
+                            self.pointer.frame();
+                        }
+                    }
                 }
             }
             Input::PointerMoveRelative { dx, dy } => {
                 let limit = |d: i32| f64::from(d.clamp(-8192, 8192));
                 self.shared.set_pointer(None);
-                self.pointer.motion(time, limit(dx), limit(dy));
-                self.pointer.frame();
+                let targets = lock(&self.shared.targets);
+                let pointer = targets.anywhere.as_ref().unwrap_or(&self.pointer);
+                pointer.motion(time, limit(dx), limit(dy));
+                pointer.frame();
             }
             Input::Button { button, pressed } => self.button(time, button, pressed),
             Input::Wheel { vertical, horizontal } => self.wheel(time, [vertical, horizontal]),

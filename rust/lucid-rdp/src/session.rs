@@ -102,7 +102,8 @@ pub(crate) async fn run(
     peer: SocketAddr,
     interrupted: impl Future<Output = Farewell>,
 ) -> Result<End, Error> {
-    let Connection { framed, result, size, scale, wishes, .. } = connection;
+    let Connection { framed, result, layout, wishes, .. } = connection;
+    let size = layout.size();
     let client = capabilities::confirmed(&result.capabilities)?;
     let (mut reader, writer) = split_tokio_framed(framed);
     let (to_writer, pieces) = mpsc::channel(WRITE_QUEUE);
@@ -111,7 +112,7 @@ pub(crate) async fn run(
     tracing::info!(%peer, width = size.width, height = size.height, "the client is connected");
     facts.size.set(size);
     running.take_layout(result.keyboard_layout)?;
-    running.take_scale(size, scale)?;
+    running.take_monitors(layout)?;
     running.curtain.open();
     let mut session = Session {
         result,
@@ -371,10 +372,10 @@ impl Session<'_> {
     /// Makes the surface when the client has opened the pipeline, or has started it over. Returns whether the
     /// pipeline has just become usable.
     async fn serve_pipeline(&mut self) -> Result<bool, Error> {
-        let size = self.size;
+        let layout = self.layout();
         let Some(mut pipeline) = self.pipeline() else { return Ok(false) };
         let State::NeedsSurface { avc420 } = pipeline.state() else { return Ok(false) };
-        let Sent { bytes, frame } = pipeline.make_surface(size)?;
+        let Sent { bytes, frame } = pipeline.make_surface(&layout)?;
         self.pace.forget();
         self.pace.sent(frame, bytes.len(), Instant::now());
         self.send(bytes).await?;
