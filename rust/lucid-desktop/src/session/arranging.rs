@@ -133,6 +133,11 @@ impl Session {
             arrangement.monitors().iter().map(|monitor| monitor.place).collect()
         };
         if self.monitors.as_ref().map(places) == several.map(places) {
+            // By itself the pointer stays where it is in the compositor's units: another pixel, at another scale.
+            if let Some(place) = self.shared.pointer() {
+                self.point_at = Some(Some(place));
+                self.assign(handle);
+            }
             return;
         }
         let extent = arrangement.extent();
