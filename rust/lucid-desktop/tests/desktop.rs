@@ -204,6 +204,15 @@ impl Screen {
         }
     }
 
+    /// Types until the terminal hides the pointer: one that is put to its pixel at a new scale shows again.
+    fn hide_pointer_by_typing(&mut self) {
+        while self.pointer != Some(Pointer::Picture) {
+            self.type_text(" ");
+            self.desktop.request_frame();
+            self.next_event("pointer that is hidden");
+        }
+    }
+
     /// The damage, if it was a frame.
     fn next_event(&mut self, wanted: &str) -> Option<Vec<Rect>> {
         let event = self.received.recv_timeout(PATIENCE).unwrap_or_else(|_| {
@@ -638,8 +647,7 @@ fn a_scaled_output_shows_less_in_as_many_pixels_and_the_pointer_as_ever() {
         });
         // Hidden while something is typed, and told by its name again wherever it goes.
         for (x, y) in [(700, 500), (801, 633), (90, 1101)] {
-            screen.type_text(" ");
-            screen.until_pointer(Pointer::Picture);
+            screen.hide_pointer_by_typing();
             screen.desktop.input(Input::PointerMove { x, y }).unwrap();
             screen.until_pointer(Pointer::Shape(Shape::TEXT));
         }
