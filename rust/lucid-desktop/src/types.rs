@@ -15,7 +15,7 @@ pub struct Rect {
 
 impl Rect {
     /// Whether they have a pixel in common.
-    pub(crate) fn overlaps(&self, other: Rect) -> bool {
+    pub fn overlaps(&self, other: Rect) -> bool {
         self.x < other.x + other.width
             && other.x < self.x + self.width
             && self.y < other.y + other.height
