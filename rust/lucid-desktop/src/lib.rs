@@ -27,13 +27,16 @@ mod characters;
 mod clipboard;
 mod damage;
 mod desktop;
+mod devices;
 mod error;
+mod events;
 pub mod files;
 pub mod handover;
 mod keyboard;
 pub mod monitors;
 pub mod pointer;
 mod session;
+mod shared;
 pub mod sound;
 mod types;
 

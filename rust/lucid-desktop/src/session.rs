@@ -1,9 +1,9 @@
 //! The Wayland side: what is bound, and when the sink is given a picture.
 
 use crate::damage::Damage;
-use crate::desktop::{Commands, Shared};
 use crate::monitors::{Arrangement, MAX_MONITORS};
 use crate::pointer::Pointer;
+use crate::shared::{Commands, Shared};
 use crate::{CaptureProtocol, Closed, Error, Frame, FrameSink, Rect};
 use std::sync::Arc;
 use wayland_client::backend::ObjectId;

@@ -2,8 +2,8 @@
 
 use super::{Handle, Output, Pointers, Session, Stage};
 use crate::Rect;
-use crate::desktop::Targets;
 use crate::monitors::{Arrangement, MAX_MONITORS, Monitor, locate, output_name};
+use crate::shared::Targets;
 use wayland_client::protocol::wl_callback::{self, WlCallback};
 use wayland_client::protocol::wl_output::WlOutput;
 use wayland_client::{Connection, Dispatch, Proxy, delegate_noop, event_created_child};
