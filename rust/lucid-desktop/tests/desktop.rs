@@ -1184,7 +1184,9 @@ fn when_the_compositor_ends_the_client_is_told_and_nothing_is_left_running() {
     let processes = with_a_stubborn_process(&launcher, &mut screen);
     let watched = watch(&processes);
     screen.tap(ENTER);
-    screen.type_text("swaymsg exit\n");
+    screen.type_text("swaymsg exit");
+    // It may be gone before the key comes up.
+    screen.key(ENTER, true);
     wait_for_end(&watched);
     let last = screen.received.iter().last().unwrap();
     assert!(matches!(&last, Event::Closed(reason) if reason.starts_with("Gone")));
