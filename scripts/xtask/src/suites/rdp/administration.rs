@@ -233,7 +233,7 @@ fn id_of(host: &Host, user: &str) -> Result<String> {
 
 /// Waits for a notice in the client's window.
 /// Waits for a notice over the desktop.
-pub(super) fn shows_notice(client: &mut Client, target: &Target) -> Result<()> {
+fn shows_notice(client: &mut Client, target: &Target) -> Result<()> {
     target.place.interrupt.wait_for("a notice on the desktop", target.bound, || {
         client.must_run()?;
         Ok(has_notice(client)?.then_some(()))

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use super::super::administration::{has_notice, shows_notice};
+use super::super::administration::has_notice;
 use super::{Mode, Setting, Side, TEXT, Target};
 use crate::{
     client::Generation,
@@ -290,22 +290,29 @@ fn to_desktop(name: &str, setting: &mut Setting, report: &mut Report) {
         let (before, stopped) = (kept(setting)?, setting.said(STOPPED)?);
         let mut paste = setting.command(Side::Desktop, "wl-paste", setting.target.bound)?;
         paste.args(["--type", LIST]);
-        let mut paste = Background::start(&paste, &dir.join("stopped.log"))?;
-        let target = setting.target;
-        shows_notice(&mut setting.client, target)?;
+        let (target, log) = (setting.target, dir.join("stopped.log"));
+        let mut running = Background::start(&paste, &log)?;
+        target.place.interrupt.wait_for("a notice on the desktop", target.bound, || {
+            // What was copied before may still be what is pasted.
+            if running.ended()?.is_some() {
+                running = Background::start(&paste, &log)?;
+            }
+            setting.client.must_run()?;
+            Ok(has_notice(&setting.client)?.then_some(()))
+        })?;
         let screen = &setting.client.screen;
         let file = format!("progress-{}-{}.png", target.name, setting.generation.name());
         screen.picture()?.save(&target.screens.join(file))?;
         screen.click_at(setting.size.0 / 2, 30)?;
         target.place.interrupt.wait_for("the end of the paste and its notice", target.bound, || {
-            let over = paste.ended()?.is_some()
+            let over = running.ended()?.is_some()
                 && setting.said(STOPPED)? == stopped + 1
                 && !has_notice(&setting.client)?
                 && kept(setting)? == before;
             Ok(over.then_some(()))
         })?;
-        if !paste.output()?.is_empty() {
-            return Err(Error::broken(format!("{:?} was pasted", paste.output()?)));
+        if running.output()?.contains("file:") {
+            return Err(Error::broken(format!("{:?} was pasted", running.output()?)));
         }
         setting.tree_crosses(Side::Client)
     });
