@@ -217,14 +217,24 @@ fn divide(numerator: i32, eighth: i32, inverse: f32) -> u8 {
     to_integer(quotient(m as f32, inverse).min(255.0))
 }
 
-/// `(Cb, Cr)` of the sums of four pixels. With `Y` put in, `Cb - 128` is
-/// `(0.9278 B - 0.2126 R - 0.7152 G) / 1.8556` and `Cr - 128` is
-/// `(0.7874 R - 0.7152 G - 0.0722 B) / 1.5748`; both fractions are doubled by 5000.
+/// `Cb` of the sums of four pixels, as [`sums`] gives them. With `Y` put in, `Cb - 128` is
+/// `(0.9278 B - 0.2126 R - 0.7152 G) / 1.8556`, and the fraction is doubled by 5000.
 #[inline(always)]
-fn chroma(b: i32, g: i32, r: i32) -> (u8, u8) {
-    let cb = divide(4639 * b - 1063 * r - 3576 * g, 4639, 1.0 / 4639.0);
-    let cr = divide(3937 * r - 3576 * g - 361 * b, 3937, 1.0 / 3937.0);
-    (cb, cr)
+fn blue_difference((red_blue, green): (u32, u32)) -> u8 {
+    let (b, g, r) = ((red_blue & 0xffff) as i32, green as i32, (red_blue >> 16) as i32);
+    divide(4639 * b - 1063 * r - 3576 * g, 4639, 1.0 / 4639.0)
+}
+
+/// `Cr` likewise: `Cr - 128` is `(0.7874 R - 0.7152 G - 0.0722 B) / 1.5748`.
+#[inline(always)]
+fn red_difference((red_blue, green): (u32, u32)) -> u8 {
+    let (b, g, r) = ((red_blue & 0xffff) as i32, green as i32, (red_blue >> 16) as i32);
+    divide(3937 * r - 3576 * g - 361 * b, 3937, 1.0 / 3937.0)
+}
+
+#[inline(always)]
+fn chroma_of(sums: (u32, u32)) -> (u8, u8) {
+    (blue_difference(sums), red_difference(sums))
 }
 
 fn luma_row(pixels: &[u8], out: &mut [u8]) {
@@ -233,30 +243,60 @@ fn luma_row(pixels: &[u8], out: &mut [u8]) {
     }
 }
 
+/// Pairs of pixels that are worked on side by side: as many as the compiler turns into vector instructions in one go.
+const LANES: usize = 16;
+
 fn chroma_row(upper: &[u8], lower: &[u8], u: &mut [u8], v: &mut [u8]) {
     let (upper, lower) = (upper.as_chunks::<4>().0, lower.as_chunks::<4>().0);
     let (upper_pairs, upper_rest) = upper.as_chunks::<2>();
     let (lower_pairs, lower_rest) = lower.as_chunks::<2>();
     let pairs = upper_pairs.len();
-    for (((u, v), a), b) in u.iter_mut().zip(v.iter_mut()).zip(upper_pairs).zip(lower_pairs) {
-        (*u, *v) = chroma_of([a[0], a[1], b[0], b[1]]);
+    let (upper_lanes, _) = upper_pairs.as_chunks::<LANES>();
+    let (lower_lanes, _) = lower_pairs.as_chunks::<LANES>();
+    let lanes = u.as_chunks_mut::<LANES>().0.iter_mut().zip(v.as_chunks_mut::<LANES>().0);
+    for (((u, v), a), b) in lanes.zip(upper_lanes).zip(lower_lanes) {
+        chroma_lanes(a, b, u, v);
+    }
+    for at in pairs / LANES * LANES..pairs {
+        let (a, b) = (upper_pairs[at], lower_pairs[at]);
+        (u[at], v[at]) = chroma_of(sums(a[0], a[1], b[0], b[1]));
     }
     if let (&[a], &[b]) = (upper_rest, lower_rest) {
-        (u[pairs], v[pairs]) = chroma_of([a, a, b, b]);
+        (u[pairs], v[pairs]) = chroma_of(sums(a, a, b, b));
     }
 }
 
-/// Chroma of four pixels.
+/// Loops of a fixed length over plain arrays, one thing after the other: this becomes vector instructions on x86-64 and
+/// on aarch64. In one loop over four iterators it did not, and took four times as long.
+fn chroma_lanes(
+    upper: &[[[u8; 4]; 2]; LANES],
+    lower: &[[[u8; 4]; 2]; LANES],
+    u: &mut [u8; LANES],
+    v: &mut [u8; LANES],
+) {
+    let mut all = [(0, 0); LANES];
+    for at in 0..LANES {
+        all[at] = sums(upper[at][0], upper[at][1], lower[at][0], lower[at][1]);
+    }
+    for at in 0..LANES {
+        u[at] = blue_difference(all[at]);
+    }
+    for at in 0..LANES {
+        v[at] = red_difference(all[at]);
+    }
+}
+
+/// The sums of four pixels: blue in the lower half of the first word and red in the upper, green in the second.
 #[inline(always)]
-fn chroma_of(pixels: [[u8; 4]; 4]) -> (u8, u8) {
-    let [a, b, c, d] = pixels.map(u32::from_le_bytes);
+fn sums(a: [u8; 4], b: [u8; 4], c: [u8; 4], d: [u8; 4]) -> (u32, u32) {
+    let (a, b) = (u32::from_le_bytes(a), u32::from_le_bytes(b));
+    let (c, d) = (u32::from_le_bytes(c), u32::from_le_bytes(d));
     // Two sums in one word: each stays below 2^16.
     let even = |p: u32| p & 0x00ff_00ff;
     let red_blue = even(a) + even(b) + even(c) + even(d);
     let green = even(a >> 8) + even(b >> 8) + even(c >> 8) + even(d >> 8);
-    chroma((red_blue & 0xffff) as i32, (green & 0xffff) as i32, (red_blue >> 16) as i32)
+    (red_blue, green & 0xffff)
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,8 +326,8 @@ mod tests {
     fn black_grey_and_white_use_the_full_range_and_no_colour() {
         for grey in 0..=255 {
             assert_eq!(luma(u32::from_le_bytes([grey, grey, grey, 0])), grey);
-            let sum = 4 * i32::from(grey);
-            assert_eq!(chroma(sum, sum, sum), (128, 128));
+            let sum = 4 * u32::from(grey);
+            assert_eq!(chroma_of((sum << 16 | sum, sum)), (128, 128));
         }
     }
 }

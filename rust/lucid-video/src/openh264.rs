@@ -14,7 +14,7 @@ use openh264::encoder::{
 use openh264::formats::YUVSlices;
 use openh264_sys2::{
     ENCODER_OPTION_BITRATE, ENCODER_OPTION_GET_STATISTICS, ENCODER_OPTION_MAX_BITRATE,
-    ENCODER_OPTION_SVC_ENCODE_PARAM_EXT, ENCODER_OPTION_TRACE_LEVEL, SBitrateInfo, SEncParamExt,
+    ENCODER_OPTION_SVC_ENCODE_PARAM_EXT, ENCODER_OPTION_TRACE_LEVEL, PRO_MAIN, SBitrateInfo, SEncParamExt,
     SEncoderStatistics, SM_FIXEDSLCNUM_SLICE, SPATIAL_LAYER_0,
 };
 
@@ -137,18 +137,22 @@ impl Settings {
     }
 }
 
-/// Tells OpenH264 the quantiser of the pictures to come, and the slices. The encoder must have had its first picture.
+/// Tells OpenH264 the quantiser of the pictures to come, the profile and the slices. The encoder must have had its first picture.
 fn tell(encoder: &mut openh264::encoder::Encoder, qp: u8, slices: u16) -> Result<(), Error> {
     let mut parameters = SEncParamExt::default();
     // SAFETY: both options take one SEncParamExt (codec_app_def.h), written by GetOption and read by SetOption,
     // which keep no pointer to it; the encoder has been initialised by its first picture. A quantiser is taken over
-    // by WelsEncoderParamAdjust without a new start; slices are changed once, before the first picture that counts.
+    // by WelsEncoderParamAdjust without a new start; profile and slices are changed once, before the first picture that
+    // counts, and make it start anew, without which neither would hold.
     let code = unsafe {
         let raw = encoder.raw_api();
         match raw.get_option(ENCODER_OPTION_SVC_ENCODE_PARAM_EXT, (&raw mut parameters).cast()) {
             0 => {
                 let layer = &mut parameters.sSpatialLayers[0];
                 layer.iDLayerQp = i32::from(qp);
+                // CABAC, which the Main profile has: a film takes half of the bytes, in the same time.
+                parameters.iEntropyCodingModeFlag = 1;
+                layer.uiProfileIdc = PRO_MAIN;
                 if slices > 1 {
                     // A thread each; with one slice, as it began, OpenH264 has gone down to one.
                     parameters.iMultipleThreadIdc = slices;

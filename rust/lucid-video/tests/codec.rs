@@ -237,15 +237,25 @@ impl Bits {
 }
 
 #[test]
-fn the_stream_says_that_it_is_full_range_bt_709() {
-    let mut encoder = OpenH264::new(Settings::desktop(WIDTH, HEIGHT)).unwrap();
-    let pixels = flat([1, 2, 3]);
-    let encoded = encoder.encode(picture(&pixels)).unwrap();
+fn the_stream_says_that_it_is_full_range_bt_709_and_what_moves_is_coded_with_cabac() {
+    says_what_it_is(Settings::desktop(WIDTH, HEIGHT), 66, false);
+    says_what_it_is(Settings::motion(WIDTH, HEIGHT, 30), 77, true);
+    // With two slices.
+    says_what_it_is(Settings::motion(1280, 720, 30), 77, true);
+}
+
+fn says_what_it_is(settings: Settings, profile: u32, cabac: bool) {
+    let Settings { width, height, .. } = settings;
+    let mut encoder = OpenH264::new(settings).unwrap();
+    let pixels = [1, 2, 3, 0].repeat((width * height) as usize);
+    let damage = [Rect { x: 0, y: 0, width, height }];
+    let stride = width as usize * 4;
+    let picture = Picture { width, height, stride, pixels: &pixels, damage: &damage };
+    let encoded = encoder.encode(picture).unwrap();
     let units = nal_units(encoded.bytes);
     // seq_parameter_set_data, 7.3.2.1.1
     let mut sps = Bits::new(units[0].1);
-    let profile = sps.u(8);
-    assert_eq!(profile, 66, "baseline");
+    assert_eq!(sps.u(8), profile, "66 is Baseline, 77 is Main");
     sps.u(16); // constraints, level
     sps.ue(); // id
     sps.ue(); // log2_max_frame_num
@@ -257,8 +267,8 @@ fn the_stream_says_that_it_is_full_range_bt_709() {
     }
     sps.ue(); // max_num_ref_frames
     sps.u(1); // gaps
-    assert_eq!((sps.ue() + 1) * 16, WIDTH.next_multiple_of(16));
-    assert_eq!((sps.ue() + 1) * 16, HEIGHT.next_multiple_of(16));
+    assert_eq!((sps.ue() + 1) * 16, width.next_multiple_of(16));
+    assert_eq!((sps.ue() + 1) * 16, height.next_multiple_of(16));
     assert_eq!(sps.u(1), 1, "frames only");
     sps.u(1); // direct_8x8
     assert_eq!(sps.u(1), 0, "no cropping: RDP crops by its region rectangles");
@@ -274,6 +284,11 @@ fn the_stream_says_that_it_is_full_range_bt_709() {
     assert_eq!(sps.u(1), 1, "full range");
     assert_eq!(sps.u(1), 1, "colour description");
     assert_eq!([sps.u(8), sps.u(8), sps.u(8)], [1, 1, 1], "BT.709 primaries, transfer, matrix");
+    // pic_parameter_set_rbsp, 7.3.2.2
+    let mut pps = Bits::new(units[1].1);
+    pps.ue(); // its id
+    pps.ue(); // the SPS's id
+    assert_eq!(pps.u(1) == 1, cabac);
 }
 
 #[test]

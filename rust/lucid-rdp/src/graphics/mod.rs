@@ -106,6 +106,10 @@ const RESTLESS: Duration = Duration::from_millis(150);
 /// A moving tile of fewer bytes, or of no more colours, stays lossless: it is text that scrolls.
 const SMALL_TILE: usize = 400;
 const FEW_COLOURS: usize = 64;
+/// A tile of a film is looked at closely each so many pictures, and taken for one in between.
+const LOOK_EACH: u8 = 8;
+/// While a film runs and nothing was found to have only moved, that is searched for each so many pictures, at last.
+const SEARCH_EACH: u8 = 8;
 /// Fewer bytes say nothing about [`Surface::thrift`].
 const LEARN_FROM: usize = 2 * 1024;
 /// A refinement takes at most this, in bytes, so that it delays nothing for long.
@@ -123,6 +127,7 @@ pub(crate) struct Surface {
     dirty: Cells,
     inexact: Inexact,
     tiles: Vec<Tile>,
+    search: Search,
     clearcodec: ClearCodec,
     encoders: VideoEncoders,
     video: Option<Video>,
@@ -136,6 +141,36 @@ pub(crate) struct Surface {
 struct Tile {
     changed: Option<Instant>,
     changes: u8,
+    /// It is a film, and is taken for one in so many pictures to come.
+    film_for: u8,
+    /// [`Judged::bytes`], as it was when it was looked at.
+    bytes: usize,
+}
+
+/// When what has only moved is searched for.
+#[derive(Default)]
+struct Search {
+    /// Searches in a row that found nothing.
+    vain: u8,
+    /// Pictures until the next.
+    wait: u8,
+}
+
+impl Search {
+    /// Whether this picture is searched; `film` says that most of what changed in it is part of a film.
+    fn is_due(&mut self, film: bool) -> bool {
+        if !film {
+            *self = Search::default();
+        }
+        let due = self.wait == 0;
+        self.wait = self.wait.saturating_sub(1);
+        due
+    }
+
+    fn ended(&mut self, found: bool) {
+        self.vain = if found { 0 } else { (self.vain + 1).min(SEARCH_EACH - 1) };
+        self.wait = self.vain;
+    }
 }
 
 /// A tile with changes, as it is judged.
@@ -160,6 +195,7 @@ impl Surface {
             dirty: Cells::none(width, height),
             inexact: Inexact::none(width, height),
             tiles: vec![Tile::default(); tiles],
+            search: Search::default(),
             clearcodec: ClearCodec::new(),
             encoders,
             video: None,
@@ -187,8 +223,10 @@ impl Surface {
         let new = Rows { pixels: frame.pixels, stride: self.stride };
         let mut commands = Vec::new();
         self.find_dirty(new, frame.damage);
-        if !self.blank {
+        let film = self.is_film(now);
+        if !self.blank && self.search.is_due(film) {
             let copies = copies::find(&mut self.mirror, new, &mut self.dirty);
+            self.search.ended(!copies.is_empty());
             self.inexact.copied(&copies, now);
             commands.extend(copies.into_iter().map(Command::Copy));
         }
@@ -237,18 +275,26 @@ impl Surface {
         }
     }
 
+    /// Whether most of what has changed went as H.264 a moment ago.
+    fn is_film(&self, now: Instant) -> bool {
+        let film = |cell: &(u32, u32)| self.inexact.is_moving(cell.0, cell.1, now);
+        let count = self.dirty.marked().filter(film).count();
+        count > 0 && count * 4 >= self.dirty.count() * 3
+    }
+
     /// Looks at each tile that has changed.
     fn judge(&mut self, new: Rows<'_>, now: Instant) -> Vec<Judged> {
         let whole = Rect { x: 0, y: 0, width: self.width, height: self.height };
         let mut judged = Vec::new();
-        for (place, tile) in split(whole, TILE, TILE).zip(&mut self.tiles) {
-            let (mut changes, mut area) = (0, 0);
-            let mut was_moving = false;
-            for (column, row) in self.dirty.touched(place).filter(|(c, r)| self.dirty.get(*c, *r)) {
+        for (index, (place, tile)) in split(whole, TILE, TILE).zip(&mut self.tiles).enumerate() {
+            let cells = || self.dirty.touched(place).filter(|(c, r)| self.dirty.get(*c, *r));
+            let (mut area, mut was_moving, mut all_moving) = (0, false, true);
+            for (column, row) in cells() {
                 let cell = self.dirty.rect(column, row);
-                changes += pixels::changes(new, cell) + 1;
                 area += cell.width * cell.height;
-                was_moving |= self.inexact.is_moving(column, row, now);
+                let moving = self.inexact.is_moving(column, row, now);
+                was_moving |= moving;
+                all_moving &= moving;
             }
             if area == 0 {
                 continue;
@@ -256,6 +302,12 @@ impl Surface {
             let in_a_row = tile.changed.is_some_and(|changed| now.duration_since(changed) < RESTLESS);
             tile.changes = if in_a_row { tile.changes.saturating_add(1) } else { 1 };
             tile.changed = Some(now);
+            if in_a_row && all_moving && tile.film_for > 0 {
+                tile.film_for -= 1;
+                judged.push(Judged { place, bytes: tile.bytes, moving: true });
+                continue;
+            }
+            let changes: u32 = cells().map(|(c, r)| pixels::changes(new, self.dirty.rect(c, r)) + 1).sum();
             let rich = is_photograph(changes, area);
             let restless = tile.changes >= RESTLESS_CHANGES || was_moving;
             let limit = if restless { FEW_COLOURS } else { MANY_COLOURS };
@@ -267,6 +319,10 @@ impl Surface {
                 (changes * 2).min(area * 3) as usize * self.thrift / 100
             };
             let moving = many && (rich || bytes > SMALL_TILE);
+            // Not all tiles in the same picture.
+            let film_for = LOOK_EACH + (index % usize::from(LOOK_EACH)) as u8;
+            tile.film_for = if moving && restless { film_for } else { 0 };
+            tile.bytes = bytes;
             judged.push(Judged { place, bytes, moving });
         }
         judged

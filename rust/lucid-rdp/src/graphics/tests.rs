@@ -285,3 +285,57 @@ fn scrolled_text_is_copied_and_only_the_new_line_is_sent() {
         check(&surface, &client, &desk, "scrolling");
     }
 }
+
+#[test]
+fn text_that_appears_in_a_film_is_exact_after_a_moment_though_the_film_goes_on() {
+    let (width, height) = (640, 448);
+    let mut desk = Desk::new(width, height);
+    let mut surface = Surface::new(width, height, VideoEncoders::software());
+    let mut client = Client::new(width, height);
+    let wishes = Wishes { avc420: true, budget: 1 << 20, refine: true };
+    // Neither fits the squares.
+    let film = Rect { x: 0, y: 136, width, height: height - 136 };
+    let text = Rect { x: 0, y: 0, width, height: 136 };
+    let (mut now, mut films) = (Instant::now(), 0);
+    for step in 0..60_u32 {
+        let moving = if step < 40 { Rect { x: 0, y: 0, width, height } } else { film };
+        desk.paint(moving, |x, y| ((x * 3 + step * 11) % 256) << 16 | ((y * 5 + x + step * 7) % 256));
+        let mut damage = vec![moving];
+        if step == 40 {
+            let letter =
+                |x: u32, y: u32| x % 9 > 1 && y % 20 > 4 && (x / 9 * 7 + y / 20 * 5 + x * y) % 3 == 0;
+            desk.paint(text, |x, y| if letter(x, y) { 0x00f0_f0f0 } else { 0x0020_2020 });
+            damage.push(text);
+        }
+        let drawing = surface.draw(&desk.frame(&damage), wishes, now).unwrap();
+        films += u32::from(drawing.commands.iter().any(|c| matches!(c, Command::Avc420 { .. })));
+        drawing.commands.iter().for_each(|c| client.run(c));
+        check(&surface, &client, &desk, &format!("step {step}"));
+        now += Duration::from_millis(33);
+    }
+    assert!(films > 50, "{films} pictures of a film");
+    for row in 0..text.height / CELL {
+        for column in 0..width / CELL {
+            assert!(!surface.inexact.is_inexact(column, row), "{column},{row}");
+        }
+    }
+}
+
+#[test]
+fn in_a_film_what_has_moved_is_searched_for_ever_more_rarely_and_elsewhere_always() {
+    let mut search = Search::default();
+    let mut searched = Vec::new();
+    for picture in 0..40 {
+        if search.is_due(true) {
+            searched.push(picture);
+            search.ended(false);
+        }
+    }
+    assert_eq!(searched[..4], [0, 2, 5, 9]);
+    assert!(searched.windows(2).all(|pair| pair[1] - pair[0] <= SEARCH_EACH.into()));
+    assert!(search.is_due(false), "no film");
+    search.ended(false);
+    assert!(search.is_due(false));
+    search.ended(true);
+    assert!(search.is_due(true), "the last one found something");
+}

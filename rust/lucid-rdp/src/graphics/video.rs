@@ -6,8 +6,9 @@ use lucid_video::{Encoder as _, Guarded, Picture, Settings, Steering};
 use crate::Error;
 use crate::encoders::VideoEncoders;
 
-/// The finest quantiser of what moves; what stands still is sent exactly soon after.
-const MIN_QP: u8 = 24;
+/// The finest quantiser of what moves: some 50 dB of luma in a soft film, more of which nobody sees while it moves. What
+/// stands still is sent exactly soon after.
+const MIN_QP: u8 = 30;
 /// The coarsest: things can still be told apart.
 const MAX_QP: u8 = 46;
 /// What a picture may take when the link bears more, in bytes: 10 Mbit/s at 30 pictures a second.

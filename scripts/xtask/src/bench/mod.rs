@@ -15,7 +15,7 @@ use clap::Args;
 use self::{
     hosts::{Host, Lucid, Xrdp},
     link::Link,
-    measure::{Figures, Plan},
+    measure::{Figures, Part, Plan},
 };
 use crate::{
     build,
@@ -41,6 +41,9 @@ pub(crate) struct BenchArguments {
     /// Leaves the slow link out.
     #[arg(long)]
     fast_only: bool,
+    /// Measures this part of the work alone.
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
     /// Shortens everything, to see whether the bench itself works.
     #[arg(long)]
     quick: bool,
@@ -67,7 +70,7 @@ pub(crate) fn run(project: &Project, steps: &Steps, arguments: &BenchArguments) 
     let measured = (|| {
         let shapes: &[Option<Shape>] = if arguments.fast_only { &[None] } else { &[None, Some(SLOW)] };
         for shape in shapes {
-            let plan = Plan::new(shape.is_some(), arguments.quick);
+            let plan = Plan::new(shape.is_some(), arguments.quick, arguments.only);
             for round in 1..=arguments.rounds {
                 type Start<'a> = Box<dyn Fn() -> Result<Host> + 'a>;
                 let mut starts: Vec<Start> = vec![Box::new(|| lucid.start(&steps.interrupt))];

@@ -45,7 +45,7 @@ fn quantile(latencies: &Latencies, share: f64) -> f64 {
 type Row = (&'static str, fn(&Figures) -> f64);
 
 /// What stands in the table; every figure is the better the smaller it is, but those of frames.
-const ROWS: [Row; 26] = [
+const ROWS: [Row; 29] = [
     ("letter to pixel, median, ms", |f| quantile(&f.small, 0.5)),
     ("letter to pixel, p95, ms", |f| quantile(&f.small, 0.95)),
     ("letter: CPU, ms", |f| cpu(f.small_cost)),
@@ -71,6 +71,9 @@ const ROWS: [Row; 26] = [
     ("at rest: CPU, ms a second", |f| f.idle.cpu * 1000.0 / f.idle.seconds),
     ("memory (PSS) with one session, MB", |f| f.memory),
     ("letters measured", |f| f.small.0.len() as f64),
+    ("whole screens measured", |f| f.whole.0.len() as f64),
+    ("letters measured while text scrolls", |f| f.under_scroll.0.len() as f64),
+    ("letters measured while the film runs", |f| f.under_video.0.len() as f64),
     ("letters that never came", |f| {
         [&f.small, &f.whole, &f.under_scroll, &f.under_video]
             .iter()
@@ -190,6 +193,10 @@ pub(super) fn page(all: &[(Option<Shape>, String, Figures)]) -> String {
         put(head);
         put(rule);
         for (what, figure) in ROWS {
+            // Not asked for.
+            if hosts.iter().all(|host| figure(host).is_nan()) {
+                continue;
+            }
             let mut row = format!("| {what} |");
             for host in &hosts {
                 let _ = write!(row, " {} |", number(figure(host)));
