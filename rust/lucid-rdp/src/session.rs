@@ -373,12 +373,12 @@ impl Session<'_> {
     async fn serve_pipeline(&mut self) -> Result<bool, Error> {
         let size = self.size;
         let Some(mut pipeline) = self.pipeline() else { return Ok(false) };
-        let State::NeedsSurface { avc420 } = pipeline.state() else { return Ok(false) };
+        let State::NeedsSurface { avc420, room } = pipeline.state() else { return Ok(false) };
         let Sent { bytes, frame } = pipeline.make_surface(size)?;
         self.pace.forget();
         self.pace.sent(frame, bytes.len(), Instant::now());
         self.send(bytes).await?;
-        self.order(Codec::Graphics { avc420 });
+        self.order(Codec::Graphics { avc420, room });
         Ok(true)
     }
 
