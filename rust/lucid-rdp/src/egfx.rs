@@ -1,6 +1,7 @@
 //! The graphics pipeline (MS-RDPEGFX): one surface that covers the output.
 
 use std::any::TypeId;
+use std::collections::BTreeSet;
 use std::sync::mpsc;
 
 use ironrdp_core::{Encode, EncodeResult, WriteCursor, impl_as_any};
@@ -9,9 +10,10 @@ use ironrdp_dvc::{
     encode_dvc_messages,
 };
 use ironrdp_egfx::pdu::{
-    Avc420Region, CapabilitiesAdvertisePdu, CapabilitySet, Codec1Type, Color, EndFramePdu, GfxPdu,
-    PixelFormat, Point, SolidFillPdu, StartFramePdu, SurfaceToSurfacePdu, Timestamp, WireToSurface1Pdu,
-    encode_avc420_bitmap_stream,
+    Avc420Region, CacheToSurfacePdu, CapabilitiesAdvertisePdu, CapabilitiesV8Flags, CapabilitiesV10Flags,
+    CapabilitiesV81Flags, CapabilitiesV104Flags, CapabilitiesV107Flags, CapabilitySet, Codec1Type, Color,
+    EndFramePdu, EvictCacheEntryPdu, GfxPdu, PixelFormat, Point, SolidFillPdu, StartFramePdu,
+    SurfaceToCachePdu, SurfaceToSurfacePdu, Timestamp, WireToSurface1Pdu, encode_avc420_bitmap_stream,
 };
 use ironrdp_egfx::server::{GraphicsPipelineHandler, GraphicsPipelineServer};
 use ironrdp_graphics::zgfx::wrap_uncompressed;
@@ -21,19 +23,46 @@ use ironrdp_svc::{ChannelFlags, StaticChannelSet, server_encode_svc_messages};
 use lucid_desktop::Rect;
 
 use crate::Error;
-use crate::graphics::Command;
+use crate::graphics::{Command, Room};
 use crate::monitors::Layout;
 
-/// Notes what the client has shown.
+/// Notes what the client has shown, and how much it keeps.
 struct Handler {
     acknowledged: mpsc::Sender<u32>,
+    rooms: mpsc::Sender<Room>,
+    room: Room,
 }
 
 impl GraphicsPipelineHandler for Handler {
-    fn capabilities_advertise(&mut self, _pdu: &CapabilitiesAdvertisePdu) {}
+    fn capabilities_advertise(&mut self, pdu: &CapabilitiesAdvertisePdu) {
+        let is_small = |set: CapabilitySet| match set {
+            CapabilitySet::V8 { flags } => {
+                flags.intersects(CapabilitiesV8Flags::SMALL_CACHE | CapabilitiesV8Flags::THIN_CLIENT)
+            }
+            CapabilitySet::V8_1 { flags } => {
+                flags.intersects(CapabilitiesV81Flags::SMALL_CACHE | CapabilitiesV81Flags::THIN_CLIENT)
+            }
+            CapabilitySet::V10 { flags } | CapabilitySet::V10_2 { flags } => {
+                flags.contains(CapabilitiesV10Flags::SMALL_CACHE)
+            }
+            CapabilitySet::V10_1 | CapabilitySet::V10_3 { .. } => false,
+            CapabilitySet::V10_4 { flags }
+            | CapabilitySet::V10_5 { flags }
+            | CapabilitySet::V10_6 { flags }
+            | CapabilitySet::V10_6Err { flags } => flags.contains(CapabilitiesV104Flags::SMALL_CACHE),
+            CapabilitySet::V10_7 { flags } => flags.contains(CapabilitiesV107Flags::SMALL_CACHE),
+        };
+        // Whoever says it of one version means it of all: some versions cannot say it.
+        let small = pdu.0.iter().filter_map(|set| set.parsed().ok().flatten()).any(is_small);
+        self.room = if small { Room::Small } else { Room::Large };
+    }
 
     fn on_ready(&mut self, negotiated: &CapabilitySet) {
         tracing::debug!(?negotiated, "graphics pipeline ready");
+        // MS-RDPEGFX 3.3.1.4: the small one goes with this version.
+        let small = matches!(negotiated, CapabilitySet::V10_3 { .. });
+        // Nobody listens when the pipeline is being closed.
+        let _ = self.rooms.send(if small { Room::Small } else { self.room });
     }
 
     fn on_frame_ack(&mut self, frame_id: u32, _queue_depth: u32, _total_frames_decoded: u32) {
@@ -55,6 +84,11 @@ pub(crate) struct Pipeline(Option<Open>);
 struct Open {
     server: GraphicsPipelineServer,
     acknowledged: mpsc::Receiver<u32>,
+    /// One for each time that the client has begun, with nothing kept.
+    rooms: mpsc::Receiver<Room>,
+    room: Room,
+    /// The slots in which the client keeps something.
+    kept: BTreeSet<u16>,
 }
 
 impl_as_any!(Pipeline);
@@ -66,13 +100,24 @@ impl DvcProcessor for Pipeline {
 
     fn start(&mut self, channel_id: u32) -> PduResult<Vec<DvcMessage>> {
         let (sender, acknowledged) = mpsc::channel();
-        let server = GraphicsPipelineServer::new(Box::new(Handler { acknowledged: sender }));
-        self.0.insert(Open { server, acknowledged }).server.start(channel_id)
+        let (to_rooms, rooms) = mpsc::channel();
+        let room = Room::Small;
+        let handler = Handler { acknowledged: sender, rooms: to_rooms, room };
+        let server = GraphicsPipelineServer::new(Box::new(handler));
+        let kept = BTreeSet::new();
+        self.0.insert(Open { server, acknowledged, rooms, room, kept }).server.start(channel_id)
     }
 
     fn process(&mut self, channel_id: u32, payload: &[u8]) -> PduResult<Vec<DvcMessage>> {
         match &mut self.0 {
-            Some(open) => open.server.process(channel_id, payload),
+            Some(open) => {
+                let answer = open.server.process(channel_id, payload);
+                if let Some(room) = open.rooms.try_iter().last() {
+                    open.room = room;
+                    open.kept.clear();
+                }
+                answer
+            }
             None => Ok(Vec::new()),
         }
     }
@@ -95,6 +140,8 @@ pub(crate) enum State {
     NeedsSurface {
         /// Whether it decodes H.264.
         avc420: bool,
+        /// How much it keeps.
+        room: Room,
     },
     /// Pictures can be sent.
     Ready,
@@ -127,16 +174,12 @@ pub(crate) struct Sent {
 }
 
 impl Egfx<'_> {
-    fn server(&mut self) -> Option<&mut GraphicsPipelineServer> {
-        self.pipeline.processor_mut().0.as_mut().map(|open| &mut open.server)
-    }
-
     pub(crate) fn state(&self) -> State {
-        let Some(Open { server, .. }) = &self.pipeline.processor().0 else { return State::Absent };
+        let Some(Open { server, room, .. }) = &self.pipeline.processor().0 else { return State::Absent };
         if !server.is_ready() {
             State::Absent
         } else if server.surface_ids().next().is_none() {
-            State::NeedsSurface { avc420: server.supports_avc420() }
+            State::NeedsSurface { avc420: server.supports_avc420(), room: *room }
         } else {
             State::Ready
         }
@@ -157,10 +200,15 @@ impl Egfx<'_> {
     }
 
     /// Makes the surface, instead of the one there may be, maps it to the output, and adds a picture of nothing, whose
-    /// acknowledgement tells how long the link is.
+    /// acknowledgement tells how long the link is. What the client has kept for the surface before is forgotten:
+    /// MS-RDPEGFX has it outlive RDPGFX_RESET_GRAPHICS_PDU.
     pub(crate) fn make_surface(&mut self, layout: &Layout) -> Result<Sent, Error> {
         let size = layout.size();
-        let server = self.server().ok_or(Error::Internal("the graphics pipeline was closed"))?;
+        let open = self.pipeline.processor_mut().0.as_mut();
+        let open = open.ok_or(Error::Internal("the graphics pipeline was closed"))?;
+        let forget: Vec<_> =
+            std::mem::take(&mut open.kept).into_iter().map(|slot| Command::Evict { slot }).collect();
+        let server = &mut open.server;
         if !layout.is_single() {
             server.resize_with_monitors(size.width, size.height, layout.told());
         } else if server.surface_ids().next().is_some() {
@@ -175,7 +223,7 @@ impl Egfx<'_> {
         let mut messages = server.drain_output();
         let frame =
             begin_frame(server, id, 0).ok_or(Error::Internal("the graphics pipeline refused a frame"))?;
-        messages.push(Box::new(Wrapped(frame_bytes(&[], id, frame, 0)?)));
+        messages.push(Box::new(Wrapped(frame_bytes(&forget, id, frame, 0)?)));
         Ok(Sent { bytes: self.encode(messages)?, frame })
     }
 
@@ -186,7 +234,7 @@ impl Egfx<'_> {
         size: (u32, u32),
         time_ms: u32,
     ) -> Result<Option<Sent>, Error> {
-        let Some(server) = self.server() else { return Ok(None) };
+        let Some(Open { server, kept, .. }) = &mut self.pipeline.processor_mut().0 else { return Ok(None) };
         let surface = server.surface_ids().next().and_then(|id| server.get_surface(id)).cloned();
         let Some(surface) = surface else { return Ok(None) };
         if (u32::from(surface.width), u32::from(surface.height)) != size {
@@ -200,6 +248,13 @@ impl Egfx<'_> {
         for frame in commands.chunk_by(|a, b| mixed || is_avc(a) == is_avc(b)) {
             let Some(id) = begin_frame(server, surface.id, time_ms) else { return Ok(None) };
             last = Some(id);
+            for command in frame {
+                match command {
+                    Command::Keep { slot, .. } => kept.insert(*slot),
+                    Command::Evict { slot } => kept.remove(slot),
+                    _ => continue,
+                };
+            }
             wrapped.push(Box::new(Wrapped(frame_bytes(frame, surface.id, id, time_ms)?)));
         }
         let Some(frame) = last else { return Ok(None) };
@@ -279,6 +334,21 @@ fn pdu(command: &Command, surface_id: u16) -> GfxPdu {
             })
         }
         Command::Lossless { place, bytes } => wire(Codec1Type::ClearCodec, exclusive(place), bytes.clone()),
+        Command::Keep { place, slot, key } => GfxPdu::SurfaceToCache(SurfaceToCachePdu {
+            surface_id,
+            cache_key: *key,
+            cache_slot: *slot,
+            source_rectangle: exclusive(place),
+        }),
+        Command::Recall { slot, place } => {
+            let to = exclusive(place);
+            GfxPdu::CacheToSurface(CacheToSurfacePdu {
+                cache_slot: *slot,
+                surface_id,
+                destination_points: vec![Point { x: to.left, y: to.top }],
+            })
+        }
+        Command::Evict { slot } => GfxPdu::EvictCacheEntry(EvictCacheEntryPdu { cache_slot: *slot }),
         Command::Avc420 { bytes, rects, qp } => {
             let regions: Vec<_> = rects
                 .iter()
@@ -330,5 +400,129 @@ pub(crate) fn exclusive(r: &Rect) -> ExclusiveRectangle {
         top: fit(r.y),
         right: fit(r.x + r.width),
         bottom: fit(r.y + r.height),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ironrdp_acceptor::{AcceptorResult, DesktopSize};
+    use ironrdp_core::encode_vec;
+    use ironrdp_dvc::pdu::{
+        CapabilitiesResponsePdu, CapsVersion, CreateResponsePdu, CreationStatus, DataPdu, DrdynvcClientPdu,
+        DrdynvcDataPdu,
+    };
+    use ironrdp_egfx::pdu::{CacheEntryMetadata, CacheImportOfferPdu, CapabilitiesV103Flags};
+
+    use super::*;
+    use crate::incoming::{self, Incoming};
+    use crate::input::Translator;
+
+    fn layout() -> Layout {
+        Layout::one(DesktopSize { width: 640, height: 480 }, 100)
+    }
+
+    fn take(result: &mut AcceptorResult, pdu: DrdynvcClientPdu) -> Vec<u8> {
+        let id = result.static_channels.get_channel_id_by_type::<DrdynvcServer>().unwrap();
+        let body = encode_vec(&pdu).unwrap();
+        let length = u32::try_from(body.len()).unwrap().to_le_bytes();
+        // FIRST | LAST
+        let chunk = [&length[..], &3_u32.to_le_bytes(), &body].concat();
+        match incoming::data(id, &chunk, result, &mut Translator::default()).unwrap() {
+            Incoming::Answer(bytes) => bytes,
+            _ => Vec::new(),
+        }
+    }
+
+    fn says(result: &mut AcceptorResult, pdu: &GfxPdu) -> Vec<u8> {
+        let data = DataPdu::new(0, encode_vec(pdu).unwrap());
+        take(result, DrdynvcClientPdu::Data(DrdynvcDataPdu::Data(data)))
+    }
+
+    fn advertises(result: &mut AcceptorResult, sets: &[CapabilitySet]) {
+        let pdu = CapabilitiesAdvertisePdu::from_typed(sets);
+        says(result, &GfxPdu::CapabilitiesAdvertise(pdu));
+    }
+
+    /// A client that has opened the pipeline.
+    fn client() -> AcceptorResult {
+        let mut result = crate::fuzzing::every_channel();
+        for (_, channel, _) in result.static_channels.iter_mut() {
+            channel.start().unwrap();
+        }
+        let capabilities = CapabilitiesResponsePdu::new(CapsVersion::V2);
+        take(&mut result, DrdynvcClientPdu::Capabilities(capabilities));
+        take(&mut result, DrdynvcClientPdu::Create(CreateResponsePdu::new(0, CreationStatus::OK)));
+        result
+    }
+
+    fn pipeline(result: &mut AcceptorResult) -> Egfx<'_> {
+        find(&mut result.static_channels, result.user_channel_id).unwrap()
+    }
+
+    fn holds(bytes: &[u8], part: &[u8]) -> bool {
+        bytes.windows(part.len()).any(|window| window == part)
+    }
+
+    /// An RDPGFX_EVICT_CACHE_ENTRY_PDU.
+    fn evict(slot: u8) -> [u8; 10] {
+        [8, 0, 0, 0, 10, 0, 0, 0, slot, 0]
+    }
+
+    #[test]
+    fn a_client_keeps_as_little_as_it_has_said_in_any_version() {
+        let v107 = |flags| CapabilitySet::V10_7 { flags };
+        let v8 = |flags| CapabilitySet::V8 { flags };
+        let v103 = CapabilitySet::V10_3 { flags: CapabilitiesV103Flags::empty() };
+        for (sets, expected) in [
+            (&[v107(CapabilitiesV107Flags::empty())][..], Room::Large),
+            (&[v107(CapabilitiesV107Flags::SMALL_CACHE)], Room::Small),
+            (&[v8(CapabilitiesV8Flags::empty())], Room::Large),
+            (&[v8(CapabilitiesV8Flags::SMALL_CACHE)], Room::Small),
+            (&[v8(CapabilitiesV8Flags::THIN_CLIENT)], Room::Small),
+            (&[v8(CapabilitiesV8Flags::SMALL_CACHE), CapabilitySet::V10_1], Room::Small),
+            (&[v8(CapabilitiesV8Flags::empty()), CapabilitySet::V10_1], Room::Large),
+            (&[v103], Room::Small),
+        ] {
+            let mut client = client();
+            advertises(&mut client, sets);
+            let State::NeedsSurface { room, .. } = pipeline(&mut client).state() else {
+                panic!("{sets:?} is not taken")
+            };
+            assert_eq!(room, expected, "{sets:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_kept_is_forgotten_with_the_surface_unless_the_client_has_begun_anew() {
+        let sets = [CapabilitySet::V10_7 { flags: CapabilitiesV107Flags::empty() }];
+        for anew in [false, true] {
+            let mut client = client();
+            advertises(&mut client, &sets);
+            let mut egfx = pipeline(&mut client);
+            egfx.make_surface(&layout()).unwrap();
+            let place = Rect { x: 64, y: 0, width: 64, height: 64 };
+            let keep = |slot| Command::Keep { place, slot, key: slot.into() };
+            let commands = [keep(1), keep(2), Command::Recall { slot: 1, place }, Command::Evict { slot: 1 }];
+            let sent = egfx.picture(&commands, (640, 480), 0).unwrap().unwrap();
+            assert!(holds(&sent.bytes, &evict(1)) && !holds(&sent.bytes, &evict(2)));
+            if anew {
+                advertises(&mut client, &sets);
+            }
+            let sent = pipeline(&mut client).make_surface(&layout()).unwrap();
+            assert!(!holds(&sent.bytes, &evict(1)));
+            assert_eq!(holds(&sent.bytes, &evict(2)), !anew);
+            let sent = pipeline(&mut client).make_surface(&layout()).unwrap();
+            assert!(!holds(&sent.bytes, &evict(2)), "forgotten twice");
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_clients_own_cache_is_imported() {
+        let mut client = client();
+        advertises(&mut client, &[CapabilitySet::V10_7 { flags: CapabilitiesV107Flags::empty() }]);
+        let cache_entries = vec![CacheEntryMetadata { cache_key: 7, bitmap_len: 4096 }; 20];
+        let answer = says(&mut client, &GfxPdu::CacheImportOffer(CacheImportOfferPdu { cache_entries }));
+        // An RDPGFX_CACHE_IMPORT_REPLY_PDU of none.
+        assert!(holds(&answer, &[0x11, 0, 0, 0, 10, 0, 0, 0, 0, 0]), "{answer:02x?}");
     }
 }

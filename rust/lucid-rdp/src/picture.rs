@@ -11,7 +11,7 @@ use crate::bitmap::BitmapEncoder;
 use crate::capabilities::RemoteFx;
 use crate::curtain::{Curtain, Overlaid};
 use crate::encoders::VideoEncoders;
-use crate::graphics::{Command, Drawing, Surface, Wishes};
+use crate::graphics::{Command, Drawing, Room, Surface, Wishes};
 use crate::remotefx::RemoteFxEncoder;
 
 /// In which form a client gets its pictures; the first that it can.
@@ -22,6 +22,8 @@ pub(crate) enum Codec {
     Graphics {
         /// It does.
         avc420: bool,
+        /// How much it keeps.
+        room: Room,
     },
     /// RemoteFX in surface commands.
     RemoteFx(RemoteFx),
@@ -33,8 +35,8 @@ impl Codec {
     /// The codec's name for people.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Codec::Graphics { avc420: true } => "EGFX ClearCodec and AVC420",
-            Codec::Graphics { avc420: false } => "EGFX ClearCodec",
+            Codec::Graphics { avc420: true, .. } => "EGFX ClearCodec and AVC420",
+            Codec::Graphics { avc420: false, .. } => "EGFX ClearCodec",
             Codec::RemoteFx(_) => "RemoteFX",
             Codec::Bitmap => "RDP 6.0 bitmaps",
         }
@@ -141,9 +143,9 @@ impl Painter {
         let damage = if renew { &whole } else { frame.damage };
         if renew {
             let encoder = match order.codec {
-                Codec::Graphics { avc420 } => {
-                    let surface = Box::new(Surface::new(frame.width, frame.height, self.encoders.clone()));
-                    AnyEncoder::Graphics { surface, avc420 }
+                Codec::Graphics { avc420, room } => {
+                    let surface = Surface::new(frame.width, frame.height, room, self.encoders.clone());
+                    AnyEncoder::Graphics { surface: Box::new(surface), avc420 }
                 }
                 Codec::RemoteFx(remotefx) => AnyEncoder::RemoteFx(Box::new(RemoteFxEncoder::new(remotefx))),
                 Codec::Bitmap => AnyEncoder::Bitmap(BitmapEncoder::new()),

@@ -388,12 +388,12 @@ impl Session<'_> {
     async fn serve_pipeline(&mut self) -> Result<bool, Error> {
         let layout = self.layout();
         let Some(mut pipeline) = self.pipeline() else { return Ok(false) };
-        let State::NeedsSurface { avc420 } = pipeline.state() else { return Ok(false) };
+        let State::NeedsSurface { avc420, room } = pipeline.state() else { return Ok(false) };
         let Sent { bytes, frame } = pipeline.make_surface(&layout)?;
         self.pace.forget();
         self.pace.sent(frame, bytes.len(), Instant::now());
         self.send(bytes).await?;
-        self.order(Codec::Graphics { avc420 });
+        self.order(Codec::Graphics { avc420, room });
         Ok(true)
     }
 

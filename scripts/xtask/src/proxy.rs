@@ -1,11 +1,11 @@
 //! Passes TCP connections on, as a network between client and host: it can be cut, and it can be slow.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{Read as _, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     thread,
@@ -37,6 +37,8 @@ pub(crate) struct Proxy {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
+    /// Bytes that were passed on to clients.
+    to_clients: AtomicU64,
     /// Those that have not been cut.
     connections: Mutex<Vec<(TcpStream, TcpStream)>>,
 }
@@ -60,11 +62,17 @@ impl Proxy {
                 let both = (near.try_clone(), far.try_clone(), near.try_clone(), far.try_clone());
                 let (Ok(near2), Ok(far2), Ok(near3), Ok(far3)) = both else { continue };
                 accepting.connections().push((near3, far3));
-                thread::spawn(move || pass(near, far, shape));
-                thread::spawn(move || pass(far2, near2, shape));
+                thread::spawn(move || pass(near, far, shape, &AtomicU64::new(0)));
+                let counting = Arc::clone(&accepting);
+                thread::spawn(move || pass(far2, near2, shape, &counting.to_clients));
             }
         });
         Ok(Self { port, address, shared })
+    }
+
+    /// How many bytes it has passed on to clients.
+    pub(crate) fn to_clients(&self) -> u64 {
+        self.shared.to_clients.load(Ordering::Relaxed)
     }
 
     /// Cuts all connections, as a network does that goes away.
@@ -99,18 +107,37 @@ impl Drop for Proxy {
     }
 }
 
+/// Where one direction goes.
+struct Counted<'a> {
+    to: &'a TcpStream,
+    count: &'a AtomicU64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.count.fetch_add(written as u64, Ordering::Relaxed);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
+    }
+}
+
 /// One direction. Its end closes only this direction, as a network does: what goes the other way still arrives.
-fn pass(mut from: TcpStream, mut to: TcpStream, shape: Option<Shape>) {
+fn pass(mut from: TcpStream, to: TcpStream, shape: Option<Shape>, count: &AtomicU64) {
+    let mut counted = Counted { to: &to, count };
     // Both end when either side is closed or cut.
     match shape {
-        Some(shape) => delay(from, &to, shape),
-        None => drop(std::io::copy(&mut from, &mut to)),
+        Some(shape) => delay(from, &mut counted, shape),
+        None => drop(std::io::copy(&mut from, &mut counted)),
     }
     let _ = to.shutdown(Shutdown::Write);
 }
 
 /// Takes no more than the shape's rate, and gives it on when its delay is over.
-fn delay(mut from: TcpStream, mut to: &TcpStream, shape: Shape) {
+fn delay(mut from: TcpStream, to: &mut Counted<'_>, shape: Shape) {
     let delay = Duration::from_millis(shape.delay_ms.into());
     let rate = f64::from(shape.kilobytes_per_second) * 1000.0;
     // What is on its way is bounded by the rate.
@@ -160,6 +187,7 @@ mod tests {
         let mut back = Vec::new();
         stream.read_to_end(&mut back).unwrap();
         assert!(back == sent, "{} bytes came back of {}", back.len(), sent.len());
+        assert_eq!(proxy.to_clients(), sent.len() as u64);
         // Twice the delay, and twice 40 kB at that rate: no machine is faster than that.
         assert!(began.elapsed() >= Duration::from_millis(300), "it took {:?}", began.elapsed());
         echo.join().unwrap();

@@ -26,9 +26,9 @@ const MIN_MOVED: usize = 24;
 /// Copies in a picture, at most.
 const MAX_COPIES: usize = 48;
 
-/// Finds what has moved from `mirror` (the client's surface, changed accordingly) to `frame`, and takes it out of
-/// `dirty` as far as whole squares are right afterwards. The copies are to be made in order.
-pub(crate) fn find(mirror: &mut [u8], frame: Rows<'_>, dirty: &mut Cells) -> Vec<Copy> {
+/// Finds what has moved from `mirror` (the client's surface) to `frame`, and takes it out of `dirty` as far as whole
+/// squares are right after the copies, which are to be made in order ([`apply`]).
+pub(crate) fn find(mirror: &[u8], frame: Rows<'_>, dirty: &mut Cells) -> Vec<Copy> {
     let mut copies = Vec::new();
     if dirty.count() < MIN_CELLS {
         return copies;
@@ -60,9 +60,7 @@ pub(crate) fn find(mirror: &mut [u8], frame: Rows<'_>, dirty: &mut Cells) -> Vec
         if copies.iter().any(|c: &Copy| overlap(c.target(), from)) {
             continue;
         }
-        let copy = Copy { from, to: (target.x, target.y) };
-        apply(mirror, frame.stride, copy);
-        copies.push(copy);
+        copies.push(Copy { from, to: (target.x, target.y) });
     }
     for copy in &copies {
         for (column, row) in cells.touched(copy.target()) {
@@ -150,16 +148,19 @@ fn grow(old: Rows<'_>, new: Rows<'_>, dirty: &Cells, start: Rect, distance: Dist
     r
 }
 
-fn apply(mirror: &mut [u8], stride: usize, copy: Copy) {
-    let bytes = copy.from.width as usize * 4;
-    let height = copy.from.height as usize;
-    let (from_x, to_x) = (copy.from.x as usize * 4, copy.to.0 as usize * 4);
-    for i in 0..height {
-        // Downwards the last row goes first.
-        let row = if copy.to.1 > copy.from.y { height - 1 - i } else { i };
-        let from = (copy.from.y as usize + row) * stride + from_x;
-        let to = (copy.to.1 as usize + row) * stride + to_x;
-        mirror.copy_within(from..from + bytes, to);
+/// Makes the copies.
+pub(crate) fn apply(mirror: &mut [u8], stride: usize, copies: &[Copy]) {
+    for copy in copies {
+        let bytes = copy.from.width as usize * 4;
+        let height = copy.from.height as usize;
+        let (from_x, to_x) = (copy.from.x as usize * 4, copy.to.0 as usize * 4);
+        for i in 0..height {
+            // Downwards the last row goes first.
+            let row = if copy.to.1 > copy.from.y { height - 1 - i } else { i };
+            let from = (copy.from.y as usize + row) * stride + from_x;
+            let to = (copy.to.1 as usize + row) * stride + to_x;
+            mirror.copy_within(from..from + bytes, to);
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! What a client with the graphics pipeline is told about each picture, chosen so that little has to be encoded:
 //!
 //! 1. What really differs is found by comparing with the `mirror`, the picture that the client's surface is to show.
-//! 2. What has only moved is copied on the client's surface ([`copies`], [`motion`]).
-//! 3. The rest is cut into tiles. Flat parts become fills and text goes lossless ([`clearcodec`]); what is rich in
+//! 2. What the client has shown before and kept comes back from there ([`cache`]).
+//! 3. What has only moved is copied on the client's surface ([`copies`], [`motion`]).
+//! 4. The rest is cut into tiles. Flat parts become fills and text goes lossless ([`clearcodec`]); what is rich in
 //!    colours or never rests becomes H.264 ([`video`]), if there is so much of it that this pays.
-//! 4. What went as H.264 and has been still for a moment is repeated exactly ([`refine`]).
+//! 5. What went as H.264 and has been still for a moment is repeated exactly ([`refine`]).
 //!
 //! The work is proportional to what changed, except for the H.264 encoder's, which looks at the whole picture.
 
+mod cache;
 mod cells;
 mod clearcodec;
 mod copies;
@@ -25,6 +27,8 @@ use lucid_desktop::{Frame, Rect};
 use crate::Error;
 use crate::encoders::VideoEncoders;
 use crate::tiles::split;
+use cache::Cache;
+pub(crate) use cache::Room;
 use cells::Cells;
 use clearcodec::{ClearCodec, Pixel};
 pub(crate) use copies::Copy;
@@ -60,6 +64,27 @@ pub(crate) enum Command {
         /// Its quantiser.
         qp: u8,
     },
+    /// A part of the surface is kept in a slot, which holds nothing.
+    Keep {
+        /// Where it is.
+        place: Rect,
+        /// From one on.
+        slot: u16,
+        /// Its name in the client's own books; no two have the same.
+        key: u64,
+    },
+    /// What a slot holds is painted.
+    Recall {
+        /// The slot.
+        slot: u16,
+        /// Where; of the size that was kept.
+        place: Rect,
+    },
+    /// What a slot holds is forgotten.
+    Evict {
+        /// The slot.
+        slot: u16,
+    },
 }
 
 impl Command {
@@ -70,6 +95,9 @@ impl Command {
             Command::Fill { rects, .. } => 16 + rects.len() * 8,
             Command::Lossless { bytes, .. } => 25 + bytes.len(),
             Command::Avc420 { bytes, rects, .. } => 29 + rects.len() * 10 + bytes.len(),
+            Command::Keep { .. } => 28,
+            Command::Recall { .. } => 18,
+            Command::Evict { .. } => 10,
         }
     }
 }
@@ -128,6 +156,7 @@ pub(crate) struct Surface {
     inexact: Inexact,
     tiles: Vec<Tile>,
     search: Search,
+    cache: Cache,
     clearcodec: ClearCodec,
     encoders: VideoEncoders,
     video: Option<Video>,
@@ -182,8 +211,8 @@ struct Judged {
 }
 
 impl Surface {
-    /// A surface that shows nothing yet.
-    pub(crate) fn new(width: u32, height: u32, encoders: VideoEncoders) -> Surface {
+    /// A surface that shows nothing yet, of a client that has kept nothing yet.
+    pub(crate) fn new(width: u32, height: u32, room: Room, encoders: VideoEncoders) -> Surface {
         let stride = width as usize * 4;
         let tiles = (width.div_ceil(TILE) * height.div_ceil(TILE)) as usize;
         Surface {
@@ -196,6 +225,7 @@ impl Surface {
             inexact: Inexact::none(width, height),
             tiles: vec![Tile::default(); tiles],
             search: Search::default(),
+            cache: Cache::new(room),
             clearcodec: ClearCodec::new(),
             encoders,
             video: None,
@@ -209,7 +239,7 @@ impl Surface {
         (self.width, self.height)
     }
 
-    /// The client has lost what it showed; its decoders still are as they were.
+    /// The client has lost what it showed; its decoders and what it has kept still are as they were.
     pub(crate) fn lost(&mut self) {
         self.blank = true;
         self.inexact.clear();
@@ -224,9 +254,21 @@ impl Surface {
         let mut commands = Vec::new();
         self.find_dirty(new, frame.damage);
         let film = self.is_film(now);
-        if !self.blank && self.search.is_due(film) {
-            let copies = copies::find(&mut self.mirror, new, &mut self.dirty);
-            self.search.ended(!copies.is_empty());
+        self.recall(new, now, &mut commands);
+        if !self.blank {
+            let changed = self.dirty.count();
+            let copies = if self.search.is_due(film) {
+                let copies = copies::find(&self.mirror, new, &mut self.dirty);
+                self.search.ended(!copies.is_empty());
+                copies
+            } else {
+                Vec::new()
+            };
+            // What only moves is not gone.
+            if self.dirty.count() * 2 > changed {
+                self.keep_replaced(now, &mut commands);
+            }
+            copies::apply(&mut self.mirror, self.stride, &copies);
             self.inexact.copied(&copies, now);
             commands.extend(copies.into_iter().map(Command::Copy));
         }
@@ -250,8 +292,8 @@ impl Surface {
                     self.thrift = (self.thrift * 3 + now) / 4;
                 }
             }
-            self.blank = false;
         }
+        self.blank = false;
         if wishes.refine {
             let spent: usize = commands.iter().map(Command::size).sum();
             self.refine(new, wishes.budget.min(REFINEMENT).saturating_sub(spent), now, &mut commands)?;

@@ -86,7 +86,7 @@ impl Inexact {
         self.cells.clear();
     }
 
-    #[cfg(test)]
+    /// Whether a square is not exact.
     pub(crate) fn is_inexact(&self, column: u32, row: u32) -> bool {
         self.cells.get(column, row)
     }

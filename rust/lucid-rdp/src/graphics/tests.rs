@@ -1,5 +1,6 @@
 //! A small client that does what it is told, held against the pictures that it should show.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use ironrdp_graphics::clearcodec::ClearCodecDecoder;
@@ -15,6 +16,9 @@ struct Client {
     pixels: Vec<u8>,
     clearcodec: ClearCodecDecoder,
     avc: Decoder,
+    /// What it keeps: width and pixels.
+    kept: HashMap<u16, (usize, Vec<[u8; 3]>)>,
+    room: usize,
 }
 
 impl Client {
@@ -24,6 +28,8 @@ impl Client {
             pixels: vec![0x55; (width * height * 4) as usize],
             clearcodec: ClearCodecDecoder::new(),
             avc: Decoder::new().unwrap(),
+            kept: HashMap::new(),
+            room: 16 << 20,
         }
     }
 
@@ -77,6 +83,28 @@ impl Client {
                 }
                 self.avc = avc;
             }
+            Command::Keep { place, slot, .. } => {
+                assert!((1..=4096).contains(slot), "{slot}");
+                let at = |x: u32, y: u32| ((y as usize * self.width) + x as usize) * 4;
+                let pixels = (place.y..place.y + place.height)
+                    .flat_map(|y| (place.x..place.x + place.width).map(move |x| (x, y)))
+                    .map(|(x, y)| self.pixels[at(x, y)..at(x, y) + 3].try_into().unwrap())
+                    .collect();
+                let before = self.kept.insert(*slot, (place.width as usize, pixels));
+                assert!(before.is_none(), "slot {slot} was not free");
+                let bytes: usize = self.kept.values().map(|(_, pixels)| pixels.len() * 4).sum();
+                assert!(bytes <= self.room, "{bytes} bytes are kept");
+            }
+            Command::Recall { slot, place } => {
+                let (width, pixels) = self.kept.remove(slot).expect("a slot that holds something");
+                assert_eq!(pixels.len(), (place.width * place.height) as usize);
+                assert_eq!(width, place.width as usize);
+                self.paint(*place, |x, y| pixels[y * width + x]);
+                self.kept.insert(*slot, (width, pixels));
+            }
+            Command::Evict { slot } => {
+                assert!(self.kept.remove(slot).is_some(), "slot {slot} holds nothing");
+            }
         }
     }
 }
@@ -101,11 +129,22 @@ struct Desk {
     width: u32,
     height: u32,
     pixels: Vec<u8>,
+    /// What it looked like now and then.
+    before: Vec<Vec<u8>>,
 }
 
 impl Desk {
     fn new(width: u32, height: u32) -> Desk {
-        Desk { width, height, pixels: vec![0x30; (width * height * 4) as usize] }
+        Desk { width, height, pixels: vec![0x30; (width * height * 4) as usize], before: Vec::new() }
+    }
+
+    /// A rectangle looks as it did before.
+    fn restore(&mut self, r: Rect, before: &[u8]) {
+        let width = self.width;
+        self.paint(r, |x, y| {
+            let at = (((r.y + y) * width + r.x + x) * 4) as usize;
+            u32::from_le_bytes([before[at], before[at + 1], before[at + 2], before[at + 3]])
+        });
     }
 
     fn frame<'a>(&'a self, damage: &'a [Rect]) -> Frame<'a> {
@@ -120,6 +159,16 @@ impl Desk {
                 self.pixels[at..at + 4].copy_from_slice(&colour(x - r.x, y - r.y).to_le_bytes());
             }
         }
+    }
+
+    /// Fills a rectangle with letters of 10 by 22 pixels.
+    fn write(&mut self, r: Rect, random: &mut Random) {
+        let seeds: Vec<u32> = (0..r.width / 10 * (r.height / 22)).map(|_| random.below(40)).collect();
+        self.paint(r, |x, y| {
+            let seed = seeds[(y / 22 * (r.width / 10) + x / 10) as usize];
+            let ink = seed > 5 && (2..18).contains(&(y % 22)) && (x % 10 * 3 + y % 22 * 5 + seed * 2) % 7 < 2;
+            if ink { 0x00ff_ffff } else { 0x3030_3030 }
+        });
     }
 
     /// Moves a rectangle's content within the picture; returns what changed.
@@ -140,6 +189,17 @@ impl Desk {
     }
 
     fn change(&mut self, random: &mut Random) -> Vec<Rect> {
+        if random.below(3) == 0 {
+            self.before.push(self.pixels.clone());
+            self.before.drain(..self.before.len().saturating_sub(4));
+        }
+        if random.below(3) == 0 && !self.before.is_empty() {
+            let whole = Rect { x: 0, y: 0, width: self.width, height: self.height };
+            let r = if random.below(2) == 0 { whole } else { random.rect(self.width, self.height) };
+            let before = self.before[random.below(self.before.len() as u32) as usize].clone();
+            self.restore(r, &before);
+            return vec![r];
+        }
         (0..1 + random.below(3))
             .map(|_| {
                 let r = random.rect(self.width, self.height);
@@ -187,6 +247,7 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
     let begin = Instant::now();
     let mut saw_avc = 0;
     let mut saw_copies = 0;
+    let (mut saw_recalls, mut saw_evictions) = (0, 0);
     for seed in 0..12 {
         let mut random = Random(seed);
         let (width, height) = (200 + random.below(500), 150 + random.below(350));
@@ -196,8 +257,13 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
             refine: false,
         };
         let mut desk = Desk::new(width, height);
-        let mut surface = Surface::new(width, height, VideoEncoders::software());
+        let room = [Room::Small, Room::Large][seed as usize % 2];
+        let mut surface = Surface::new(width, height, room, VideoEncoders::software());
         let mut client = Client::new(width, height);
+        if seed % 3 != 0 {
+            client.room = 40 * (TILE * TILE * 4) as usize;
+            surface.cache.shrink(client.room, if seed % 3 == 1 { 4095 } else { 20 });
+        }
         let mut now = begin;
         for round in 0..60 {
             let damage = desk.change(&mut random);
@@ -211,6 +277,8 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
             for command in &drawing.commands {
                 saw_avc += u32::from(matches!(command, Command::Avc420 { .. }));
                 saw_copies += u32::from(matches!(command, Command::Copy(_)));
+                saw_recalls += u32::from(matches!(command, Command::Recall { .. }));
+                saw_evictions += u32::from(matches!(command, Command::Evict { .. }));
                 client.run(command);
             }
             check(&surface, &client, &desk, &format!("seed {seed}, round {round}"));
@@ -235,12 +303,13 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
         }
     }
     assert!(saw_avc > 20 && saw_copies > 20, "{saw_avc} H.264 pictures, {saw_copies} copies");
+    assert!(saw_recalls > 100 && saw_evictions > 100, "{saw_recalls} recalls, {saw_evictions} evictions");
 }
 
 #[test]
 fn a_typed_letter_takes_a_few_hundred_bytes_and_no_h264() {
     let mut desk = Desk::new(1920, 1080);
-    let mut surface = Surface::new(1920, 1080, VideoEncoders::software());
+    let mut surface = Surface::new(1920, 1080, Room::Small, VideoEncoders::software());
     let wishes = Wishes { avc420: true, budget: 64 << 10, refine: false };
     let whole = [Rect { x: 0, y: 0, width: 1920, height: 1080 }];
     surface.draw(&desk.frame(&whole), wishes, Instant::now()).unwrap();
@@ -250,6 +319,7 @@ fn a_typed_letter_takes_a_few_hundred_bytes_and_no_h264() {
         let drawing = surface.draw(&desk.frame(&[place]), wishes, Instant::now()).unwrap();
         let bytes: usize = drawing.commands.iter().map(Command::size).sum();
         assert!(bytes < 500, "{bytes}");
+        assert!(drawing.commands.iter().all(|c| !matches!(c, Command::Keep { .. } | Command::Recall { .. })));
         assert!(drawing.refine_in.is_none());
     }
 }
@@ -258,31 +328,145 @@ fn a_typed_letter_takes_a_few_hundred_bytes_and_no_h264() {
 fn scrolled_text_is_copied_and_only_the_new_line_is_sent() {
     let mut random = Random(4);
     let mut desk = Desk::new(1920, 1080);
-    let mut surface = Surface::new(1920, 1080, VideoEncoders::software());
+    let mut surface = Surface::new(1920, 1080, Room::Small, VideoEncoders::software());
     let mut client = Client::new(1920, 1080);
     let wishes = Wishes { avc420: true, budget: 1 << 20, refine: false };
     let page = Rect { x: 100, y: 50, width: 1700, height: 990 };
-    let letters = |desk: &mut Desk, r: Rect, random: &mut Random| {
-        let seeds: Vec<u32> = (0..r.width / 10 * (r.height / 22)).map(|_| random.below(40)).collect();
-        desk.paint(r, |x, y| {
-            let seed = seeds[(y / 22 * (r.width / 10) + x / 10) as usize];
-            let ink = seed > 5 && (2..18).contains(&(y % 22)) && (x % 10 * 3 + y % 22 * 5 + seed * 2) % 7 < 2;
-            if ink { 0x00ff_ffff } else { 0x3030_3030 }
-        });
-    };
-    letters(&mut desk, page, &mut random);
+    desk.write(page, &mut random);
     let whole = [Rect { x: 0, y: 0, width: 1920, height: 1080 }];
     let first = surface.draw(&desk.frame(&whole), wishes, Instant::now()).unwrap();
     first.commands.iter().for_each(|c| client.run(c));
     for line in 0..8 {
         desk.shift(Rect { y: page.y + 22, height: page.height - 22, ..page }, 0, -22);
-        letters(&mut desk, Rect { y: page.y + 44 * 22, height: 22, ..page }, &mut random);
+        desk.write(Rect { y: page.y + 44 * 22, height: 22, ..page }, &mut random);
         let drawing = surface.draw(&desk.frame(&[page]), wishes, Instant::now()).unwrap();
         let bytes: usize = drawing.commands.iter().map(Command::size).sum();
         // The first lines bring letters that the client does not have yet.
         assert!(bytes < if line < 4 { 40_000 } else { 8_000 }, "line {line}: {bytes} bytes");
+        let kept = drawing.commands.iter().filter(|c| matches!(c, Command::Keep { .. })).count();
+        assert!(kept < 30, "{kept} tiles that went with the page were kept");
         drawing.commands.iter().for_each(|c| client.run(c));
         check(&surface, &client, &desk, "scrolling");
+    }
+}
+
+/// What the client is told, after it has drawn it.
+fn show(surface: &mut Surface, client: &mut Client, desk: &Desk, now: Instant) -> Vec<Command> {
+    let wishes = Wishes { avc420: true, budget: 1 << 20, refine: true };
+    let whole = [Rect { x: 0, y: 0, width: desk.width, height: desk.height }];
+    let drawing = surface.draw(&desk.frame(&whole), wishes, now).unwrap();
+    drawing.commands.iter().for_each(|c| client.run(c));
+    check(surface, client, desk, "a window");
+    drawing.commands
+}
+
+fn size(commands: &[Command]) -> usize {
+    commands.iter().map(Command::size).sum()
+}
+
+#[test]
+fn a_window_that_comes_back_takes_a_twentieth_of_its_bytes() {
+    let begin = Instant::now();
+    let mut random = Random(8);
+    for room in [Room::Small, Room::Large] {
+        let mut desk = Desk::new(1920, 1080);
+        let mut surface = Surface::new(1920, 1080, room, VideoEncoders::software());
+        let mut client = Client::new(1920, 1080);
+        let windows: Vec<Vec<u8>> = (0..2)
+            .map(|_| {
+                desk.write(Rect { x: 10, y: 30, width: 1900, height: 1034 }, &mut random);
+                desk.pixels.clone()
+            })
+            .collect();
+        let mut bytes = Vec::new();
+        for turn in 0..8 {
+            desk.pixels = windows[turn % 2].clone();
+            let now = begin + Duration::from_secs(turn as u64);
+            let mut sum = size(&show(&mut surface, &mut client, &desk, now));
+            for later in [400, 800] {
+                sum += size(&show(&mut surface, &mut client, &desk, now + Duration::from_millis(later)));
+            }
+            bytes.push(sum);
+        }
+        // Tiles whose half could be copied were not kept at first.
+        assert!(bytes[2..].iter().all(|back| back * 3 < bytes[1]), "{bytes:?}");
+        assert!(bytes[4..].iter().all(|back| back * 20 < bytes[1]), "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_photograph_that_comes_back_is_exact_at_once() {
+    let begin = Instant::now();
+    let mut random = Random(3);
+    let mut desk = Desk::new(1280, 720);
+    let mut surface = Surface::new(1280, 720, Room::Small, VideoEncoders::software());
+    let mut client = Client::new(1280, 720);
+    let place = Rect { x: 0, y: 0, width: 1024, height: 640 };
+    let mut pictures: Vec<Vec<u8>> = Vec::new();
+    for _ in 0..2 {
+        desk.paint(place, |x, y| {
+            (x * 3 + random.below(40)) << 16 | (y * 2 + random.below(40)) << 8 | random.below(99)
+        });
+        pictures.push(desk.pixels.clone());
+    }
+    let mut now = begin;
+    for turn in 0..4 {
+        desk.pixels = pictures[turn % 2].clone();
+        let bytes = size(&show(&mut surface, &mut client, &desk, now));
+        let exact = |client: &Client, desk: &Desk| {
+            client.pixels.chunks(4).zip(desk.pixels.chunks(4)).all(|(a, b)| a[..3] == b[..3])
+        };
+        assert_eq!(exact(&client, &desk), turn >= 2, "{turn}");
+        assert!(turn < 2 || bytes < 10_000, "{bytes}");
+        for _ in 0..40 {
+            now += Duration::from_millis(400);
+            show(&mut surface, &mut client, &desk, now);
+        }
+        assert!(exact(&client, &desk));
+    }
+}
+
+#[test]
+fn what_never_rests_is_not_kept() {
+    let begin = Instant::now();
+    let mut random = Random(5);
+    let mut desk = Desk::new(640, 480);
+    let mut surface = Surface::new(640, 480, Room::Small, VideoEncoders::software());
+    let mut client = Client::new(640, 480);
+    for turn in 0..60 {
+        desk.write(Rect { x: 64, y: 64, width: 400, height: 308 }, &mut random);
+        show(&mut surface, &mut client, &desk, begin + Duration::from_millis(turn * 40));
+    }
+    // Those of the first pictures, before it is known.
+    let tiles = 7 * 5;
+    assert!(!client.kept.is_empty() && client.kept.len() <= tiles * 3, "{}", client.kept.len());
+}
+
+#[test]
+fn more_than_a_client_keeps_does_not_push_itself_out() {
+    let begin = Instant::now();
+    let mut random = Random(6);
+    let mut desk = Desk::new(1280, 720);
+    let mut surface = Surface::new(1280, 720, Room::Small, VideoEncoders::software());
+    let mut client = Client::new(1280, 720);
+    client.room = 120 * (TILE * TILE * 4) as usize;
+    surface.cache.shrink(client.room, 4095);
+    let windows: Vec<Vec<u8>> = (0..2)
+        .map(|_| {
+            desk.write(Rect { x: 0, y: 0, width: 1280, height: 704 }, &mut random);
+            desk.pixels.clone()
+        })
+        .collect();
+    for turn in 0..9 {
+        desk.pixels = windows[turn % 2].clone();
+        let commands = show(&mut surface, &mut client, &desk, begin + Duration::from_secs(turn as u64));
+        let recalls = commands.iter().filter(|c| matches!(c, Command::Recall { .. })).count();
+        let kept = commands.iter().filter(|c| matches!(c, Command::Keep { .. })).count();
+        // Half of the room for each, and as many of the other are what goes.
+        assert_eq!(
+            (kept, recalls),
+            (if matches!(turn, 1 | 2) { 60 } else { 0 }, if turn < 2 { 0 } else { 60 })
+        );
     }
 }
 
@@ -290,7 +474,7 @@ fn scrolled_text_is_copied_and_only_the_new_line_is_sent() {
 fn text_that_appears_in_a_film_is_exact_after_a_moment_though_the_film_goes_on() {
     let (width, height) = (640, 448);
     let mut desk = Desk::new(width, height);
-    let mut surface = Surface::new(width, height, VideoEncoders::software());
+    let mut surface = Surface::new(width, height, Room::Small, VideoEncoders::software());
     let mut client = Client::new(width, height);
     let wishes = Wishes { avc420: true, budget: 1 << 20, refine: true };
     // Neither fits the squares.

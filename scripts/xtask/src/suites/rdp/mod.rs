@@ -14,6 +14,7 @@ use std::{
 };
 
 mod administration;
+mod cache;
 mod clients;
 mod desktop;
 mod drives;
@@ -238,6 +239,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     common(&target, report)?;
     clipboard::check(&target, &dir.join("runtime"), &|port| serve(port, &account), report)?;
     sound::check(&target, &sound, &|port| serve(port, &account), &mark, report)?;
+    cache::check(&target, report)?;
     drives::check(&target, &home, &|port| serve(port, &account), report)?;
 
     sessions::many_cuts(&target, &rdp_service, report)?;
