@@ -158,7 +158,7 @@ struct Watcher {
     command: fn(&Target, &Path, &str) -> Result<Command>,
 }
 
-static WATCHERS: [Watcher; 3] = [
+static WATCHERS: [Watcher; 4] = [
     Watcher {
         name: "IronRDP, TLS, bitmaps",
         command: |t, dir, colour| ironrdp(t, dir, colour, "tls", "bitmaps"),
@@ -168,6 +168,11 @@ static WATCHERS: [Watcher; 3] = [
         command: |t, dir, colour| ironrdp(t, dir, colour, "nla", "pipeline"),
     },
     Watcher { name: "aardwolf, TLS", command: |t, dir, colour| aardwolf(t, dir, colour, "rdp+plain") },
+    // The one that puts NTLM into SPNEGO.
+    Watcher {
+        name: "aardwolf, NLA",
+        command: |t, dir, colour| aardwolf(t, dir, colour, "rdp+ntlm-password"),
+    },
 ];
 
 /// IronRDP's client, which the workspace builds as it builds the services.
