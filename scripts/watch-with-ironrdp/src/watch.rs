@@ -35,7 +35,7 @@ pub(crate) async fn until_all_has_a_colour(
         pointer_software_rendering: connection.pointer_software_rendering,
     }
     .build();
-    let mut watch = Watch { stage, image, colour, has_pressed: false, farthest: None };
+    let mut watch = Watch { stage, image, colour, is_painted: false, has_pressed: false, farthest: None };
     loop {
         let read = tokio::time::timeout_at(bound, framed.read_pdu());
         let Ok(read) = read.await else {
@@ -54,6 +54,8 @@ struct Watch {
     stage: ActiveStage,
     image: DecodedImage,
     colour: [u8; 3],
+    /// Since it was looked at.
+    is_painted: bool,
     has_pressed: bool,
     /// How far the farthest pixel is off, of 255.
     farthest: Option<u8>,
@@ -66,11 +68,10 @@ impl Watch {
         framed: &mut Connected,
         outputs: Vec<ActiveStageOutput>,
     ) -> Result<ControlFlow<()>, Failure> {
-        let mut is_painted = false;
         for output in outputs {
             match output {
                 ActiveStageOutput::ResponseFrame(frame) => framed.write_all(&frame).await?,
-                ActiveStageOutput::GraphicsUpdate(_) => is_painted = true,
+                ActiveStageOutput::GraphicsUpdate(_) => self.is_painted = true,
                 ActiveStageOutput::Terminate(reason) => {
                     return Err(format!("the host ended the connection: {}", reason.description()).into());
                 }
@@ -80,9 +81,11 @@ impl Watch {
                 _ => {}
             }
         }
-        if !is_painted {
+        // A picture comes in many pieces: not while more of them are there already.
+        if !self.is_painted || !framed.peek().is_empty() {
             return Ok(ControlFlow::Continue(()));
         }
+        self.is_painted = false;
         let farthest = farthest(self.image.data(), self.colour);
         self.farthest = Some(farthest);
         if self.has_pressed {

@@ -11,7 +11,7 @@ use crate::{
     build,
     client::{Client, Generation, Login, Mode, Screen, foreign},
     error::{At, Error, Result},
-    progress::{ask_well, last_lines},
+    progress::{ask, ask_well, last_lines},
     suite::Report,
 };
 
@@ -68,6 +68,9 @@ pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
         report.check(&name, || watched(target, &target.dir(&name), watcher));
         target.place.interrupt.check()?;
     }
+    let name =
+        format!("{}, aardwolf, NLA: a wrong password and an unknown user are refused alike", target.name);
+    report.check(&name, || refused_alike(target, &target.dir(&name)));
     Ok(())
 }
 
@@ -167,11 +170,14 @@ static WATCHERS: [Watcher; 4] = [
         name: "IronRDP, NLA, graphics pipeline",
         command: |t, dir, colour| ironrdp(t, dir, colour, "nla", "pipeline"),
     },
-    Watcher { name: "aardwolf, TLS", command: |t, dir, colour| aardwolf(t, dir, colour, "rdp+plain") },
+    Watcher {
+        name: "aardwolf, TLS",
+        command: |t, dir, colour| aardwolf(t, dir, &t.login, colour, "rdp+plain"),
+    },
     // The one that puts NTLM into SPNEGO.
     Watcher {
         name: "aardwolf, NLA",
-        command: |t, dir, colour| aardwolf(t, dir, colour, "rdp+ntlm-password"),
+        command: |t, dir, colour| aardwolf(t, dir, &t.login, colour, "rdp+ntlm-password"),
     },
 ];
 
@@ -241,18 +247,42 @@ fn python_with_aardwolf(target: &Target) -> Result<PathBuf> {
     Ok(python)
 }
 
-fn aardwolf(target: &Target, dir: &Path, colour: &str, scheme: &'static str) -> Result<Command> {
+fn aardwolf(
+    target: &Target,
+    dir: &Path,
+    login: &Login,
+    colour: &str,
+    scheme: &'static str,
+) -> Result<Command> {
     const SCRIPT: &str = include_str!("watch_with_aardwolf.py");
     let python = python_with_aardwolf(target)?;
     let script = dir.join("watch_with_aardwolf.py");
     fs::write(&script, SCRIPT).at("writing", &script)?;
-    let Login { port, user, .. } = &target.login;
+    let Login { port, user, .. } = login;
     let mut client = target.place.project.command(&python.to_string_lossy());
     at_home(&mut client, dir);
-    client.arg(&script).arg(format!("{scheme}://{user}:{}@127.0.0.1:{port}", password(&target.login)));
+    client.arg(&script).arg(format!("{scheme}://{user}:{}@127.0.0.1:{port}", password(login)));
     client.args([SIZE.0.to_string(), SIZE.1.to_string(), colour.to_owned()]);
     client.arg(target.bound.as_secs().to_string());
     Ok(client)
+}
+
+/// What aardwolf says to its user when it is not let in; the reason comes from the host, through SPNEGO.
+fn refused_alike(target: &Target, dir: &Path) -> Result<String> {
+    /// STATUS_LOGON_FAILURE (MS-ERREF 2.3.1).
+    const REASON: &str = "0xc000006d";
+    fs::create_dir_all(dir).at("making", dir)?;
+    let Login { port, user, password } = &target.login;
+    let wrong = Login { port: *port, user: user.clone(), password: Some("Wrong-Heron-12".to_owned()) };
+    let unknown = Login { port: *port, user: "nobody-here".to_owned(), password: password.clone() };
+    for login in [wrong, unknown] {
+        let mut client = aardwolf(target, dir, &login, "000000", "rdp+ntlm-password")?;
+        let ending = ask(&mut client, b"")?;
+        if ending.status.success() || !ending.err.contains(REASON) {
+            return Err(Error::broken(format!("{} was not refused as such: {}", login.user, ending.err)));
+        }
+    }
+    Ok(REASON.to_owned())
 }
 
 /// Another client prepares a desktop that turns green at the next key, and leaves it to the one that watches.
