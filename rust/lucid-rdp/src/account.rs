@@ -126,6 +126,17 @@ impl Accounts {
         known.filter(|_| same && !password.is_empty()).map(|account| account.user.as_str())
     }
 
+    /// The hash of a user's password; for a user that there is not one that nobody has, so that it is refused in the same
+    /// way and time as a wrong password. Nothing if there are no random numbers.
+    pub(crate) fn nt_hash(&self, user: &str) -> Option<Zeroizing<[u8; 16]>> {
+        let mut hash = Zeroizing::new([0; 16]);
+        match self.find(user) {
+            Some(account) => hash.copy_from_slice(account.nt_hash.as_slice()),
+            None => SystemRandom::new().fill(hash.as_mut_slice()).ok()?,
+        }
+        Some(hash)
+    }
+
     fn find(&self, user: &str) -> Option<&Account> {
         let user = user.to_lowercase();
         self.0.iter().find(|account| account.user.to_lowercase() == user)
@@ -140,14 +151,10 @@ impl CredentialsProxy for Directory<'_> {
     type AuthenticationData = AuthIdentity;
 
     fn auth_data_by_user(&mut self, username: &Username) -> std::io::Result<AuthIdentity> {
-        let mut hash = Zeroizing::new([0; 16]);
-        match self.0.find(username.account_name()) {
-            Some(account) => hash.copy_from_slice(account.nt_hash.as_slice()),
-            // Nobody has this one: an unknown user is refused in the same way and time as a wrong password.
-            None => SystemRandom::new()
-                .fill(hash.as_mut_slice())
-                .map_err(|_| std::io::Error::other("no random numbers"))?,
-        }
+        let hash = self
+            .0
+            .nt_hash(username.account_name())
+            .ok_or_else(|| std::io::Error::other("no random numbers"))?;
         let mut password = String::with_capacity(sspi::ntlm::NTLM_HASH_PREFIX.len() + 32);
         password.push_str(sspi::ntlm::NTLM_HASH_PREFIX);
         for byte in hash.iter() {

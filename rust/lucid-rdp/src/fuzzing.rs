@@ -43,7 +43,7 @@ use crate::incoming::{self, Incoming};
 use crate::input::Translator;
 use crate::monitors::Layout;
 use crate::reconnect::Cookies;
-use crate::{Accounts, MAX_SIZE, Refused, clipboard, display, drives, sound, tls};
+use crate::{Accounts, MAX_SIZE, Refused, clipboard, display, drives, nla, sound, tls};
 
 /// The account in `testdata/account-v1.json`, which is public and nobody's.
 const USER: &str = "lucid";
@@ -110,6 +110,11 @@ pub fn credssp(bytes: &[u8]) {
     let mut framed: TokioFramed<Memory> = Framed::new(Memory::new(bytes));
     let user = blocking(handshake::credssp(&mut framed, host(), NOBODY));
     assert!(!matches!(user, Ok(Some(_))), "NLA let somebody in who does not know its challenge");
+}
+
+/// SPNEGO's and NTLM's messages, each from a stranger (RFC 4178, MS-NLMP).
+pub fn spnego(bytes: &[u8]) {
+    nla::read_everything(bytes);
 }
 
 /// The Client Info PDU (MS-RDPBCGR 2.2.1.11) with its reconnect cookie.
@@ -229,6 +234,7 @@ const DOORS: &[Door] = &[
     ("session", session),
     ("share_control", share_control),
     ("sound", sound),
+    ("spnego", spnego),
 ];
 
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);

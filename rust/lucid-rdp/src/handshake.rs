@@ -35,10 +35,12 @@ use crate::egfx::Pipeline;
 use crate::error::Refused;
 use crate::gates::Gates;
 use crate::monitors::Layout;
-use crate::{capabilities, clipboard, closing, drives, sequence, sound, tls};
+use crate::{capabilities, clipboard, closing, drives, nla, sequence, sound, tls};
 
 /// A CredSSP message holds an NTLM token and at most the credentials; anything larger is no such thing.
 const MAX_TS_REQUEST: usize = 16 * 1024;
+
+const DOING_NLA: &str = "network-level authentication";
 
 /// How far a handshake has come, for deciding who has to go when too many wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -347,32 +349,22 @@ pub(crate) async fn credssp<S: Stream>(
     host: &Host,
     peer: SocketAddr,
 ) -> Result<Option<String>, Refused> {
-    const DOING: &str = "network-level authentication";
     let mode = ServerMode::Ntlm(sspi::ntlm::NtlmConfig::new(peer.ip().to_string()));
     let mut server = CredSspServer::new(host.identity.public_key.clone(), Directory(&host.accounts), mode)
-        .map_err(|_| Refused::Malformed(DOING))?;
+        .map_err(|_| Refused::Malformed(DOING_NLA))?;
+    let mut request = read_ts_request(framed).await?;
+    if request.nego_tokens.as_deref().is_some_and(nla::is_wrapped) {
+        return wrapped_credssp(framed, host, request).await;
+    }
     loop {
-        let message =
-            framed.read_by_hint(&BoundedTsRequest).await.map_err(|e| gone_or_malformed(&e, DOING))?;
-        let request = TsRequest::from_buffer(&message).map_err(|_| Refused::Malformed(DOING))?;
         let result = match server.process(request).start() {
             GeneratorState::Completed(result) => result,
             // Only Kerberos asks the network, and it is not offered.
-            GeneratorState::Suspended(_) => return Err(Refused::Malformed(DOING)),
+            GeneratorState::Suspended(_) => return Err(Refused::Malformed(DOING_NLA)),
         };
         match result {
-            Ok(ServerState::ReplyNeeded(reply)) => {
-                framed
-                    .write_all(&encoded(&reply).ok_or(Refused::Malformed(DOING))?)
-                    .await
-                    .map_err(|_| Refused::Gone(DOING))?;
-            }
-            Ok(ServerState::Finished(delegated)) => {
-                return Ok(host
-                    .accounts
-                    .admits(delegated.username.account_name(), delegated.password.as_ref())
-                    .map(str::to_owned));
-            }
+            Ok(ServerState::ReplyNeeded(reply)) => write_ts_request(framed, &reply).await?,
+            Ok(ServerState::Finished(delegated)) => return Ok(admitted(host, &delegated)),
             Err(refused) => {
                 let wrong = matches!(
                     refused.error.error_type,
@@ -383,13 +375,54 @@ pub(crate) async fn credssp<S: Stream>(
                         // As Windows does, so that the client asks its user again (MS-CSSP 2.2.1, MS-ERREF 2.3.1).
                         reply.error_code = Some(NStatusCode::LOGON_FAILURE);
                     }
-                    let reply = encoded(&reply).ok_or(Refused::Malformed(DOING))?;
-                    framed.write_all(&reply).await.map_err(|_| Refused::Gone(DOING))?;
+                    write_ts_request(framed, &reply).await?;
                 }
-                return Err(if wrong { Refused::Credentials("NLA") } else { Refused::Malformed(DOING) });
+                return Err(if wrong { Refused::Credentials("NLA") } else { Refused::Malformed(DOING_NLA) });
             }
         }
+        request = read_ts_request(framed).await?;
     }
+}
+
+/// The same for a client that began with SPNEGO.
+async fn wrapped_credssp<S: Stream>(
+    framed: &mut TokioFramed<S>,
+    host: &Host,
+    mut request: TsRequest,
+) -> Result<Option<String>, Refused> {
+    let mut exchange = nla::Exchange::new(&host.accounts, &host.identity.public_key);
+    loop {
+        match exchange.take(&request) {
+            Ok(nla::Step::Reply(reply)) => write_ts_request(framed, &reply).await?,
+            Ok(nla::Step::Finished(delegated)) => return Ok(admitted(host, &delegated)),
+            Err(nla::Wrong::Credentials) => {
+                let error_code = Some(NStatusCode::LOGON_FAILURE);
+                write_ts_request(framed, &TsRequest { error_code, ..TsRequest::default() }).await?;
+                return Err(Refused::Credentials("NLA"));
+            }
+            Err(nla::Wrong::Message) => return Err(Refused::Malformed(DOING_NLA)),
+        }
+        request = read_ts_request(framed).await?;
+    }
+}
+
+/// The user to whom what a client handed over belongs.
+fn admitted(host: &Host, delegated: &sspi::AuthIdentity) -> Option<String> {
+    host.accounts.admits(delegated.username.account_name(), delegated.password.as_ref()).map(str::to_owned)
+}
+
+async fn read_ts_request<S: Stream>(framed: &mut TokioFramed<S>) -> Result<TsRequest, Refused> {
+    let message =
+        framed.read_by_hint(&BoundedTsRequest).await.map_err(|e| gone_or_malformed(&e, DOING_NLA))?;
+    TsRequest::from_buffer(&message).map_err(|_| Refused::Malformed(DOING_NLA))
+}
+
+async fn write_ts_request<S: Stream>(
+    framed: &mut TokioFramed<S>,
+    request: &TsRequest,
+) -> Result<(), Refused> {
+    let bytes = encoded(request).ok_or(Refused::Malformed(DOING_NLA))?;
+    framed.write_all(&bytes).await.map_err(|_| Refused::Gone(DOING_NLA))
 }
 
 fn encoded(request: &TsRequest) -> Option<Vec<u8>> {

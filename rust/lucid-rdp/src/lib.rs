@@ -34,6 +34,7 @@ mod keeper;
 mod keyboard;
 mod listener;
 mod monitors;
+mod nla;
 mod notice;
 mod pace;
 mod picture;

@@ -1,4 +1,4 @@
-//! Clients beside FreeRDP's own for X11: rdesktop, Remmina, FreeRDP 3's for SDL, and aardwolf.
+//! Clients beside FreeRDP's own for X11: rdesktop, Remmina, FreeRDP 3's for SDL, IronRDP's, and aardwolf.
 
 use std::{
     fs,
@@ -8,9 +8,10 @@ use std::{
 
 use super::{COLOURS, Target, paint, sessions};
 use crate::{
+    build,
     client::{Client, Generation, Login, Mode, Screen, foreign},
     error::{At, Error, Result},
-    progress::{ask_well, last_lines},
+    progress::{ask, ask_well, last_lines},
     suite::Report,
 };
 
@@ -62,12 +63,14 @@ pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
         }
         target.place.interrupt.check()?;
     }
-    for scheme in AARDWOLF_SCHEMES {
-        let name =
-            format!("{}, aardwolf, {}: shows the desktop exactly and takes keys", target.name, scheme.0);
-        report.check(&name, || aardwolf(target, &target.dir(&name), scheme.1));
+    for watcher in &WATCHERS {
+        let name = format!("{}, {}: shows the desktop exactly and takes keys", target.name, watcher.name);
+        report.check(&name, || watched(target, &target.dir(&name), watcher));
         target.place.interrupt.check()?;
     }
+    let name =
+        format!("{}, aardwolf, NLA: a wrong password and an unknown user are refused alike", target.name);
+    report.check(&name, || refused_alike(target, &target.dir(&name)));
     Ok(())
 }
 
@@ -149,8 +152,53 @@ fn remmina(target: &Target, dir: &Path, login: &Login, security: &str) -> Result
     Client::start_on(screen, command)
 }
 
-/// How aardwolf is told to come in.
-const AARDWOLF_SCHEMES: [(&str, &str); 1] = [("TLS", "rdp+plain")];
+/// A client without a window, which looks by itself: it comes in, presses Return, waits until every pixel has the colour
+/// that it is told, and says how far the farthest one was off.
+struct Watcher {
+    /// As it is called in the names of checks.
+    name: &'static str,
+    /// The command for that; the colour is six hexadecimal digits.
+    command: fn(&Target, &Path, &str) -> Result<Command>,
+}
+
+static WATCHERS: [Watcher; 4] = [
+    Watcher {
+        name: "IronRDP, TLS, bitmaps",
+        command: |t, dir, colour| ironrdp(t, dir, colour, "tls", "bitmaps"),
+    },
+    Watcher {
+        name: "IronRDP, NLA, graphics pipeline",
+        command: |t, dir, colour| ironrdp(t, dir, colour, "nla", "pipeline"),
+    },
+    Watcher {
+        name: "aardwolf, TLS",
+        command: |t, dir, colour| aardwolf(t, dir, &t.login, colour, "rdp+plain"),
+    },
+    // The one that puts NTLM into SPNEGO.
+    Watcher {
+        name: "aardwolf, NLA",
+        command: |t, dir, colour| aardwolf(t, dir, &t.login, colour, "rdp+ntlm-password"),
+    },
+];
+
+/// IronRDP's client, which the workspace builds as it builds the services.
+fn ironrdp(
+    target: &Target,
+    dir: &Path,
+    colour: &str,
+    security: &'static str,
+    pictures: &'static str,
+) -> Result<Command> {
+    let Login { port, user, .. } = &target.login;
+    let program = build::host_program(target.place.project, "watch-with-ironrdp");
+    let mut client = target.place.project.command(&program.to_string_lossy());
+    at_home(&mut client, dir);
+    client.args(["--security", security, "--pictures", pictures, "--colour", colour]);
+    client.args(["--port", &port.to_string(), "--user", user, "--password", password(&target.login)]);
+    client.args(["--width", &SIZE.0.to_string(), "--height", &SIZE.1.to_string()]);
+    client.args(["--bound", &target.bound.as_secs().to_string()]);
+    Ok(client)
+}
 
 /// aardwolf and all that it needs, at versions that were tried together.
 const AARDWOLF: [&str; 21] = [
@@ -199,18 +247,55 @@ fn python_with_aardwolf(target: &Target) -> Result<PathBuf> {
     Ok(python)
 }
 
-/// Another client prepares a desktop that turns green at the next key, and leaves it to aardwolf.
-fn aardwolf(target: &Target, dir: &Path, scheme: &str) -> Result<String> {
+fn aardwolf(
+    target: &Target,
+    dir: &Path,
+    login: &Login,
+    colour: &str,
+    scheme: &'static str,
+) -> Result<Command> {
     const SCRIPT: &str = include_str!("watch_with_aardwolf.py");
     let python = python_with_aardwolf(target)?;
-    let ([r, g, b], _) = COLOURS[0];
+    let script = dir.join("watch_with_aardwolf.py");
+    fs::write(&script, SCRIPT).at("writing", &script)?;
+    let Login { port, user, .. } = login;
+    let mut client = target.place.project.command(&python.to_string_lossy());
+    at_home(&mut client, dir);
+    client.arg(&script).arg(format!("{scheme}://{user}:{}@127.0.0.1:{port}", password(login)));
+    client.args([SIZE.0.to_string(), SIZE.1.to_string(), colour.to_owned()]);
+    client.arg(target.bound.as_secs().to_string());
+    Ok(client)
+}
+
+/// What aardwolf says to its user when it is not let in; the reason comes from the host, through SPNEGO.
+fn refused_alike(target: &Target, dir: &Path) -> Result<String> {
+    /// STATUS_LOGON_FAILURE (MS-ERREF 2.3.1).
+    const REASON: &str = "0xc000006d";
     fs::create_dir_all(dir).at("making", dir)?;
+    let Login { port, user, password } = &target.login;
+    let wrong = Login { port: *port, user: user.clone(), password: Some("Wrong-Heron-12".to_owned()) };
+    let unknown = Login { port: *port, user: "nobody-here".to_owned(), password: password.clone() };
+    for login in [wrong, unknown] {
+        let mut client = aardwolf(target, dir, &login, "000000", "rdp+ntlm-password")?;
+        let ending = ask(&mut client, b"")?;
+        if ending.status.success() || !ending.err.contains(REASON) {
+            return Err(Error::broken(format!("{} was not refused as such: {}", login.user, ending.err)));
+        }
+    }
+    Ok(REASON.to_owned())
+}
+
+/// Another client prepares a desktop that turns green at the next key, and leaves it to the one that watches.
+fn watched(target: &Target, dir: &Path, watcher: &Watcher) -> Result<String> {
+    let ([r, g, b], _) = COLOURS[0];
+    let colour = format!("{r:02x}{g:02x}{b:02x}");
+    fs::create_dir_all(dir).at("making", dir)?;
+    let mut client = (watcher.command)(target, dir, &colour)?;
     let mut first = rdesktop(target, dir, &target.login, "32")?;
     first.wait_desktop(target.bound, target.place.interrupt)?;
     first.screen.point_to_the_middle()?;
     first.screen.key("super+f")?;
-    let command =
-        format!(r"printf '\e[?25l';clear;read;printf '\e]11;#{r:02x}{g:02x}{b:02x}\a\e[?25l\e[2J\e[H';read");
+    let command = format!(r"printf '\e[?25l';clear;read;printf '\e]11;#{colour}\a\e[?25l\e[2J\e[H';read");
     first.screen.type_text(&command)?;
     first.screen.key("Return")?;
     // Cleared, so that nothing of it is shown any more.
@@ -221,15 +306,7 @@ fn aardwolf(target: &Target, dir: &Path, scheme: &str) -> Result<String> {
     first.kill();
     drop(first);
 
-    let script = dir.join("watch_with_aardwolf.py");
-    fs::write(&script, SCRIPT).at("writing", &script)?;
-    let Login { port, user, .. } = &target.login;
-    let mut client = target.place.project.command(&python.to_string_lossy());
-    at_home(&mut client, dir);
-    client.arg(&script).arg(format!("{scheme}://{user}:{}@127.0.0.1:{port}", password(&target.login)));
-    client.args([SIZE.0.to_string(), SIZE.1.to_string(), format!("{r:02x}{g:02x}{b:02x}")]);
-    client.arg(target.bound.as_secs().to_string());
-    let shown = ask_well("watching through aardwolf", &mut client, b"")?;
+    let shown = ask_well(&format!("watching through {}", watcher.name), &mut client, b"")?;
 
     // Back to a prompt, and off.
     let mut last = rdesktop(target, dir, &target.login, "32")?;

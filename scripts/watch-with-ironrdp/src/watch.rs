@@ -1,0 +1,136 @@
+//! The picture, until it is the one that is waited for.
+
+use std::ops::ControlFlow;
+
+use ironrdp_connector::ConnectionResult;
+use ironrdp_graphics::image_processing::PixelFormat;
+use ironrdp_pdu::input::fast_path::{FastPathInputEvent, KeyboardFlags};
+use ironrdp_session::image::DecodedImage;
+use ironrdp_session::{ActiveStage, ActiveStageBuilder, ActiveStageOutput};
+use ironrdp_tokio::FramedWrite as _;
+use tokio::time::Instant;
+
+use crate::{Connected, Failure};
+
+/// The key's place on a keyboard (scan code, set 1).
+const RETURN: u8 = 0x1c;
+
+/// Presses Return when the first picture is there, and waits until every pixel has that colour.
+pub(crate) async fn until_all_has_a_colour(
+    mut framed: Connected,
+    connection: ConnectionResult,
+    colour: [u8; 3],
+    bound: Instant,
+) -> Result<(), Failure> {
+    let size = connection.desktop_size;
+    let image = DecodedImage::new(PixelFormat::RgbA32, size.width, size.height);
+    let stage = ActiveStageBuilder {
+        static_channels: connection.static_channels,
+        user_channel_id: connection.user_channel_id,
+        io_channel_id: connection.io_channel_id,
+        message_channel_id: connection.message_channel_id,
+        share_id: connection.share_id,
+        compression_type: connection.compression_type,
+        enable_server_pointer: connection.enable_server_pointer,
+        pointer_software_rendering: connection.pointer_software_rendering,
+    }
+    .build();
+    let mut watch = Watch { stage, image, colour, is_painted: false, has_pressed: false, farthest: None };
+    loop {
+        let read = tokio::time::timeout_at(bound, framed.read_pdu());
+        let Ok(read) = read.await else {
+            return Err(format!("the colour did not come; {}", watch.told()).into());
+        };
+        let (action, pdu) = read?;
+        let outputs = watch.stage.process(&mut watch.image, action, &pdu, None)?;
+        if watch.take(&mut framed, outputs).await?.is_break() {
+            println!("{}", watch.told());
+            return Ok(());
+        }
+    }
+}
+
+struct Watch {
+    stage: ActiveStage,
+    image: DecodedImage,
+    colour: [u8; 3],
+    /// Since it was looked at.
+    is_painted: bool,
+    has_pressed: bool,
+    /// How far the farthest pixel is off, of 255.
+    farthest: Option<u8>,
+}
+
+impl Watch {
+    /// Answers the host, and looks at what it painted.
+    async fn take(
+        &mut self,
+        framed: &mut Connected,
+        outputs: Vec<ActiveStageOutput>,
+    ) -> Result<ControlFlow<()>, Failure> {
+        for output in outputs {
+            match output {
+                ActiveStageOutput::ResponseFrame(frame) => framed.write_all(&frame).await?,
+                ActiveStageOutput::GraphicsUpdate(_) => self.is_painted = true,
+                ActiveStageOutput::Terminate(reason) => {
+                    return Err(format!("the host ended the connection: {}", reason.description()).into());
+                }
+                ActiveStageOutput::DeactivateAll => {
+                    return Err("the host changed the desktop's size, which nobody asked for".into());
+                }
+                _ => {}
+            }
+        }
+        // A picture comes in many pieces: not while more of them are there already.
+        if !self.is_painted || !framed.peek().is_empty() {
+            return Ok(ControlFlow::Continue(()));
+        }
+        self.is_painted = false;
+        let farthest = farthest(self.image.data(), self.colour);
+        self.farthest = Some(farthest);
+        if self.has_pressed {
+            return Ok(if farthest == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
+        }
+        if farthest == 0 {
+            return Err("the colour was there before a key was pressed".into());
+        }
+        // The host shows its picture, so it takes input.
+        self.has_pressed = true;
+        let events = [KeyboardFlags::empty(), KeyboardFlags::RELEASE]
+            .map(|flags| FastPathInputEvent::KeyboardEvent(flags, RETURN));
+        for output in self.stage.process_fastpath_input(&mut self.image, &events)? {
+            if let ActiveStageOutput::ResponseFrame(frame) = output {
+                framed.write_all(&frame).await?;
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn told(&self) -> String {
+        match self.farthest {
+            Some(farthest) => format!("farthest pixel off by {farthest} of 255"),
+            None => "the host painted nothing".to_owned(),
+        }
+    }
+}
+
+/// How far any channel of any pixel is from a colour; the picture has four bytes for each pixel.
+fn farthest(rgba: &[u8], colour: [u8; 3]) -> u8 {
+    let (pixels, _) = rgba.as_chunks::<4>();
+    let distance = |pixel: &[u8; 4]| pixel.iter().zip(colour).map(|(is, want)| is.abs_diff(want)).max();
+    pixels.iter().filter_map(distance).max().unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_wrong_pixel_in_the_last_corner_is_found_and_no_picture_is_no_match() {
+        let mut rgba = [42, 127, 60, 255].repeat(640 * 480);
+        assert_eq!(farthest(&rgba, [42, 127, 60]), 0);
+        rgba[4 * 640 * 480 - 2] = 61;
+        assert_eq!(farthest(&rgba, [42, 127, 60]), 1);
+        assert_eq!(farthest(&[], [42, 127, 60]), 255);
+    }
+}
