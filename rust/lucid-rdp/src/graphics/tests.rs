@@ -486,8 +486,7 @@ fn text_that_appears_in_a_film_is_exact_after_a_moment_though_the_film_goes_on()
         desk.paint(moving, |x, y| ((x * 3 + step * 11) % 256) << 16 | ((y * 5 + x + step * 7) % 256));
         let mut damage = vec![moving];
         if step == 40 {
-            let letter =
-                |x: u32, y: u32| x % 9 > 1 && y % 20 > 4 && (x / 9 * 7 + y / 20 * 5 + x * y) % 3 == 0;
+            let letter = |x: u32, y: u32| x % 9 > 1 && y % 20 > 4 && (x / 9 * 7 + y / 20 * 5 + x * y) % 3 < 1;
             desk.paint(text, |x, y| if letter(x, y) { 0x00f0_f0f0 } else { 0x0020_2020 });
             damage.push(text);
         }

@@ -50,13 +50,13 @@ pub(super) enum Part {
 }
 
 impl Plan {
-    /// For a slow link or a fast one. Over a slow link a host takes about 90 seconds: what is too slow for that gets
+    /// For a slow link or a fast one. Over a slow link a host takes some 95 seconds: what is too slow for that gets
     /// fewer keys, never a shorter wait for one.
     pub(super) fn new(slow: bool, quick: bool, only: Option<Part>) -> Self {
         let (keys, keys_under_load, keys_within, span, pause) = match (slow, quick) {
             (false, false) => (150, 80, 60, 8, 60),
             (false, true) => (10, 5, 60, 2, 60),
-            (true, false) => (20, 12, 10, 7, 700),
+            (true, false) => (20, 12, 9, 6, 700),
             (true, true) => (3, 2, 10, 5, 700),
         };
         Self {

@@ -41,6 +41,9 @@ pub(crate) struct BenchArguments {
     /// Leaves the slow link out.
     #[arg(long)]
     fast_only: bool,
+    /// Measures over the slow link alone.
+    #[arg(long, conflicts_with = "fast_only")]
+    slow_only: bool,
     /// Measures this part of the work alone.
     #[arg(long, value_name = "PART")]
     only: Option<Part>,
@@ -68,7 +71,11 @@ pub(crate) fn run(project: &Project, steps: &Steps, arguments: &BenchArguments) 
 
     let mut all: Vec<(Option<Shape>, String, Figures)> = Vec::new();
     let measured = (|| {
-        let shapes: &[Option<Shape>] = if arguments.fast_only { &[None] } else { &[None, Some(SLOW)] };
+        let shapes: &[Option<Shape>] = match arguments {
+            BenchArguments { fast_only: true, .. } => &[None],
+            BenchArguments { slow_only: true, .. } => &[Some(SLOW)],
+            _ => &[None, Some(SLOW)],
+        };
         for shape in shapes {
             let plan = Plan::new(shape.is_some(), arguments.quick, arguments.only);
             for round in 1..=arguments.rounds {
