@@ -217,7 +217,7 @@ impl Surface {
         let new = Rows { pixels: frame.pixels, stride: self.stride };
         let mut commands = Vec::new();
         self.find_dirty(new, frame.damage);
-        self.recall(new, now, &mut commands);
+        self.recall(new, wishes.budget, now, &mut commands);
         if !self.blank {
             let changed = self.dirty.count();
             let copies = copies::find(&self.mirror, new, &mut self.dirty);
