@@ -4,7 +4,6 @@ use std::any::TypeId;
 use std::collections::BTreeSet;
 use std::sync::mpsc;
 
-use ironrdp_acceptor::DesktopSize;
 use ironrdp_core::{Encode, EncodeResult, WriteCursor, impl_as_any};
 use ironrdp_dvc::{
     DrdynvcServer, DvcEncode, DvcMessage, DvcProcessor, DvcServerProcessor, DynamicChannelMut,
@@ -25,6 +24,7 @@ use lucid_desktop::Rect;
 
 use crate::Error;
 use crate::graphics::{Command, Room};
+use crate::monitors::Layout;
 
 /// Notes what the client has shown, and how much it keeps.
 struct Handler {
@@ -202,13 +202,16 @@ impl Egfx<'_> {
     /// Makes the surface, instead of the one there may be, maps it to the output, and adds a picture of nothing, whose
     /// acknowledgement tells how long the link is. What the client has kept for the surface before is forgotten:
     /// MS-RDPEGFX has it outlive RDPGFX_RESET_GRAPHICS_PDU.
-    pub(crate) fn make_surface(&mut self, size: DesktopSize) -> Result<Sent, Error> {
+    pub(crate) fn make_surface(&mut self, layout: &Layout) -> Result<Sent, Error> {
+        let size = layout.size();
         let open = self.pipeline.processor_mut().0.as_mut();
         let open = open.ok_or(Error::Internal("the graphics pipeline was closed"))?;
         let forget: Vec<_> =
             std::mem::take(&mut open.kept).into_iter().map(|slot| Command::Evict { slot }).collect();
         let server = &mut open.server;
-        if server.surface_ids().next().is_some() {
+        if !layout.is_single() {
+            server.resize_with_monitors(size.width, size.height, layout.told());
+        } else if server.surface_ids().next().is_some() {
             server.resize(size.width, size.height);
         } else {
             server.set_output_dimensions(size.width, size.height);
@@ -402,7 +405,7 @@ pub(crate) fn exclusive(r: &Rect) -> ExclusiveRectangle {
 
 #[cfg(test)]
 mod tests {
-    use ironrdp_acceptor::AcceptorResult;
+    use ironrdp_acceptor::{AcceptorResult, DesktopSize};
     use ironrdp_core::encode_vec;
     use ironrdp_dvc::pdu::{
         CapabilitiesResponsePdu, CapsVersion, CreateResponsePdu, CreationStatus, DataPdu, DrdynvcClientPdu,
@@ -414,7 +417,9 @@ mod tests {
     use crate::incoming::{self, Incoming};
     use crate::input::Translator;
 
-    const SIZE: DesktopSize = DesktopSize { width: 640, height: 480 };
+    fn layout() -> Layout {
+        Layout::one(DesktopSize { width: 640, height: 480 }, 100)
+    }
 
     fn take(result: &mut AcceptorResult, pdu: DrdynvcClientPdu) -> Vec<u8> {
         let id = result.static_channels.get_channel_id_by_type::<DrdynvcServer>().unwrap();
@@ -494,7 +499,7 @@ mod tests {
             let mut client = client();
             advertises(&mut client, &sets);
             let mut egfx = pipeline(&mut client);
-            egfx.make_surface(SIZE).unwrap();
+            egfx.make_surface(&layout()).unwrap();
             let place = Rect { x: 64, y: 0, width: 64, height: 64 };
             let keep = |slot| Command::Keep { place, slot, key: slot.into() };
             let commands = [keep(1), keep(2), Command::Recall { slot: 1, place }, Command::Evict { slot: 1 }];
@@ -503,10 +508,10 @@ mod tests {
             if anew {
                 advertises(&mut client, &sets);
             }
-            let sent = pipeline(&mut client).make_surface(SIZE).unwrap();
+            let sent = pipeline(&mut client).make_surface(&layout()).unwrap();
             assert!(!holds(&sent.bytes, &evict(1)));
             assert_eq!(holds(&sent.bytes, &evict(2)), !anew);
-            let sent = pipeline(&mut client).make_surface(SIZE).unwrap();
+            let sent = pipeline(&mut client).make_surface(&layout()).unwrap();
             assert!(!holds(&sent.bytes, &evict(2)), "forgotten twice");
         }
     }

@@ -33,6 +33,7 @@ mod input;
 mod keeper;
 mod keyboard;
 mod listener;
+mod monitors;
 mod notice;
 mod pace;
 mod picture;
