@@ -38,6 +38,10 @@ const SLOTS: u16 = 4095;
 const WORTH_FINDING: u32 = 32;
 /// And with so many they are kept, as that takes bytes whether they come back or not.
 const WORTH_KEEPING: u32 = 96;
+/// Bytes that it takes to have a tile kept, and another evicted for it.
+const KEEPING: usize = 38;
+/// That is at most this part of what a picture may take.
+const KEEPING_PART: usize = 4;
 /// So many tiles that are not found, and [`MISSES_FOR_HIT`] more for each that is, and no more are looked for: this is
 /// a new picture, or a film.
 const MISSES: usize = 8;
@@ -90,8 +94,10 @@ pub(crate) struct Cache {
     fresh: u16,
     /// For each eight bytes of a tile, and two more.
     secrets: Vec<u64>,
-    /// Bytes that this picture has had kept, or found to be.
-    at_once: usize,
+    /// Bytes of pixels that this picture may still have kept, or find to be.
+    pixels_left: usize,
+    /// And what it may take to say so.
+    words_left: usize,
 }
 
 impl Cache {
@@ -108,7 +114,8 @@ impl Cache {
             free: Vec::new(),
             fresh: 1,
             secrets: (0..words).map(|word| random.hash_one(word)).collect(),
-            at_once: 0,
+            pixels_left: 0,
+            words_left: 0,
         }
     }
 
@@ -152,17 +159,24 @@ impl Cache {
         Some(entry.slot)
     }
 
+    /// A picture begins, which may take so many bytes. It fills no more than half of what the client keeps, so that the
+    /// one before does not go for it, and no more than a part of what it may take names what is kept.
+    fn begin(&mut self, budget: usize) {
+        self.pixels_left = self.room.min(usize::from(SLOTS) * (TILE * TILE * 4) as usize) / 2;
+        self.words_left = budget / KEEPING_PART;
+    }
+
     /// Has the client keep what its surface shows there, unless it does so already; what was of no use for longest
-    /// goes for that. One picture fills no more than half: so the one before does not go for itself.
+    /// goes for that.
     fn keep(&mut self, content: Content, place: Rect, commands: &mut Vec<Command>) {
         let bytes = content.bytes();
-        if self.at_once + bytes > self.room.min(usize::from(SLOTS) * (TILE * TILE * 4) as usize) / 2 {
-            return;
-        }
-        self.at_once += bytes;
+        let Some(left) = self.pixels_left.checked_sub(bytes) else { return };
+        self.pixels_left = left;
         if self.find(&content).is_some() {
             return;
         }
+        let Some(left) = self.words_left.checked_sub(KEEPING) else { return };
+        self.words_left = left;
         while self.bytes + bytes > self.room || self.free.is_empty() && self.fresh > SLOTS {
             let Some((_, oldest)) = self.order.pop_first() else { return };
             let Some(entry) = self.entries.remove(&oldest) else { return };
@@ -184,13 +198,13 @@ impl Cache {
 
 impl Surface {
     /// Paints the changed tiles that the client has kept, and takes them out of `dirty`.
-    pub(super) fn recall(&mut self, new: Rows<'_>, now: Instant, commands: &mut Vec<Command>) {
-        self.cache.at_once = 0;
+    pub(super) fn recall(&mut self, new: Rows<'_>, budget: usize, now: Instant, commands: &mut Vec<Command>) {
+        self.cache.begin(budget);
         if self.cache.entries.is_empty() {
             return;
         }
         let mut misses_left = MISSES;
-        for tile in spread(self.width, self.height) {
+        for tile in self.changed_tiles() {
             if self.dirty_changes(new, tile) < WORTH_FINDING {
                 continue;
             }
@@ -218,7 +232,7 @@ impl Surface {
         if self.dirty.count() < FEW_SQUARES {
             return;
         }
-        for tile in spread(self.width, self.height) {
+        for tile in self.changed_tiles() {
             self.keep(tile, now, commands);
         }
     }
@@ -242,18 +256,23 @@ impl Surface {
         }
     }
 
+    /// The tiles that may have changed, all over the picture from the first on. For changes of one extent the order is
+    /// the same each time: of what is more than the client keeps, the part that is kept is looked for first.
+    fn changed_tiles(&self) -> Vec<Rect> {
+        let Some(bounds) = self.dirty.bounds() else { return Vec::new() };
+        let (x, y) = (bounds.x / TILE * TILE, bounds.y / TILE * TILE);
+        let right = (bounds.x + bounds.width).next_multiple_of(TILE).min(self.width);
+        let bottom = (bounds.y + bounds.height).next_multiple_of(TILE).min(self.height);
+        let tiles: Vec<Rect> =
+            split(Rect { x, y, width: right - x, height: bottom - y }, TILE, TILE).collect();
+        (0..ROUNDS).flat_map(|round| tiles.iter().skip(round).step_by(ROUNDS)).copied().collect()
+    }
+
     /// How much there is in a tile's changed squares.
     fn dirty_changes(&self, picture: Rows<'_>, tile: Rect) -> u32 {
         let dirty = self.dirty.touched(tile).filter(|(column, row)| self.dirty.get(*column, *row));
         dirty.map(|(column, row)| pixels::changes(picture, self.dirty.rect(column, row))).sum()
     }
-}
-
-/// The tiles of a picture. The order is the same each time: of what is more than the client keeps, the part that is
-/// kept is the one that is looked for first.
-fn spread(width: u32, height: u32) -> Vec<Rect> {
-    let tiles: Vec<Rect> = split(Rect { x: 0, y: 0, width, height }, TILE, TILE).collect();
-    (0..ROUNDS).flat_map(|round| tiles.iter().skip(round).step_by(ROUNDS)).copied().collect()
 }
 
 #[cfg(test)]

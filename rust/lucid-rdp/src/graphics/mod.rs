@@ -254,7 +254,7 @@ impl Surface {
         let mut commands = Vec::new();
         self.find_dirty(new, frame.damage);
         let film = self.is_film(now);
-        self.recall(new, now, &mut commands);
+        self.recall(new, wishes.budget, now, &mut commands);
         if !self.blank {
             let changed = self.dirty.count();
             let copies = if self.search.is_due(film) {

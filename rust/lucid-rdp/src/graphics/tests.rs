@@ -522,3 +522,23 @@ fn in_a_film_what_has_moved_is_searched_for_ever_more_rarely_and_elsewhere_alway
     search.ended(true);
     assert!(search.is_due(true), "the last one found something");
 }
+
+#[test]
+fn what_is_kept_takes_a_part_of_what_a_slow_link_bears() {
+    let mut random = Random(7);
+    let mut desk = Desk::new(1280, 720);
+    let mut surface = Surface::new(1280, 720, Room::Small, VideoEncoders::software());
+    let mut client = Client::new(1280, 720);
+    let whole = [Rect { x: 0, y: 0, width: 1280, height: 720 }];
+    let mut kept = Vec::new();
+    for turn in 0..4 {
+        desk.write(Rect { x: 0, y: 0, width: 1280, height: 704 }, &mut random);
+        let wishes = Wishes { avc420: false, budget: 8 << 10, refine: false };
+        let now = Instant::now() + Duration::from_secs(turn);
+        let commands = surface.draw(&desk.frame(&whole), wishes, now).unwrap().commands;
+        commands.iter().for_each(|c| client.run(c));
+        let naming = commands.iter().filter(|c| matches!(c, Command::Keep { .. } | Command::Evict { .. }));
+        kept.push(naming.map(Command::size).sum::<usize>());
+    }
+    assert!(kept[1..].iter().all(|bytes| (1000..=2 << 10).contains(bytes)), "{kept:?}");
+}
