@@ -13,8 +13,8 @@
 //! and the time.
 
 use crate::Error;
-use crate::desktop::Shared;
 use crate::session::Session;
+use crate::shared::Shared;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::PipeFlags;
 use std::os::fd::{AsFd, OwnedFd};

@@ -35,6 +35,12 @@ pub(crate) fn clip(x: i32, y: i32, width: i32, height: i32, picture: (u32, u32))
     Some(Rect { x, y, width, height })
 }
 
+/// Cuts a rectangle to a picture that it may be outside of; none if nothing is left.
+pub(crate) fn clip_rect(rect: Rect, picture: (u32, u32)) -> Option<Rect> {
+    let int = |v: u32| i32::try_from(v).unwrap_or(i32::MAX);
+    clip(int(rect.x), int(rect.y), int(rect.width), int(rect.height), picture)
+}
+
 impl Damage {
     pub(crate) fn is_empty(&self) -> bool {
         self.rects.is_empty()

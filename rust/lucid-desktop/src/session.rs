@@ -1,131 +1,45 @@
-//! The Wayland side: what is bound, the picture, the size of the output.
+//! The Wayland side: what is bound, and when the sink is given a picture.
 
-use crate::damage::{Damage, clip};
-use crate::desktop::{Commands, Mode, Shared};
-use crate::pointer::{self, Piece, Pointer};
+use crate::damage::Damage;
+use crate::monitors::{Arrangement, MAX_MONITORS};
+use crate::pointer::Pointer;
+use crate::shared::{Commands, Shared};
 use crate::{CaptureProtocol, Closed, Error, Frame, FrameSink, Rect};
-use rustix::fs::{MemfdFlags, SealFlags};
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use wayland_client::backend::ObjectId;
 use wayland_client::protocol::wl_buffer::WlBuffer;
 use wayland_client::protocol::wl_callback::{self, WlCallback};
 use wayland_client::protocol::wl_output::{self, WlOutput};
 use wayland_client::protocol::wl_registry::{self, WlRegistry};
 use wayland_client::protocol::wl_seat::WlSeat;
-use wayland_client::protocol::wl_shm::{self, WlShm};
+use wayland_client::protocol::wl_shm::WlShm;
 use wayland_client::protocol::wl_shm_pool::WlShmPool;
-use wayland_client::{Connection, Dispatch, Proxy, QueueHandle, WEnum, delegate_noop, event_created_child};
+use wayland_client::{Connection, Dispatch, Proxy, QueueHandle, WEnum, delegate_noop};
 use wayland_protocols::ext::image_capture_source::v1::client::ext_image_capture_source_v1::ExtImageCaptureSourceV1;
 use wayland_protocols::ext::image_capture_source::v1::client::ext_output_image_capture_source_manager_v1::ExtOutputImageCaptureSourceManagerV1;
-use wayland_protocols::ext::image_copy_capture::v1::client::ext_image_copy_capture_frame_v1::{
-    self, ExtImageCopyCaptureFrameV1,
-};
-use wayland_protocols::ext::image_copy_capture::v1::client::ext_image_copy_capture_manager_v1::{
-    ExtImageCopyCaptureManagerV1, Options,
-};
-use wayland_protocols::ext::image_copy_capture::v1::client::ext_image_copy_capture_session_v1::{
-    self, ExtImageCopyCaptureSessionV1,
-};
+use wayland_protocols::ext::image_copy_capture::v1::client::ext_image_copy_capture_manager_v1::ExtImageCopyCaptureManagerV1;
 use wayland_protocols_misc::zwp_virtual_keyboard_v1::client::zwp_virtual_keyboard_manager_v1::ZwpVirtualKeyboardManagerV1;
 use wayland_protocols_misc::zwp_virtual_keyboard_v1::client::zwp_virtual_keyboard_v1::ZwpVirtualKeyboardV1;
-use wayland_protocols_wlr::output_management::v1::client::zwlr_output_configuration_head_v1::ZwlrOutputConfigurationHeadV1;
-use wayland_protocols_wlr::output_management::v1::client::zwlr_output_configuration_v1::{
-    self, ZwlrOutputConfigurationV1,
-};
-use wayland_protocols_wlr::output_management::v1::client::zwlr_output_head_v1::{self, ZwlrOutputHeadV1};
-use wayland_protocols_wlr::output_management::v1::client::zwlr_output_manager_v1::{
-    self, ZwlrOutputManagerV1,
-};
-use wayland_protocols_wlr::output_management::v1::client::zwlr_output_mode_v1::{self, ZwlrOutputModeV1};
-use wayland_protocols_wlr::screencopy::v1::client::zwlr_screencopy_frame_v1::{self, ZwlrScreencopyFrameV1};
+use wayland_protocols_wlr::output_management::v1::client::zwlr_output_manager_v1::ZwlrOutputManagerV1;
 use wayland_protocols_wlr::screencopy::v1::client::zwlr_screencopy_manager_v1::ZwlrScreencopyManagerV1;
 use wayland_protocols_wlr::virtual_pointer::v1::client::zwlr_virtual_pointer_manager_v1::ZwlrVirtualPointerManagerV1;
 use wayland_protocols_wlr::virtual_pointer::v1::client::zwlr_virtual_pointer_v1::ZwlrVirtualPointerV1;
 
-/// Captures that may fail one after the other (around a change of size one or two do).
-const MAX_FAILURES: u32 = 32;
-/// Times that a change of size is tried again when the compositor's state moved under it.
-const MAX_RESIZE_TRIES: u32 = 8;
-/// The widest and highest output whose picture is taken.
-const MAX_SIDE: u32 = 16384;
+/// Outputs that are looked at; programs may make more.
+const MAX_OUTPUTS: usize = 16;
 /// The edge of the squares in which a damaged area is compared with the picture before.
 const TILE: u32 = 64;
 
+mod arranging;
+mod buffer;
+mod capturing;
+mod pointing;
+
+use arranging::{Head, Resize};
+use buffer::Buffer;
+use capturing::{Capture, CaptureFrame, ExtSession, Manager, Stage};
+
 type Handle = QueueHandle<Session>;
-
-/// The shared memory that the compositor paints into.
-struct Buffer {
-    memory: OwnedFd,
-    buffer: WlBuffer,
-    layout: Layout,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Layout {
-    format: wl_shm::Format,
-    width: u32,
-    height: u32,
-    stride: u32,
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.buffer.destroy();
-    }
-}
-
-enum Manager {
-    Screencopy(ZwlrScreencopyManagerV1),
-    Ext(ExtSession),
-}
-
-/// An ext-image-copy-capture session with what it asks of buffers.
-struct ExtSession {
-    session: ExtImageCopyCaptureSessionV1,
-    size: (u32, u32),
-    format: Option<wl_shm::Format>,
-    /// `done` has come since the last change.
-    known: bool,
-}
-
-enum CaptureFrame {
-    Screencopy(ZwlrScreencopyFrameV1),
-    Ext(ExtImageCopyCaptureFrameV1),
-}
-
-impl CaptureFrame {
-    fn destroy(&self) {
-        match self {
-            CaptureFrame::Screencopy(frame) => frame.destroy(),
-            CaptureFrame::Ext(frame) => frame.destroy(),
-        }
-    }
-}
-
-/// How far the present capture is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
-    /// The compositor has not yet said what buffer it wants.
-    Announced,
-    /// A copy can be asked for.
-    Prepared,
-    /// Asked for: comes with the next damage.
-    Copying,
-}
-
-struct Capture {
-    frame: CaptureFrame,
-    stage: Stage,
-    wanted: Option<Layout>,
-    y_invert: bool,
-    damage: Vec<Rect>,
-}
-
-struct Head {
-    head: ZwlrOutputHeadV1,
-    name: Option<String>,
-    enabled: bool,
-}
 
 /// Makes virtual keyboards.
 pub(crate) struct Keyboards {
@@ -161,10 +75,90 @@ impl Dispatch<WlCallback, KeymapTaken> for Session {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Resize {
-    mode: Mode,
-    tries: u32,
+/// An output that is on.
+struct Output {
+    /// The global's name.
+    global: u32,
+    output: WlOutput,
+    name: Option<String>,
+    /// Its mode, in pixels.
+    size: (u32, u32),
+    /// Which monitor it is, if it is one.
+    number: Option<usize>,
+    /// Where it is in the picture.
+    origin: (u32, u32),
+    /// The picture holds what it shows.
+    taken: bool,
+    /// The next picture of it is taken though nothing changes.
+    at_once: bool,
+    ext: Option<ExtSession>,
+    capture: Option<Capture>,
+    buffer: Option<Buffer>,
+    failures: u32,
+    /// Where the pointer's code is in the buffer.
+    pointer_place: Option<Rect>,
+    /// What moves the pointer within it, if it is one of several monitors and not the first.
+    pointer: Option<ZwlrVirtualPointerV1>,
+}
+
+impl Output {
+    fn new(global: u32, output: WlOutput) -> Output {
+        Output {
+            global,
+            output,
+            name: None,
+            size: (0, 0),
+            number: None,
+            origin: (0, 0),
+            taken: false,
+            at_once: false,
+            ext: None,
+            capture: None,
+            buffer: None,
+            failures: 0,
+            pointer_place: None,
+            pointer: None,
+        }
+    }
+
+    /// Whether an event belongs to the present capture and not to one that was given up.
+    fn is_capturing(&self, id: &ObjectId) -> bool {
+        self.capture.as_ref().is_some_and(|capture| match &capture.frame {
+            CaptureFrame::Screencopy(frame) => frame.id() == *id,
+            CaptureFrame::Ext(frame) => frame.id() == *id,
+        })
+    }
+
+    fn give_up_capture(&mut self) {
+        if let Some(capture) = self.capture.take() {
+            capture.frame.destroy();
+        }
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.give_up_capture();
+        if let Some(ext) = self.ext.take() {
+            ext.session.destroy();
+        }
+        if let Some(pointer) = self.pointer.take() {
+            pointer.destroy();
+        }
+        if self.output.version() >= 3 {
+            self.output.release();
+        }
+    }
+}
+
+/// Makes virtual pointers.
+struct Pointers {
+    manager: ZwlrVirtualPointerManagerV1,
+    seat: WlSeat,
+    /// The one of the first monitor.
+    first: ZwlrVirtualPointerV1,
+    /// One that goes anywhere, made with several monitors.
+    anywhere: Option<ZwlrVirtualPointerV1>,
 }
 
 /// Everything that Wayland's events change.
@@ -176,14 +170,17 @@ pub(crate) struct Session {
     error: Option<Error>,
 
     shm: Option<WlShm>,
-    output: Option<WlOutput>,
-    output_name: Option<String>,
+    outputs: Vec<Output>,
+    /// The name of the first monitor's output.
+    first_name: Option<String>,
     manager: Option<Manager>,
-    capture: Option<Capture>,
-    buffer: Option<Buffer>,
-    failures: u32,
+    pointers: Option<Pointers>,
+    /// Of several monitors; none while there is one, whose size is its output's.
+    monitors: Option<Arrangement>,
 
     picture: Vec<u8>,
+    /// It holds what every monitor shows.
+    complete: bool,
     picture_size: (u32, u32),
     delivered_size: (u32, u32),
     /// What the sink has not seen yet.
@@ -191,8 +188,6 @@ pub(crate) struct Session {
     /// Rows of the compositor's buffer on their way into the picture.
     band: Vec<u8>,
     credits: u32,
-    /// Where the pointer's code is in the compositor's buffer.
-    pointer_place: Option<Rect>,
     /// What the sink knows of the pointer.
     pointer_told: Option<Pointer>,
 
@@ -201,6 +196,17 @@ pub(crate) struct Session {
     serial: Option<u32>,
     resize_wanted: Option<Resize>,
     resize_running: Option<Resize>,
+    /// What the compositor took last.
+    arranged: Option<Arrangement>,
+    /// Where it begins among the compositor's outputs, and where each output was when it was last on.
+    begin: i32,
+    begins: [Option<i32>; MAX_MONITORS],
+    /// Where the pointer was, if that is known, when it has to be put there again.
+    point_at: Option<Option<(u32, u32)>>,
+    /// Outputs have been switched on that may have to be stirred.
+    stir: bool,
+    /// Times in a row that the outputs were not as the compositor took them.
+    mends: u32,
 }
 
 impl Session {
@@ -212,25 +218,30 @@ impl Session {
             synced: false,
             error: None,
             shm: None,
-            output: None,
-            output_name: None,
+            outputs: Vec::new(),
+            first_name: None,
             manager: None,
-            capture: None,
-            buffer: None,
-            failures: 0,
+            pointers: None,
+            monitors: None,
             picture: Vec::new(),
+            complete: false,
             picture_size: (0, 0),
             delivered_size: (0, 0),
             damage: Damage::default(),
             band: Vec::new(),
             credits: 0,
-            pointer_place: None,
             pointer_told: None,
             output_manager: None,
             heads: Vec::new(),
             serial: None,
             resize_wanted: None,
             resize_running: None,
+            arranged: None,
+            begin: 0,
+            begins: [None; MAX_MONITORS],
+            point_at: None,
+            stir: false,
+            mends: 0,
         }
     }
 
@@ -260,17 +271,15 @@ impl Session {
     ) -> Result<(ZwlrVirtualPointerV1, Keyboards, CaptureProtocol), Error> {
         self.shm = Some(self.bind_global::<WlShm>(registry, handle, (1, 1))?);
         let output = self.bind_global::<WlOutput>(registry, handle, (2, 4))?;
+        let (global, _) =
+            self.global(WlOutput::interface().name).ok_or(Error::Missing { interface: "wl_output" })?;
         let seat = self.bind_global::<WlSeat>(registry, handle, (1, 7))?;
         self.output_manager = Some(self.bind_global::<ZwlrOutputManagerV1>(registry, handle, (1, 4))?);
 
         let sources = self.bind_global::<ExtOutputImageCaptureSourceManagerV1>(registry, handle, (1, 1));
         let captures = self.bind_global::<ExtImageCopyCaptureManagerV1>(registry, handle, (1, 1));
         let protocol = if let (Ok(sources), Ok(captures)) = (sources, captures) {
-            let source = sources.create_source(&output, handle, ());
-            let session = captures.create_session(&source, Options::PaintCursors, handle, ());
-            source.destroy();
-            self.manager =
-                Some(Manager::Ext(ExtSession { session, size: (0, 0), format: None, known: false }));
+            self.manager = Some(Manager::Ext(sources, captures));
             CaptureProtocol::ExtImageCopyCapture
         } else {
             let manager = self.bind_global::<ZwlrScreencopyManagerV1>(registry, handle, (3, 3))?;
@@ -281,7 +290,11 @@ impl Session {
         let pointers = self.bind_global::<ZwlrVirtualPointerManagerV1>(registry, handle, (2, 2))?;
         let pointer = pointers.create_virtual_pointer_with_output(Some(&seat), Some(&output), handle, ());
         let keyboards = self.bind_global::<ZwpVirtualKeyboardManagerV1>(registry, handle, (1, 1))?;
-        self.output = Some(output);
+        let mut first = Output::new(global, output);
+        first.number = Some(0);
+        self.outputs.push(first);
+        self.pointers =
+            Some(Pointers { manager: pointers, seat: seat.clone(), first: pointer.clone(), anywhere: None });
         Ok((pointer, Keyboards { manager: keyboards, seat, handle: handle.clone() }, protocol))
     }
 
@@ -303,17 +316,19 @@ impl Session {
         if commands.refresh && !self.picture.is_empty() {
             self.damage.all(self.picture_size);
         }
-        if let Some(mode) = commands.resize {
-            self.resize_wanted = Some(Resize { mode, tries: 0 });
+        if let Some(arrangement) = commands.resize {
+            self.resize_wanted = Some(Resize { arrangement, begin: 0, tries: 0 });
         }
         self.start_resize(handle);
         self.deliver();
-        self.drive_capture(handle)
+        (0..self.outputs.len()).try_for_each(|at| self.drive_capture(at, handle))?;
+        self.stir(handle);
+        Ok(())
     }
 
     /// Gives the sink what it has not seen, if it asked for a frame.
     fn deliver(&mut self) {
-        if self.credits == 0 || self.damage.is_empty() {
+        if self.credits == 0 || self.damage.is_empty() || !self.complete {
             return;
         }
         if self.delivered_size != self.picture_size {
@@ -326,361 +341,33 @@ impl Session {
         self.sink.frame(Frame { width, height, stride, pixels: &self.picture, damage: self.damage.rects() });
         self.damage.clear();
     }
-
-    /// Keeps one capture prepared, and lets it run when a frame is asked for.
-    fn drive_capture(&mut self, handle: &Handle) -> Result<(), Error> {
-        let Some(output) = &self.output else { return Ok(()) };
-        if self.capture.is_none() {
-            let (frame, wanted) = match &self.manager {
-                Some(Manager::Screencopy(manager)) => {
-                    let frame = manager.capture_output(1 /* with the cursor */, output, handle, ());
-                    (CaptureFrame::Screencopy(frame), None)
-                }
-                Some(Manager::Ext(ext)) if ext.known => {
-                    let (width, height) = ext.size;
-                    let Some(format) = ext.format else {
-                        return Err(Error::Capture { reason: "no 32-bit RGB format is offered".into() });
-                    };
-                    let frame = ext.session.create_frame(handle, ());
-                    (
-                        CaptureFrame::Ext(frame),
-                        Some(Layout { format, width, height, stride: width.saturating_mul(4) }),
-                    )
-                }
-                _ => return Ok(()),
-            };
-            let stage = if wanted.is_some() { Stage::Prepared } else { Stage::Announced };
-            self.capture = Some(Capture { frame, stage, wanted, y_invert: false, damage: Vec::new() });
-        }
-        if self.credits == 0 {
-            return Ok(());
-        }
-        let Some(Capture { stage: Stage::Prepared, wanted: Some(wanted), .. }) = self.capture else {
-            return Ok(());
-        };
-        let fresh = self.prepare_buffer(wanted, handle)?;
-        if let (Some(capture), Some(buffer)) = (&mut self.capture, &self.buffer) {
-            capture.stage = Stage::Copying;
-            match &capture.frame {
-                CaptureFrame::Screencopy(frame) => frame.copy_with_damage(&buffer.buffer),
-                CaptureFrame::Ext(frame) => {
-                    frame.attach_buffer(&buffer.buffer);
-                    if fresh {
-                        let side = |v: u32| i32::try_from(v).unwrap_or(i32::MAX);
-                        frame.damage_buffer(0, 0, side(wanted.width), side(wanted.height));
-                    }
-                    frame.capture();
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes the buffer fit; says whether it is a new one.
-    fn prepare_buffer(&mut self, wanted: Layout, handle: &Handle) -> Result<bool, Error> {
-        if self.buffer.as_ref().is_some_and(|b| b.layout == wanted) {
-            return Ok(false);
-        }
-        self.buffer = None;
-        let Layout { format, width, height, stride } = wanted;
-        let plausible = (1..=MAX_SIDE).contains(&width)
-            && (1..=MAX_SIDE).contains(&height)
-            && (width * 4..=MAX_SIDE * 8).contains(&stride);
-        if !plausible {
-            let reason =
-                format!("an output of {width}x{height} with rows of {stride} bytes is out of bounds");
-            return Err(Error::Capture { reason });
-        }
-        let size = u64::from(stride) * u64::from(height);
-        let pool_size = i32::try_from(size).map_err(|_| Error::Capture {
-            reason: format!("a picture of {size} bytes is too big for Wayland"),
-        })?;
-        let doing = "making the memory for the desktop's picture";
-        let memory =
-            rustix::fs::memfd_create("lucid-desktop", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-                .map_err(Error::system(doing))?;
-        rustix::fs::ftruncate(&memory, size).map_err(Error::system(doing))?;
-        rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
-            .map_err(Error::system(doing))?;
-        let Some(shm) = &self.shm else { return Err(Error::Missing { interface: "wl_shm" }) };
-        let pool = shm.create_pool(memory.as_fd(), pool_size, handle, ());
-        // All are within MAX_SIDE * 8, so they fit.
-        let buffer = pool.create_buffer(0, width as i32, height as i32, stride as i32, format, handle, ());
-        pool.destroy();
-        self.buffer = Some(Buffer { memory, buffer, layout: wanted });
-        Ok(true)
-    }
-
-    /// The compositor has painted into the buffer.
-    fn copied(&mut self) {
-        let Some(capture) = self.capture.take() else { return };
-        capture.frame.destroy();
-        self.failures = 0;
-        if let Err(error) = self.take_picture(&capture) {
-            self.fail(error);
-        }
-    }
-
-    /// Takes over what differs into the private picture.
-    fn take_picture(&mut self, capture: &Capture) -> Result<(), Error> {
-        let Some(buffer) = &self.buffer else { return Ok(()) };
-        let Layout { width, height, stride, .. } = buffer.layout;
-        let (stride, row) = (stride as usize, width as usize * 4);
-        let whole = Rect { x: 0, y: 0, width, height };
-        let new = self.picture_size != (width, height);
-        if new {
-            self.picture = vec![0; row * height as usize];
-            self.picture_size = (width, height);
-            self.damage.all(self.picture_size);
-        }
-        let rects = if new { std::slice::from_ref(&whole) } else { &capture.damage[..] };
-        let pointer = self.find_pointer(rects, new, capture.y_invert)?;
-        let Some(buffer) = &self.buffer else { return Ok(()) };
-        for rect in rects {
-            let bottom = rect.y + rect.height;
-            let mut y = rect.y;
-            while y < bottom {
-                // Up to the next multiple of TILE, so that tiles are the same ones in every frame.
-                let rows = (TILE - y % TILE).min(bottom - y);
-                let first = if capture.y_invert { height - y - rows } else { y };
-                self.band.resize(stride * rows as usize, 0);
-                read_exact(&buffer.memory, &mut self.band, first as usize * stride)?;
-                if let Some(code) = pointer {
-                    for i in (code.y.max(y)..(code.y + code.height).min(y + rows)).map(|at| at - y) {
-                        let from = if capture.y_invert { rows - 1 - i } else { i } as usize * stride;
-                        let to = (y + i) as usize * row;
-                        erase(&mut self.band[from..from + row], &self.picture[to..to + row], code, new);
-                    }
-                }
-                let mut x = rect.x;
-                while x < rect.x + rect.width {
-                    let columns = (TILE - x % TILE).min(rect.x + rect.width - x);
-                    let (left, bytes) = (x as usize * 4, columns as usize * 4);
-                    let mut changed = false;
-                    for i in 0..rows as usize {
-                        let from = if capture.y_invert { rows as usize - 1 - i } else { i } * stride + left;
-                        let to = (y as usize + i) * row + left;
-                        let (from, to) = (&self.band[from..from + bytes], &mut self.picture[to..to + bytes]);
-                        if from != to {
-                            to.copy_from_slice(from);
-                            changed = true;
-                        }
-                    }
-                    if changed && !new {
-                        self.damage.add(Rect { x, y, width: columns, height: rows });
-                    }
-                    x += columns;
-                }
-                y += rows;
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks for the pointer's code, tells the sink about its shape, and returns where it is.
-    fn find_pointer(&mut self, damage: &[Rect], new: bool, y_invert: bool) -> Result<Option<Rect>, Error> {
-        let before = self.pointer_place;
-        let touched = new || before.is_none_or(|place| damage.iter().any(|r| r.overlaps(place)));
-        if !touched {
-            return Ok(before);
-        }
-        let wanted = self.shared.pointer();
-        // Most likely it is where it was put. A picture may be older than that: then it is in what has changed, as
-        // long as it is anywhere; a pointer that is hidden is not searched for in every frame.
-        let near = wanted.and_then(|place| pointer::surroundings(place, self.picture_size));
-        let everywhere = new || before.is_some() || wanted.is_none();
-        let searched = damage.iter().copied().filter(|_| everywhere);
-        let mut found = None;
-        for rect in near.into_iter().chain(before).chain(searched) {
-            found = self.search_pointer(rect, y_invert)?;
-            if found.is_some() {
-                break;
-            }
-        }
-        let cut = wanted.filter(|place| pointer::is_cut(*place, self.picture_size));
-        let (told, place) = match (found, cut) {
-            (Some((shape, place)), _) => (Some(Pointer::Shape(shape)), Some(place)),
-            // At the edge it cannot be read, but is still there.
-            (None, Some(place)) if matches!(self.pointer_told, Some(Pointer::Shape(_))) => {
-                (self.pointer_told, pointer::surroundings(place, self.picture_size))
-            }
-            // Before anyone has pointed at anything there may be no pointer.
-            (None, _) => {
-                (self.pointer_told.or(wanted.map(|_| Pointer::Picture)).map(|_| Pointer::Picture), None)
-            }
-        };
-        self.pointer_place = place;
-        if told != self.pointer_told {
-            self.pointer_told = told;
-            if let Some(pointer) = told {
-                self.sink.pointer(pointer);
-            }
-        }
-        Ok(place)
-    }
-
-    /// Looks for the pointer's code in a rectangle of the compositor's buffer.
-    fn search_pointer(
-        &mut self,
-        rect: Rect,
-        y_invert: bool,
-    ) -> Result<Option<(pointer::Shape, Rect)>, Error> {
-        let Some(buffer) = &self.buffer else { return Ok(None) };
-        let (stride, row) = (buffer.layout.stride as usize, rect.width as usize * 4);
-        // A code must lie in one piece, so the pieces overlap.
-        let step = TILE - pointer::MAX_CODE_SIDE;
-        let mut y = rect.y;
-        while y < rect.y + rect.height {
-            let height = TILE.min(rect.y + rect.height - y);
-            self.band.resize(row * height as usize, 0);
-            for (i, line) in (y..y + height).zip(self.band.chunks_exact_mut(row)) {
-                let i = if y_invert { buffer.layout.height - 1 - i } else { i };
-                read_exact(&buffer.memory, line, i as usize * stride + rect.x as usize * 4)?;
-            }
-            let place = Rect { y, height, ..rect };
-            if let Some(found) = (Piece { place, pixels: &self.band }).find() {
-                return Ok(Some(found));
-            }
-            y += step;
-        }
-        Ok(None)
-    }
-
-    /// The capture did not come about: it is tried anew, with what the compositor now wants.
-    fn capture_failed(&mut self) {
-        if let Some(capture) = self.capture.take() {
-            capture.frame.destroy();
-        }
-        self.failures += 1;
-        if self.failures > MAX_FAILURES {
-            self.fail(Error::Capture {
-                reason: format!("the compositor failed {MAX_FAILURES} times in a row"),
-            });
-        }
-    }
-
-    /// Whether an event belongs to the present capture and not to one that was given up.
-    fn is_current(&self, id: &wayland_client::backend::ObjectId) -> bool {
-        self.capture.as_ref().is_some_and(|capture| match &capture.frame {
-            CaptureFrame::Screencopy(frame) => frame.id() == *id,
-            CaptureFrame::Ext(frame) => frame.id() == *id,
-        })
-    }
-
-    fn add_damage(&mut self, x: i32, y: i32, width: i32, height: i32) {
-        let Some(capture) = &mut self.capture else { return };
-        let Some(wanted) = capture.wanted else { return };
-        if let Some(rect) = clip(x, y, width, height, (wanted.width, wanted.height)) {
-            if capture.damage.len() >= crate::MAX_DAMAGE {
-                capture.damage.clear();
-                capture.damage.push(Rect { x: 0, y: 0, width: wanted.width, height: wanted.height });
-            } else {
-                capture.damage.push(rect);
-            }
-        }
-    }
-
-    fn start_resize(&mut self, handle: &Handle) {
-        if self.resize_running.is_some() {
-            return;
-        }
-        let (Some(manager), Some(serial)) = (&self.output_manager, self.serial) else { return };
-        let Some(resize) = self.resize_wanted.take() else { return };
-        let configuration = manager.create_configuration(serial, handle, ());
-        for head in &self.heads {
-            // Not by `enabled`: sway 1.7 says that of the only output too late.
-            let ours = match &self.output_name {
-                Some(name) => head.name.as_ref() == Some(name),
-                None => self.heads.len() == 1,
-            };
-            if ours {
-                let head = configuration.enable_head(&head.head, handle, ());
-                // Within handover::SIZES, so they fit. Refresh 0: the compositor chooses.
-                let Mode { size, scale } = resize.mode;
-                head.set_custom_mode(size.0 as i32, size.1 as i32, 0);
-                head.set_scale(f64::from(scale) / 100.0);
-            } else if head.enabled {
-                configuration.enable_head(&head.head, handle, ());
-            } else {
-                configuration.disable_head(&head.head);
-            }
-        }
-        configuration.apply();
-        self.resize_running = Some(resize);
-    }
-
-    fn resize_ended(&mut self, outcome: Outcome) {
-        let Some(resize) = self.resize_running.take() else { return };
-        match outcome {
-            Outcome::Succeeded => {}
-            Outcome::Cancelled if resize.tries < MAX_RESIZE_TRIES => {
-                // The serial is out of date; a new one has come or will come with `done`.
-                self.resize_wanted.get_or_insert(Resize { tries: resize.tries + 1, ..resize });
-            }
-            Outcome::Failed | Outcome::Cancelled => {
-                let (width, height) = resize.mode.size;
-                self.sink.resize_failed(width, height);
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Outcome {
-    Succeeded,
-    Failed,
-    Cancelled,
-}
-
-/// Takes the pointer's code out of a row: what was there before is still there if its neighbours are, and otherwise it
-/// most likely looks like them. (The client draws its pointer over that place.)
-fn erase(row: &mut [u8], before: &[u8], code: Rect, new: bool) {
-    let (left, right) = (code.x as usize * 4, (code.x + code.width) as usize * 4);
-    let pixel = |row: &[u8], at: usize| row.get(at..at + 4).and_then(|p| <[u8; 4]>::try_from(p).ok());
-    let neighbours = [left.checked_sub(4), Some(right)].map(|at| at.and_then(|at| pixel(row, at)));
-    let earlier = [left.checked_sub(4), Some(right)].map(|at| at.and_then(|at| pixel(before, at)));
-    let Some(place) = row.get_mut(left..right) else { return };
-    match neighbours.into_iter().flatten().next() {
-        Some(neighbour) if new || neighbours != earlier => {
-            place.as_chunks_mut().0.fill(neighbour);
-        }
-        _ => place.copy_from_slice(&before[left..right]),
-    }
-}
-
-fn read_exact(memory: &OwnedFd, mut bytes: &mut [u8], at: usize) -> Result<(), Error> {
-    let mut at = at as u64;
-    while !bytes.is_empty() {
-        let read = rustix::io::retry_on_intr(|| rustix::io::pread(memory, &mut *bytes, at))
-            .map_err(Error::system("reading the desktop's picture"))?;
-        if read == 0 {
-            return Err(Error::Capture { reason: "its memory is too short".into() });
-        }
-        at += read as u64;
-        bytes = bytes.get_mut(read..).unwrap_or_default();
-    }
-    Ok(())
-}
-
-/// Formats whose bytes in memory are B, G, R, X on a little-endian machine.
-fn is_bgrx(format: wl_shm::Format) -> bool {
-    matches!(format, wl_shm::Format::Xrgb8888 | wl_shm::Format::Argb8888)
 }
 
 impl Dispatch<WlRegistry, ()> for Session {
     fn event(
         session: &mut Session,
-        _: &WlRegistry,
+        registry: &WlRegistry,
         event: wl_registry::Event,
         (): &(),
         _: &Connection,
-        _: &Handle,
+        handle: &Handle,
     ) {
-        // At most as many as a compositor has interfaces; a bound for a compositor that misbehaves.
-        if let wl_registry::Event::Global { name, interface, version } = event
-            && session.globals.len() < 1024
-        {
-            session.globals.push((name, interface, version));
+        match event {
+            // Outputs come when there are more monitors.
+            wl_registry::Event::Global { name, interface, version }
+                if session.shm.is_some()
+                    && interface == WlOutput::interface().name
+                    && session.outputs.len() < MAX_OUTPUTS =>
+            {
+                let output = registry.bind(name, version.min(4), handle, ());
+                session.outputs.push(Output::new(name, output));
+            }
+            wl_registry::Event::GlobalRemove { name } => session.output_gone(name, handle),
+            // At most as many as a compositor has interfaces; a bound for a compositor that misbehaves.
+            wl_registry::Event::Global { name, interface, version } if session.globals.len() < 1024 => {
+                session.globals.push((name, interface, version));
+            }
+            _ => {}
         }
     }
 }
@@ -701,215 +388,41 @@ impl Dispatch<WlCallback, ()> for Session {
 impl Dispatch<WlOutput, ()> for Session {
     fn event(
         session: &mut Session,
-        _: &WlOutput,
+        output: &WlOutput,
         event: wl_output::Event,
         (): &(),
         _: &Connection,
-        _: &Handle,
+        handle: &Handle,
     ) {
+        let several = session.monitors.is_some();
+        let Some(at) = session.outputs.iter().position(|known| known.output == *output) else { return };
+        let Some(known) = session.outputs.get_mut(at) else { return };
         if let wl_output::Event::Name { name } = event {
-            session.output_name = Some(name);
+            if known.number == Some(0) && session.first_name.is_none() {
+                session.first_name = Some(name.clone());
+            }
+            known.name = Some(name);
+            session.assign(handle);
         } else if let wl_output::Event::Mode { flags: WEnum::Value(flags), width, height, .. } = event
             && flags.contains(wl_output::Mode::Current)
             && let (Ok(width), Ok(height)) = (u32::try_from(width), u32::try_from(height))
         {
-            session.shared.set_size((width, height));
+            known.size = (width, height);
+            if known.number == Some(0) && session.arranged.is_none() {
+                session.arranged = Arrangement::single(width, height).ok();
+            }
             // A screencopy frame belongs to the size at which it was made.
-            let stale = session.capture.as_ref().is_some_and(|capture| {
+            let stale = known.capture.as_ref().is_some_and(|capture| {
                 matches!(capture.frame, CaptureFrame::Screencopy(_))
                     && capture.wanted.is_none_or(|w| (w.width, w.height) != (width, height))
             });
-            if stale && let Some(capture) = session.capture.take() {
-                capture.frame.destroy();
+            if stale {
+                known.give_up_capture();
+            }
+            if known.number == Some(0) && !several {
+                session.shared.set_size((width, height));
             }
         }
-    }
-}
-
-impl Dispatch<ZwlrScreencopyFrameV1, ()> for Session {
-    fn event(
-        session: &mut Session,
-        frame: &ZwlrScreencopyFrameV1,
-        event: zwlr_screencopy_frame_v1::Event,
-        (): &(),
-        _: &Connection,
-        _: &Handle,
-    ) {
-        use zwlr_screencopy_frame_v1::{Event, Flags};
-        if !session.is_current(&frame.id()) {
-            return;
-        }
-        let Some(capture) = &mut session.capture else { return };
-        match event {
-            Event::Buffer { format: WEnum::Value(format), width, height, stride } if is_bgrx(format) => {
-                capture.wanted = Some(Layout { format, width, height, stride });
-            }
-            Event::BufferDone if capture.wanted.is_some() => capture.stage = Stage::Prepared,
-            Event::BufferDone => {
-                session.fail(Error::Capture { reason: "no 32-bit RGB format is offered".into() });
-            }
-            Event::Flags { flags: WEnum::Value(flags) } => capture.y_invert = flags.contains(Flags::YInvert),
-            Event::Damage { x, y, width, height } => {
-                let int = |v: u32| i32::try_from(v).unwrap_or(i32::MAX);
-                session.add_damage(int(x), int(y), int(width), int(height));
-            }
-            Event::Ready { .. } => session.copied(),
-            Event::Failed => session.capture_failed(),
-            _ => {}
-        }
-    }
-}
-
-impl Dispatch<ExtImageCopyCaptureSessionV1, ()> for Session {
-    fn event(
-        session: &mut Session,
-        _: &ExtImageCopyCaptureSessionV1,
-        event: ext_image_copy_capture_session_v1::Event,
-        (): &(),
-        _: &Connection,
-        _: &Handle,
-    ) {
-        use ext_image_copy_capture_session_v1::Event;
-        let Some(Manager::Ext(ext)) = &mut session.manager else { return };
-        match event {
-            Event::BufferSize { width, height } => {
-                if std::mem::take(&mut ext.known) {
-                    ext.format = None; // a new set of constraints begins
-                }
-                ext.size = (width, height);
-            }
-            Event::ShmFormat { format: WEnum::Value(format) }
-                if is_bgrx(format) && (ext.known || ext.format != Some(wl_shm::Format::Xrgb8888)) =>
-            {
-                ext.known = false;
-                ext.format = Some(format);
-            }
-            Event::Done => ext.known = true,
-            Event::Stopped => {
-                session.fail(Error::Capture { reason: "the compositor stopped the capture".into() });
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Dispatch<ExtImageCopyCaptureFrameV1, ()> for Session {
-    fn event(
-        session: &mut Session,
-        frame: &ExtImageCopyCaptureFrameV1,
-        event: ext_image_copy_capture_frame_v1::Event,
-        (): &(),
-        _: &Connection,
-        _: &Handle,
-    ) {
-        use ext_image_copy_capture_frame_v1::Event;
-        if !session.is_current(&frame.id()) {
-            return;
-        }
-        match event {
-            Event::Transform { transform: WEnum::Value(transform) } => {
-                if let Some(capture) = &mut session.capture {
-                    capture.y_invert = transform == wl_output::Transform::Flipped180;
-                }
-            }
-            Event::Damage { x, y, width, height } => session.add_damage(x, y, width, height),
-            Event::Ready => session.copied(),
-            Event::Failed { .. } => session.capture_failed(),
-            _ => {}
-        }
-    }
-}
-
-impl Dispatch<ZwlrOutputManagerV1, ()> for Session {
-    fn event(
-        session: &mut Session,
-        _: &ZwlrOutputManagerV1,
-        event: zwlr_output_manager_v1::Event,
-        (): &(),
-        _: &Connection,
-        _: &Handle,
-    ) {
-        match event {
-            zwlr_output_manager_v1::Event::Head { head } => {
-                session.heads.push(Head { head, name: None, enabled: false });
-            }
-            zwlr_output_manager_v1::Event::Done { serial } => session.serial = Some(serial),
-            _ => {}
-        }
-    }
-
-    event_created_child!(Session, ZwlrOutputManagerV1, [
-        zwlr_output_manager_v1::EVT_HEAD_OPCODE => (ZwlrOutputHeadV1, ()),
-    ]);
-}
-
-impl Dispatch<ZwlrOutputHeadV1, ()> for Session {
-    fn event(
-        session: &mut Session,
-        head: &ZwlrOutputHeadV1,
-        event: zwlr_output_head_v1::Event,
-        (): &(),
-        _: &Connection,
-        _: &Handle,
-    ) {
-        match event {
-            zwlr_output_head_v1::Event::Enabled { enabled } => {
-                session.heads.iter_mut().filter(|h| h.head == *head).for_each(|h| h.enabled = enabled != 0);
-            }
-            zwlr_output_head_v1::Event::Name { name } => {
-                session
-                    .heads
-                    .iter_mut()
-                    .filter(|h| h.head == *head)
-                    .for_each(|h| h.name = Some(name.clone()));
-            }
-            zwlr_output_head_v1::Event::Finished => {
-                session.heads.retain(|h| h.head != *head);
-                if head.version() >= 3 {
-                    head.release();
-                }
-            }
-            _ => {}
-        }
-    }
-
-    event_created_child!(Session, ZwlrOutputHeadV1, [
-        zwlr_output_head_v1::EVT_MODE_OPCODE => (ZwlrOutputModeV1, ()),
-    ]);
-}
-
-impl Dispatch<ZwlrOutputModeV1, ()> for Session {
-    fn event(
-        _: &mut Session,
-        mode: &ZwlrOutputModeV1,
-        event: zwlr_output_mode_v1::Event,
-        (): &(),
-        _: &Connection,
-        _: &Handle,
-    ) {
-        if matches!(event, zwlr_output_mode_v1::Event::Finished) && mode.version() >= 3 {
-            mode.release();
-        }
-    }
-}
-
-impl Dispatch<ZwlrOutputConfigurationV1, ()> for Session {
-    fn event(
-        session: &mut Session,
-        configuration: &ZwlrOutputConfigurationV1,
-        event: zwlr_output_configuration_v1::Event,
-        (): &(),
-        _: &Connection,
-        _: &Handle,
-    ) {
-        use zwlr_output_configuration_v1::Event;
-        let outcome = match event {
-            Event::Succeeded => Outcome::Succeeded,
-            Event::Cancelled => Outcome::Cancelled,
-            _ => Outcome::Failed,
-        };
-        configuration.destroy();
-        session.resize_ended(outcome);
     }
 }
 
@@ -922,7 +435,6 @@ delegate_noop!(Session: ZwlrVirtualPointerManagerV1);
 delegate_noop!(Session: ZwlrVirtualPointerV1);
 delegate_noop!(Session: ZwpVirtualKeyboardManagerV1);
 delegate_noop!(Session: ZwpVirtualKeyboardV1);
-delegate_noop!(Session: ZwlrOutputConfigurationHeadV1);
 delegate_noop!(Session: ExtOutputImageCaptureSourceManagerV1);
 delegate_noop!(Session: ExtImageCaptureSourceV1);
 delegate_noop!(Session: ExtImageCopyCaptureManagerV1);

@@ -1,6 +1,6 @@
 //! What goes over the crate's boundary: pictures out, input in.
 
-/// A rectangle in pixels, within the output.
+/// A rectangle in pixels, within the picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rect {
     /// Left edge.
@@ -15,7 +15,7 @@ pub struct Rect {
 
 impl Rect {
     /// Whether they have a pixel in common.
-    pub(crate) fn overlaps(&self, other: Rect) -> bool {
+    pub fn overlaps(&self, other: Rect) -> bool {
         self.x < other.x + other.width
             && other.x < self.x + self.width
             && self.y < other.y + other.height
@@ -23,7 +23,7 @@ impl Rect {
     }
 }
 
-/// A picture of the whole output with what changed since the frame before.
+/// A picture of all outputs with what changed since the frame before.
 ///
 /// The pixels are a private copy: the desktop cannot change them while they are looked at.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +68,7 @@ pub enum Input {
         /// Down or up.
         pressed: bool,
     },
-    /// The pointer goes to a place of the output, in pixels; clamped to the output.
+    /// The pointer goes to a place of the picture, in pixels; clamped to it, and to the nearest monitor.
     PointerMove {
         /// From the left.
         x: u32,

@@ -30,12 +30,14 @@ use tokio::time::Instant;
 use channel::Received;
 pub(crate) use channel::{Channel, bounded};
 use files::fetch::{self, Step};
+use files::progress::Progress;
 use files::serve::{self, Served};
 use files::{Contents, Launcher, Trouble, list};
 use formats::Form;
 
 use crate::Error;
 use crate::gates::Gates;
+use crate::notice::Notice;
 
 /// Pastes of the desktop's programs that wait for the client; more get nothing.
 const MAX_PASTES: usize = 16;
@@ -184,6 +186,7 @@ struct Open {
 struct Fetching {
     number: u64,
     began: Instant,
+    progress: Progress,
     pastes: Vec<Paste>,
     answers: mpsc::Sender<Contents>,
     task: tokio::task::AbortHandle,
@@ -309,6 +312,20 @@ impl Clipboard {
         open.serve_wishes()
     }
 
+    /// What the user is to be told of files that take long.
+    pub(crate) fn notice(&self) -> Option<&Notice> {
+        self.0.as_ref()?.fetching.as_ref()?.progress.told()
+    }
+
+    /// The user wants no more of the files that are coming: who pastes them gets nothing.
+    pub(crate) fn stop_files(&mut self) {
+        if let Some(open) = &mut self.0
+            && open.fetching.take().is_some()
+        {
+            tracing::info!("the user has stopped the fetch of the client's files");
+        }
+    }
+
     /// Whether something waits to be written to the client.
     pub(crate) fn has_output(&self) -> bool {
         self.0.as_ref().is_some_and(|open| !open.output.is_empty())
@@ -350,7 +367,8 @@ impl Open {
         // While it cannot be made, its time does not matter.
         let announcement = self.announcement.filter(|_| self.ready && self.output.is_empty());
         let settled = (self.asked.is_none() && !self.waiting.is_empty()).then_some(self.settled);
-        [asked, announcement, settled].into_iter().flatten().min()
+        let told = self.fetching.as_ref().map(|fetching| fetching.progress.next());
+        [asked, announcement, settled, told].into_iter().flatten().min()
     }
 
     fn send(&mut self, message: SvcMessage) -> Result<(), Error> {
@@ -531,12 +549,15 @@ impl Open {
         };
         self.fetches += 1;
         let number = self.fetches;
-        tracing::debug!(files = wanted.len(), "the client's files are fetched");
+        let files = wanted.len();
+        tracing::debug!(files, "the client's files are fetched");
         let (answers, answered) = mpsc::channel(2);
         let fetch =
             fetch::fetch(launcher, wanted, self.gates.files_max_bytes, number, answered, self.step.clone());
         let task = tokio::task::spawn_local(fetch).abort_handle();
-        self.fetching = Some(Fetching { number, began: Instant::now(), pastes: vec![paste], answers, task });
+        let began = Instant::now();
+        let progress = Progress::new(files, began);
+        self.fetching = Some(Fetching { number, began, progress, pastes: vec![paste], answers, task });
     }
 
     fn client_gave(&mut self, contents: Contents) {
@@ -552,7 +573,12 @@ impl Open {
         let Some(fetching) = self.fetching.as_mut().filter(|fetching| fetching.number == number) else {
             return Ok(());
         };
+        fetching.progress.look(Instant::now());
         match step {
+            Step::Come { all, come } => {
+                fetching.progress.come(all, come);
+                Ok(())
+            }
             Step::Ask(request) => {
                 fetching.pastes.retain(|paste| !paste.is_abandoned());
                 if fetching.pastes.is_empty() {
@@ -608,6 +634,9 @@ impl Open {
             self.believe_emptied();
         }
         self.waiting.retain(|(_, until)| *until > now);
+        if let Some(fetching) = &mut self.fetching {
+            fetching.progress.look(now);
+        }
         self.ask_client()
     }
 

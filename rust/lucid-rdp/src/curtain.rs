@@ -22,6 +22,10 @@ pub(crate) struct Overlaid {
 struct State {
     closed: bool,
     notice: Option<Notice>,
+    /// Of something that the user may stop; what the session has to say goes first.
+    progress: Option<Notice>,
+    /// Where that is in the picture, while it is there.
+    progress_at: Option<Rect>,
 }
 
 impl Curtain {
@@ -43,20 +47,40 @@ impl Curtain {
         new
     }
 
+    /// Shows how far something is, that a click on it stops. Returns whether that is something new.
+    pub(crate) fn tell(&self, progress: Option<&Notice>) -> bool {
+        let mut state = self.state();
+        let new = state.progress.as_ref() != progress;
+        if new {
+            state.progress = progress.cloned();
+        }
+        if progress.is_none() {
+            state.progress_at = None;
+        }
+        new
+    }
+
+    /// Whether what was told so stands there.
+    pub(crate) fn tells_at(&self, (x, y): (u32, u32)) -> bool {
+        let place = self.state().progress_at;
+        place.is_some_and(|place| place.overlaps(Rect { x, y, width: 1, height: 1 }))
+    }
+
     /// The picture to encode, or `None` while nobody is shown any. `overlaid` holds it when something stands over it.
     pub(crate) fn pass<'a>(&self, frame: Frame<'a>, overlaid: &'a mut Overlaid) -> Option<Frame<'a>> {
-        let state = self.state();
+        let mut state = self.state();
         if state.closed {
             *overlaid = Overlaid::default();
             return None;
         }
-        let Some(notice) = &state.notice else {
+        let Some(notice) = state.notice.as_ref().or(state.progress.as_ref()) else {
             *overlaid = Overlaid::default();
             return Some(frame);
         };
         overlaid.pixels.clear();
         overlaid.pixels.extend_from_slice(frame.pixels);
         let place = notice.draw(frame.width, frame.height, frame.stride, &mut overlaid.pixels);
+        state.progress_at = place.filter(|_| state.notice.is_none());
         overlaid.damage.clear();
         overlaid.damage.extend(frame.damage.iter().take(lucid_desktop::MAX_DAMAGE - 1));
         if frame.damage.len() >= lucid_desktop::MAX_DAMAGE {

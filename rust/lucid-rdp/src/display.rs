@@ -14,13 +14,19 @@ use ironrdp_displaycontrol::pdu::{
 };
 use ironrdp_dvc::{DvcMessage, DvcProcessor, DvcServerProcessor};
 use ironrdp_pdu::{PduResult, decode_err};
+use lucid_desktop::monitors::MAX_MONITORS;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+
+use crate::monitors::Layout;
 
 /// How long a client has to rest for its wish to be done.
 const REST: Duration = Duration::from_millis(60);
 /// A client that never rests gets a wish done so often nevertheless.
 const RESTLESS: Duration = Duration::from_millis(500);
+
+/// How many monitors a client may have.
+const MONITORS: u32 = MAX_MONITORS as u32;
 
 /// The smallest side that a client may have, in pixels (MS-RDPEDISP 2.2.2.2.1).
 const MIN_SIDE: u32 = 200;
@@ -32,6 +38,8 @@ pub(crate) struct Wish {
     pub(crate) size: DesktopSize,
     /// How large things are, in percent; none if it does not say.
     pub(crate) scale: Option<u32>,
+    /// Its monitors, if it has several; then the size is that of all of them.
+    pub(crate) several: Option<Layout>,
 }
 
 /// A client's scale (MS-RDPBCGR 2.2.1.3.2 and MS-RDPEDISP 2.2.2.2.1, which have the same two fields): both have to be
@@ -61,10 +69,13 @@ impl DvcProcessor for Control {
     }
 
     fn start(&mut self, _channel_id: u32) -> PduResult<Vec<DvcMessage>> {
-        // One monitor, and as many pixels as the largest desktop has.
-        let capabilities =
-            DisplayControlCapabilities::new(1, self.most.width.into(), self.most.height.into())
-                .map_err(|e| decode_err!(e))?;
+        // In all as many pixels as the largest desktop has (MS-RDPEDISP 2.2.2.1: the product of the three).
+        let capabilities = DisplayControlCapabilities::new(
+            MONITORS,
+            u32::from(self.most.width) / 2,
+            u32::from(self.most.height) / (MONITORS / 2),
+        )
+        .map_err(|e| decode_err!(e))?;
         Ok(vec![Box::new(DisplayControlPdu::from(capabilities))])
     }
 
@@ -85,8 +96,16 @@ impl DvcProcessor for Control {
 
 impl DvcServerProcessor for Control {}
 
-/// What a layout's primary monitor is like, within this host's limits; clients are told that there may be one only.
+/// What a layout is like; of monitors that are outside of this host's limits the primary one alone, within them.
 fn wish(layout: &DisplayControlMonitorLayout, most: DesktopSize) -> Option<Wish> {
+    match Layout::changed(layout, most) {
+        Ok(None) => {}
+        Ok(Some(several)) => return Some(Wish { size: several.size(), scale: None, several: Some(several) }),
+        Err(why) => {
+            tracing::warn!("a client's monitors stay as they are: {why}");
+            return None;
+        }
+    }
     let monitors = layout.monitors();
     let monitor = monitors.iter().find(|m| m.is_primary()).or(monitors.first())?;
     let (width, height) = monitor.dimensions();
@@ -96,7 +115,7 @@ fn wish(layout: &DisplayControlMonitorLayout, most: DesktopSize) -> Option<Wish>
     let device = monitor.device_scale_factor().map(|factor| factor.value());
     let scale =
         monitor.desktop_scale_factor().zip(device).and_then(|(desktop, device)| scale(desktop, device));
-    Some(Wish { size, scale })
+    Some(Wish { size, scale, several: None })
 }
 
 /// The sizes that a client wishes for.
@@ -239,7 +258,7 @@ mod tests {
             let (mut control, wishes) = control(MOST);
             control.process(1, &damaged).unwrap();
             let wish = *wishes.wishes.borrow();
-            if let Some(Wish { size, scale }) = wish {
+            if let Some(Wish { size, scale, .. }) = wish {
                 assert!(scale.is_none_or(|scale| (100..=500).contains(&scale)));
                 assert!((200..=3840).contains(&size.width) && size.width % 2 == 0);
                 assert!((200..=2160).contains(&size.height));

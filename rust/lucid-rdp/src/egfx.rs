@@ -3,7 +3,6 @@
 use std::any::TypeId;
 use std::sync::mpsc;
 
-use ironrdp_acceptor::DesktopSize;
 use ironrdp_core::{Encode, EncodeResult, WriteCursor, impl_as_any};
 use ironrdp_dvc::{
     DrdynvcServer, DvcEncode, DvcMessage, DvcProcessor, DvcServerProcessor, DynamicChannelMut,
@@ -23,6 +22,7 @@ use lucid_desktop::Rect;
 
 use crate::Error;
 use crate::graphics::Command;
+use crate::monitors::Layout;
 
 /// Notes what the client has shown.
 struct Handler {
@@ -158,9 +158,12 @@ impl Egfx<'_> {
 
     /// Makes the surface, instead of the one there may be, maps it to the output, and adds a picture of nothing, whose
     /// acknowledgement tells how long the link is.
-    pub(crate) fn make_surface(&mut self, size: DesktopSize) -> Result<Sent, Error> {
+    pub(crate) fn make_surface(&mut self, layout: &Layout) -> Result<Sent, Error> {
+        let size = layout.size();
         let server = self.server().ok_or(Error::Internal("the graphics pipeline was closed"))?;
-        if server.surface_ids().next().is_some() {
+        if !layout.is_single() {
+            server.resize_with_monitors(size.width, size.height, layout.told());
+        } else if server.surface_ids().next().is_some() {
             server.resize(size.width, size.height);
         } else {
             server.set_output_dimensions(size.width, size.height);

@@ -41,6 +41,7 @@ use crate::graphics::Command;
 use crate::handshake::{self, Connection, Hall, Host, Secured, Stage};
 use crate::incoming::{self, Incoming};
 use crate::input::Translator;
+use crate::monitors::Layout;
 use crate::reconnect::Cookies;
 use crate::{Accounts, MAX_SIZE, Refused, clipboard, display, drives, nla, sound, tls};
 
@@ -508,9 +509,9 @@ impl Ends {
     fn draw(&mut self) {
         let user = self.result.user_channel_id;
         let Some(mut pipeline) = egfx::find(&mut self.result.static_channels, user) else { return };
-        let size = DesktopSize { width: 640, height: 480 };
+        let layout = Layout::one(DesktopSize { width: 640, height: 480 }, 100);
         if matches!(pipeline.state(), State::NeedsSurface { .. }) {
-            pipeline.make_surface(size).expect("a surface");
+            pipeline.make_surface(&layout).expect("a surface");
         }
         if pipeline.state() == State::Ready {
             let commands: &[Command] = &[];

@@ -14,8 +14,9 @@ use ironrdp_connector::sspi;
 use ironrdp_connector::sspi::credssp::{CredSspServer, NStatusCode, ServerMode, ServerState, TsRequest};
 use ironrdp_connector::sspi::generator::GeneratorState;
 use ironrdp_connector::{ConnectorErrorKind, Sequence as _, general_err};
-use ironrdp_core::{WriteBuf, decode};
+use ironrdp_core::{DecodeResult, WriteBuf, decode, encode_vec, other_err};
 use ironrdp_dvc::DrdynvcServer;
+use ironrdp_pdu::gcc::ConferenceCreateRequest;
 use ironrdp_pdu::mcs::ConnectInitial;
 use ironrdp_pdu::nego::SecurityProtocol;
 use ironrdp_pdu::rdp::capability_sets::CapabilitySet;
@@ -33,6 +34,7 @@ use crate::display::{self, Wishes};
 use crate::egfx::Pipeline;
 use crate::error::Refused;
 use crate::gates::Gates;
+use crate::monitors::Layout;
 use crate::{capabilities, clipboard, closing, drives, nla, sequence, sound, tls};
 
 /// A CredSSP message holds an NTLM token and at most the credentials; anything larger is no such thing.
@@ -60,11 +62,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
 pub(crate) struct Connection<S = TlsStream<TcpStream>> {
     pub(crate) framed: TokioFramed<S>,
     pub(crate) result: AcceptorResult,
-    pub(crate) size: DesktopSize,
+    /// Its monitors, within this host's limits.
+    pub(crate) layout: Layout,
     /// Who it is.
     pub(crate) user: String,
-    /// How large it wants things, in percent.
-    pub(crate) scale: u32,
     /// The sizes it wishes for later on.
     pub(crate) wishes: Wishes,
 }
@@ -162,7 +163,7 @@ pub(crate) async fn admit<S: Stream>(
     hall: &mut impl Hall,
 ) -> Result<Connection<S>, Refused> {
     let Secured { mut framed, mut acceptor, wishes, nla, user } = secured;
-    let scale = first_settings(&mut framed, &mut acceptor).await?.unwrap_or(100);
+    let Said { scale, several } = first_settings(&mut framed, &mut acceptor, host.max_size).await?;
     let mut gate = Gate { accounts: &host.accounts, nla, user, stage, hall, denied: None, size: None };
     let finalized = sequence::settle(framed, &mut acceptor, &mut gate).await;
     if let Some(denied) = gate.denied {
@@ -202,7 +203,8 @@ pub(crate) async fn admit<S: Stream>(
         }
     };
     let size = size.ok_or(Refused::Malformed("the connection's settings"))?;
-    Ok(Connection { framed, result, size, user, scale, wishes })
+    let layout = several.filter(|several| several.size() == size).unwrap_or_else(|| Layout::one(size, scale));
+    Ok(Connection { framed, result, layout, user, wishes })
 }
 
 /// The size in a client's Confirm Active, which is the one that it was offered (MS-RDPBCGR 2.2.7.1.2), and that is
@@ -242,29 +244,53 @@ pub(crate) async fn negotiate<S: Stream>(stream: S, acceptor: &mut Acceptor) -> 
     Ok(stream)
 }
 
-/// Takes the client's first settings (MS-RDPBCGR 2.2.1.3) to the state machine, and what that does not tell from them:
-/// the scale, in percent.
+/// What the state machine does not tell from a client's first settings.
+struct Said {
+    /// How large it wants things, in percent.
+    scale: u32,
+    /// Its monitors, if it has several.
+    several: Option<Layout>,
+}
+
+/// Takes the client's first settings (MS-RDPBCGR 2.2.1.3) to the state machine.
 async fn first_settings<S: Stream>(
     framed: &mut TokioFramed<S>,
     acceptor: &mut Acceptor,
-) -> Result<Option<u32>, Refused> {
+    most: DesktopSize,
+) -> Result<Said, Refused> {
     const DOING: &str = "the connection's settings";
-    let Some(hint) = acceptor.next_pdu_hint() else { return Ok(None) };
+    let Some(hint) = acceptor.next_pdu_hint() else { return Ok(Said { scale: 100, several: None }) };
     let pdu = framed.read_by_hint(hint).await.map_err(|e| gone_or_malformed(&e, DOING))?;
+    let (said, changed) = said(&pdu, most).map_err(|_| Refused::Malformed(DOING))?;
     let mut out = WriteBuf::new();
-    acceptor.step(&pdu, None, &mut out).map_err(|e| classify(&e, DOING))?;
+    acceptor.step(changed.as_deref().unwrap_or(&pdu), None, &mut out).map_err(|e| classify(&e, DOING))?;
     if !out.filled().is_empty() {
         framed.write_all(out.filled()).await.map_err(|_| Refused::Gone(DOING))?;
     }
-    let core = decode::<X224<X224Data<'_>>>(&pdu)
-        .and_then(|x224| decode::<ConnectInitial>(x224.0.data.as_ref()))
-        .map_err(|_| Refused::Malformed(DOING))?
-        .conference_create_request
-        .into_gcc_blocks()
-        .core
-        .optional_data;
+    Ok(said)
+}
+
+/// Reads the client's first settings. Clients with several monitors ask for the size of the primary one, or of all of
+/// them; the state machine is to take the latter, so the message is changed if need be.
+fn said(pdu: &[u8], most: DesktopSize) -> DecodeResult<(Said, Option<Vec<u8>>)> {
+    let initial: ConnectInitial = decode(decode::<X224<X224Data<'_>>>(pdu)?.0.data.as_ref())?;
+    let mut blocks = initial.conference_create_request.gcc_blocks().clone();
+    let core = &blocks.core.optional_data;
     let factors = core.desktop_scale_factor.zip(core.device_scale_factor);
-    Ok(factors.and_then(|(desktop, device)| display::scale(desktop, device)))
+    let scale = factors.and_then(|(desktop, device)| display::scale(desktop, device)).unwrap_or(100);
+    let several = Layout::announced(&blocks, scale, most);
+    let asked = DesktopSize { width: blocks.core.desktop_width, height: blocks.core.desktop_height };
+    let size = several.map_or(asked, |several| several.size());
+    let changed = if size == asked {
+        None
+    } else {
+        (blocks.core.desktop_width, blocks.core.desktop_height) = (size.width, size.height);
+        let conference_create_request = ConferenceCreateRequest::new(blocks)?;
+        let failed = |e| other_err!("ConnectInitial", source: e);
+        let initial = encode_vec(&ConnectInitial { conference_create_request, ..initial }).map_err(failed)?;
+        Some(encode_vec(&X224(X224Data { data: initial.into() })).map_err(failed)?)
+    };
+    Ok((Said { scale, several }, changed))
 }
 
 /// The points of the state machine at which this host decides.

@@ -140,7 +140,7 @@ pub(crate) async fn keep(
                     away = facts.since.get().elapsed().as_secs(),
                     "the user is back"
                 );
-                match running.settle(arrival.connection.size).await {
+                match running.settle(arrival.connection.layout).await {
                     Ok(()) => next = Some(*arrival),
                     Err(error) => {
                         tracing::error!(id, peer = %arrival.peer, "the client was let go: {error}");

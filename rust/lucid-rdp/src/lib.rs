@@ -33,6 +33,7 @@ mod input;
 mod keeper;
 mod keyboard;
 mod listener;
+mod monitors;
 mod nla;
 mod notice;
 mod pace;

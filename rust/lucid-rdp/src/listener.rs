@@ -146,7 +146,7 @@ async fn client(
     let opening = door.opening;
     let mut arrival = Arrival { connection, peer };
     loop {
-        let (user, size) = (&arrival.connection.user, arrival.connection.size);
+        let (user, size) = (&arrival.connection.user, arrival.connection.layout.size());
         match sessions.place(user, size) {
             Place::Existing(calls) => match calls.send(Call::Client(Box::new(arrival))).await {
                 Ok(()) => return,

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use crate::curtain::Curtain;
 use crate::drives::Shelf;
 use crate::encoders::VideoEncoders;
+use crate::monitors::Layout;
 use crate::picture::{FromDesktop, Orders, Painter};
 use crate::sound::Source;
 use crate::{Error, keyboard};
@@ -41,6 +42,7 @@ pub(crate) struct Opening {
     from_desktop: mpsc::Receiver<FromDesktop>,
     keyboard: KeyboardLayout,
     drives_writable: bool,
+    size: DesktopSize,
 }
 
 /// Starts a desktop; blocking work goes to another thread.
@@ -56,13 +58,13 @@ pub(crate) fn open(settings: &Settings, size: DesktopSize) -> Opening {
     let socket = socket.clone();
     let task = tokio::task::spawn_blocking(move || Desktop::open(&socket, &request, painter));
     let drives_writable = drives.unwrap_or_default();
-    Opening { task, orders, curtain, from_desktop, keyboard: keyboard.clone(), drives_writable }
+    Opening { task, orders, curtain, from_desktop, keyboard: keyboard.clone(), drives_writable, size }
 }
 
 impl Opening {
     /// Waits for it.
     pub(crate) async fn running(self) -> Result<Running, Error> {
-        let Opening { task, orders, curtain, from_desktop, keyboard, drives_writable } = self;
+        let Opening { task, orders, curtain, from_desktop, keyboard, drives_writable, size } = self;
         let mut desktop =
             task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
         let sound = desktop.take_sound().map(Source::new).transpose()?.map(Rc::new);
@@ -78,7 +80,7 @@ impl Opening {
             pointer: Pointer::Shape(Shape::DEFAULT),
             generation: 0,
             asked: false,
-            scale: 100,
+            layout: Layout::one(size, 100),
             configured: keyboard.clone(),
             keyboard,
         })
@@ -122,8 +124,8 @@ pub(crate) struct Running {
     pub(crate) generation: u32,
     /// A picture was asked for and has not come.
     pub(crate) asked: bool,
-    /// How large the desktop shows things, in percent.
-    pub(crate) scale: u32,
+    /// The monitors that the desktop was asked for last.
+    pub(crate) layout: Layout,
     /// The layout for clients that announce none.
     configured: KeyboardLayout,
     /// The layout that the desktop has, or was asked for last.
@@ -147,16 +149,16 @@ impl Running {
         self.desktop.refresh_all();
     }
 
-    /// Asks the desktop for a size and a scale, in percent.
-    pub(crate) fn arrange(&mut self, size: DesktopSize, scale: u32) -> Result<(), Error> {
-        self.desktop.resize_scaled(size.width.into(), size.height.into(), scale)?;
-        self.scale = scale;
+    /// Asks the desktop for monitors.
+    pub(crate) fn arrange(&mut self, layout: Layout) -> Result<(), Error> {
+        self.desktop.arrange(layout.monitors())?;
+        self.layout = layout;
         Ok(())
     }
 
-    /// Gives the desktop a client's scale, if it has another one.
-    pub(crate) fn take_scale(&mut self, size: DesktopSize, scale: u32) -> Result<(), Error> {
-        if scale == self.scale { Ok(()) } else { self.arrange(size, scale) }
+    /// Gives the desktop a client's monitors, if it has others.
+    pub(crate) fn take_monitors(&mut self, layout: Layout) -> Result<(), Error> {
+        if layout == self.layout { Ok(()) } else { self.arrange(layout) }
     }
 
     /// Gives the desktop the keyboard layout that a client announced (MS-RDPBCGR 2.2.1.3.2).
@@ -196,11 +198,12 @@ impl Running {
         }
     }
 
-    /// Brings a parked desktop to the size of the next client.
-    pub(crate) async fn settle(&mut self, size: DesktopSize) -> Result<(), Error> {
+    /// Brings a parked desktop to the monitors of the next client.
+    pub(crate) async fn settle(&mut self, layout: Layout) -> Result<(), Error> {
+        let size = layout.size();
         let wanted = (u32::from(size.width), u32::from(size.height));
         // Even if it has that size now: the client before may have asked for another one just then.
-        self.arrange(size, self.scale)?;
+        self.arrange(layout)?;
         self.ask();
         self.desktop.refresh_all();
         let settled = async {

@@ -43,8 +43,10 @@ use crate::sharecontrol::Channels;
 use crate::sound::Sound;
 use crate::{Error, closing, fastpath, reconnect};
 
+mod clicks;
 mod resize;
 
+use clicks::{Clicks, For};
 use resize::Resizing;
 
 /// A client that announced the graphics pipeline has this long to open it before it gets pictures the old way.
@@ -81,6 +83,9 @@ struct Session<'a> {
     facts: &'a Facts,
     writer: mpsc::Sender<Piece>,
     translator: Translator,
+    clicks: Clicks,
+    /// The user wants no more of what the notice tells.
+    stop: bool,
     cursors: Cursors,
     began: Instant,
     /// A picture is queued or being written: so many bytes since then.
@@ -102,7 +107,8 @@ pub(crate) async fn run(
     peer: SocketAddr,
     interrupted: impl Future<Output = Farewell>,
 ) -> Result<End, Error> {
-    let Connection { framed, result, size, scale, wishes, .. } = connection;
+    let Connection { framed, result, layout, wishes, .. } = connection;
+    let size = layout.size();
     let client = capabilities::confirmed(&result.capabilities)?;
     let (mut reader, writer) = split_tokio_framed(framed);
     let (to_writer, pieces) = mpsc::channel(WRITE_QUEUE);
@@ -111,7 +117,8 @@ pub(crate) async fn run(
     tracing::info!(%peer, width = size.width, height = size.height, "the client is connected");
     facts.size.set(size);
     running.take_layout(result.keyboard_layout)?;
-    running.take_scale(size, scale)?;
+    running.take_monitors(layout)?;
+    running.curtain.tell(None);
     running.curtain.open();
     let mut session = Session {
         result,
@@ -123,6 +130,8 @@ pub(crate) async fn run(
         facts,
         writer: to_writer,
         translator: Translator::default(),
+        clicks: Clicks::default(),
+        stop: false,
         cursors: Cursors::new(client.pointers),
         began: Instant::now(),
         writing: None,
@@ -233,6 +242,9 @@ impl Session<'_> {
         // The first at once.
         let mut cookies = tokio::time::interval(reconnect::RENEW);
         loop {
+            if self.running.curtain.tell(clipboard.notice()) {
+                self.running.desktop.refresh_all();
+            }
             self.ask();
             let refinement = self.refine_at.filter(|_| self.may_refine());
             let (may_resize, resize_deadline) = (self.may_resize(), self.resizing.deadline());
@@ -242,6 +254,9 @@ impl Session<'_> {
                         Ok((action, bytes)) => {
                             if self.pdu(action, &bytes).await? {
                                 return Ok(End::Client);
+                            }
+                            if std::mem::take(&mut self.stop) {
+                                clipboard.stop_files();
                             }
                             clipboard.received(&mut self.result)?;
                             sound.received(&mut self.result)?;
@@ -371,10 +386,10 @@ impl Session<'_> {
     /// Makes the surface when the client has opened the pipeline, or has started it over. Returns whether the
     /// pipeline has just become usable.
     async fn serve_pipeline(&mut self) -> Result<bool, Error> {
-        let size = self.size;
+        let layout = self.layout();
         let Some(mut pipeline) = self.pipeline() else { return Ok(false) };
         let State::NeedsSurface { avc420 } = pipeline.state() else { return Ok(false) };
-        let Sent { bytes, frame } = pipeline.make_surface(size)?;
+        let Sent { bytes, frame } = pipeline.make_surface(&layout)?;
         self.pace.forget();
         self.pace.sent(frame, bytes.len(), Instant::now());
         self.send(bytes).await?;
@@ -529,9 +544,17 @@ impl Session<'_> {
         Ok(false)
     }
 
-    fn input(&self, inputs: Vec<Input>) {
+    fn input(&mut self, inputs: Vec<Input>) {
         self.facts.last_input.set(Instant::now());
         for input in inputs {
+            match self.clicks.see(&input, &self.running.curtain) {
+                For::Desktop => {}
+                For::Nobody => continue,
+                For::Notice => {
+                    self.stop = true;
+                    continue;
+                }
+            }
             if let Err(e) = self.running.desktop.input(input) {
                 // The desktop is ending; its own message ends the session.
                 tracing::debug!("input: {e}");

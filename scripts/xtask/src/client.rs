@@ -151,6 +151,31 @@ pub(crate) struct Mode {
 }
 
 impl Mode {
+    /// Gives a client what it needs to connect, but for a size.
+    pub(crate) fn arguments(
+        &self,
+        command: &mut Command,
+        dir: &Path,
+        login: &Login,
+        address: &str,
+        more: &[&str],
+    ) {
+        command
+            // Known certificates and settings of whoever runs this stay out.
+            .env("HOME", dir)
+            .env("XDG_CONFIG_HOME", dir)
+            .arg(format!("/v:{address}:{}", login.port))
+            .arg(format!("/u:{}", login.user))
+            .args(login.password.iter().map(|password| format!("/p:{password}")))
+            .arg(format!("/sec:{}", self.security))
+            .args(["/cert:ignore", "-decorations"])
+            .args(self.options)
+            .args(more);
+        if !self.options.iter().any(|option| option.starts_with("/kbd:")) {
+            command.arg(self.client.us_keyboard());
+        }
+    }
+
     /// The name in checks.
     pub(crate) fn name(&self) -> String {
         format!("{}, {}, {}", self.client.name(), self.security.to_uppercase(), self.codec)
@@ -177,14 +202,68 @@ impl Screen {
         let mut server = Command::new("Xvfb");
         server.args(["-displayfd", "1", "-nolisten", "tcp", "-noreset", "-screen", "0"]);
         server.arg(format!("{}x{}x24", size.0, size.1));
-        let mut server = Background::start(&server, &log)?;
-        let number = interrupt.wait_for("an X server (Xvfb)", Duration::from_secs(30), || {
-            server.must_run("starting an X server")?;
-            let text = server.output()?;
-            let whole = text.strip_suffix('\n').and_then(|text| text.lines().last());
-            Ok(whole.filter(|line| line.bytes().all(|byte| byte.is_ascii_digit())).map(str::to_owned))
-        })?;
+        let (server, number) = serving(&server, &log, "an X server (Xvfb)", interrupt)?;
         Ok(Self { _server: server, number, size, view: size, dir: dir.to_owned() })
+    }
+
+    /// Starts one with several monitors, the primary one first; left, top, width and height of each are among the modes
+    /// that every X server knows.
+    pub(crate) fn with_monitors(
+        dir: &Path,
+        monitors: &[(usize, usize, usize, usize)],
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        // Only a driver for graphics cards that are none has several monitors; Xvfb has one.
+        const CONFIG: &str = r#"
+Section "ServerFlags"
+  Option "AutoAddDevices" "false"
+  Option "AutoAddGPU" "false"
+  Option "DontVTSwitch" "true"
+EndSection
+Section "Device"
+  Identifier "D"
+  Driver "dummy"
+  VideoRam 65536
+EndSection
+Section "Monitor"
+  Identifier "M"
+  HorizSync 5.0-1000.0
+  VertRefresh 5.0-200.0
+EndSection
+Section "Screen"
+  Identifier "S"
+  Device "D"
+  Monitor "M"
+  DefaultDepth 24
+EndSection
+"#;
+        fs::create_dir_all(dir).at("making", dir)?;
+        let (config, log) = (dir.join("xorg.conf"), dir.join("xorg.log"));
+        fs::write(&config, CONFIG).at("writing", &config)?;
+        fs::write(&log, "").at("emptying", &log)?;
+        let mut server = Command::new("Xorg");
+        // A relative name, which whoever is not root may give as well.
+        server.args(["-displayfd", "1", "-nolisten", "tcp", "-noreset", "-novtswitch", "-sharevts"]);
+        server.args(["-config", "xorg.conf", "-logfile", "xorg-server.log"]).current_dir(dir);
+        let (server, number) = serving(&server, &log, "an X server with several monitors (Xorg)", interrupt)?;
+        let end =
+            |side: fn(&(usize, usize, usize, usize)) -> usize| monitors.iter().map(side).max().unwrap_or(0);
+        let size = (end(|m| m.0 + m.2), end(|m| m.1 + m.3));
+        let screen = Self { _server: server, number, size, view: size, dir: dir.to_owned() };
+        let mut modes = screen.command("xrandr");
+        for (number, (left, top, width, height)) in monitors.iter().enumerate() {
+            let (output, mode) = (format!("DUMMY{number}"), format!("{width}x{height}"));
+            if number > 0 {
+                let mut add = screen.command("xrandr");
+                ask_well("adding a mode", add.args(["--addmode", &output, &mode]), b"")?;
+            }
+            modes.args(["--output", &output, "--mode", &mode, "--pos", &format!("{left}x{top}")]);
+            if number == 0 {
+                modes.arg("--primary");
+            }
+        }
+        ask_well("giving an X server its monitors", &mut modes, b"")?;
+        Ok(screen)
     }
 
     /// A program on this screen.
@@ -275,6 +354,19 @@ impl Screen {
     }
 }
 
+/// Starts an X server, and waits for the number that it says.
+fn serving(server: &Command, log: &Path, what: &str, interrupt: &Interrupt) -> Result<(Background, String)> {
+    let mut server = Background::start(server, log)?;
+    let number = interrupt.wait_for(what, Duration::from_secs(30), || {
+        server.must_run("starting an X server")?;
+        let text = server.output()?;
+        let mut lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        let is_number = |line: &&str| !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit());
+        Ok(lines.find(is_number).map(str::to_owned))
+    })?;
+    Ok((server, number))
+}
+
 /// A client that is running.
 pub(crate) struct Client {
     program: Background,
@@ -315,21 +407,8 @@ impl Client {
         more: &[&str],
     ) -> Result<Self> {
         let screen = Screen::start(dir, mode.size, place.interrupt)?;
-        command
-            // Known certificates and settings of whoever runs this stay out.
-            .env("HOME", dir)
-            .env("XDG_CONFIG_HOME", dir)
-            .arg(format!("/v:{address}:{}", login.port))
-            .arg(format!("/u:{}", login.user))
-            .args(login.password.iter().map(|password| format!("/p:{password}")))
-            .arg(format!("/sec:{}", mode.security))
-            .arg(format!("/size:{}x{}", mode.size.0, mode.size.1))
-            .args(["/cert:ignore", "-decorations"])
-            .args(mode.options)
-            .args(more);
-        if !mode.options.iter().any(|option| option.starts_with("/kbd:")) {
-            command.arg(mode.client.us_keyboard());
-        }
+        command.arg(format!("/size:{}x{}", mode.size.0, mode.size.1));
+        mode.arguments(&mut command, dir, login, address, more);
         Self::start_on(screen, command)
     }
 
@@ -479,6 +558,21 @@ impl Picture {
     fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
         let at = (y * self.width + x) * 3;
         self.rgb.get(at..at + 3).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default()
+    }
+
+    /// A part of it.
+    pub(crate) fn part(&self, (left, top, width, height): (usize, usize, usize, usize)) -> Picture {
+        let rows = self.rgb.chunks_exact(self.width * 3).skip(top).take(height);
+        let rgb = rows.flat_map(|row| row.iter().skip(left * 3).take(width * 3).copied()).collect();
+        Picture { width, height, rgb }
+    }
+
+    /// Whether all of it is of a colour, to within `tolerance`, corners included; a pointer may be anywhere else.
+    pub(crate) fn is_even(&self, colour: [u8; 3], tolerance: u8) -> bool {
+        let (right, bottom) = (self.width - 1, self.height - 1);
+        let corners = [(0, 0), (right, 0), (0, bottom), (right, bottom)];
+        corners.iter().all(|(x, y)| distance(self.pixel(*x, *y), colour) <= tolerance)
+            && self.share(colour, tolerance) > 0.999
     }
 
     /// The farthest that any channel of any pixel is from a colour, the pointer's place in the middle left out.

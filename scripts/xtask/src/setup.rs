@@ -61,6 +61,9 @@ const PACKAGES: [(&str, &[&str]); 8] = [
         "real clients and what they show",
         &[
             "xvfb",
+            "xserver-xorg-core",
+            "xserver-xorg-video-dummy",
+            "x11-xserver-utils",
             "freerdp2-x11",
             "rdesktop",
             "remmina",

@@ -13,6 +13,7 @@ mod wallpaper;
 use crate::Paths;
 use lucid_desktop::KeyboardLayout;
 use lucid_desktop::handover::{self, DesktopRequest, Reply};
+use lucid_desktop::monitors::{MAX_MONITORS, output_name};
 use runtime::RuntimeDirectory;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -319,7 +320,7 @@ impl Launcher {
         self.environment(&mut command, runtime)?;
         command
             .env("WLR_BACKENDS", "headless")
-            .env("WLR_HEADLESS_OUTPUTS", "1")
+            .env("WLR_HEADLESS_OUTPUTS", MAX_MONITORS.to_string())
             .env("WLR_RENDERER", "pixman")
             .env("WLR_LIBINPUT_NO_DEVICES", "1")
             .env("LIBSEAT_BACKEND", "noop")
@@ -357,7 +358,7 @@ impl Launcher {
         Ok(())
     }
 
-    /// The output's size, then the given configuration.
+    /// The first output's size, and that there is no other yet; then the given configuration.
     fn write_config(
         &self,
         request: &DesktopRequest,
@@ -374,10 +375,11 @@ impl Launcher {
         }
         let DesktopRequest { width, height, .. } = request;
         let (theme, size) = (cursors::THEME, cursors::SIZE);
-        let text = format!(
-            "output HEADLESS-1 mode --custom {width}x{height}\nseat * xcursor_theme {theme} {size}\ninclude {}\n",
-            path.display()
-        );
+        let mut text = format!("output {} mode --custom {width}x{height}\n", output_name(0));
+        for number in 1..MAX_MONITORS {
+            text.push_str(&format!("output {} disable\n", output_name(number)));
+        }
+        text.push_str(&format!("seat * xcursor_theme {theme} {size}\ninclude {}\n", path.display()));
         let config = runtime.path().join("sway-config");
         std::fs::write(&config, text).map_err(LauncherError::io(format!("writing {}", config.display())))?;
         Ok(config)

@@ -83,6 +83,13 @@ impl Piece<'_> {
         None
     }
 
+    /// Whether a pixel has one of the colours of a shape's code.
+    pub(crate) fn shows_part(&self, shape: Shape) -> bool {
+        let colours = code(shape);
+        let (pixels, _) = self.pixels.as_chunks::<4>();
+        pixels.iter().any(|pixel| colours.contains(&(u32::from_le_bytes(*pixel) & 0xff_ffff)))
+    }
+
     /// The extent of a code whose first pixel of the pure upper colour is at that place. Scaling blends a pixel at
     /// each edge, which belongs to the code as well.
     fn code_at(&self, shape: Shape, left: u32, top: u32) -> Option<Rect> {
@@ -116,10 +123,37 @@ impl Piece<'_> {
 
 /// Where a code may be when the pointer was put to that place.
 pub(crate) fn surroundings((x, y): (u32, u32), picture: (u32, u32)) -> Option<Rect> {
+    surroundings_beside((i32::try_from(x).ok()?, i32::try_from(y).ok()?), picture)
+}
+
+/// The same for a place that may be outside of the picture.
+pub(crate) fn surroundings_beside((x, y): (i32, i32), picture: (u32, u32)) -> Option<Rect> {
     let reach = i32::try_from(SLACK + MAX_CODE_SIDE + SLACK + 1).ok()?;
     let slack = i32::try_from(SLACK).ok()?;
-    let at = |v: u32| i32::try_from(v).ok();
-    crate::damage::clip(at(x)? - slack, at(y)? - slack, reach, reach, picture)
+    crate::damage::clip(x - slack, y - slack, reach, reach, picture)
+}
+
+/// What holds every code that touches a rectangle of the picture, and a pixel more.
+pub(crate) fn reach(rect: Rect, picture: (u32, u32)) -> Option<Rect> {
+    let reach = i32::try_from(MAX_CODE_SIDE + SLACK + 1).ok()?;
+    let int = |v: u32| i32::try_from(v).ok();
+    crate::damage::clip(
+        int(rect.x)? - reach,
+        int(rect.y)? - reach,
+        int(rect.width)? + 2 * reach,
+        int(rect.height)? + 2 * reach,
+        picture,
+    )
+}
+
+/// Whether what was found in a piece of the picture may go on outside of it.
+pub(crate) fn is_cut_by(found: Rect, piece: Rect, (width, height): (u32, u32)) -> bool {
+    let (right, bottom) = (found.x + found.width, found.y + found.height);
+    let (piece_right, piece_bottom) = (piece.x + piece.width, piece.y + piece.height);
+    (found.x <= piece.x && piece.x > 0)
+        || (found.y <= piece.y && piece.y > 0)
+        || (right >= piece_right && piece_right < width)
+        || (bottom >= piece_bottom && piece_bottom < height)
 }
 
 /// Whether a code at that place is cut by the picture's edge, so that it cannot be read.

@@ -6,6 +6,7 @@
 
 pub(crate) mod fetch;
 pub(crate) mod list;
+pub(crate) mod progress;
 pub(crate) mod serve;
 
 use std::time::Duration;

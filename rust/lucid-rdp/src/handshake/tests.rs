@@ -270,7 +270,7 @@ async fn the_right_password_gets_a_desktop_of_the_size_asked_for_with_tls_and_wi
     for nla in [false, true] {
         let seen = outcome(Client { nla, ..Client::GOOD }).await;
         let connection = seen.outcome.unwrap_or_else(|e| panic!("nla {nla}: {e}"));
-        assert_eq!((connection.size.width, connection.size.height), (1000, 600));
+        assert_eq!((connection.layout.size().width, connection.layout.size().height), (1000, 600));
         assert!(seen.opened.is_some());
     }
 }
@@ -304,7 +304,7 @@ async fn reconnect(hall: TestHall, client: Client) -> (Result<String, Refused>, 
     let key = host.identity.public_key.clone();
     let (seen, _) = against_with(&host, hall, |stream| client.connect(stream, key)).await;
     let outcome = seen.outcome.map(|connection| {
-        assert_eq!((connection.size.width, connection.size.height), (1000, 600));
+        assert_eq!((connection.layout.size().width, connection.layout.size().height), (1000, 600));
         connection.user
     });
     assert!(seen.opened.is_none(), "a desktop was opened before it was known whether there is one");

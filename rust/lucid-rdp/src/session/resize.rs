@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use ironrdp_acceptor::DesktopSize;
-use ironrdp_pdu::gcc::{ClientEarlyCapabilityFlags, Monitor, MonitorFlags};
+use ironrdp_pdu::gcc::ClientEarlyCapabilityFlags;
 use ironrdp_pdu::rdp::capability_sets::{CapabilitySet, DemandActive, SERVER_CHANNEL_ID, ServerDemandActive};
 use ironrdp_pdu::rdp::finalization_messages::{
     ControlAction, ControlPdu, FontPdu, MonitorLayoutPdu, SynchronizePdu,
@@ -20,6 +20,7 @@ use ironrdp_pdu::rdp::headers::{ServerDeactivateAll, ShareControlPdu, ShareDataP
 use super::Session;
 use crate::display::Wish;
 use crate::egfx::Sent;
+use crate::monitors::Layout;
 use crate::picture::Codec;
 use crate::pointer::Cursors;
 use crate::sharecontrol::Channels;
@@ -68,20 +69,28 @@ impl Session<'_> {
         !self.resizing.is_inactive() && self.ordered().is_some()
     }
 
+    /// The monitors that the client shows.
+    pub(super) fn layout(&self) -> Layout {
+        let asked = self.running.layout;
+        if asked.size() == self.size { asked } else { Layout::one(self.size, asked.scale()) }
+    }
+
     /// The client wishes for a size and a scale.
     pub(super) fn resize(&mut self, wish: Wish) -> Result<(), Error> {
-        let Wish { size, scale } = wish;
+        let Wish { size, scale, several } = wish;
+        let layout = several
+            .unwrap_or_else(|| Layout::one(size, scale.unwrap_or_else(|| self.running.layout.scale())));
         tracing::debug!(
             width = size.width,
             height = size.height,
-            scale,
+            scale = layout.scale(),
+            monitors = layout.monitors().len(),
             "the client wishes for another size"
         );
-        let scale = scale.unwrap_or(self.running.scale);
         if size == self.size && self.resizing == Resizing::Settled {
-            return if scale == self.running.scale { Ok(()) } else { self.running.arrange(size, scale) };
+            return self.running.take_monitors(layout);
         }
-        self.running.arrange(size, scale)?;
+        self.running.arrange(layout)?;
         self.resizing = Resizing::Asked { wanted: size, since: Instant::now() };
         Ok(())
     }
@@ -94,7 +103,7 @@ impl Session<'_> {
                 self.show_in(wanted).await
             }
             Resizing::Asked { wanted, since } if since.elapsed() > AGAIN => {
-                self.running.arrange(wanted, self.running.scale)?;
+                self.running.arrange(self.running.layout)?;
                 self.resizing = Resizing::Asked { wanted, since: Instant::now() };
                 Ok(())
             }
@@ -106,9 +115,8 @@ impl Session<'_> {
             }
             Resizing::Settled => {
                 tracing::debug!(?size, "the output's size was changed in the desktop and is changed back");
-                let size = self.size;
-                self.running.arrange(size, self.running.scale)?;
-                self.resizing = Resizing::Asked { wanted: size, since: Instant::now() };
+                self.running.arrange(self.layout())?;
+                self.resizing = Resizing::Asked { wanted: self.size, since: Instant::now() };
                 Ok(())
             }
         }
@@ -143,8 +151,9 @@ impl Session<'_> {
         self.resizing = Resizing::Settled;
         match codec {
             Codec::Graphics { .. } => {
+                let layout = self.layout();
                 if let Some(mut pipeline) = self.pipeline() {
-                    let Sent { bytes, frame } = pipeline.make_surface(size)?;
+                    let Sent { bytes, frame } = pipeline.make_surface(&layout)?;
                     self.pace.forget();
                     self.pace.sent(frame, bytes.len(), Instant::now());
                     self.send(bytes).await?;
@@ -178,14 +187,7 @@ impl Session<'_> {
         bytes.extend(channels.pdu(demand).map_err(failed)?);
         let flags = self.result.client_early_capability_flags;
         if flags.contains(ClientEarlyCapabilityFlags::SUPPORT_MONITOR_LAYOUT_PDU) {
-            let monitors = vec![Monitor {
-                left: 0,
-                top: 0,
-                right: i32::from(self.size.width) - 1,
-                bottom: i32::from(self.size.height) - 1,
-                flags: MonitorFlags::PRIMARY,
-            }];
-            let layout = ShareDataPdu::MonitorLayout(MonitorLayoutPdu { monitors });
+            let layout = ShareDataPdu::MonitorLayout(MonitorLayoutPdu { monitors: self.layout().told() });
             bytes.extend(channels.data(layout).map_err(failed)?);
         }
         self.send(bytes).await

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::Path};
 
 use super::Context;
 use crate::{
+    client::foreign_wrapper,
     error::{At, Error, Result},
-    progress::Steps,
     setup::Project,
     suite::Report,
 };
@@ -21,14 +21,18 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
         clippy.args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]);
         steps.run("cargo clippy", &mut clippy).map(|_| "")
     });
-    crates(project, steps, report)?;
+    crates(context, report)?;
     report.check("the README names only commands, suites and files that exist", || readme(project));
     Ok(())
 }
 
 /// The tests of all crates; each counts.
-fn crates(project: &Project, steps: &Steps, report: &mut Report) -> Result<()> {
+fn crates(context: &Context, report: &mut Report) -> Result<()> {
+    let Context { project, steps, .. } = context;
     let mut nextest = project.command("cargo");
+    // The device's, not that of this machine.
+    let sway = foreign_wrapper(project, &context.tools()?, "usr/bin/sway", &project.lucid.join("sway"))?;
+    nextest.env("LUCID_TEST_SWAY", sway);
     nextest.args(["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=fail", "--color=never"]);
     nextest.args(["--status-level=pass", "--final-status-level=slow", "--show-progress=none"]);
     let outcome = steps.run("cargo nextest", &mut nextest);

@@ -14,6 +14,8 @@ use super::{Contents, Launcher, PATIENCE, PIECE, Trouble};
 pub(crate) enum Step {
     /// The client is to be asked.
     Ask(FileContentsRequest),
+    /// Of so many bytes so many have come.
+    Come { all: u64, come: u64 },
     /// All files are there, or it went wrong.
     Done(Result<Vec<String>, Trouble>),
 }
@@ -42,8 +44,12 @@ impl Client {
             requested_size,
             data_id: None,
         };
+        self.tell(Step::Ask(request)).await
+    }
+
+    async fn tell(&mut self, step: Step) -> Result<(), Trouble> {
         let gone = |_| Trouble::Refused("the session has ended".into());
-        self.steps.send((self.number, Step::Ask(request))).await.map_err(gone)
+        self.steps.send((self.number, step)).await.map_err(gone)
     }
 
     async fn answer(&mut self) -> Result<Vec<u8>, Trouble> {
@@ -99,15 +105,21 @@ async fn all(
         )));
     }
     expect(launcher.call(&Request::Begin { entries: entries.clone() }, &[]).await?, &Answer::Done)?;
-    pieces(launcher, client, &entries).await?;
+    pieces(launcher, client, &entries, bytes).await?;
     match launcher.call(&Request::Finish, &[]).await? {
         (Answer::Finished { uris }, _) => checked(uris),
         _ => Err(Trouble::Lost("the desktop's files: another answer was expected".into())),
     }
 }
 
-async fn pieces(launcher: &mut Launcher, client: &mut Client, entries: &[Entry]) -> Result<(), Trouble> {
+async fn pieces(
+    launcher: &mut Launcher,
+    client: &mut Client,
+    entries: &[Entry],
+    all: u64,
+) -> Result<(), Trouble> {
     let mut waiting: Option<(u32, u64, Vec<u8>)> = None;
+    let mut come = 0;
     for (index, entry) in entries.iter().enumerate() {
         let place = u32::try_from(index).map_err(|_| "there are too many files")?;
         let mut offset = 0;
@@ -120,6 +132,8 @@ async fn pieces(launcher: &mut Launcher, client: &mut Client, entries: &[Entry])
                 return Err("the client gave another piece of a file than it was asked for".into());
             }
             let end = offset + data.len() as u64;
+            come += data.len() as u64;
+            client.tell(Step::Come { all, come }).await?;
             waiting = Some((place, offset, data));
             offset = end;
         }

@@ -232,9 +232,15 @@ fn id_of(host: &Host, user: &str) -> Result<String> {
 }
 
 /// Waits for a notice in the client's window.
+/// Waits for a notice over the desktop.
 fn shows_notice(client: &mut Client, target: &Target) -> Result<()> {
     target.place.interrupt.wait_for("a notice on the desktop", target.bound, || {
         client.must_run()?;
-        Ok((client.screen.picture()?.share(NOTICE, MODES[0].tolerance) > 0.01).then_some(()))
+        Ok(has_notice(client)?.then_some(()))
     })
+}
+
+/// Whether there is one.
+pub(super) fn has_notice(client: &Client) -> Result<bool> {
+    Ok(client.screen.picture()?.share(NOTICE, MODES[0].tolerance) > 0.01)
 }

@@ -70,6 +70,8 @@ struct Setting<'a> {
     rdp: Background,
     client: Client,
     generation: Generation,
+    /// Of the client's window.
+    size: (usize, usize),
     /// What holds the selection of the X server, and of the desktop.
     holders: [Option<Background>; 2],
     count: usize,
@@ -118,7 +120,8 @@ impl<'a> Setting<'a> {
         let mut client = Client::start(target.place, &dir, mode, &login, &[])?;
         client.wait_desktop(target.bound, interrupt)?;
         let generation = mode.client;
-        Ok(Self { target, runtime, dir, rdp, client, generation, holders: [None, None], count: 0 })
+        let size = mode.size;
+        Ok(Self { target, runtime, dir, rdp, client, generation, size, holders: [None, None], count: 0 })
     }
 
     fn command(&self, side: Side, program: &str, within: Duration) -> Result<Command> {

@@ -18,6 +18,7 @@ mod clients;
 mod desktop;
 mod drives;
 mod keyboard;
+mod monitors;
 mod mouse;
 mod sessions;
 mod sound;
@@ -384,7 +385,8 @@ fn common(target: &Target, report: &mut Report) -> Result<()> {
     sessions::run(target, report)?;
     window::run(target, report)?;
     keyboard::run(target, report)?;
-    mouse::run(target, report)
+    mouse::run(target, report)?;
+    monitors::run(target, report)
 }
 
 /// A session in which a command that is typed paints the whole background, one colour after the other.

@@ -99,17 +99,8 @@ fn takes_scale(target: &Target, client: Generation) -> Result<String> {
             (u16::from(now) * u16::from(scale)).abs_diff(plain.into()) * 7 <= plain.into()
         };
         let what = format!("{rows} by {columns} cells, {scale} times as large");
-        interrupt.wait_for(&what, target.bound, || {
-            // A pointer that was put there before the desktop had the scale is not there any more.
-            client.screen.point_to_the_middle()?;
-            let shown = client.wait_only_colour(&what, 0, Duration::from_secs(10), interrupt, |colour| {
-                near(colour[0], rows) && near(colour[1], columns) && colour[2] == 0x3c
-            });
-            match shown {
-                Ok(_) => Ok(Some(())),
-                Err(Error::Late { .. }) => Ok(None),
-                Err(other) => Err(other),
-            }
+        client.wait_only_colour(&what, 0, target.bound, interrupt, |colour| {
+            near(colour[0], rows) && near(colour[1], columns) && colour[2] == 0x3c
         })?;
         if scale == 1 {
             end(target, client)?;

@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use super::super::administration::has_notice;
 use super::{Mode, Setting, Side, TEXT, Target};
 use crate::{
     client::Generation,
@@ -26,6 +27,7 @@ pub(super) const LIST: &str = "text/uri-list";
 const FETCHES: &str = "the client's files are fetched";
 const GIVEN_UP: &str = "nobody waits for the client's files any more";
 const REFUSED: &str = "are larger than the clipboard's limit of";
+const STOPPED: &str = "the user has stopped the fetch of the client's files";
 
 /// Names that may be spoilt, with what is in the files.
 const NAMES: [(&str, &str); 8] = [
@@ -280,6 +282,39 @@ fn to_desktop(name: &str, setting: &mut Setting, report: &mut Report) {
     report.check(format!("{way}: a large file"), || setting.file_crosses(Side::Client, &large(&dir)?));
     report.check(format!("{way}: more than the limit is refused, and what comes next is not"), || {
         refused(setting, Side::Client, &sparse(&dir, LIMIT + 1)?)
+    });
+    report.check(format!("{way}: what takes long says how far it is, and a click there ends it"), || {
+        let file = sparse(&dir, LIMIT)?;
+        setting.copy(Side::Client, LIST, &list(&[&file]))?;
+        setting.wait_offered(Side::Client, LIST)?;
+        let (before, stopped) = (kept(setting)?, setting.said(STOPPED)?);
+        let mut paste = setting.command(Side::Desktop, "wl-paste", setting.target.bound)?;
+        paste.args(["--type", LIST]);
+        let (target, log) = (setting.target, dir.join("stopped.log"));
+        let mut running = Background::start(&paste, &log)?;
+        target.place.interrupt.wait_for("a notice on the desktop", target.bound, || {
+            // What was copied before may still be what is pasted.
+            if running.ended()?.is_some() {
+                running = Background::start(&paste, &log)?;
+            }
+            setting.client.must_run()?;
+            Ok(has_notice(&setting.client)?.then_some(()))
+        })?;
+        let screen = &setting.client.screen;
+        let file = format!("progress-{}-{}.png", target.name, setting.generation.name());
+        screen.picture()?.save(&target.screens.join(file))?;
+        screen.click_at(setting.size.0 / 2, 30)?;
+        target.place.interrupt.wait_for("the end of the paste and its notice", target.bound, || {
+            let over = running.ended()?.is_some()
+                && setting.said(STOPPED)? == stopped + 1
+                && !has_notice(&setting.client)?
+                && kept(setting)? == before;
+            Ok(over.then_some(()))
+        })?;
+        if running.output()?.contains("file:") {
+            return Err(Error::broken(format!("{:?} was pasted", running.output()?)));
+        }
+        setting.tree_crosses(Side::Client)
     });
     report.check(format!("{way}: a paste that is given up leaves nothing behind"), || {
         let file = sparse(&dir, LIMIT)?;
