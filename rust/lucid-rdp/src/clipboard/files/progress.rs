@@ -130,7 +130,7 @@ mod tests {
             text(&progress),
             Some((
                 "Copying 3 files from your computer: 0 %",
-                "12.3 GB of 2500.0 GB, 337 min left. Click here to stop it."
+                "12.3 GB of 2500.0 GB, 336 min left. Click here to stop it."
             ))
         );
     }
