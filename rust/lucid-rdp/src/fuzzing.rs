@@ -43,7 +43,7 @@ use crate::incoming::{self, Incoming};
 use crate::input::Translator;
 use crate::monitors::Layout;
 use crate::reconnect::Cookies;
-use crate::{Accounts, MAX_SIZE, Refused, clipboard, display, drives, nla, sound, tls};
+use crate::{Accounts, MAX_SIZE, Refused, clipboard, drives, nla, sound, tls};
 
 /// The account in `testdata/account-v1.json`, which is public and nobody's.
 const USER: &str = "lucid";
@@ -71,7 +71,7 @@ async fn whole(bytes: &[u8]) -> (Result<(), Refused>, usize) {
 }
 
 async fn admitted(bytes: &[u8]) -> Result<Connection<Memory>, Refused> {
-    let (mut acceptor, wishes) = handshake::acceptor(host());
+    let (mut acceptor, dynamic) = handshake::acceptor(host());
     let mut stream = Memory::new(bytes);
     // What follows comes after the answer.
     stream.pause = bytes.get(2..4).map_or(0, |b| usize::from(u16::from_be_bytes([b[0], b[1]])));
@@ -82,7 +82,7 @@ async fn admitted(bytes: &[u8]) -> Result<Connection<Memory>, Refused> {
         acceptor.mark_credssp_as_done();
     }
     let user = nla.then(|| USER.to_owned());
-    let secured = Secured { framed: Framed::new(stream), acceptor, wishes, nla, user };
+    let secured = Secured { framed: Framed::new(stream), acceptor, dynamic, nla, user };
     let (stage, _seen) = watch::channel(Stage::Silent);
     let mut hall = Passage::default();
     let connection = handshake::admit(host(), secured, NOBODY, &stage, &mut hall).await?;
@@ -367,9 +367,9 @@ const STATIC_CHANNELS: u16 = 1004;
 
 /// A client that has joined every channel there is.
 pub(crate) fn every_channel() -> AcceptorResult {
-    let (control, _) = display::control(MAX_SIZE);
+    let (dynamic_channels, _) = handshake::dynamic_channels(MAX_SIZE);
     let mut static_channels = StaticChannelSet::new();
-    static_channels.insert(handshake::dynamic_channels(control));
+    static_channels.insert(dynamic_channels);
     static_channels.insert(clipboard::Channel::new(GATES));
     static_channels.insert(sound::Channel::new());
     static_channels.insert(drives::Channel::default());

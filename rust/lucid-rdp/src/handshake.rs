@@ -35,6 +35,7 @@ use crate::egfx::Pipeline;
 use crate::error::Refused;
 use crate::gates::Gates;
 use crate::monitors::Layout;
+use crate::touch::{self, Touches};
 use crate::{capabilities, clipboard, closing, drives, nla, sequence, sound, tls};
 
 /// A CredSSP message holds an NTLM token and at most the credentials; anything larger is no such thing.
@@ -66,8 +67,7 @@ pub(crate) struct Connection<S = TlsStream<TcpStream>> {
     pub(crate) layout: Layout,
     /// Who it is.
     pub(crate) user: String,
-    /// The sizes it wishes for later on.
-    pub(crate) wishes: Wishes,
+    pub(crate) dynamic: Dynamic,
 }
 
 /// What the handshake needs to know; the same for every client.
@@ -96,7 +96,7 @@ pub(crate) async fn accept<S: Stream>(
     stage: &watch::Sender<Stage>,
     hall: &mut impl Hall,
 ) -> Result<Connection<TlsStream<S>>, Refused> {
-    let (mut acceptor, wishes) = acceptor(host);
+    let (mut acceptor, dynamic) = acceptor(host);
     let stream = negotiate(stream, &mut acceptor).await?;
     stage.send_replace(Stage::Speaking);
     let stream =
@@ -113,11 +113,11 @@ pub(crate) async fn accept<S: Stream>(
     if user.is_some() {
         stage.send_replace(Stage::Authenticated);
     }
-    admit(host, Secured { framed, acceptor, wishes, nla, user }, peer, stage, hall).await
+    admit(host, Secured { framed, acceptor, dynamic, nla, user }, peer, stage, hall).await
 }
 
-/// What a client is offered, and the sizes that it will wish for.
-pub(crate) fn acceptor(host: &Host) -> (Acceptor, Wishes) {
+/// What a client is offered, and what it will say on that.
+pub(crate) fn acceptor(host: &Host) -> (Acceptor, Dynamic) {
     let mut acceptor = Acceptor::new(
         SecurityProtocol::SSL | SecurityProtocol::HYBRID,
         host.default_size,
@@ -125,8 +125,8 @@ pub(crate) fn acceptor(host: &Host) -> (Acceptor, Wishes) {
         None,
     );
     acceptor.set_honor_client_desktop_size(Some(host.max_size));
-    let (control, wishes) = display::control(host.max_size);
-    acceptor.attach_static_channel(dynamic_channels(control));
+    let (channels, dynamic) = dynamic_channels(host.max_size);
+    acceptor.attach_static_channel(channels);
     if host.gates.clipboard() {
         acceptor.attach_static_channel(clipboard::Channel::new(host.gates));
     }
@@ -136,19 +136,33 @@ pub(crate) fn acceptor(host: &Host) -> (Acceptor, Wishes) {
     if host.gates.drives {
         acceptor.attach_static_channel(drives::Channel::default());
     }
-    (acceptor, wishes)
+    (acceptor, dynamic)
 }
 
 /// The channels within `drdynvc`, numbered from 0 in this order.
-pub(crate) fn dynamic_channels(control: display::Control) -> DrdynvcServer {
-    DrdynvcServer::new().with_dynamic_channel(Pipeline::default()).with_dynamic_channel(control)
+pub(crate) fn dynamic_channels(most: DesktopSize) -> (DrdynvcServer, Dynamic) {
+    let (control, wishes) = display::control(most);
+    let (touch, touches) = touch::channel();
+    let channels = DrdynvcServer::new()
+        .with_dynamic_channel(Pipeline::default())
+        .with_dynamic_channel(control)
+        .with_dynamic_channel(touch);
+    (channels, Dynamic { wishes, touches })
+}
+
+/// What a client says on its dynamic channels that concerns its session.
+pub(crate) struct Dynamic {
+    /// The sizes it wishes for later on.
+    pub(crate) wishes: Wishes,
+    /// What its fingers do.
+    pub(crate) touches: Touches,
 }
 
 /// A client within TLS, and past NLA if that was negotiated.
 pub(crate) struct Secured<S> {
     pub(crate) framed: TokioFramed<S>,
     pub(crate) acceptor: Acceptor,
-    pub(crate) wishes: Wishes,
+    pub(crate) dynamic: Dynamic,
     pub(crate) nla: bool,
     /// Who it is, if NLA has told.
     pub(crate) user: Option<String>,
@@ -162,7 +176,7 @@ pub(crate) async fn admit<S: Stream>(
     stage: &watch::Sender<Stage>,
     hall: &mut impl Hall,
 ) -> Result<Connection<S>, Refused> {
-    let Secured { mut framed, mut acceptor, wishes, nla, user } = secured;
+    let Secured { mut framed, mut acceptor, dynamic, nla, user } = secured;
     let Said { scale, several } = first_settings(&mut framed, &mut acceptor, host.max_size).await?;
     let mut gate = Gate { accounts: &host.accounts, nla, user, stage, hall, denied: None, size: None };
     let finalized = sequence::settle(framed, &mut acceptor, &mut gate).await;
@@ -204,7 +218,7 @@ pub(crate) async fn admit<S: Stream>(
     };
     let size = size.ok_or(Refused::Malformed("the connection's settings"))?;
     let layout = several.filter(|several| several.size() == size).unwrap_or_else(|| Layout::one(size, scale));
-    Ok(Connection { framed, result, layout, user, wishes })
+    Ok(Connection { framed, result, layout, user, dynamic })
 }
 
 /// The size in a client's Confirm Active, which is the one that it was offered (MS-RDPBCGR 2.2.7.1.2), and that is

@@ -50,6 +50,7 @@ mod sound;
 mod status;
 mod tiles;
 mod tls;
+mod touch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

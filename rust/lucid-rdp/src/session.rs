@@ -31,7 +31,7 @@ use crate::closing::Farewell;
 use crate::display::Wishes;
 use crate::drives::Drives;
 use crate::egfx::{self, Sent, State};
-use crate::handshake::Connection;
+use crate::handshake::{Connection, Dynamic};
 use crate::incoming::{self, Incoming};
 use crate::input::Translator;
 use crate::pace::Pace;
@@ -41,6 +41,7 @@ use crate::running::Running;
 use crate::sessions::Facts;
 use crate::sharecontrol::Channels;
 use crate::sound::Sound;
+use crate::touch::Touches;
 use crate::{Error, closing, fastpath, reconnect};
 
 mod clicks;
@@ -78,6 +79,7 @@ struct Session<'a> {
     client: Client,
     size: DesktopSize,
     wishes: Wishes,
+    touches: Touches,
     resizing: Resizing,
     running: &'a mut Running,
     facts: &'a Facts,
@@ -107,7 +109,7 @@ pub(crate) async fn run(
     peer: SocketAddr,
     interrupted: impl Future<Output = Farewell>,
 ) -> Result<End, Error> {
-    let Connection { framed, result, layout, wishes, .. } = connection;
+    let Connection { framed, result, layout, dynamic: Dynamic { wishes, touches }, .. } = connection;
     let size = layout.size();
     let client = capabilities::confirmed(&result.capabilities)?;
     let (mut reader, writer) = split_tokio_framed(framed);
@@ -125,6 +127,7 @@ pub(crate) async fn run(
         client,
         size,
         wishes,
+        touches,
         resizing: Resizing::Settled,
         running,
         facts,
@@ -247,6 +250,7 @@ impl Session<'_> {
             }
             self.ask();
             let refinement = self.refine_at.filter(|_| self.may_refine());
+            let touch = self.touches.deadline();
             let (may_resize, resize_deadline) = (self.may_resize(), self.resizing.deadline());
             tokio::select! {
                 pdu = reader.read_pdu() => {
@@ -255,6 +259,7 @@ impl Session<'_> {
                             if self.pdu(action, &bytes).await? {
                                 return Ok(End::Client);
                             }
+                            self.input(self.touches.take());
                             if std::mem::take(&mut self.stop) {
                                 clipboard.stop_files();
                             }
@@ -302,6 +307,10 @@ impl Session<'_> {
                     Some(()) => self.written(),
                     None => return Ok(End::Client),
                 },
+                () = until(touch), if touch.is_some() => {
+                    self.touches.look(Instant::now());
+                    self.input(self.touches.take());
+                }
                 () = until(refinement), if refinement.is_some() => self.refine(),
                 () = &mut pipeline_deadline, if may_wait_for_pipeline => {
                     may_wait_for_pipeline = false;
@@ -545,6 +554,9 @@ impl Session<'_> {
     }
 
     fn input(&mut self, inputs: Vec<Input>) {
+        if inputs.is_empty() {
+            return;
+        }
         self.facts.last_input.set(Instant::now());
         for input in inputs {
             match self.clicks.see(&input, &self.running.curtain) {

@@ -1,9 +1,10 @@
-//! IronRDP's own client without a window: comes in, presses Return and looks until the whole desktop has a colour.
+//! IronRDP's own client without a window: comes in, presses Return (or touches the middle) and looks until the whole desktop has a colour.
 //!
 //! Prints how far the farthest pixel is off; ends with 1 and the reason when the colour does not come. It is the stack
 //! of IronRDP's client program (connector, session, graphics pipeline) without that program's window and sound.
 
 mod certificate;
+mod touch;
 mod watch;
 
 use std::process::ExitCode;
@@ -64,6 +65,9 @@ struct Options {
     /// In pixels.
     #[arg(long)]
     height: u16,
+    /// What is touched in the middle of the picture, instead of pressing Return; needs the pipeline's channel.
+    #[arg(long)]
+    touch: Option<touch::Touch>,
     /// Six hexadecimal digits: red, green, blue.
     #[arg(long, value_parser = colour)]
     colour: [u8; 3],
@@ -100,7 +104,7 @@ fn run(options: &Options) -> Result<(), Failure> {
         let bound = tokio::time::Instant::now() + Duration::from_secs(options.bound);
         let late = |_| format!("not connected after {} s", options.bound);
         let (framed, connection) = tokio::time::timeout_at(bound, connect(options)).await.map_err(late)??;
-        watch::until_all_has_a_colour(framed, connection, options.colour, bound).await
+        watch::until_all_has_a_colour(framed, connection, options.touch, options.colour, bound).await
     })
 }
 
@@ -110,7 +114,9 @@ async fn connect(options: &Options) -> Result<(Connected, ConnectionResult), Fai
     let mut connector = ClientConnector::new(config(options), stream.local_addr()?);
     if options.pictures == Pictures::Pipeline {
         let pipeline = GraphicsPipelineClient::new(Box::new(Pipeline), None);
-        connector.attach_static_channel(DrdynvcClient::new().with_dynamic_channel(pipeline));
+        connector.attach_static_channel(
+            DrdynvcClient::new().with_dynamic_channel(pipeline).with_dynamic_channel(touch::client()),
+        );
     }
     let mut framed: Framed<TokioStream<TcpStream>> = Framed::new(stream);
     let upgrade = ironrdp_tokio::connect_begin(&mut framed, &mut connector).await?;

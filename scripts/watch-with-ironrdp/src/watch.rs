@@ -10,15 +10,17 @@ use ironrdp_session::{ActiveStage, ActiveStageBuilder, ActiveStageOutput};
 use ironrdp_tokio::FramedWrite as _;
 use tokio::time::Instant;
 
+use crate::touch::{self, Touch};
 use crate::{Connected, Failure};
 
 /// The key's place on a keyboard (scan code, set 1).
 const RETURN: u8 = 0x1c;
 
-/// Presses Return when the first picture is there, and waits until every pixel has that colour.
+/// Presses Return (or touches) when the first picture is there, and waits until every pixel has that colour.
 pub(crate) async fn until_all_has_a_colour(
     mut framed: Connected,
     connection: ConnectionResult,
+    touch: Option<Touch>,
     colour: [u8; 3],
     bound: Instant,
 ) -> Result<(), Failure> {
@@ -35,7 +37,8 @@ pub(crate) async fn until_all_has_a_colour(
         pointer_software_rendering: connection.pointer_software_rendering,
     }
     .build();
-    let mut watch = Watch { stage, image, colour, is_painted: false, has_pressed: false, farthest: None };
+    let mut watch =
+        Watch { stage, image, touch, colour, is_painted: false, has_pressed: false, farthest: None };
     loop {
         let read = tokio::time::timeout_at(bound, framed.read_pdu());
         let Ok(read) = read.await else {
@@ -53,6 +56,7 @@ pub(crate) async fn until_all_has_a_colour(
 struct Watch {
     stage: ActiveStage,
     image: DecodedImage,
+    touch: Option<Touch>,
     colour: [u8; 3],
     /// Since it was looked at.
     is_painted: bool,
@@ -96,6 +100,10 @@ impl Watch {
         }
         // The host shows its picture, so it takes input.
         self.has_pressed = true;
+        if let Some(touch) = self.touch {
+            self.touch(framed, touch).await?;
+            return Ok(ControlFlow::Continue(()));
+        }
         let events = [KeyboardFlags::empty(), KeyboardFlags::RELEASE]
             .map(|flags| FastPathInputEvent::KeyboardEvent(flags, RETURN));
         for output in self.stage.process_fastpath_input(&mut self.image, &events)? {
@@ -104,6 +112,16 @@ impl Watch {
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    async fn touch(&mut self, framed: &mut Connected, touch: Touch) -> Result<(), Failure> {
+        let middle = (i32::from(self.image.width()) / 2, i32::from(self.image.height()) / 2);
+        for (wait, event) in touch::events(touch, middle) {
+            tokio::time::sleep(wait).await;
+            let bytes = self.stage.encode_rdpei_touch(event).ok_or("the host takes no touches")??;
+            framed.write_all(&bytes).await?;
+        }
+        Ok(())
     }
 
     fn told(&self) -> String {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What all of them ask for.
-const SIZE: (usize, usize) = (1024, 768);
+pub(super) const SIZE: (usize, usize) = (1024, 768);
 
 /// A client with a window, in a way in which it is used.
 struct Other {
@@ -188,7 +188,7 @@ static WATCHERS: [Watcher; 4] = [
 ];
 
 /// IronRDP's client, which the workspace builds as it builds the services.
-fn ironrdp(
+pub(super) fn ironrdp(
     target: &Target,
     dir: &Path,
     colour: &str,

@@ -23,6 +23,7 @@ mod monitors;
 mod mouse;
 mod sessions;
 mod sound;
+mod touch;
 mod window;
 
 use super::Context;
@@ -239,6 +240,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     common(&target, report)?;
     clipboard::check(&target, &dir.join("runtime"), &|port| serve(port, &account), report)?;
     sound::check(&target, &sound, &|port| serve(port, &account), &mark, report)?;
+    touch::run(&target, report)?;
     cache::check(&target, report)?;
     drives::check(&target, &home, &|port| serve(port, &account), report)?;
 

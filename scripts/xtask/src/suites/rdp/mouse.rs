@@ -2,7 +2,7 @@
 
 use super::{MODES, Target, sessions};
 use crate::{
-    client::{Generation, Mode},
+    client::{Client, Generation, Mode},
     error::{Error, Result},
     suite::Report,
 };
@@ -36,29 +36,40 @@ pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
         let mode = Mode { client: generation, options, ..MODES[0] };
         let name = format!("{}: {}: all buttons and both wheels arrive", target.name, generation.name());
         report.check(name, || {
-            let mut client = target.session("mouse", &mode)?;
-            client.screen.point_to_the_middle()?;
-            client.screen.key("super+f")?;
-            client.screen.type_text(COLOUR_BY_BUTTON)?;
-            client.screen.key("Return")?;
-            // A first click tells when the loop runs.
-            interrupt.wait_for("a terminal that tells of clicks", target.bound, || {
-                client.must_run()?;
-                client.screen.click("9")?;
-                let painted = client.screen.picture()?.only_colour(mode.tolerance);
-                Ok(painted.filter(|colour| colour[0].abs_diff(129) <= mode.tolerance).map(drop))
-            })?;
+            let mut client = tells_buttons(target, &mode)?;
             for (button, what, number) in BUTTONS {
                 client.screen.click(button)?;
                 client
                     .wait_colour([number, 0x7f, 0x3c], mode.tolerance, target.bound, interrupt)
                     .map_err(|error| Error::broken(format!("{what}: {error}")))?;
             }
-            client.screen.key("ctrl+c")?;
-            client.screen.type_text(r"stty echo;printf '\e[?1000l'")?;
-            client.screen.key("Return")?;
-            sessions::log_off(target, client).map(|()| "")
+            stop_telling(target, client).map(|()| "")
         });
     }
     interrupt.check()
+}
+
+/// A session in which everything has the colour of the last button.
+pub(super) fn tells_buttons(target: &Target, mode: &Mode) -> Result<Client> {
+    let mut client = target.session("mouse", mode)?;
+    client.screen.point_to_the_middle()?;
+    client.screen.key("super+f")?;
+    client.screen.type_text(COLOUR_BY_BUTTON)?;
+    client.screen.key("Return")?;
+    // A first click tells when the loop runs.
+    target.place.interrupt.wait_for("a terminal that tells of clicks", target.bound, || {
+        client.must_run()?;
+        client.screen.click("9")?;
+        let painted = client.screen.picture()?.only_colour(mode.tolerance);
+        Ok(painted.filter(|colour| colour[0].abs_diff(129) <= mode.tolerance).map(drop))
+    })?;
+    Ok(client)
+}
+
+/// Ends such a session.
+pub(super) fn stop_telling(target: &Target, client: Client) -> Result<()> {
+    client.screen.key("ctrl+c")?;
+    client.screen.type_text(r"stty echo;printf '\e[?1000l'")?;
+    client.screen.key("Return")?;
+    sessions::log_off(target, client)
 }
