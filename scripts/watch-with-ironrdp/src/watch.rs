@@ -86,19 +86,22 @@ impl Watch {
             }
         }
         // A picture comes in many pieces: not while more of them are there already.
-        if !self.is_painted || !framed.peek().is_empty() {
+        if self.is_painted && framed.peek().is_empty() {
+            self.is_painted = false;
+            let farthest = farthest(self.image.data(), self.colour);
+            self.farthest = Some(farthest);
+            if farthest == 0 && self.has_pressed {
+                return Ok(ControlFlow::Break(()));
+            }
+            if farthest == 0 {
+                return Err("the colour was there before anything was done".into());
+            }
+        }
+        // Once the host shows its picture it takes keys; touches, as soon as it has said so.
+        let is_ready = self.touch.is_none() || self.stage.rdpei_can_send_touch();
+        if self.has_pressed || self.farthest.is_none() || !is_ready {
             return Ok(ControlFlow::Continue(()));
         }
-        self.is_painted = false;
-        let farthest = farthest(self.image.data(), self.colour);
-        self.farthest = Some(farthest);
-        if self.has_pressed {
-            return Ok(if farthest == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
-        }
-        if farthest == 0 {
-            return Err("the colour was there before a key was pressed".into());
-        }
-        // The host shows its picture, so it takes input.
         self.has_pressed = true;
         if let Some(touch) = self.touch {
             self.touch(framed, touch).await?;
