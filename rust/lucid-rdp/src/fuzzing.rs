@@ -184,6 +184,11 @@ pub fn display_control(bytes: &[u8]) {
     on_dynamic_channel(bytes, 1);
 }
 
+/// Messages of the touch channel (MS-RDPEI 2.2.3), in pieces.
+pub fn touch(bytes: &[u8]) {
+    on_dynamic_channel(bytes, 2);
+}
+
 /// What the clipboard holds: the first byte chooses the form and the direction, the rest is the content.
 pub fn clipboard_content(bytes: &[u8]) {
     use clipboard::formats::{Form, to_client, to_desktop};
@@ -235,6 +240,7 @@ const DOORS: &[Door] = &[
     ("share_control", share_control),
     ("sound", sound),
     ("spnego", spnego),
+    ("touch", touch),
 ];
 
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);

@@ -41,6 +41,7 @@ const RUNS: &[(&str, u32)] = &[
     ("share_control", 40_000),
     ("sound", 60_000),
     ("spnego", 100_000),
+    ("touch", 15_000),
 ];
 /// What one input may take: seconds, and MiB of the whole process. The targets themselves bound the heap, far below.
 const LIMITS: [&str; 2] = ["-timeout=20", "-rss_limit_mb=1024"];
