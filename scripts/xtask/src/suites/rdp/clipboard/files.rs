@@ -21,8 +21,10 @@ use crate::{
 
 /// The most that may cross in these checks, in bytes.
 pub(super) const LIMIT: u64 = 3 << 30;
-/// A file that takes a while.
-const LARGE: usize = 128 << 20;
+/// A file that takes a while: one of a GiB crosses each way once.
+fn large_bytes(client: Generation) -> u64 {
+    if client == Generation::Three { 1 << 30 } else { 128 << 20 }
+}
 pub(super) const LIST: &str = "text/uri-list";
 const FETCHES: &str = "the client's files are fetched";
 const GIVEN_UP: &str = "nobody waits for the client's files any more";
@@ -62,10 +64,10 @@ fn tree(dir: &Path, from: Side, client: Generation) -> Result<PathBuf> {
 }
 
 /// A file of random bytes.
-fn large(dir: &Path) -> Result<PathBuf> {
+fn large(dir: &Path, bytes: u64) -> Result<PathBuf> {
     let path = dir.join("large.bin");
     let mut command = Command::new("sh");
-    command.args(["-c", r#"head -c "$1" /dev/urandom > "$2""#, "sh", &LARGE.to_string()]).arg(&path);
+    command.args(["-c", r#"head -c "$1" /dev/urandom > "$2""#, "sh", &bytes.to_string()]).arg(&path);
     ask_well("making a large file", &mut command, b"")?;
     Ok(path)
 }
@@ -176,7 +178,7 @@ impl Setting<'_> {
         same(path, pasted, self)?;
         let seconds = begin.elapsed().as_secs_f64();
         let bytes = fs::metadata(path).at("looking at", path)?.len();
-        if bytes < LARGE as u64 {
+        if bytes < large_bytes(self.generation) {
             return Ok(String::new());
         }
         Ok(format!("{bytes} bytes, {:.0} MB/s with a copy and the comparison", bytes as f64 / 1e6 / seconds))
@@ -279,7 +281,10 @@ fn to_desktop(name: &str, setting: &mut Setting, report: &mut Report) {
         }
         Ok("")
     });
-    report.check(format!("{way}: a large file"), || setting.file_crosses(Side::Client, &large(&dir)?));
+    report.check(format!("{way}: a large file"), || {
+        let file = large(&dir, large_bytes(setting.generation))?;
+        setting.file_crosses(Side::Client, &file)
+    });
     report.check(format!("{way}: more than the limit is refused, and what comes next is not"), || {
         refused(setting, Side::Client, &sparse(&dir, LIMIT + 1)?)
     });
@@ -410,7 +415,10 @@ fn to_client(name: &str, setting: &mut Setting, report: &mut Report) {
         let names = ask(&mut ls, b"")?.text();
         if names.trim() == "file" { Ok("") } else { Err(Error::broken(format!("it holds {names:?}"))) }
     });
-    report.check(format!("{way}: a large file"), || setting.file_crosses(Side::Desktop, &large(&dir)?));
+    report.check(format!("{way}: a large file"), || {
+        let file = large(&dir, large_bytes(setting.generation))?;
+        setting.file_crosses(Side::Desktop, &file)
+    });
     report.check(format!("{way}: more than the limit is refused, and what comes next is not"), || {
         refused(setting, Side::Desktop, &sparse(&dir, LIMIT + 1)?)
     });
