@@ -372,8 +372,15 @@ fn refused(setting: &mut Setting, from: Side, file: &Path) -> Result<String> {
         // FreeRDP does not tell the program that there is nothing.
         let mut paste = setting.command(Side::Client, "xclip", setting.target.bound)?;
         paste.args(["-o", "-selection", "clipboard", "-t", LIST]);
-        let _paste = Background::start(&paste, &setting.dir.join("refused.log"))?;
-        interrupt.wait_for("the refusal in the log", setting.target.bound, || refused(setting))?;
+        let log = setting.dir.join("refused.log");
+        let mut running = Background::start(&paste, &log)?;
+        interrupt.wait_for("the refusal in the log", setting.target.bound, || {
+            // FreeRDP tells of a new owner a little later: what was pasted was copied before.
+            if running.ended()?.is_some() {
+                running = Background::start(&paste, &log)?;
+            }
+            refused(setting)
+        })?;
     } else {
         interrupt.wait_for("the refusal in the log", setting.target.bound, || {
             let pasted = setting.paste(from.other(), LIST)?;
