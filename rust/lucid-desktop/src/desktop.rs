@@ -19,7 +19,7 @@ use crate::keyboard::Keyboard;
 use crate::monitors::{Arrangement, Monitor};
 use crate::session::Session;
 use crate::shared::{Shared, lock};
-use crate::{CaptureProtocol, Error, FrameSink, Input, Rect};
+use crate::{CaptureProtocol, Error, FrameSink, Input};
 
 /// A running desktop. Dropping it ends the desktop.
 pub struct Desktop {
@@ -190,25 +190,9 @@ impl Desktop {
         self.shared.command(|commands| commands.refresh = true);
     }
 
-    /// Asks for another size of the output. Returns at once; a later frame has the new size, or
-    /// [`FrameSink::resize_failed`] is called. Of several sizes asked for in a row the last one counts.
-    ///
-    /// # Errors
-    /// When the size is not within [`handover::SIZES`].
-    pub fn resize(&self, width: u32, height: u32) -> Result<(), Error> {
-        self.resize_scaled(width, height, 100)
-    }
-
-    /// Like [`resize`](Desktop::resize), and things are shown so large, in percent.
-    ///
-    /// # Errors
-    /// When the size is not within [`handover::SIZES`], or the scale not within [`handover::SCALES`].
-    pub fn resize_scaled(&self, width: u32, height: u32, scale: u32) -> Result<(), Error> {
-        self.arrange(&[Monitor { place: Rect { x: 0, y: 0, width, height }, scale }])
-    }
-
-    /// Like [`resize`](Desktop::resize), with a monitor for each of these places in the picture, which do not overlap;
-    /// the first is the one where programs begin. The picture is the smallest one that holds all of them.
+    /// Asks for a monitor at each of these places in the picture, which do not overlap; the first is the one where
+    /// programs begin. The picture is the smallest one that holds all of them. Returns at once; a later frame has the new
+    /// size, or [`FrameSink::resize_failed`] is called. Of several arrangements in a row the last one counts.
     ///
     /// # Errors
     /// When there are none or more than [`MAX_MONITORS`](crate::monitors::MAX_MONITORS), two overlap, none is at the

@@ -143,7 +143,7 @@ impl std::fmt::Display for CaptureProtocol {
 pub trait FrameSink: Send {
     /// The next frame; called once for each [`Desktop::request_frame`](crate::Desktop::request_frame).
     fn frame(&mut self, frame: Frame<'_>);
-    /// The compositor did not take the size asked for with [`Desktop::resize`](crate::Desktop::resize);
+    /// The compositor did not take the size asked for with [`Desktop::arrange`](crate::Desktop::arrange);
     /// the output keeps the size it had. (A size that was taken shows in the next frame.)
     fn resize_failed(&mut self, width: u32, height: u32) {
         tracing::warn!(width, height, "the compositor refused a new size for the output");

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use lucid_desktop::{
-    Button, CaptureProtocol, Closed, Desktop, DesktopRequest, Frame, FrameSink, Input, KeyboardLayout,
+    Button, CaptureProtocol, Closed, Desktop, DesktopRequest, Error, Frame, FrameSink, Input, KeyboardLayout,
     Monitor, Pointer, Rect, pointer::Shape,
 };
 use std::collections::BTreeSet;
@@ -202,6 +202,15 @@ impl Screen {
                 self.desktop.request_frame();
             }
         }
+    }
+
+    fn resize(&self, width: u32, height: u32) -> Result<(), Error> {
+        self.resize_scaled(width, height, 100)
+    }
+
+    /// One monitor of that size and scale, in percent.
+    fn resize_scaled(&self, width: u32, height: u32, scale: u32) -> Result<(), Error> {
+        self.desktop.arrange(&[Monitor { place: rect(0, 0, width, height), scale }])
     }
 
     /// Types until the terminal hides the pointer: one that is put to its pixel at a new scale shows again.
@@ -608,16 +617,16 @@ fn the_output_takes_every_size_asked_for_and_the_last_one_stays() {
     screen.terminal();
     screen.type_text(&paint("30c030"));
     for size in [(1024, 768), (333, 777), (1921, 1081), (200, 200)] {
-        screen.desktop.resize(size.0, size.1).unwrap();
+        screen.resize(size.0, size.1).unwrap();
         screen.until(|s| s.size == size && s.flat([0x30, 0xc0, 0x30]));
         assert_eq!(screen.desktop.size(), size);
     }
     for width in 400..460 {
-        screen.desktop.resize(width, 300).unwrap();
+        screen.resize(width, 300).unwrap();
     }
     screen.until(|s| s.size == (459, 300) && s.flat([0x30, 0xc0, 0x30]));
-    assert!(screen.desktop.resize(199, 300).is_err());
-    assert!(screen.desktop.resize(300, 8193).is_err());
+    assert!(screen.resize(199, 300).is_err());
+    assert!(screen.resize(300, 8193).is_err());
 }
 
 #[test]
@@ -640,7 +649,7 @@ fn a_scaled_output_shows_less_in_as_many_pixels_and_the_pointer_as_ever() {
     // forgets what it looks like when the scale becomes less.
     let others: &[u32] = if std::env::var_os("LUCID_TEST_SWAY").is_some() { &[150, 125, 100] } else { &[] };
     for &scale in [200, 300].iter().chain(others) {
-        screen.desktop.resize_scaled(1600, 1200, scale).unwrap();
+        screen.resize_scaled(1600, 1200, scale).unwrap();
         let near = |a: u32, b: u32| (a * scale / 100).abs_diff(b) * 20 <= b + 20 * scale / 100;
         wait_for_file(&rows, |text| {
             cells(text).is_some_and(|now| near(now.0, plain.0) && near(now.1, plain.1))
@@ -653,8 +662,8 @@ fn a_scaled_output_shows_less_in_as_many_pixels_and_the_pointer_as_ever() {
         }
         assert_eq!(screen.size, (1600, 1200));
     }
-    assert!(screen.desktop.resize_scaled(1600, 1200, 99).is_err());
-    assert!(screen.desktop.resize_scaled(1600, 1200, 501).is_err());
+    assert!(screen.resize_scaled(1600, 1200, 99).is_err());
+    assert!(screen.resize_scaled(1600, 1200, 501).is_err());
 }
 
 const F5: u32 = 63;
@@ -724,7 +733,7 @@ fn each_monitor_is_an_output_at_its_place_with_windows_input_and_pointer_of_its_
 
     // One is taken away: its window is on the other. Then there are two again, at another place and scale.
     let alone = rect(0, 0, 800, 600);
-    screen.desktop.resize(800, 600).unwrap();
+    screen.resize(800, 600).unwrap();
     screen.until(|s| s.size == (800, 600));
     screen.tap(F7);
     screen.until(|s| s.flat(BLUE.1));
@@ -758,7 +767,7 @@ fn monitors_that_come_and_go_many_times_leave_nothing_behind() {
             before = descriptors();
         }
         // What was done last was done on the second one, so it is that one's window.
-        screen.desktop.resize(500, 400).unwrap();
+        screen.resize(500, 400).unwrap();
         screen.until(|s| s.size == (500, 400) && s.flat(red));
         let four =
             [rect(0, 0, 500, 400), rect(500, 0, 300, 200), rect(500, 200, 300, 200), rect(0, 400, 800, 200)];
@@ -867,9 +876,9 @@ fn the_picture_built_from_damage_equals_a_fresh_one_after_many_changes() {
     screen.until(|s| s.share([1, 200, 3]) > 95);
     // Painted and taken anew: a change of size and back.
     let kept = screen.pixels.clone();
-    screen.desktop.resize(901, 700).unwrap();
+    screen.resize(901, 700).unwrap();
     screen.until(|s| s.size == (901, 700));
-    screen.desktop.resize(900, 700).unwrap();
+    screen.resize(900, 700).unwrap();
     screen.until(|s| s.size == (900, 700) && s.equals(&kept));
 }
 

@@ -2,6 +2,9 @@
 //! together.
 
 use ironrdp_pdu::rdp::vc::ChannelControlFlags;
+use ironrdp_svc::{StaticVirtualChannel, SvcProcessor};
+
+use crate::Error;
 
 /// The size of a [`Header`] in bytes.
 pub(crate) const HEADER: usize = 8;
@@ -30,5 +33,22 @@ impl Header {
 
     pub(crate) fn is_compressed(&self) -> bool {
         self.flags.contains(ChannelControlFlags::PACKET_COMPRESSED)
+    }
+}
+
+/// Looks at one chunk of a channel of that kind before it is put together: what is longer than `longest` bytes is never
+/// held. Passes other channels'; `what` is for the error.
+pub(crate) fn bound<P: SvcProcessor + 'static>(
+    channel: &StaticVirtualChannel,
+    chunk: &[u8],
+    longest: u32,
+    what: &'static str,
+) -> Result<(), Error> {
+    if channel.channel_processor_downcast_ref::<P>().is_none() {
+        return Ok(());
+    }
+    match Header::of(chunk) {
+        Some(header) if header.may_be_held(longest) => Ok(()),
+        _ => Err(Error::Protocol(what)),
     }
 }

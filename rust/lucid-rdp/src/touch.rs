@@ -12,7 +12,7 @@ use lucid_desktop::Input;
 
 use gestures::{Finger, Gestures};
 
-/// What the desktop's thread of one connection has not taken yet; beyond that only what lets go of something.
+/// Inputs that the session has not taken yet; beyond that only those of buttons, so that none stays down.
 const MAX_WAITING: usize = 1024;
 
 /// The channel's end on this side, and what comes out of it.

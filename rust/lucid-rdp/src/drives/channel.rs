@@ -198,14 +198,8 @@ fn capabilities() -> SvcMessage {
 }
 
 /// Looks at one piece of a message before it is put together: what is too large is never held. Passes other channels'.
-pub(crate) fn bound(channel: &mut StaticVirtualChannel, piece: &[u8]) -> Result<(), Error> {
-    if channel.channel_processor_downcast_ref::<Channel>().is_none() {
-        return Ok(());
-    }
-    match chunk::Header::of(piece) {
-        Some(header) if header.may_be_held(LONGEST) => Ok(()),
-        _ => Err(Error::Protocol("a piece of a message about drives")),
-    }
+pub(crate) fn bound(channel: &StaticVirtualChannel, piece: &[u8]) -> Result<(), Error> {
+    chunk::bound::<Channel>(channel, piece, LONGEST, "a piece of a message about drives")
 }
 
 impl SvcProcessor for Channel {

@@ -152,9 +152,9 @@ fn pieces_of_messages_are_bounded_on_this_channel_alone() {
         [&length.to_le_bytes()[..], &flags.bits().to_le_bytes(), &[0; 8]].concat()
     };
     let first = ChannelControlFlags::FLAG_FIRST;
-    let mut sound = StaticVirtualChannel::new(Channel::new());
-    let mut other = StaticVirtualChannel::new(Other);
-    bound(&mut sound, &piece(LONGEST, first)).unwrap();
+    let sound = StaticVirtualChannel::new(Channel::new());
+    let other = StaticVirtualChannel::new(Other);
+    bound(&sound, &piece(LONGEST, first)).unwrap();
     for bad in [
         piece(LONGEST + 1, first),
         piece(u32::MAX, ChannelControlFlags::empty()),
@@ -162,7 +162,7 @@ fn pieces_of_messages_are_bounded_on_this_channel_alone() {
         vec![0; 7],
         Vec::new(),
     ] {
-        assert!(bound(&mut sound, &bad).is_err(), "{bad:?}");
-        bound(&mut other, &bad).unwrap();
+        assert!(bound(&sound, &bad).is_err(), "{bad:?}");
+        bound(&other, &bad).unwrap();
     }
 }
