@@ -338,11 +338,11 @@ impl Check<'_> {
         }
     }
 
-    /// Where neither opening nor manifest can say it, the first head says of what session it is.
+    /// Where neither opening nor manifest can say it, the first head says of what session it is, whoever signed it.
     fn identity_of_heads(&self) -> Option<(SessionId, Hash)> {
         let mut lines = Lines::open(self.dir).ok()?;
         let Ok(Line::Whole) = lines.next() else { return None };
-        let head = json::read_signed::<Head>(files::HEADS, &lines.line, self.trusted.as_ref()).ok()?.body;
+        let head = json::read_signed::<Head>(files::HEADS, &lines.line, None).ok()?.body;
         Some((head.session, head.previous))
     }
 
@@ -777,8 +777,19 @@ impl Check<'_> {
                 Some(_) if manifest.is_some() => {
                     self.found(&name, None, None, "it is not part of the recording");
                 }
-                Some(_) => {
+                Some(index) => {
                     self.seen.unproved += 1;
+                    // No statement speaks of it, but it says itself whose it is.
+                    let loaded = self.load(index);
+                    match Header::read(&loaded.name, &loaded.bytes) {
+                        Ok(header) if Some(header.session) != self.session => {
+                            self.wrong(format!("it is of the session {}", header.session));
+                        }
+                        Ok(header) if header.index != index => {
+                            self.wrong(format!("it is chunk {}", header.index))
+                        }
+                        _ => {}
+                    }
                     self.notes.push(format!("{name} is confirmed by no head"));
                 }
                 None if name.starts_with("chunk-") => {
