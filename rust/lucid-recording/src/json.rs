@@ -228,3 +228,51 @@ fn message<D: Document>(body: &[u8]) -> Vec<u8> {
     let kind = D::KIND.name().as_bytes();
     [b"lucid recording v1 ".as_slice(), kind, &[0], body].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        count: u64,
+        nothing: Option<u8>,
+        text: String,
+    }
+
+    /// The letters of RFC 8785, section 3.2.2.2, and what JSON lets one write otherwise.
+    #[test]
+    fn one_spelling_is_read_and_no_second_one() {
+        let text = "\u{20ac}$\u{f}\nA'B\"\\\\\"/\u{7f}\u{2028}\u{1f600}";
+        let sample = Sample { count: FIRST_UNSAFE - 1, nothing: None, text: text.to_owned() };
+        let bytes = to_bytes("x", &sample).unwrap();
+        let known = "{\"count\":9007199254740991,\"nothing\":null,\"text\":\"\u{20ac}$\\u000f\\nA'B\\\"\\\\\\\\\\\"/\u{7f}\u{2028}\u{1f600}\"}";
+        assert_eq!(std::str::from_utf8(&bytes).unwrap(), known);
+        assert_eq!(from_bytes::<Sample>("x", &bytes).unwrap(), sample);
+        let refused = [
+            r#"{"count":1,"nothing":null,"text":""} "#,
+            r#"{"count": 1,"nothing":null,"text":""}"#,
+            r#"{"nothing":null,"count":1,"text":""}"#,
+            r#"{"count":1,"text":""}"#,
+            r#"{"count":1,"nothing":null,"text":"","more":1}"#,
+            r#"{"count":1,"count":1,"nothing":null,"text":""}"#,
+            r#"{"count":1.0,"nothing":null,"text":""}"#,
+            r#"{"count":1e0,"nothing":null,"text":""}"#,
+            r#"{"count":01,"nothing":null,"text":""}"#,
+            r#"{"count":-1,"nothing":null,"text":""}"#,
+            r#"{"count":9007199254740992,"nothing":null,"text":""}"#,
+            r#"{"count":1,"nothing":null,"text":"\u0041"}"#,
+            r#"{"count":1,"nothing":null,"text":"\/"}"#,
+            r#"{"count":1,"nothing":null,"text":"\u000F"}"#,
+            r#"{"count":1,"nothing":null,"text":"\u000a"}"#,
+            r#"[1,null,""]"#,
+            "",
+        ];
+        for text in refused {
+            assert!(from_bytes::<Sample>("x", text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(from_bytes::<Sample>("x", br#"{"count":1,"nothing":null,"text":""}"#).is_ok());
+        assert!(to_bytes("x", &Sample { count: FIRST_UNSAFE, ..sample }).is_err());
+    }
+}

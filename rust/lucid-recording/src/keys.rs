@@ -266,3 +266,31 @@ pub fn rewrap(dir: &Path, old: &OwnerSecret, recipients: &[Recipient], random: &
     }
     new.write(dir)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 9180, appendix A.2.1.1, the first encryption: base mode of the suite that is used here.
+    #[test]
+    fn wrapping_is_that_of_the_rfc() {
+        let bytes = |text: &str| hex::decode(text).unwrap();
+        let secret: [u8; 32] =
+            bytes("8057991eef8f1f1af18f4a9491d16a1ce333f695d4db8e38da75975c4478e0fb").try_into().unwrap();
+        let secret = OwnerSecret::from_bytes(secret);
+        let public = "4310ee97d88cc1f088a5576c77ab0cf5c3ac797f3d95139c6c84b5429c59662a";
+        assert_eq!(secret.public().unwrap().to_string(), public);
+        let encapsulated = bytes("1afa08d3dec047a643885163f1180476fa7ddb54c6a8029ea33f95796bf2ac4a");
+        let sealed =
+            "1c5250d8034ec2b784ba2cfd69dbdb8af406cfe3ff938e131f0def8c8b60b4db21993c62ce81883d2dd1b51a28";
+        let plain = single_shot_open::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
+            &OpModeR::Base,
+            &secret.private().unwrap(),
+            &<X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&encapsulated).unwrap(),
+            b"Ode on a Grecian Urn",
+            &bytes(sealed),
+            b"Count-0",
+        );
+        assert_eq!(plain.unwrap(), b"Beauty is truth, truth beauty");
+    }
+}

@@ -281,7 +281,7 @@ impl Damage<'_> {
             3 => {
                 take(self, "opening.json");
                 // The opening is good; what does not belong to it is everything else.
-                ["heads.jsonl", "manifest.json", "keys.json"].map(|file| self.name(file));
+                ["heads.jsonl", "manifest.json", "keys.json"].iter().for_each(|file| self.name(*file));
                 (0..self.chunks).for_each(|index| self.name(file_name(index as u32)));
                 Some("splice opening.json of another session".to_owned())
             }
@@ -487,7 +487,7 @@ impl Damage<'_> {
         self.set_lines(&lines);
         self.named.clear();
         if self.random.below(2) == 0 {
-            STATEMENTS.map(|file| self.name(file));
+            STATEMENTS.iter().for_each(|file| self.name(*file));
             self.device = Some(honest);
             Some("forged by another device, and the true one is known".to_owned())
         } else {
