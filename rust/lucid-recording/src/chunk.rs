@@ -522,8 +522,7 @@ mod tests {
         let frame = Frame { number: 4, stream: 3, flags: flag::KEY, sealed: 0..0 };
         let opens = |header: &Header, frame: &Frame| {
             let mut sealed = record[FRAME..].to_vec();
-            let opened = Sealing::new(&key(), header).unwrap().open(frame, &mut sealed).is_some();
-            opened
+            Sealing::new(&key(), header).unwrap().open(frame, &mut sealed).is_some()
         };
         assert!(opens(&header, &frame));
         let other = SessionId::new(bytes("0123456789ab4def8123456789abcdee")).unwrap();

@@ -1,5 +1,7 @@
 //! Every damage is found, and named where it is.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
 mod support;
 
 use std::{collections::BTreeSet, path::Path};

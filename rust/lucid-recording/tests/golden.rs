@@ -1,6 +1,8 @@
 //! The format of version 1 does not change: a recording that is kept beside the tests is written again byte for byte,
 //! and read.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
 mod support;
 
 use std::{fmt::Write, path::Path};

@@ -1,5 +1,7 @@
 //! Writing, reading, seeking, proving and rewrapping.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
 mod support;
 
 use std::fs;
