@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::{
     DeviceKey, OwnerSecret, Proof, Reader, Recovery, Time, Verdict,
     chain::{Chain, check_opening},
-    chunk::{Frames, HEADER, Header, MAX_PAYLOAD, Sealing, file_name, flag},
+    chunk::{Frames, HEADER, Header, MAX_PAYLOAD, Sealing, file_name},
     files,
     json::{self, Document},
     keys::Keys,
@@ -260,6 +260,8 @@ fn resign(kind: &str, text: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use crate::chunk::flag;
 
     use super::*;
 

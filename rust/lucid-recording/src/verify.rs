@@ -11,7 +11,8 @@
 //!
 //! What is wrong is named once, where it is: a chunk, a line, a statement. Where a line of `heads.jsonl` is wrong,
 //! later lines are not looked at, and the manifest stands for them; where the manifest is wrong, the heads stand for it.
-//! Damage to `keys.json` that leaves its form is seen only with a key.
+//! Damage to `keys.json` that leaves its form is seen only with a key. A chunk's file of which no statement speaks is wrong
+//! where there is a manifest; where there is none, only if its own header is of another session or place.
 
 use std::{collections::BTreeSet, path::Path};
 
