@@ -2,15 +2,9 @@
 """Verifies a recording of Lucid from its files alone: a second implementation, written from the documentation of the
 format (rust/lucid-recording), for whoever trusts neither the device nor Lucid's own program. README.md says how.
 
-Exit status: 0 all is proved; 1 something is wrong or missing; 2 wrong usage; 6 the recording cannot be read."""
-import argparse
-import hmac
-import json
-import os
-import re
-import stat
-import struct
-import sys
+Exit status: 0 all is proved; 1 something is wrong or missing; 2 wrong usage; 6 the recording or the key cannot be read.
+"""
+import argparse, hmac, json, os, re, stat, struct, sys  # noqa: E401
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -27,73 +21,59 @@ LAST, END, ZSTD, KEY = 1, 2, 4, 8  # flags of a record
 
 
 class Wrong(Exception):
-    """What is wrong, for people, and in which record of a chunk."""
-    def __init__(self, problem, record=None):
-        super().__init__(problem)
-        self.record = record
+    """What is wrong, for people, and in which line of heads.jsonl or record of a chunk."""
 
 
-def demand(good, problem, record=None):
+def demand(good, problem, place=None):
     if not good:
-        raise Wrong(problem, record)
+        raise Wrong(problem, place)
 
 
-# Canonical JSON (RFC 8785, integers only), the forms of the statements, signatures.
+# Canonical JSON (RFC 8785, integers only), the forms of the statements, signatures. A form is an object's members, the
+# values that can be (a tuple), what matches a string, the most bits of an integer, [each item, how many], a function.
 
-def integer(bits):
-    return lambda v: type(v) is int and 0 <= v < min(1 << bits, 1 << 53)
-
-
-def letters(pattern):
-    return lambda v: type(v) is str and re.fullmatch(pattern, v) is not None
-
-
-def one_of(*values):
-    return lambda v: type(v) in (str, int) and v in values
-
-
-def optional(form):
-    return lambda v: v is None or fits(v, form)
-
-
-def many(form, most):
-    return lambda v: type(v) is list and len(v) <= most and all(fits(item, form) for item in v)
+def fits(v, form):
+    if type(form) is dict:
+        return type(v) is dict and v.keys() == form.keys() and all(fits(v[name], form[name]) for name in form)
+    if type(form) is list:
+        return type(v) is list and len(v) <= form[1] and all(fits(item, form[0]) for item in v)
+    if type(form) is tuple:
+        return any(type(v) is type(one) and v == one for one in form)
+    if type(form) is int:
+        return type(v) is int and 0 <= v < 1 << form
+    return type(v) is str and bool(form.fullmatch(v)) if type(form) is re.Pattern else form(v)
 
 
 def text(v):
     return type(v) is str and len(v.encode()) <= MAX_TEXT
 
 
-def fits(v, form):
-    if type(form) is dict:
-        return type(v) is dict and v.keys() == form.keys() and all(fits(v[name], form[name]) for name in form)
-    return form(v)
+def optional(form):
+    return lambda v: v is None or fits(v, form)
 
 
 def statement(kind, **members):
-    return dict(members, kind=one_of("lucid-recording-" + kind), session=SESSION, version=one_of(1))
+    return dict(members, kind=("lucid-recording-" + kind,), session=SESSION, version=(1,))
 
 
-U32, U64, HASH = integer(32), integer(64), letters("[0-9a-f]{64}")
-SESSION = letters("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
-CHUNK = dict(acknowledged=U64, first_us=U64, hash=HASH, index=U32, key=lambda v: type(v) is bool, last_us=U64,
-             part=U32, size=U64)
+U32, U64, HASH = 32, 53, re.compile("[0-9a-f]{64}")
+SESSION = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+CHUNK = dict(acknowledged=U64, first_us=U64, hash=HASH, index=U32, key=(True, False), last_us=U64, part=U32, size=U64)
 OPEN = dict(first_us=U64, hash=HASH, index=U32, last_us=U64, length=U64)
 GAP = dict(from_us=U64, reason=text, to_us=U64)
-PARTICIPANT, STREAM = dict(key=HASH, name=text, role=text), dict(
-    compression=one_of("none", "zstd"), id=one_of(*range(1, 16)), name=text)
-PART = dict(ended=one_of("closed", "lost"), key_commitment=HASH, part=U32)
-WRAPPED = dict(encapsulated=HASH, part=U32, sealed=letters("[0-9a-f]{96}"))
+PARTICIPANT = dict(key=HASH, name=text, role=text)
+STREAM = dict(compression=("none", "zstd"), id=tuple(range(1, 16)), name=text)
+PART = dict(ended=("closed", "lost"), key_commitment=HASH, part=U32)
+WRAPPED = dict(encapsulated=HASH, part=U32, sealed=re.compile("[0-9a-f]{96}"))
+RECIPIENT = dict(key=HASH, parts=[WRAPPED, MAX_PARTS], role=("owner", "observer", "recovery"))
 OPENING = statement("opening", codec=text, consent=optional(HASH), device=HASH, policy=HASH, recorder=text, wall_ms=U64,
-                    participants=many(PARTICIPANT, MAX_LISTED), streams=many(STREAM, 15))
-HEAD = statement("head", audit=optional(HASH), closed=U32, finished=many(CHUNK, MAX_FINISHED), gap=optional(GAP),
-                 key_commitment=HASH, mono_us=U64, part=U32, previous=HASH, root=HASH, seq=U64, open=optional(OPEN),
-                 wall_ms=U64)
-MANIFEST = statement("manifest", audit=optional(dict(count=U64, hash=HASH)), chunks=many(CHUNK, MAX_CHUNKS),
-                     ended=one_of("finished", "recovered"), gaps=many(GAP, MAX_GAPS), heads=dict(count=U64, last=HASH),
-                     mono_us=U64, opening=HASH, recorder=text, root=HASH, wall_ms=U64, parts=many(PART, MAX_PARTS))
-KEYS = statement("keys", recipients=many(dict(key=HASH, parts=many(WRAPPED, MAX_PARTS),
-                                              role=one_of("owner", "observer", "recovery")), 16))
+                    participants=[PARTICIPANT, MAX_LISTED], streams=[STREAM, 15])
+HEAD = statement("head", audit=optional(HASH), closed=U32, finished=[CHUNK, MAX_FINISHED], gap=optional(GAP), root=HASH,
+                 key_commitment=HASH, mono_us=U64, part=U32, previous=HASH, seq=U64, open=optional(OPEN), wall_ms=U64)
+MANIFEST = statement("manifest", audit=optional(dict(count=U64, hash=HASH)), chunks=[CHUNK, MAX_CHUNKS], opening=HASH,
+                     ended=("finished", "recovered"), gaps=[GAP, MAX_GAPS], heads=dict(count=U64, last=HASH), root=HASH,
+                     mono_us=U64, recorder=text, wall_ms=U64, parts=[PART, MAX_PARTS])
+KEYS = statement("keys", recipients=[RECIPIENT, 16])
 
 
 def canonical(value):
@@ -106,13 +86,13 @@ def parse(raw, form):
         value = json.loads(raw.decode())
         demand(canonical(value) == raw and fits(value, form), "it is not what version 1 of the format allows")
     except (ValueError, RecursionError):
-        raise Wrong("it is no JSON in canonical form") from None
+        raise Wrong("it is no JSON in canonical form", None) from None
     return value
 
 
 def signed(raw, form, device):
     """The body of a statement; only an opening may say itself whose signature it bears."""
-    whole = parse(raw, dict(body=form, signature=letters("[0-9a-f]{128}")))
+    whole = parse(raw, dict(body=form, signature=re.compile("[0-9a-f]{128}")))
     body = whole["body"]
     device = device or body.get("device")
     try:
@@ -121,7 +101,7 @@ def signed(raw, form, device):
             key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(device))
             key.verify(bytes.fromhex(whole["signature"]), message)
     except (InvalidSignature, ValueError):
-        raise Wrong(f"it is not signed by the device {device}") from None
+        raise Wrong(f"it is not signed by the device {device}", None) from None
     return body
 
 
@@ -131,8 +111,8 @@ def hpke_open(secret, encapsulated, sealed, info, associated):
     def extract(suite, salt, label, data):
         return hmac.digest(salt or bytes(32), b"HPKE-v1" + suite + label + data, "sha256")
 
-    def expand(suite, key, label, data, length):  # never more than one block
-        return hmac.digest(key, struct.pack(">H", length) + b"HPKE-v1" + suite + label + data + b"\1", "sha256")[:length]
+    def expand(suite, key, label, data, size):  # never more than one block
+        return hmac.digest(key, struct.pack(">H", size) + b"HPKE-v1" + suite + label + data + b"\1", "sha256")[:size]
 
     kem, suite = b"KEM\x00\x20", b"HPKE\x00\x20\x00\x01\x00\x03"
     shared = secret.exchange(X25519PublicKey.from_public_bytes(encapsulated))
@@ -156,34 +136,35 @@ def hchacha20(key, salt):
     return struct.pack("<8I", *s[:4], *s[12:])
 
 
-class Tree:
-    """RFC 6962 with BLAKE3: the roots of the full subtrees with their sizes, the largest first."""
-    def __init__(self, leaves=()):
-        self.full = []
-        for leaf in leaves:
-            self.push(leaf)
+def grow(tree, leaf):
+    """RFC 6962 with BLAKE3: a tree is the roots of its full subtrees with their sizes, the largest first."""
+    node, size = bytes.fromhex(leaf), 1
+    while tree and tree[-1][0] == size:
+        node, size = blake3(b"\1" + tree.pop()[1] + node).digest(), 2 * size
+    tree.append((size, node))
 
-    def push(self, leaf):
-        node, size = bytes.fromhex(leaf), 1
-        while self.full and self.full[-1][0] == size:
-            node, size = blake3(b"\1" + self.full.pop()[1] + node).digest(), 2 * size
-        self.full.append((size, node))
 
-    def root(self):
-        node = self.full[-1][1] if self.full else blake3().digest()
-        for _, left in reversed(self.full[:-1]):
-            node = blake3(b"\1" + left + node).digest()
-        return node.hex()
+def root(tree):
+    node = tree[-1][1] if tree else blake3().digest()
+    for _, left in reversed(tree[:-1]):
+        node = blake3(b"\1" + left + node).digest()
+    return node.hex()
+
+
+def opened(path):
+    """A file; one that cannot be read (OSError) is not wrong, and ends the program."""
+    try:
+        file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    except FileNotFoundError:
+        raise Wrong("it is missing", None) from None
+    demand(stat.S_ISREG(os.fstat(file.fileno()).st_mode), "it is no file")
+    return file
 
 
 def read(path, most):
     """A file's bytes, unless there are more than any good one has."""
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            demand(stat.S_ISREG(os.fstat(file.fileno()).st_mode), "it is no file")
-            data = file.read(most + 1)
-    except OSError as error:
-        raise Wrong(f"it cannot be read: {error.strerror}") from None
+    with opened(path) as file:
+        data = file.read(most + 1)
     demand(len(data) <= most, f"it has more than {most} bytes")
     return data
 
@@ -191,8 +172,7 @@ def read(path, most):
 class ChunkFile:
     """A chunk's bytes, which are held to one statement after the other."""
     def __init__(self, path):
-        self.data, self.hash, self.hashed = read(path, MAX_CHUNK), blake3(b"\0"), 0
-        self.marks = {}  # what heads said of its first bytes
+        self.data, self.hash, self.hashed, self.marks = read(path, MAX_CHUNK), blake3(b"\0"), 0, {}
 
     def hold(self, length, leaf):
         demand(length <= len(self.data), f"it has {len(self.data)} bytes, and {length} were signed")
@@ -200,180 +180,183 @@ class ChunkFile:
         self.hashed = length
         demand(self.hash.hexdigest() == leaf, f"its first {length} bytes are not those that were signed")
 
-    def header(self, session, index, part=None, commitment=None):
+    def header(self, session, index):
+        """Holds it to its place; gives its part and the key commitment."""
         demand(len(self.data) >= HEADER, "it is shorter than its header")
-        good = (b"LUCIDREC", 1, HEADER, bytes.fromhex(session.replace("-", "")), index, part, commitment)
-        magic, version, size, whose, of, at, _, key = struct.unpack_from("<8sHH16sII16s32s", self.data)
-        demand((magic, version, size, whose, at) == good[:5], "its header is of another format, session or place")
-        demand(part is None or (of, key.hex()) == good[5:], "its header is of another part or key")
+        magic, version, size, whose, part, at, _, key = struct.unpack_from("<8sHH16sII16s32s", self.data)
+        demand((magic, version, size) == (b"LUCIDREC", 1, HEADER), "it is no chunk of version 1")
+        demand((whose, at) == (id_bytes(session), index), "it is of another session or place")
+        return part, key.hex()
 
     def records(self):
         """Number, stream, flags, begin and end of the sealed bytes of each record."""
         at, number, closed = HEADER, 0, False
         while at < len(self.data):
-            demand(not closed, "something comes after its closing record", number)
-            demand(at + FRAME <= len(self.data), "it ends within a record", number)
+            demand(not closed and at + FRAME <= len(self.data), "it does not end where its records do")
             size, stream, flags = struct.unpack_from("<IBB", self.data, at)
             form = size == TIME + TAG and flags | END == LAST | END if stream == 0 else not flags & ~(ZSTD | KEY)
-            demand(TIME + TAG <= size <= MAX_PLAIN + TAG and stream <= 15 and form, "there is no record", number)
+            demand(TIME + TAG <= size <= MAX_PLAIN + TAG and stream <= 15 and form, f"record {number} is none")
             begin, at, closed = at + FRAME, at + FRAME + size, stream == 0
-            demand(at <= len(self.data), "it ends within a record", number)
+            demand(at <= len(self.data), "it does not end where its records do")
             yield number, stream, flags, begin, at
             number += 1
 
 
-def check_chunk(chunk, count, parts):
-    """What can be said of an entry alone."""
-    demand(chunk["index"] == count < MAX_CHUNKS and chunk["part"] in parts, "its chunks are in no order")
-    demand(chunk["first_us"] <= chunk["last_us"] and HEADER < chunk["size"] <= MAX_CHUNK, "a chunk's entry cannot be")
+def id_bytes(session):
+    return bytes.fromhex(session.replace("-", ""))
 
 
 class Chain:
     """What the heads so far say."""
     def __init__(self):
         self.head = self.previous = self.session = None
-        self.chunks, self.gaps, self.keys, self.tree = [], [], [], Tree()
+        self.chunks, self.gaps, self.keys, self.tree, self.count = [], [], [], [], 0
 
     def take(self, head, line):
-        last, part, now, gap = self.head, head["part"], head["open"], head["gap"]
-        was = last and last["open"]
+        last, part, now, gap, finished = self.head, head["part"], head["open"], head["gap"], head["finished"]
+        was, tree, number, earliest = last and last["open"], list(self.tree), len(self.chunks), 0
+        new = part == len(self.keys)
         demand(head["session"] == self.session, "it is of another session")
         demand(self.previous in (None, head["previous"]), "it does not follow what is before it")
-        demand(head["seq"] == (last["seq"] + 1 if last else 0), "its number is not the next one")
+        demand(head["seq"] == self.count, "its number is not the next one")
         demand(not last or head["mono_us"] >= last["mono_us"], "its time goes back")
         demand(not gap or gap["from_us"] <= gap["to_us"] <= head["mono_us"], "its gap cannot be")
-        if part == len(self.keys):
-            demand(part < MAX_PARTS and not now and (gap or not last), "a part begins that cannot")
-            self.keys.append(head["key_commitment"])
-        demand(part == len(self.keys) - 1 and head["key_commitment"] == self.keys[-1], "its part or key is another")
-        for chunk in head["finished"]:
-            check_chunk(chunk, len(self.chunks), (max(part - 1, 0), part))
-            demand(not was or chunk["index"] > was["index"] or chunk["acknowledged"] >= was["length"]
-                   and chunk["first_us"] <= was["first_us"] and chunk["last_us"] >= was["last_us"],
-                   "a chunk is less than was confirmed of it")
-            self.chunks.append(chunk)
-            self.tree.push(chunk["hash"])
-        demand(head["closed"] == len(self.chunks), "the number of its chunks is wrong")
-        demand(self.tree.root() == head["root"], "its root is not that of the chunks")
-        demand(not now or now["index"] == len(self.chunks) and HEADER < now["length"] <= MAX_CHUNK
-               and now["first_us"] <= now["last_us"] <= head["mono_us"], "what it says of the open chunk cannot be")
-        demand(not was or was["index"] < len(self.chunks) or now and now["length"] >= was["length"]
-               and now["first_us"] == was["first_us"] and now["last_us"] >= was["last_us"],
-               "the open chunk is less than was confirmed of it")
-        self.gaps += [gap] if gap else []
-        self.head, self.previous = head, blake3(line).hexdigest()
+        demand(not new or part < MAX_PARTS and not now and (gap or not last), "a part begins that cannot")
+        demand(new or part == len(self.keys) - 1 and head["key_commitment"] == self.keys[-1], "its part is another")
+        for chunk in finished:
+            check_chunk(chunk, number, self.chunks[-1]["part"] if self.chunks else 0, part)
+            demand(chunk["last_us"] <= head["mono_us"], "a chunk ends after it")
+            demand(not was or number > was["index"] or chunk["acknowledged"] >= was["length"] and chunk["first_us"] <=
+                   was["first_us"] and chunk["last_us"] >= was["last_us"], "a chunk is less than was confirmed of it")
+            grow(tree, chunk["hash"])
+            number += 1
+        demand(head["closed"] == number and root(tree) == head["root"], "its root is not that of the chunks")
+        demand(not now or now["index"] == number and HEADER < now["length"] <= MAX_CHUNK and now["first_us"] <=
+               now["last_us"] <= head["mono_us"], "what it says of the open chunk cannot be")
+        demand(not was or finished or now and now["length"] >= was["length"] and now["last_us"] >= was["last_us"] and
+               now["first_us"] == was["first_us"], "the open chunk is less than was confirmed of it")
+        self.head, self.previous, self.tree, self.count = head, blake3(line).hexdigest(), tree, self.count + 1
+        self.chunks, self.gaps = self.chunks + finished, self.gaps + ([gap] if gap else [])
+        self.keys += [head["key_commitment"]] if new else []
+
+
+def check_chunk(chunk, number, earliest, latest):
+    """What can be said of an entry alone."""
+    demand(chunk["index"] == number < MAX_CHUNKS and earliest <= chunk["part"] <= latest, "its chunks are in no order")
+    demand(chunk["first_us"] <= chunk["last_us"] and chunk["size"] <= MAX_CHUNK, "a chunk's entry cannot be")
 
 
 class Verifier:
     def __init__(self, directory, device, secret):
-        self.directory, self.device, self.secret = directory, device, secret
+        self.directory, self.device, self.given, self.secret = directory, device, device is not None, secret
         self.chain, self.opening, self.manifest, self.keys = Chain(), None, None, None
-        self.file, self.index, self.done, self.unclosed, self.time = None, None, set(), {}, (0, 0)
-        self.report = dict(
-            verdict=None, findings=[], notes=[], session=None, device=None, device_given=device is not None, ended=None,
-            heads=0, parts=0, chunks=dict(proved=0, wrong=0, unproved=0), bytes=0, records=0,
-            opened=dict(records=0, torn=0) if secret else None, gaps=[], began_ms=None, ended_ms=None, length_us=0)
+        self.file, self.index, self.done, self.known, self.time, self.end = None, None, set(), {}, (0, 0), None
+        self.findings, self.notes, self.counts = [], [], dict(proved=0, wrong=0, unproved=0)
+        self.bytes, self.records, self.opened = 0, 0, dict(records=0, torn=0) if secret else None
+        self.names = sorted(os.listdir(directory))
+        self.ended = "manifest.json" in self.names
 
     def path(self, name):
         return os.path.join(self.directory, name)
 
-    def wrong(self, name, error, line=None):
-        self.report["findings"].append(dict(file=name, line=line, record=error.record, problem=str(error)))
+    def attempt(self, name, work, *arguments):
+        try:
+            return work(*arguments)
+        except Wrong as error:
+            self.wrong(name, error)
+
+    def wrong(self, name, error):
+        problem, place = error.args
+        line, record = (place, None) if name == "heads.jsonl" else (None, place)
+        self.findings.append(dict(file=name, line=line, record=record, problem=problem))
 
     def read_opening(self):
         raw = read(self.path("opening.json"), MAX_OPENING)
         opening = signed(raw, OPENING, self.device)
         ids = [stream["id"] for stream in opening["streams"]]
         demand(self.device in (None, opening["device"]), "it is by another device")
-        demand(ids == sorted(set(ids)) and len(ids) + len(opening["participants"]) <= MAX_LISTED, "its lists cannot be")
-        self.opening, self.device, self.chain.session = opening, opening["device"], opening["session"]
-        self.chain.previous = blake3(raw).hexdigest()
+        demand(ids and ids == sorted(set(ids)), "its streams are in no order")
+        demand(len(ids) + len(opening["participants"]) <= MAX_LISTED, "it lists too many")
+        self.opening, self.device = opening, opening["device"]
+        self.chain.session, self.chain.previous = opening["session"], blake3(raw).hexdigest()
 
     def read_manifest(self):
         manifest = signed(read(self.path("manifest.json"), MAX_MANIFEST), MANIFEST, self.device)
-        parts, chain = manifest["parts"], self.chain
+        parts, chain, tree, before = manifest["parts"], self.chain, [], 0
         demand(chain.session in (None, manifest["session"]), "it is of another session")
         demand(chain.previous in (None, manifest["opening"]), "it is of another opening")
         demand(parts and [part["part"] for part in parts] == list(range(len(parts))), "its parts are in no order")
-        before = 0
-        for count, chunk in enumerate(manifest["chunks"]):
-            check_chunk(chunk, count, range(before, len(parts)))
+        for number, chunk in enumerate(manifest["chunks"]):
+            check_chunk(chunk, number, before, len(parts) - 1)
+            grow(tree, chunk["hash"])
             before = chunk["part"]
-        demand(Tree(chunk["hash"] for chunk in manifest["chunks"]).root() == manifest["root"], "its root is wrong")
-        demand((manifest["ended"] == "finished") == (parts[-1]["ended"] == "closed"), "it ends other than its last part")
+        demand(root(tree) == manifest["root"], "its root is not that of the chunks")
+        ends = ["lost"] * (len(parts) - 1) + ["closed" if manifest["ended"] == "finished" else "lost"]
+        demand([part["ended"] for part in parts] == ends, "its parts did not end as it did")
         self.manifest, chain.session, chain.previous = manifest, manifest["session"], manifest["opening"]
 
     def read_keys(self):
         keys = parse(read(self.path("keys.json"), MAX_KEYS), KEYS)
+        recipients = keys["recipients"]
         demand(self.chain.session in (None, keys["session"]), "it is of another session")
-        for recipient in keys["recipients"]:
+        demand(recipients and len({r["key"] for r in recipients}) == len(recipients), "it names nobody, or one twice")
+        for recipient in recipients:
             parts = [wrapped["part"] for wrapped in recipient["parts"]]
             demand(parts == sorted(set(parts)), "its parts are in no order")
-        self.keys = keys
+        self.keys = recipients
 
     def session_key(self, part, commitment):
         public = self.secret.public_key().public_bytes_raw().hex()
-        mine = [r for r in self.keys["recipients"] if r["key"] == public]
-        demand(mine, "this key is none of those that the recording was sealed to")
-        wrapped = [w for w in mine[0]["parts"] if w["part"] == part]
-        demand(wrapped, f"it has no key of part {part} for this recipient")
-        info = b"lucid recording v1 session key" + bytes.fromhex(self.chain.session.replace("-", ""))
+        mine = [w for r in self.keys if r["key"] == public for w in r["parts"] if w["part"] == part]
+        demand(mine, f"it has no key of part {part} for the recipient {public}")
+        info = b"lucid recording v1 session key" + id_bytes(self.chain.session) + struct.pack("<I", part)
+        encapsulated, sealed = bytes.fromhex(mine[0]["encapsulated"]), bytes.fromhex(mine[0]["sealed"])
         try:
-            key = hpke_open(self.secret, bytes.fromhex(wrapped[0]["encapsulated"]), bytes.fromhex(wrapped[0]["sealed"]),
-                            info + struct.pack("<I", part), bytes.fromhex(commitment))
+            key = hpke_open(self.secret, encapsulated, sealed, info, bytes.fromhex(commitment))
         except (InvalidTag, ValueError):
-            raise Wrong(f"the key of part {part} does not open") from None
+            raise Wrong(f"the key of part {part} does not open", None) from None
         found = blake3(key, derive_key_context="lucid recording v1 key commitment").hexdigest()
-        demand(found == commitment, f"the key of part {part} is not the one that the recording was sealed with")
+        demand(found == commitment, f"the key of part {part} is not the one of the chunks")
         return key
 
-    def attempt(self, name, work):
-        try:
-            work()
-        except Wrong as error:
-            self.wrong(name, error)
+    def lines(self, file):
+        while line := file.readline(MAX_HEAD + 1):
+            if line[-1:] != b"\n" and not self.ended and self.chain.count and len(line) <= MAX_HEAD:
+                return self.notes.append("the last line of heads.jsonl was not written to its end")
+            demand(line[-1:] == b"\n", "it has no end", self.chain.count + 1)
+            yield line[:-1]
 
     def walk_heads(self):
-        number = 0
-        try:
-            lines = self.lines()
-            for number, line in enumerate(lines, 1):
-                head = signed(line, HEAD, self.device)
-                self.chain.session = self.chain.session or head["session"]
-                self.chain.take(head, line)
+        chain = self.chain
+        with opened(self.path("heads.jsonl")) as file:
+            for line in self.lines(file):
+                try:
+                    head = signed(line, HEAD, self.device)
+                    chain.session = chain.session or head["session"]
+                    chain.take(head, line)
+                except Wrong as error:
+                    raise Wrong(error.args[0], chain.count + 1) from None
                 for chunk in head["finished"]:
-                    self.hold(chunk["index"], lambda file: self.finished(file, chunk))
+                    self.hold(chunk["index"], self.finished, chunk, head["gap"] and chunk == head["finished"][-1])
                 if head["open"]:
-                    self.hold(head["open"]["index"], lambda file: self.confirmed(file, head["open"]))
-            demand(self.chain.head, "it has no line")
-        except Wrong as error:
-            self.wrong("heads.jsonl", error, number + 1)
-            return
+                    self.hold(head["open"]["index"], self.confirmed, head["open"])
+        demand(chain.count, "it is empty")
+        if not self.ended and chain.head["open"]:
+            self.hold(chain.head["open"]["index"], self.unfinished)
         if self.manifest:
-            heads = self.manifest["heads"]
-            if heads["count"] != number or heads["last"] != self.chain.previous:
-                return self.wrong("heads.jsonl", Wrong("its end is not the one that the manifest names"))
-            same = [p["key_commitment"] for p in self.manifest["parts"]] == self.chain.keys
-            same = same and self.manifest["chunks"] == self.chain.chunks and self.manifest["gaps"] == self.chain.gaps
-            same = same and all(self.manifest[name] == self.chain.head[name] for name in ("mono_us", "wall_ms", "root"))
-            if not same or self.chain.head["open"]:
-                self.wrong("manifest.json", Wrong("it does not say what the heads say"))
-        elif self.chain.head["open"]:
-            self.hold(self.chain.head["open"]["index"], self.unfinished)
+            self.attempt("manifest.json", self.compare)
 
-    def lines(self):
-        try:
-            with open(self.path("heads.jsonl"), "rb") as file:
-                while line := file.readline(MAX_HEAD + 1):
-                    if line[-1:] != b"\n":
-                        demand(len(line) <= MAX_HEAD and not self.has_manifest, "it ends within a line")
-                        self.report["notes"].append("the last line of heads.jsonl was not written to its end")
-                        return
-                    yield line[:-1]
-        except OSError as error:
-            raise Wrong(f"it cannot be read: {error.strerror}") from None
+    def compare(self):
+        chain, manifest, head, heads = self.chain, self.manifest, self.chain.head, self.manifest["heads"]
+        if (heads["count"], heads["last"]) != (chain.count, chain.previous):
+            return self.wrong("heads.jsonl", Wrong("its end is not the one that the manifest names", None))
+        same = [part["key_commitment"] for part in manifest["parts"]] == chain.keys and not head["open"]
+        same = same and (manifest["chunks"], manifest["gaps"]) == (chain.chunks, chain.gaps)
+        same = same and all(manifest[name] == head[name] for name in ("mono_us", "wall_ms", "root"))
+        demand(same and (not manifest["audit"] or manifest["audit"]["hash"] == head["audit"]),
+               "it does not say what the heads say")
 
-    def hold(self, index, check):
+    def hold(self, index, check, *arguments):
         """Holds a chunk to a statement, and says what is wrong with it once."""
         if index in self.done:
             return
@@ -381,124 +364,140 @@ class Verifier:
             if index != self.index:
                 self.index, self.file = index, None
                 self.file = ChunkFile(self.path(f"chunk-{index:06}"))
-            check(self.file)
+            check(*arguments)
         except Wrong as error:
             self.wrong(f"chunk-{index:06}", error)
-            self.report["chunks"]["wrong"] += 1
+            self.counts["wrong"] += 1
             self.done.add(index)
 
-    def confirmed(self, file, mark):
-        file.hold(mark["length"], mark["hash"])
-        file.marks[mark["length"]] = mark
+    def confirmed(self, mark):
+        self.file.hold(mark["length"], mark["hash"])
+        self.file.marks[mark["length"]] = mark
 
-    def finished(self, file, entry):
-        demand(len(file.data) == entry["size"], f"it has {len(file.data)} bytes, and {entry['size']} were signed")
-        file.hold(entry["size"], entry["hash"])
-        self.look_into(file, entry)
+    def finished(self, entry, may_be_open):
+        size, lost = len(self.file.data), entry["acknowledged"] - entry["size"]
+        demand(size == entry["size"], f"it has {size} bytes, and {entry['size']} were signed")
+        self.file.hold(size, entry["hash"])
+        demand(lost <= 0, f"{lost} bytes that were confirmed were lost before recovery, which says so itself")
+        self.look_into(entry, may_be_open)
 
-    def unfinished(self, file):
+    def unfinished(self):
         mark = self.chain.head["open"]
-        entry = dict(mark, acknowledged=mark["length"], size=len(file.data), part=self.chain.head["part"], key=None)
-        file.data = file.data[:mark["length"]]
-        self.look_into(file, entry)
+        if len(self.file.data) > mark["length"]:
+            self.notes.append(f"what comes after byte {mark['length']} of the last chunk is confirmed by no head")
+            self.file.data = self.file.data[:mark["length"]]
+        self.look_into(dict(mark, acknowledged=mark["length"], part=self.chain.head["part"], key=None), True)
 
-    def look_into(self, file, entry):
+    def look_into(self, entry, may_be_open):
         """The records of a chunk whose bytes are those that were signed."""
-        part, report = entry["part"], self.report
+        file, part, index, count, closed, times = self.file, entry["part"], entry["index"], 0, 0, []
         keys = self.chain.keys if part < len(self.chain.keys) else [p["key_commitment"] for p in self.manifest["parts"]]
-        file.header(self.chain.session, entry["index"], part, keys[part])
-        streams = {s["id"]: s["compression"] for s in self.opening["streams"]} if self.opening else None
-        key = self.key_of(part, keys[part])
+        demand(file.header(self.chain.session, index) == (part, keys[part]), "its header is of another part or key")
+        if self.secret and self.keys and part not in self.known:
+            self.known[part] = self.attempt("keys.json", self.session_key, part, keys[part])
+        key, torn, opened = self.known.get(part), False, 0
         if key:
-            place = bytes.fromhex(self.chain.session.replace("-", "")) + struct.pack("<II", part, entry["index"])
-            chunk_key = blake3(key + place, derive_key_context="lucid recording v1 chunk key").digest()
-            cipher = ChaCha20Poly1305(hchacha20(chunk_key, file.data[36:52]))
-            header = blake3(file.data[:HEADER]).digest()
-        count, closed, times, marks, sure = 0, 0, [], dict(file.marks), entry["acknowledged"]
+            place = id_bytes(self.chain.session) + struct.pack("<II", part, index)
+            sealing = blake3(key + place, derive_key_context="lucid recording v1 chunk key").digest()
+            cipher, header = ChaCha20Poly1305(hchacha20(sealing, file.data[36:52])), blake3(file.data[:HEADER]).digest()
         for number, stream, flags, begin, end in file.records():
-            demand(not stream or streams is None or stream in streams, "its stream is none of the opening's", number)
-            demand(number or entry["key"] in (None, bool(flags & KEY)), "it is a key, or none, other than signed", 0)
-            marks.pop(end, None)
-            count, closed = number + 1, flags & (LAST | END)
-            if not key:
+            count, closed, mark = count + 1, flags & (LAST | END), file.marks.pop(end, None)
+            demand(number or entry["key"] in (None, bool(flags & KEY)), "it is a key or none, other than signed", 0)
+            if not key or torn:
                 continue
             bound = header + struct.pack("<QBBI", number, stream, flags, end - begin)
             try:
                 plain = cipher.decrypt(struct.pack("<IQ", 0, number), file.data[begin:end], bound)
             except InvalidTag:
-                demand(end > sure, "it does not open", number)
-                report["opened"]["torn"] += 1
-                break
-            time, = struct.unpack_from("<Q", plain)
-            demand((part, time) >= self.time, "its time goes back", number)
-            demand(not times or time >= times[-1], "its time goes back", number)
-            mark = file.marks.get(end)
-            times.append(time)
-            demand(not mark or (times[0], time) == (mark["first_us"], mark["last_us"]), "its time is not as signed", number)
-            self.time = part, time
-            report["opened"]["records"] += 1
-        demand(not marks, "a head confirmed half a record")
-        demand(count, "it has no record")
-        self.unclosed[entry["index"]] = (part, closed)
-        report["records"] += count
-        report["bytes"] += len(file.data)
-        report["chunks"]["proved"] += 1
-        self.done.add(entry["index"])
+                demand(end > entry["acknowledged"], "it does not open", number)
+                torn = True
+                self.notes.append(f"the end of chunk-{index:06} was torn when its recorder died; no head confirmed it")
+                continue
+            times.append(struct.unpack_from("<Q", plain)[0])
+            demand((part, times[-1]) >= self.time, "its time goes back", number)
+            demand(not flags & ZSTD or plain[TIME:TIME + 4] == b"\x28\xb5\x2f\xfd", "it is no frame of zstd", number)
+            same = not mark or (times[0], times[-1]) == (mark["first_us"], mark["last_us"])
+            demand(same, "its time is not the one that was signed", number)
+            self.time = part, times[-1]
+        demand(not file.marks, "a head confirmed half a record")
+        demand(closed or may_be_open, "it does not end with a closing record")
+        demand(self.end is None, "it comes after the chunk that ends the recording")
+        if key and entry["acknowledged"] == len(file.data):
+            demand((times[0], times[-1]) == (entry["first_us"], entry["last_us"]), "the times were signed otherwise")
+        self.end = index if closed & END else None
+        self.records, self.bytes = self.records + count, self.bytes + len(file.data)
+        if self.opened:
+            self.opened = dict(records=self.opened["records"] + len(times), torn=self.opened["torn"] + torn)
+        self.counts["proved"] += 1
+        self.done.add(index)
 
-    def key_of(self, part, commitment):
-        if not self.secret or not self.keys:
-            return None
-        if part not in self.known:
-            self.known[part] = None
-            def work():
-                self.known[part] = self.session_key(part, commitment)
-            self.attempt("keys.json", work)
-        return self.known[part]
+    def rest(self):
+        """Chunks that the heads did not come to, files that nothing speaks of, keys that nobody has."""
+        for entry in self.manifest["chunks"] if self.manifest else ():
+            after = self.manifest["chunks"][entry["index"] + 1:entry["index"] + 2]
+            lost = self.manifest["parts"][entry["part"]]["ended"] == "lost"
+            self.hold(entry["index"], self.finished, entry, lost and (not after or after[0]["part"] > entry["part"]))
+        for name in self.names:
+            index = int(name[6:]) if re.fullmatch("chunk-([0-9]{6}|[1-9][0-9]{6,9})", name) else -1
+            if name.startswith("chunk-") and index not in self.done:
+                self.counts["unproved"] += index >= 0 and not self.manifest
+                self.attempt(name, self.unknown, name, index)
+        last = len(self.manifest["chunks"]) - 1 if self.manifest else None
+        if self.manifest and self.manifest["ended"] == "finished" and not self.findings and self.end != last:
+            self.wrong("manifest.json", Wrong("no chunk says that the recording ends", None))
+        held = {wrapped["part"] for recipient in self.keys or () for wrapped in recipient["parts"]}
+        if self.keys and "keys.json" not in (f["file"] for f in self.findings):
+            self.attempt("keys.json", demand, held >= set(range(len(self.chain.keys))), "nobody has the key of a part")
+
+    def unknown(self, name, index):
+        demand(index >= 0, "it is named like a chunk, and is none")
+        demand(not self.manifest, "it is not part of the recording")
+        if self.chain.session:
+            ChunkFile(self.path(name)).header(self.chain.session, index)
 
     def run(self):
-        self.known = {}
-        names = sorted(os.listdir(self.directory))
-        self.has_manifest = "manifest.json" in names
         self.attempt("opening.json", self.read_opening)
-        if self.has_manifest:
+        if self.ended:
             self.attempt("manifest.json", self.read_manifest)
         self.attempt("keys.json", self.read_keys)
-        self.walk_heads()
-        if self.manifest:
-            for chunk in self.manifest["chunks"]:
-                self.hold(chunk["index"], lambda file: self.finished(file, chunk))
-        for name in names:
-            if re.fullmatch("chunk-[0-9]{6,}", name) and int(name[6:]) not in self.done:
-                self.unknown(name)
-        report = self.report
-        report["verdict"] = "damaged" if report["findings"] else "sound" if self.manifest else "unfinished"
-        report["findings"].sort(key=lambda f: f["file"])
-        return report
-
-    def unknown(self, name):
-        try:
-            demand(not self.manifest, "no statement speaks of it")
-            if self.chain.session:
-                ChunkFile(self.path(name)).header(self.chain.session, int(name[6:]))
-            self.report["chunks"]["unproved"] += 1
-        except Wrong as error:
-            self.wrong(name, error)
-            self.report["chunks"]["wrong"] += 1
+        self.attempt("heads.jsonl", self.walk_heads)
+        self.rest()
+        opening, manifest, head = self.opening or {}, self.manifest or {}, self.chain.head or {}
+        verdict = "damaged" if self.findings else "sound" if self.ended else "unfinished"
+        return dict(
+            verdict=verdict, findings=self.findings, notes=self.notes, session=self.chain.session, device=self.device,
+            device_given=self.given, ended=manifest.get("ended"), heads=self.chain.count, chunks=self.counts,
+            parts=len(manifest.get("parts", self.chain.keys)), bytes=self.bytes, records=self.records, opened=self.opened,
+            gaps=manifest.get("gaps", self.chain.gaps), began_ms=opening.get("wall_ms"),
+            ended_ms=manifest.get("wall_ms", head.get("wall_ms")), length_us=manifest.get("mono_us", head.get("mono_us", 0)))
 
 
 def main():
     parser = argparse.ArgumentParser(description="Verifies a recording of Lucid from its files alone.")
     parser.add_argument("directory")
     parser.add_argument("--device", help="the device's public key, 64 hexadecimal digits, known from elsewhere")
-    parser.add_argument("--key", help="the file with a recipient's secret key: opens every record as well")
-    parser.add_argument("--json", action="store_true", help="prints the report of lucidctl recording verify --json")
+    parser.add_argument("--key", help="file with a recipient's secret key: opens every record as well")
+    parser.add_argument("--json", action="store_true", help="prints the report as `lucidctl recording verify --json` does")
     arguments = parser.parse_args()
-    secret = None
-    if arguments.key:
-        secret = X25519PrivateKey.from_private_bytes(bytes.fromhex(open(arguments.key).read().strip()))
-    report = Verifier(arguments.directory, arguments.device, secret).run()
-    print(json.dumps(report, ensure_ascii=False))
+    if arguments.device and not HASH.fullmatch(arguments.device):
+        parser.error("--device takes 64 hexadecimal digits")
+    try:
+        secret = arguments.key and X25519PrivateKey.from_private_bytes(bytes.fromhex(read(arguments.key, 65).decode()))
+        report = Verifier(arguments.directory, arguments.device, secret).run()
+    except (OSError, ValueError, Wrong) as error:
+        print(f"verify_recording: {arguments.key or arguments.directory}: {error}", file=sys.stderr)
+        return 6
+    if arguments.json:
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        for finding in report["findings"]:
+            place = "".join(f", {name} {finding[name]}" for name in ("line", "record") if finding[name] is not None)
+            print(f"WRONG  {finding['file']}{place}: {finding['problem']}")
+        print(*(f"note   {note}\n" for note in report["notes"]), sep="", end="")
+        print(f"{report['verdict']}: {report['chunks']}, {report['heads']} heads, {report['records']} records")
+        print(f"device {report['device']}" + ("" if report["device_given"] else ": compare it with the key that you know"))
+    return report["verdict"] != "sound"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
