@@ -39,7 +39,7 @@ mod writer;
 pub use error::{Error, Result};
 pub use keys::{Recipient, Role, rewrap};
 pub use proof::{MAX_PROOF, Proof, Proved, prove};
-pub use reader::{Reader, Record, Records};
+pub use reader::{Reader, Record, Records, Summary};
 pub use recovery::{Found, Recovery};
 pub use secret::{DeviceKey, OwnerSecret, Random, system_random};
 pub use value::{Hash, Hex, PublicKey, SessionId, Signature, Time};

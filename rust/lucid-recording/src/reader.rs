@@ -14,7 +14,7 @@ use crate::{
     keys::Keys,
     merkle,
     secret::OwnerSecret,
-    statement::{Chunk, Gap, MAX_MANIFEST, Manifest, Opening},
+    statement::{Chunk, Ended, Gap, MAX_MANIFEST, Manifest, Opening},
     value::{Hash, PublicKey},
 };
 
@@ -22,11 +22,13 @@ use crate::{
 pub(crate) struct Contents {
     pub(crate) opening: Opening,
     pub(crate) manifest: bool,
+    pub(crate) ended: Option<Ended>,
     /// The last one is open where there is no manifest: then it is what the last head confirms of it.
     pub(crate) chunks: Vec<Chunk>,
     pub(crate) commitments: Vec<Hash>,
     pub(crate) gaps: Vec<Gap>,
     pub(crate) mono_us: u64,
+    pub(crate) wall_ms: u64,
 }
 
 impl Contents {
@@ -43,10 +45,12 @@ impl Contents {
                 Ok(Self {
                     opening,
                     manifest: true,
+                    ended: Some(manifest.ended),
                     chunks: manifest.chunks,
                     commitments: manifest.parts.iter().map(|part| part.key_commitment).collect(),
                     gaps: manifest.gaps,
                     mono_us: manifest.mono_us,
+                    wall_ms: manifest.wall_ms,
                 })
             }
             Err(error) if files::is_missing(&error) => Self::of_heads(dir, opening, opening_hash),
@@ -77,11 +81,47 @@ impl Contents {
         Ok(Self {
             opening,
             manifest: false,
+            ended: None,
             chunks,
             commitments: chain.commitments,
             gaps: chain.gaps,
             mono_us: chain.mono_us,
+            wall_ms: chain.wall_ms,
         })
+    }
+}
+
+/// What a recording says of itself, in signed statements. Its chunks are not looked at: that is what
+/// [`crate::verify()`] does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// What was said at the start.
+    pub opening: Opening,
+    /// How it ended; none as long as there is no manifest.
+    pub ended: Option<Ended>,
+    /// The chunks; the last one is open where there is no manifest.
+    pub chunks: Vec<Chunk>,
+    /// How many parts there are.
+    pub parts: u32,
+    /// From when something may be missing.
+    pub gaps: Vec<Gap>,
+    /// The end, or that of what is confirmed so far, in microseconds since the session's start.
+    pub mono_us: u64,
+    /// The same moment, in milliseconds since the Unix epoch.
+    pub wall_ms: u64,
+}
+
+impl Summary {
+    /// Reads opening and manifest, or the heads as long as there is none. Statements are held to the given device's key,
+    /// or else to the one in the opening.
+    ///
+    /// # Errors
+    /// When one of these files is missing or damaged.
+    pub fn read(dir: &Path, device: Option<&PublicKey>) -> Result<Self> {
+        let Contents { opening, ended, chunks, commitments, gaps, mono_us, wall_ms, .. } =
+            Contents::read(dir, device)?;
+        // There are fewer than MAX_PARTS.
+        Ok(Self { opening, ended, chunks, parts: commitments.len() as u32, gaps, mono_us, wall_ms })
     }
 }
 

@@ -1,5 +1,6 @@
 //! `lucidctl`: asks Lucid's services how they are, and tells them what to do. Exit status: see [`EXIT`].
 
+mod recording;
 mod report;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -15,7 +16,8 @@ use lucid_ipc::tonic::{Code, Status};
 
 /// Stands at the end of the help.
 const EXIT: &str = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 the service is not running, \
-    4 not permitted, 5 there is no such session.";
+    4 not permitted, 5 there is no such session, 6 a recording, a key or a proof cannot be read. What is wrong in a \
+    recording, or missing from it, is a failure: 1.";
 
 /// How long a message is shown before a session ends, unless said otherwise.
 const MESSAGE_SHOWN: Duration = Duration::from_secs(30);
@@ -44,6 +46,9 @@ enum Command {
     /// The RDP host.
     #[command(subcommand)]
     Rdp(Rdp),
+    /// Recordings of sessions, as files: none of these needs a service.
+    #[command(subcommand)]
+    Recording(recording::Recording),
     /// Prints completions for a shell.
     Completions {
         /// Which shell.
@@ -104,6 +109,22 @@ enum Error {
     Answer(Status),
     #[error("writing {0}: {1}")]
     Write(String, std::io::Error),
+    #[error("reading {}: {}", .0.display(), .1)]
+    Read(PathBuf, std::io::Error),
+    #[error(
+        "{} holds no recording: none of opening.json, heads.jsonl, manifest.json and chunk-000000 is there; \
+         `lucidctl recording list` shows the recordings below a directory", .0.display()
+    )]
+    NoRecording(PathBuf),
+    #[error(
+        "a proof does not say whose signature it bears: name the device's public key with --device, or put the \
+         recording's opening.json beside the chunk"
+    )]
+    NoDevice,
+    #[error("{} is already there, and no key is ever overwritten: name another file", .0.display())]
+    KeyExists(PathBuf),
+    #[error("{0}")]
+    Recording(lucid_recording::Error),
 }
 
 impl Error {
@@ -112,7 +133,18 @@ impl Error {
             Error::NotRunning(_) => 3,
             Error::Denied(_) | Error::Refused(_) => 4,
             Error::NotFound(_) => 5,
-            Error::Connect(_) | Error::Answer(_) | Error::Write(..) => 1,
+            Error::NoDevice => 2,
+            Error::Read(..)
+            | Error::NoRecording(_)
+            | Error::Recording(
+                lucid_recording::Error::Io { doing: "opening" | "reading", .. }
+                | lucid_recording::Error::NotARecording { .. },
+            ) => 6,
+            Error::Connect(_)
+            | Error::Answer(_)
+            | Error::Write(..)
+            | Error::KeyExists(_)
+            | Error::Recording(_) => 1,
         })
     }
 }
@@ -124,6 +156,12 @@ impl From<lucid_ipc::Error> for Error {
             lucid_ipc::Error::Denied { .. } => Error::Denied(error),
             _ => Error::Connect(error),
         }
+    }
+}
+
+impl From<lucid_recording::Error> for Error {
+    fn from(error: lucid_recording::Error) -> Error {
+        Error::Recording(error)
     }
 }
 
@@ -139,7 +177,9 @@ impl From<Status> for Error {
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        // It was said what is wrong.
+        Ok(false) => ExitCode::FAILURE,
         // Whoever reads has heard enough.
         Err(Error::Write(_, e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
@@ -149,21 +189,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<(), Error> {
+/// Says whether all is well, of what looks after that.
+fn run(arguments: Arguments) -> Result<bool, Error> {
     match &arguments.command {
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "lucidctl", &mut text);
-            return print(&String::from_utf8_lossy(&text));
+            return print(&String::from_utf8_lossy(&text)).map(|()| true);
         }
-        Command::Man { directory } => return manual(directory),
+        Command::Man { directory } => return manual(directory).map(|()| true),
+        Command::Recording(command) => return recording::run(command, arguments.json),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::Write("to the kernel".into(), e))?;
-    runtime.block_on(ask(arguments))
+    runtime.block_on(ask(arguments)).map(|()| true)
 }
 
 async fn ask(arguments: Arguments) -> Result<(), Error> {
@@ -207,7 +249,7 @@ async fn ask(arguments: Arguments) -> Result<(), Error> {
             print(&if json { report::json(&fingerprint) } else { fingerprint.certificate_sha256 + "\n" })
         }
         // Answered without a service.
-        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } | Command::Recording(_) => Ok(()),
     }
 }
 
@@ -241,7 +283,7 @@ mod tests {
         command.clone().debug_assert();
         let help = command.render_long_help().to_string();
         for status in
-            ["0 done", "1 failed", "2 wrong usage", "3 the service", "4 not permitted", "5 there is no"]
+            ["0 done", "1 failed", "2 wrong usage", "3 the service", "4 not permitted", "5 there is no", "6 a rec"]
         {
             assert!(help.contains(status), "{status} is not in {help}");
         }

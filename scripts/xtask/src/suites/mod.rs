@@ -4,6 +4,7 @@ mod boot;
 mod fuzz;
 mod image;
 mod rdp;
+mod recording;
 mod unit;
 mod video;
 
@@ -25,7 +26,7 @@ struct Suite {
 }
 
 /// In the order in which they run: the quickest to find a mistake first.
-const SUITES: [Suite; 6] = [
+const SUITES: [Suite; 7] = [
     Suite {
         name: "unit",
         about: "format, lints, every crate's own tests, the README's claims",
@@ -35,6 +36,11 @@ const SUITES: [Suite; 6] = [
         name: "fuzz",
         about: "everything that reads bytes of others: recorded clients, and inputs that coverage finds",
         run: fuzz::run,
+    },
+    Suite {
+        name: "recording",
+        about: "recordings as files: two verifiers that agree on thousands of damages, proofs, changed keys",
+        run: recording::run,
     },
     Suite {
         name: "video",
@@ -101,7 +107,7 @@ impl<'a> Context<'a> {
 /// Prints the suites.
 pub(crate) fn list() {
     for suite in &SUITES {
-        println!("{:<6} {}", suite.name, suite.about);
+        println!("{:<9} {}", suite.name, suite.about);
     }
 }
 
