@@ -282,9 +282,15 @@ mod tests {
         let mut command = Arguments::command();
         command.clone().debug_assert();
         let help = command.render_long_help().to_string();
-        for status in
-            ["0 done", "1 failed", "2 wrong usage", "3 the service", "4 not permitted", "5 there is no", "6 a rec"]
-        {
+        for status in [
+            "0 done",
+            "1 failed",
+            "2 wrong usage",
+            "3 the service",
+            "4 not permitted",
+            "5 there is no",
+            "6 a rec",
+        ] {
             assert!(help.contains(status), "{status} is not in {help}");
         }
     }

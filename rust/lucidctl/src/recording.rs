@@ -103,7 +103,9 @@ pub(crate) fn run(command: &Recording, as_json: bool) -> Result<bool, Error> {
         Recording::NewKey { file } => {
             let public = match OwnerSecret::create(file, &mut system_random()) {
                 Ok(secret) => secret.public()?,
-                Err(lucid_recording::Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {
+                Err(lucid_recording::Error::Io { source, .. })
+                    if source.kind() == ErrorKind::AlreadyExists =>
+                {
                     return Err(Error::KeyExists(file.clone()));
                 }
                 Err(error) => return Err(error.into()),
@@ -152,12 +154,9 @@ pub(crate) fn run(command: &Recording, as_json: bool) -> Result<bool, Error> {
             let role = |keys: &[PublicKey], role| {
                 keys.iter().map(move |key| Recipient { key: *key, role }).collect::<Vec<_>>()
             };
-            let recipients = [
-                role(to, Role::Owner),
-                role(to_observer, Role::Observer),
-                role(to_recovery, Role::Recovery),
-            ]
-            .concat();
+            let recipients =
+                [role(to, Role::Owner), role(to_observer, Role::Observer), role(to_recovery, Role::Recovery)]
+                    .concat();
             rewrap(directory, &old, &recipients, &mut system_random())?;
             let kept = old.public()?;
             let rewrapped = report::Rewrapped {

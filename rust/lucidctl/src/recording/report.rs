@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use lucid_recording::keys::Keys;
 use lucid_recording::statement::{Compression, Ended, Gap, Participant};
-use lucid_recording::verify::Progress;
+use lucid_recording::verify::{Finding, Progress};
 use lucid_recording::{Hash, Proved, PublicKey, Report, Role, SessionId, Summary, Verdict};
 use serde::Serialize;
 
@@ -239,7 +239,9 @@ pub(crate) fn shown(shown: &Shown) -> String {
         rows.push(("Can open it", recipient(opens)));
     }
     pairs(&mut out, &rows);
-    out.push_str("\nThis is what it says of itself; `lucidctl recording verify` finds out whether it is so.\n");
+    out.push_str(
+        "\nThis is what it says of itself; `lucidctl recording verify` finds out whether it is so.\n",
+    );
     out
 }
 
@@ -279,7 +281,10 @@ pub(crate) fn listed(listed: &[Listed]) -> String {
 pub(crate) fn verified(report: &Report) -> String {
     let mut out = String::new();
     out.push_str(match report.verdict {
-        Verdict::Sound => "PROVED: the recording is complete, and nothing in it was changed.\n",
+        Verdict::Sound if report.gaps.is_empty() => "PROVED: all that was recorded is here, and unchanged.\n",
+        Verdict::Sound => {
+            "PROVED: all that was recorded is here, and unchanged. It has gaps, which the recorder named itself.\n"
+        }
         Verdict::Unfinished => {
             "NOT COMPLETE: what is here is unchanged, but the recording has no signed end. It is being written, or its\n\
              recorder died and it has to be recovered, or its end was removed.\n"
@@ -307,20 +312,25 @@ pub(crate) fn verified(report: &Report) -> String {
         counted(report.records, "record")
     ));
     if let Some(opened) = report.opened {
-        proved.push(format!("{} opened with the key, each in its place and time", counted(opened.records, "record")));
+        proved.push(format!(
+            "{} opened with the key, each in its place and time",
+            counted(opened.records, "record")
+        ));
     }
-    section("Proved", proved);
+    section(if report.device.is_some() { "Proved" } else { "In order, and not proved" }, proved);
 
-    let mut missing: Vec<String> = report
-        .gaps
-        .iter()
-        .map(|gap| format!("{} (the recorder says so itself)", self::gap(gap)))
-        .collect();
+    let mut missing: Vec<String> =
+        report.gaps.iter().map(|gap| format!("{} (the recorder says so itself)", self::gap(gap))).collect();
     if report.ended.is_none() {
-        missing.push("a signed end that holds: what came after this moment, if anything did, is not known".into());
+        missing.push(
+            "a signed end that holds: what came after this moment, if anything did, is not known".into(),
+        );
     }
     if let Some(opened) = report.opened.filter(|opened| opened.torn > 0) {
-        missing.push(format!("the end of {}, torn when the recorder died", counted(opened.torn.into(), "chunk")));
+        missing.push(format!(
+            "the end of {}, torn when the recorder died",
+            counted(opened.torn.into(), "chunk")
+        ));
     }
     if chunks.unproved > 0 {
         missing.push(format!(
@@ -345,7 +355,7 @@ pub(crate) fn verified(report: &Report) -> String {
                 if let Some(record) = finding.record {
                     let _ = write!(text, ", record {record}");
                 }
-                format!("{text}: {}", plain(&finding.problem))
+                format!("{text}: {}", plain(&of_it(finding)))
             })
             .collect();
         if report.findings.len() > SHOWN {
@@ -432,6 +442,15 @@ pub(crate) fn progress(progress: Progress) -> String {
     format!("{}{of} chunks, {}", progress.chunks, size(progress.bytes))
 }
 
+/// The problem without another mention of the file, which stands before it.
+fn of_it(finding: &Finding) -> String {
+    let line = finding.line.map(|line| format!("line {line} of ")).unwrap_or_default();
+    match finding.problem.strip_prefix(&format!("{line}{}", finding.file)) {
+        Some(rest) => format!("it{rest}"),
+        None => finding.problem.clone(),
+    }
+}
+
 fn recipient(opens: &Opens) -> String {
     let role = match opens.role {
         Role::Owner => "owner",
@@ -465,9 +484,5 @@ fn moment(ms: u64) -> String {
 
 /// Tenths of a second where it is short.
 fn length(us: u64) -> String {
-    if us < 60_000_000 {
-        format!("{}.{} s", us / 1_000_000, us / 100_000 % 10)
-    } else {
-        span(us / 1_000_000)
-    }
+    if us < 60_000_000 { format!("{}.{} s", us / 1_000_000, us / 100_000 % 10) } else { span(us / 1_000_000) }
 }
