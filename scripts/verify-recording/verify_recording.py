@@ -245,6 +245,7 @@ class Verifier:
                     break  # the power went while it was written
                 try:
                     demand(line[-1:] == b"\n", "it has no end")
+                    self.session = self.session or signed(line[:-1], HEAD, None)["session"]  # whoever signed it
                     self.take(signed(line[:-1], HEAD, self.device), line[:-1])
                 except Wrong as error:
                     raise Wrong(error.args[0], self.count + 1) from None
@@ -261,7 +262,6 @@ class Verifier:
     def take(self, head, line):
         part, now, gap, finished, was = head["part"], head["open"], head["gap"], head["finished"], self.head.get("open")
         new, chunks = part == len(self.commitments), self.chunks + finished if finished else self.chunks
-        self.session = self.session or head["session"]
         demand(self.previous in (None, head["previous"]), "it does not follow what is before it")
         demand((head["session"], head["seq"]) == (self.session, self.count), "its session or number is another")
         demand(head["mono_us"] >= self.head.get("mono_us", 0), "its time goes back")
@@ -358,7 +358,7 @@ class Verifier:
             self.hold(entry, entry["size"], True, last and self.manifest["parts"][entry["part"]]["ended"] == "lost")
         for name in self.names:
             index = int(name[6:]) if re.fullmatch("chunk-([0-9]{6}|[1-9][0-9]{6,9})", name) else -1
-            if name.startswith("chunk-") and index not in self.done:
+            if name.startswith("chunk-") and index not in self.done and index != self.index:
                 self.counts["unproved"] += index >= 0 and not self.manifest
                 self.attempt(name, self.unknown, name, index)
         ends = self.manifest.get("ended") != "finished" or self.end == len(chunks) - 1

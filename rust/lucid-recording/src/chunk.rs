@@ -1,6 +1,7 @@
 //! Chunk files: a header in clear and sealed records, one after the other.
 //!
-//! All integers are little-endian. The file's name is `chunk-` and the index in at least six decimal digits.
+//! All integers are little-endian. The file's name is `chunk-` and the index in at least six decimal digits,
+//! with zeros before it only as far as they make six.
 //!
 //! **The header**, 84 bytes:
 //!
@@ -27,7 +28,7 @@
 //!
 //! Every chunk ends with a **closing record**: stream 0, flag 1 (and 2), no payload, the time of the record before it
 //! or of the end. What is written is written for good, so the last record of a chunk could not be told otherwise.
-//! Only the last chunk of a part that was lost has none.
+//! Only the last chunk of a part that was lost may have none. Flags 4 and 8 are those of other records alone.
 //!
 //! **Sealing** is XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03, section 2). The chunk's key is BLAKE3 in its mode
 //! `derive_key`, with the context `lucid recording v1 chunk key`, of session key ‖ session id ‖ part (u32) ‖ index

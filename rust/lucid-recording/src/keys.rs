@@ -7,6 +7,8 @@
 //! A session key (32 random bytes) is wrapped by HPKE (RFC 9180) in base mode, in one shot: DHKEM(X25519, HKDF-SHA256),
 //! HKDF-SHA256, ChaCha20Poly1305. `info` is `lucid recording v1 session key` ‖ session id (16 bytes) ‖ part (u32,
 //! little-endian); the associated data is the key's commitment.
+//!
+//! There are 1 to 16 recipients, each once, and the file has at most 6 MiB.
 
 use std::{fs::File, path::Path};
 
@@ -35,7 +37,7 @@ const MAX_KEYS: u64 = 6 << 20;
 /// Begins the `info` of HPKE.
 const INFO: &[u8] = b"lucid recording v1 session key";
 
-/// Why somebody can open the recording.
+/// Why somebody can open the recording: `owner`, `observer`, `recovery`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {

@@ -7,6 +7,9 @@
 //! | `opening.json` | one [`Opening`], no line feed after it |
 //! | `heads.jsonl` | one [`Head`] in each line, each with a line feed, in the order of [`Head::seq`] |
 //! | `manifest.json` | one [`Manifest`], no line feed after it |
+//!
+//! A reader refuses an opening of more than 256 KiB, a line of more than 32 KiB with its line feed, and a manifest of more
+//! than 24 MiB. Values that are one of several words are written as their names below in lower-case letters.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,11 +24,11 @@ pub const MAX_CHUNKS: usize = 1 << 16;
 pub const MAX_PARTS: usize = 1 << 10;
 /// The most gaps of a recording.
 pub const MAX_GAPS: usize = 1 << 12;
-/// The most bytes of a text that a caller gives: a name, a role, a reason.
+/// The most bytes, in UTF-8, of a text that a caller gives: a name, a role, a reason, the codec, the recorder.
 pub const MAX_TEXT: usize = 256;
 /// The most chunks that one head says are finished.
 pub const MAX_FINISHED: usize = 64;
-/// The most participants and streams of an opening, all told.
+/// The most participants and streams of an opening, all told. There is at least one stream.
 pub(crate) const MAX_LISTED: usize = 256;
 /// The most bytes of `opening.json`: that many participants, with room.
 pub(crate) const MAX_OPENING: u64 = 1 << 18;
@@ -46,7 +49,7 @@ pub struct Participant {
     pub role: String,
 }
 
-/// How the payloads of a stream are kept.
+/// How the payloads of a stream are kept: `none`, `zstd`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
@@ -159,7 +162,8 @@ pub struct Head {
     pub audit: Option<Hash>,
     /// How many chunks are finished: the tree's size.
     pub closed: u32,
-    /// The chunks that were finished since the head before.
+    /// The chunks that were finished since the head before: an open one first. Only the last one of a head with a gap may
+    /// lack its closing record, since its recorder died over it.
     pub finished: Vec<Chunk>,
     /// From when something may be missing that this head's makers know of.
     pub gap: Option<Gap>,
@@ -187,7 +191,7 @@ pub struct Head {
     pub wall_ms: u64,
 }
 
-/// How a recording or a part of it ended.
+/// How a recording ended: `finished`, `recovered`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ended {
@@ -197,7 +201,7 @@ pub enum Ended {
     Recovered,
 }
 
-/// How one life of the recorder ended.
+/// How one life of the recorder ended: `closed`, `lost`. Only the last part of a finished recording is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PartEnded {

@@ -62,7 +62,8 @@ impl From<blake3::Hash> for Hash {
     }
 }
 
-/// The identity of a session: a UUID of version 4, which also names the recording's directory.
+/// The identity of a session: a UUID of version 4 (RFC 9562, section 5.4, with its variant), in lower-case letters with
+/// hyphens, which also names the recording's directory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId([u8; 16]);
 

@@ -12,7 +12,12 @@
 //! What is wrong is named once, where it is: a chunk, a line, a statement. Where a line of `heads.jsonl` is wrong,
 //! later lines are not looked at, and the manifest stands for them; where the manifest is wrong, the heads stand for it.
 //! Damage to `keys.json` that leaves its form is seen only with a key. A chunk's file of which no statement speaks is wrong
-//! where there is a manifest; where there is none, only if its own header is of another session or place.
+//! where there is a manifest that holds; where there is none, only if its own header is of another session or place.
+//!
+//! Of what session it is, the opening says; where that does not hold, the manifest; where neither does, the first line of
+//! `heads.jsonl`, whoever signed it. A chunk of which confirmed bytes were lost ([`Chunk::acknowledged`] above
+//! [`Chunk::size`]) is wrong, although the device says so itself. In words for people ([`Finding::problem`],
+//! [`Report::notes`]) two implementations differ, and in nothing else.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -80,7 +85,8 @@ pub struct Counts {
     pub proved: u32,
     /// Changed, cut off or missing.
     pub wrong: u32,
-    /// Files of which no statement that still holds says anything.
+    /// Where no manifest holds: chunks' files of which no head that holds says anything. One that was open in the last head
+    /// that holds is none of the three.
     pub unproved: u32,
 }
 

@@ -374,7 +374,8 @@ pub(crate) fn verified(report: &Report) -> String {
     if let Some(began) = report.began_ms {
         rows.push(("Began", moment(began)));
     }
-    if let Some(ended) = report.ended_ms {
+    // Without a head that holds, nothing says when that was.
+    if let Some(ended) = report.ended_ms.filter(|ended| *ended > 0) {
         rows.push((if report.ended.is_some() { "Ended" } else { "So far" }, moment(ended)));
     }
     rows.push(("Length", length(report.length_us)));

@@ -35,7 +35,7 @@ const CHUNKS: u32 = 8;
 
 /// Runs the suite.
 pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
-    //HACK context.host()?;
+    context.host()?;
     let tools = Tools::make(context)?;
     report.check("both verifiers prove the golden recording, with and without the owner's key", || {
         golden(&tools)
@@ -167,6 +167,8 @@ impl Said {
             })
             .collect();
         places.sort();
+        // Two keys that do not open are in the same file.
+        places.dedup();
         Self { report, places }
     }
 
@@ -182,6 +184,10 @@ impl Said {
         let mut facts = self.report.clone();
         if let Some(facts) = facts.as_object_mut() {
             facts.remove("notes");
+            // Where neither a manifest nor any head holds, nothing says when it ended: one has 0 then, the other null.
+            if facts["heads"] == 0 && facts["ended"].is_null() {
+                facts.remove("ended_ms");
+            }
             facts.insert("findings".to_owned(), json!(self.places));
         }
         facts
