@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 MAX_CHUNKS, MAX_PARTS, MAX_GAPS, MAX_TEXT, MAX_FINISHED, MAX_LISTED = 1 << 16, 1 << 10, 1 << 12, 256, 64, 256
 MAX_OPENING, MAX_HEAD, MAX_MANIFEST, MAX_KEYS, MAX_PLAIN = 1 << 18, 1 << 15, 24 << 20, 6 << 20, 16 << 20
-HEADER, FRAME, TIME, TAG, ZSTD_MAGIC = 84, 6, 8, 16, b"\x28\xb5\x2f\xfd"
+HEADER, FRAME, TIME, TAG, MAGIC, ZSTD_MAGIC = 84, 6, 8, 16, b"LUCIDREC\1\0\x54\0", b"\x28\xb5\x2f\xfd"
 MAX_CHUNK = HEADER + 2 * FRAME + MAX_PLAIN + TIME + 2 * TAG
 LAST, END, ZSTD, KEY = 1, 2, 4, 8  # flags of a record
 
@@ -136,10 +136,9 @@ def read(path, most):
 
 def header(data, session, index):
     """Holds a chunk's header to its place; gives its part and the key commitment."""
-    demand(len(data) >= HEADER, "it is shorter than its header")
-    magic, version, size, whose, part, at, _, key = struct.unpack_from("<8sHH16sII16s32s", data)
-    demand((magic, version, size, whose, at) == (b"LUCIDREC", 1, HEADER, id_bytes(session), index),
-           "its header is of another version, session or place")
+    demand(len(data) >= HEADER and data[:12] == MAGIC, "it does not begin like a chunk of version 1")
+    whose, part, at, _, key = struct.unpack_from("<12x16sII16s32s", data)
+    demand((whose, at) == (id_bytes(session), index), "it is of another session or place")
     return part, key.hex()
 
 def records(data):
@@ -314,10 +313,10 @@ class Verifier:
     def look_into(self, entry, may_be_open):
         """The records of a chunk whose bytes are those that were signed."""
         data, part, index, count, closed, times, torn = self.data, entry["part"], entry["index"], 0, 0, [], False
-        commitment = self.manifest["parts"][part]["key_commitment"] if self.manifest else self.commitments[part]
-        demand(header(data, self.session, index) == (part, commitment), "its header is of another part or key")
+        keys = self.commitments + [p["key_commitment"] for p in self.manifest.get("parts", [])][len(self.commitments):]
+        demand(header(data, self.session, index) == (part, keys[part]), "its header is of another part or key")
         if self.secret and self.recipients and part not in self.keys:
-            self.keys[part] = self.attempt("keys.json", self.session_key, part, commitment)
+            self.keys[part] = self.attempt("keys.json", self.session_key, part, keys[part])
         if key := self.keys.get(part):
             place = id_bytes(self.session) + struct.pack("<II", part, index)
             sealing = blake3(key + place, derive_key_context="lucid recording v1 chunk key").digest()
@@ -369,8 +368,9 @@ class Verifier:
 
     def unknown(self, name, index):
         demand(index >= 0 and not self.manifest, "it is not part of the recording")
-        if self.session:
-            header(read(self.path(name), MAX_CHUNK), self.session, index)
+        data = read(self.path(name), MAX_CHUNK)
+        if self.session and len(data) >= HEADER and data[:12] == MAGIC:
+            header(data, self.session, index)
 
 def main():
     parser = argparse.ArgumentParser(description="Verifies recordings of Lucid from their files alone.")

@@ -86,7 +86,7 @@ pub struct Counts {
     /// Changed, cut off or missing.
     pub wrong: u32,
     /// Where no manifest holds: chunks' files of which no head that holds says anything. One that was open in the last head
-    /// that holds is none of the three.
+    /// that holds, and is what that confirms, is none of the three.
     pub unproved: u32,
 }
 
