@@ -33,7 +33,9 @@ pub(crate) enum Recording {
         /// The file for the secret half, which must not be there yet.
         file: PathBuf,
     },
-    /// Shows what a recording says it is. Whether that is so, `verify` finds out.
+    /// Shows what a recording says it is.
+    ///
+    /// Whether that is so, `verify` finds out.
     Show {
         /// The recording's directory.
         directory: PathBuf,
@@ -46,8 +48,10 @@ pub(crate) enum Recording {
         /// The directory that holds the recordings' directories.
         directory: PathBuf,
     },
-    /// Says what of a recording is proved, what is missing, and what is wrong. No key is needed for that; with one, every
-    /// record is opened as well. Exit status: 0 all is proved, 1 something is wrong or missing, 6 it cannot be read.
+    /// Says what of a recording is proved, what is missing, and what is wrong.
+    ///
+    /// No key is needed for that; with one, every record is opened as well. Exit status: 0 all is proved, 1 something is
+    /// wrong or missing, 6 it cannot be read.
     Verify {
         /// The recording's directory.
         directory: PathBuf,
@@ -66,7 +70,9 @@ pub(crate) enum Recording {
         #[arg(long, value_name = "NUMBER")]
         chunk: u32,
     },
-    /// Checks such a proof. Exit status: 0 it holds, 1 it does not, 6 it cannot be read.
+    /// Checks such a proof.
+    ///
+    /// Exit status: 0 it holds, 1 it does not, 6 it cannot be read.
     CheckProof {
         /// The proof's file.
         proof: PathBuf,
@@ -77,8 +83,10 @@ pub(crate) enum Recording {
         #[arg(long, value_name = "HEX")]
         device: Option<PublicKey>,
     },
-    /// Seals a recording's keys to others, for instance after a change of the owner's key. Who is not named loses access
-    /// to these files. The recording itself is not touched.
+    /// Seals a recording's keys to others, for instance after a change of the owner's key.
+    ///
+    /// Who is not named loses access to these files, but not to copies that were made before. The recording itself is not
+    /// touched.
     Rewrap {
         /// The recording's directory.
         directory: PathBuf,
