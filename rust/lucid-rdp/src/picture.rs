@@ -62,6 +62,8 @@ pub(crate) enum Encoded {
 /// What comes from the desktop's thread.
 #[derive(Debug)]
 pub(crate) enum FromDesktop {
+    /// What is exact of the next picture, whose rest is being encoded; for a surface of this size.
+    Ahead { commands: Vec<Command>, size: (u32, u32) },
     /// The next picture.
     Picture(Encoded),
     /// The pointer looks differently now.
@@ -160,8 +162,11 @@ impl Painter {
                 }
                 let wishes = Wishes { avc420: *avc420, budget: order.budget, refine: order.refine };
                 let frame = Frame { damage, ..frame };
-                let Drawing { commands, refine_in } = surface.draw(&frame, wishes, Instant::now())?;
-                Encoded::Graphics { commands, size: surface.size(), refine_in }
+                let (out, size) = (&self.out, surface.size());
+                // As in `send`.
+                let ahead = |commands| drop(out.blocking_send(FromDesktop::Ahead { commands, size }));
+                let Drawing { commands, refine_in } = surface.draw(&frame, wishes, Instant::now(), ahead)?;
+                Encoded::Graphics { commands, size, refine_in }
             }
             AnyEncoder::RemoteFx(encoder) => {
                 Encoded::SurfaceCommands(encoder.encode(&frame, damage, order.max_update)?)

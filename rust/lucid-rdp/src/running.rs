@@ -190,6 +190,8 @@ impl Running {
                 Some(FromDesktop::Closed(_)) | None => return "it was closed".into(),
                 Some(FromDesktop::Withheld { .. }) => self.asked = false,
                 Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
+                // The rest follows.
+                Some(FromDesktop::Ahead { .. }) => {}
                 // The next client has its size asked for anew.
                 Some(FromDesktop::SizeRefused { .. }) => {}
                 // Made while the curtain fell: the encoder is still there.
@@ -218,6 +220,8 @@ impl Running {
                         self.ask();
                     }
                     Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
+                    // The rest follows.
+                    Some(FromDesktop::Ahead { .. }) => {}
                     // Of the client before; if of this one, the time runs out.
                     Some(FromDesktop::SizeRefused { .. }) => {}
                     // Of the client before, made while it went.

@@ -31,6 +31,7 @@ use crate::closing::Farewell;
 use crate::display::Wishes;
 use crate::drives::Drives;
 use crate::egfx::{self, Sent, State};
+use crate::graphics::Command;
 use crate::handshake::{Connection, Dynamic};
 use crate::incoming::{self, Incoming};
 use crate::input::Translator;
@@ -278,6 +279,7 @@ impl Session<'_> {
                     }
                 }
                 message = self.running.from_desktop.recv() => match message {
+                    Some(FromDesktop::Ahead { commands, size }) => self.ahead(&commands, size).await?,
                     Some(FromDesktop::Picture(encoded)) => self.picture(encoded).await?,
                     Some(FromDesktop::Pointer(pointer)) => {
                         self.running.pointer = pointer;
@@ -477,12 +479,31 @@ impl Session<'_> {
         self.running.desktop.refresh_all();
     }
 
-    async fn picture(&mut self, encoded: Encoded) -> Result<(), Error> {
-        self.running.asked = false;
-        self.shown();
+    /// Sends what there is of a picture whose rest follows. If the pipeline has gone or begun anew meanwhile, the rest finds
+    /// that too, and has everything painted.
+    async fn ahead(&mut self, commands: &[Command], size: (u32, u32)) -> Result<(), Error> {
+        match self.commands(commands, size)? {
+            Some(bytes) => self.send(bytes).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Commands as a picture of their own, or of a part; `None` when the client has no surface for it.
+    fn commands(&mut self, commands: &[Command], size: (u32, u32)) -> Result<Option<Vec<u8>>, Error> {
         // Only differences matter to the client; it wraps after 49 days.
         let time_ms =
             u32::try_from(self.began.elapsed().as_millis() & u128::from(u32::MAX)).unwrap_or_default();
+        let Some(mut pipeline) = self.pipeline() else { return Ok(None) };
+        let sent = pipeline.picture(commands, size, time_ms)?;
+        Ok(sent.map(|sent| {
+            self.pace.sent(sent.frame, sent.bytes.len(), Instant::now());
+            sent.bytes
+        }))
+    }
+
+    async fn picture(&mut self, encoded: Encoded) -> Result<(), Error> {
+        self.running.asked = false;
+        self.shown();
         let bytes = match encoded {
             Encoded::Graphics { commands, size, refine_in } => {
                 self.refine_at = refine_in.map(|wait| Instant::now() + wait);
@@ -490,14 +511,7 @@ impl Session<'_> {
                 if commands.is_empty() {
                     return Ok(());
                 }
-                let sent = match self.pipeline() {
-                    Some(mut pipeline) => pipeline.picture(&commands, size, time_ms)?,
-                    None => None,
-                };
-                sent.map(|sent| {
-                    self.pace.sent(sent.frame, sent.bytes.len(), Instant::now());
-                    sent.bytes
-                })
+                self.commands(&commands, size)?
             }
             Encoded::SurfaceCommands(commands) => Some(updates(UpdateCode::SurfaceCommands, &commands)?),
             Encoded::Bitmaps(bitmaps) => Some(updates(UpdateCode::Bitmap, &bitmaps)?),

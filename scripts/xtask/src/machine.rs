@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{BufRead, BufReader, Read, Seek, SeekFrom, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    ops::Deref,
     os::unix::{fs::FileExt, net::UnixStream},
     path::{Path, PathBuf},
     process::Command,
@@ -43,6 +44,27 @@ pub(crate) struct Disks {
     pub(crate) firmware: PathBuf,
 }
 
+/// Disks that are deleted when this is dropped, a fifth of a gigabyte each time; console and journal stay.
+pub(crate) struct Scratch(Disks);
+
+impl Deref for Scratch {
+    type Target = Disks;
+
+    fn deref(&self) -> &Disks {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for disk in [&self.0.os, &self.0.firmware] {
+            if let Err(error) = fs::remove_file(disk) {
+                eprintln!("deleting {}: {error}; it may be deleted by hand", disk.display());
+            }
+        }
+    }
+}
+
 /// A partition as `sfdisk` reads it.
 #[derive(Clone, Debug)]
 pub(crate) struct Partition {
@@ -67,6 +89,11 @@ impl Disks {
         copy_sparse(&image.join("lucid.img"), &disks.os)?;
         copy_sparse(&image.join("firmware.img"), &disks.firmware)?;
         Ok(disks)
+    }
+
+    /// As [`Disks::copy`], for as long as a test needs them.
+    pub(crate) fn scratch(image: &Path, dir: &Path) -> Result<Scratch> {
+        Self::copy(image, dir).map(Scratch)
     }
 
     /// The disks that lie in `dir` already.

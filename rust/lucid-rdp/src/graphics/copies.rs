@@ -35,12 +35,21 @@ pub(crate) fn find(mirror: &[u8], frame: Rows<'_>, dirty: &mut Cells) -> Vec<Cop
     }
     let Some(area) = dirty.bounds() else { return copies };
     let old = Rows { pixels: mirror, stride: frame.stride };
-    let guesses = motion::guess(old, frame, area);
-    let moved = guesses.into_iter().map(|distance| (moved(old, frame, dirty, distance), distance));
-    let Some((cells, distance)) = moved.max_by_key(|(cells, _)| cells.count()) else { return copies };
-    if cells.count() < MIN_MOVED {
-        return copies;
+    // The likeliest first; what is flat fits every distance, so that comparing is dear.
+    let mut best: Option<(Cells, Distance)> = None;
+    for distance in motion::guess(old, frame, area) {
+        let cells = moved(old, frame, dirty, distance);
+        let count = cells.count();
+        if best.as_ref().is_none_or(|(best, _)| best.count() < count) {
+            best = Some((cells, distance));
+        }
+        if count * 4 >= dirty.count() * 3 {
+            break;
+        }
     }
+    let Some((cells, distance)) = best.filter(|(cells, _)| cells.count() >= MIN_MOVED) else {
+        return copies;
+    };
     let mut targets: Vec<Rect> = with_unchanged(old, frame, dirty, &cells, distance)
         .rects()
         .into_iter()

@@ -245,13 +245,21 @@ impl Surface {
         self.inexact.clear();
     }
 
-    /// What leads from the picture before to this one. Only what is damaged is looked at.
-    pub(crate) fn draw(&mut self, frame: &Frame<'_>, wishes: Wishes, now: Instant) -> Result<Drawing, Error> {
+    /// What leads from the picture before to this one. Only what is damaged is looked at. What is exact goes to `ahead`
+    /// before H.264 is encoded, so that a letter does not wait for a film; it comes before what is returned.
+    pub(crate) fn draw(
+        &mut self,
+        frame: &Frame<'_>,
+        wishes: Wishes,
+        now: Instant,
+        mut ahead: impl FnMut(Vec<Command>),
+    ) -> Result<Drawing, Error> {
         if (frame.width, frame.height, frame.stride) != (self.width, self.height, self.stride) {
             return Err(Error::Internal("a picture came for a surface of another size"));
         }
         let new = Rows { pixels: frame.pixels, stride: self.stride };
         let mut commands = Vec::new();
+        let mut spent = 0;
         self.find_dirty(new, frame.damage);
         let film = self.is_film(now);
         self.recall(new, wishes.budget, now, &mut commands);
@@ -282,11 +290,15 @@ impl Surface {
                     self.dirty.set(column, row, false);
                 }
                 self.lossless(new, &mut commands)?;
+                if !commands.is_empty() {
+                    spent += sizes(&commands);
+                    ahead(std::mem::take(&mut commands));
+                }
                 commands.push(self.moving(frame, rects, cells.count(), wishes.budget, now)?);
             } else {
                 self.lossless(new, &mut commands)?;
                 let thought: usize = judged.iter().filter(|t| !t.moving).map(|t| t.bytes).sum();
-                let took: usize = commands[copied..].iter().map(Command::size).sum();
+                let took = sizes(&commands[copied..]);
                 if thought >= LEARN_FROM && judged.iter().all(|t| !t.moving) {
                     let now = (self.thrift * took / thought).clamp(5, 200);
                     self.thrift = (self.thrift * 3 + now) / 4;
@@ -295,7 +307,7 @@ impl Surface {
         }
         self.blank = false;
         if wishes.refine {
-            let spent: usize = commands.iter().map(Command::size).sum();
+            spent += sizes(&commands);
             self.refine(new, wishes.budget.min(REFINEMENT).saturating_sub(spent), now, &mut commands)?;
         }
         Ok(Drawing { commands, refine_in: self.inexact.wait(now) })
@@ -474,6 +486,11 @@ impl Surface {
         }
         Ok(())
     }
+}
+
+/// About as many bytes as it takes to send them.
+fn sizes(commands: &[Command]) -> usize {
+    commands.iter().map(Command::size).sum()
 }
 
 /// More than one pixel in eight differs from the one before it.

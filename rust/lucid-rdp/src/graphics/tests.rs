@@ -225,6 +225,15 @@ impl Desk {
     }
 }
 
+/// A picture with all its commands; what goes ahead never waits for H.264.
+fn draw(surface: &mut Surface, frame: &Frame<'_>, wishes: Wishes, now: Instant) -> Drawing {
+    let mut commands = Vec::new();
+    let drawing = surface.draw(frame, wishes, now, |ahead| commands.extend(ahead)).unwrap();
+    assert!(commands.iter().all(|c| !matches!(c, Command::Avc420 { .. })));
+    commands.extend(drawing.commands);
+    Drawing { commands, ..drawing }
+}
+
 /// Every square that is not noted as inexact has to be right, always.
 fn check(surface: &Surface, client: &Client, desk: &Desk, what: &str) {
     for row in 0..desk.height.div_ceil(CELL) {
@@ -273,7 +282,7 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
             }
             now += Duration::from_millis(u64::from(random.below(200)));
             let wishes = Wishes { refine: random.below(4) == 0, ..wishes };
-            let drawing = surface.draw(&desk.frame(&damage), wishes, now).unwrap();
+            let drawing = draw(&mut surface, &desk.frame(&damage), wishes, now);
             for command in &drawing.commands {
                 saw_avc += u32::from(matches!(command, Command::Avc420 { .. }));
                 saw_copies += u32::from(matches!(command, Command::Copy(_)));
@@ -292,7 +301,7 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
                     now += some + Duration::from_millis(1);
                     assert!(now < deadline || wishes.budget < 100_000, "not exact after a second");
                     let wishes = Wishes { refine: true, ..wishes };
-                    let drawing = surface.draw(&desk.frame(&whole), wishes, now).unwrap();
+                    let drawing = draw(&mut surface, &desk.frame(&whole), wishes, now);
                     assert!(drawing.commands.iter().all(|c| !matches!(c, Command::Avc420 { .. })));
                     drawing.commands.iter().for_each(|c| client.run(c));
                     wait = drawing.refine_in;
@@ -312,11 +321,11 @@ fn a_typed_letter_takes_a_few_hundred_bytes_and_no_h264() {
     let mut surface = Surface::new(1920, 1080, Room::Small, VideoEncoders::software());
     let wishes = Wishes { avc420: true, budget: 64 << 10, refine: false };
     let whole = [Rect { x: 0, y: 0, width: 1920, height: 1080 }];
-    surface.draw(&desk.frame(&whole), wishes, Instant::now()).unwrap();
+    draw(&mut surface, &desk.frame(&whole), wishes, Instant::now());
     for letter in 0..30 {
         let place = Rect { x: 40 + letter * 10, y: 500, width: 10, height: 22 };
         desk.paint(place, |x, y| if (x * 7 + y * 3 + letter) % 5 < 2 { 0x00ff_ffff } else { 0x3030_3030 });
-        let drawing = surface.draw(&desk.frame(&[place]), wishes, Instant::now()).unwrap();
+        let drawing = draw(&mut surface, &desk.frame(&[place]), wishes, Instant::now());
         let bytes: usize = drawing.commands.iter().map(Command::size).sum();
         assert!(bytes < 500, "{bytes}");
         assert!(drawing.commands.iter().all(|c| !matches!(c, Command::Keep { .. } | Command::Recall { .. })));
@@ -334,12 +343,12 @@ fn scrolled_text_is_copied_and_only_the_new_line_is_sent() {
     let page = Rect { x: 100, y: 50, width: 1700, height: 990 };
     desk.write(page, &mut random);
     let whole = [Rect { x: 0, y: 0, width: 1920, height: 1080 }];
-    let first = surface.draw(&desk.frame(&whole), wishes, Instant::now()).unwrap();
+    let first = draw(&mut surface, &desk.frame(&whole), wishes, Instant::now());
     first.commands.iter().for_each(|c| client.run(c));
     for line in 0..8 {
         desk.shift(Rect { y: page.y + 22, height: page.height - 22, ..page }, 0, -22);
         desk.write(Rect { y: page.y + 44 * 22, height: 22, ..page }, &mut random);
-        let drawing = surface.draw(&desk.frame(&[page]), wishes, Instant::now()).unwrap();
+        let drawing = draw(&mut surface, &desk.frame(&[page]), wishes, Instant::now());
         let bytes: usize = drawing.commands.iter().map(Command::size).sum();
         // The first lines bring letters that the client does not have yet.
         assert!(bytes < if line < 4 { 40_000 } else { 8_000 }, "line {line}: {bytes} bytes");
@@ -354,7 +363,7 @@ fn scrolled_text_is_copied_and_only_the_new_line_is_sent() {
 fn show(surface: &mut Surface, client: &mut Client, desk: &Desk, now: Instant) -> Vec<Command> {
     let wishes = Wishes { avc420: true, budget: 1 << 20, refine: true };
     let whole = [Rect { x: 0, y: 0, width: desk.width, height: desk.height }];
-    let drawing = surface.draw(&desk.frame(&whole), wishes, now).unwrap();
+    let drawing = draw(surface, &desk.frame(&whole), wishes, now);
     drawing.commands.iter().for_each(|c| client.run(c));
     check(surface, client, desk, "a window");
     drawing.commands
@@ -490,7 +499,7 @@ fn text_that_appears_in_a_film_is_exact_after_a_moment_though_the_film_goes_on()
             desk.paint(text, |x, y| if letter(x, y) { 0x00f0_f0f0 } else { 0x0020_2020 });
             damage.push(text);
         }
-        let drawing = surface.draw(&desk.frame(&damage), wishes, now).unwrap();
+        let drawing = draw(&mut surface, &desk.frame(&damage), wishes, now);
         films += u32::from(drawing.commands.iter().any(|c| matches!(c, Command::Avc420 { .. })));
         drawing.commands.iter().for_each(|c| client.run(c));
         check(&surface, &client, &desk, &format!("step {step}"));
@@ -535,7 +544,7 @@ fn what_is_kept_takes_a_part_of_what_a_slow_link_bears() {
         desk.write(Rect { x: 0, y: 0, width: 1280, height: 704 }, &mut random);
         let wishes = Wishes { avc420: false, budget: 8 << 10, refine: false };
         let now = Instant::now() + Duration::from_secs(turn);
-        let commands = surface.draw(&desk.frame(&whole), wishes, now).unwrap().commands;
+        let commands = draw(&mut surface, &desk.frame(&whole), wishes, now).commands;
         commands.iter().for_each(|c| client.run(c));
         let naming = commands.iter().filter(|c| matches!(c, Command::Keep { .. } | Command::Evict { .. }));
         kept.push(naming.map(Command::size).sum::<usize>());

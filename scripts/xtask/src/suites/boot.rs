@@ -17,7 +17,7 @@ use crate::{
     client::{Client, Generation, Login, Mode, Place},
     error::{At, Error, Result},
     journal::Journal,
-    machine::{Announcement, BOOT_BOUND, Disks, Machine, Memory, Options},
+    machine::{Announcement, BOOT_BOUND, Disks, Machine, Memory, Options, Scratch},
     progress::{ask, ask_well},
     suite::{Picks, Report, Timed, timed},
 };
@@ -62,8 +62,8 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn disks(&self, name: &str) -> Result<Disks> {
-        Disks::copy(self.image, &self.context.project.lucid.join("machine").join(name))
+    fn disks(&self, name: &str) -> Result<Scratch> {
+        Disks::scratch(self.image, &self.context.project.lucid.join("machine").join(name))
     }
 
     fn place(&self) -> Place<'a> {
@@ -351,7 +351,7 @@ fn misfortunes(bench: &Bench, report: &mut Report) -> Result<()> {
                     // A worker that panicked has taken its case out of the queue already.
                     let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
                     let Some(case) = next else { break };
-                    let outcome = timed(|| (case.work)(&bench, &bench.disks(case.folder)?));
+                    let outcome = timed(|| (case.work)(&bench, &*bench.disks(case.folder)?));
                     if send.send((case.property, outcome)).is_err() {
                         break;
                     }

@@ -64,7 +64,7 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
         ask_well("verifying the image", &mut verify(context, &image.join("lucid.img")), b"").map(|_| "")
     });
     report.check("a flipped bit anywhere in a used root partition is found", || {
-        let disks = Disks::copy(&image, &project.lucid.join("machine/damaged"))?;
+        let disks = Disks::scratch(&image, &project.lucid.join("machine/damaged"))?;
         let root = disks.partition("root-a")?;
         let used = used_bytes(&disks, root.start, root.length)?;
         let mut picks = Picks::new(SEED);

@@ -306,7 +306,7 @@ fn in_qemu(context: &Context, tools: &Path, report: &mut Report) -> Result<()> {
     let Context { project, steps, .. } = context;
     let interrupt = &steps.interrupt;
     let image = context.image()?;
-    let disks = Disks::copy(&image, &project.lucid.join("machine/rdp"))?;
+    let disks = Disks::scratch(&image, &project.lucid.join("machine/rdp"))?;
     let mut machine = Machine::start(&disks, &Options::default(), interrupt)?;
     let announcement = machine.wait_ready(0)?;
     let password = announcement.fresh_password().map(str::to_owned);
