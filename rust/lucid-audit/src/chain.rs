@@ -95,7 +95,7 @@ impl Chain {
 pub struct Summary {
     /// Lines.
     pub events: u64,
-    /// How often the recorder began: one more than it died.
+    /// How often the recorder began: one more than it died and went on.
     pub lives: u64,
     /// The session; none without lines.
     pub session: Option<SessionId>,
@@ -114,15 +114,16 @@ pub struct Summary {
 pub fn verify<'a>(lines: impl IntoIterator<Item = &'a [u8]>, last: Option<Hash>) -> Result<Summary> {
     let wrong = |line: u64, why: &str| Err(Error::Line { line, why: why.to_owned() });
     let mut lines = lines.into_iter().peekable();
-    let mut so_far = Summary { events: 0, lives: 0, session: None, last: None, mono_us: 0 };
+    let mut so_far = Summary { events: 0, lives: 1, session: None, last: None, mono_us: 0 };
     let mut sequence = 0;
     // The newest lines of this life, one of which a recorder that died goes on from, or from where this life did.
-    let mut recent: VecDeque<Option<Hash>> = VecDeque::from([None]);
+    let mut recent: VecDeque<(Option<Hash>, u64)> = VecDeque::from([(None, 0)]);
     while let Some(line) = lines.next() {
         let number = so_far.events + 1;
         let event = Event::from_line(line).map_err(|why| Error::Line { line: number, why })?;
         let hash = Hash::from(blake3::hash(line));
-        let begins = event.sequence == 0 && event.kind == Kind::Gap && recent.contains(&event.previous);
+        let again = event.sequence == 0 && event.kind == Kind::Gap && number > 1;
+        let from = recent.iter().find(|(hash, _)| again && *hash == event.previous).copied();
         // Whether the line after this one bears it out, so that it is not this one that was changed: it follows it, or
         // goes on from the same line, after the recorder had died.
         let mut followed = || match lines.peek() {
@@ -138,12 +139,14 @@ pub fn verify<'a>(lines: impl IntoIterator<Item = &'a [u8]>, last: Option<Hash>)
             let first = number == 2 && event.previous != so_far.last && followed();
             return wrong(if first { 1 } else { number }, "it is of another session");
         }
-        if begins && number > 1 || number == 1 && event.sequence == 0 && event.previous.is_none() {
+        if let Some(from) = from {
             so_far.lives += 1;
+            // The lines in between, which nobody confirmed, may be of later times.
+            so_far.mono_us = from.1;
             sequence = 0;
             recent.clear();
-            recent.push_back(event.previous);
-        } else if event.sequence == 0 && event.kind == Kind::Gap && number > 1 && followed() {
+            recent.push_back(from);
+        } else if again && followed() {
             return wrong(number - 1, "the recorder that died does not go on from it, nor from a line shortly before");
         } else if event.sequence != sequence {
             let why = format!(
@@ -169,7 +172,7 @@ pub fn verify<'a>(lines: impl IntoIterator<Item = &'a [u8]>, last: Option<Hash>)
         if recent.len() > MAX_UNCONFIRMED {
             recent.pop_front();
         }
-        recent.push_back(Some(hash));
+        recent.push_back((Some(hash), event.mono_us));
         sequence += 1;
         so_far.events = number;
         so_far.session = Some(event.session);
@@ -178,7 +181,7 @@ pub fn verify<'a>(lines: impl IntoIterator<Item = &'a [u8]>, last: Option<Hash>)
     }
     match last {
         Some(last) if so_far.last != Some(last) => {
-            if recent.contains(&Some(last)) {
+            if recent.iter().any(|(hash, _)| *hash == Some(last)) {
                 // Lines that no head names: their recorder died.
                 return Ok(so_far);
             }
