@@ -63,12 +63,12 @@ mod tests {
     #[test]
     fn the_time_without_a_recorder_counts_unless_the_clock_was_set() {
         let at = |now: u64| {
-            let last = Time { wall_ms: 1_000_000, mono_us: 5_000 };
+            let last = Time { wall_ms: 10_000_000, mono_us: 5_000 };
             Clock::after(Arc::new(move || now), last).now().mono_us
         };
         let about = |us: u64| us..us + 10_000_000;
-        assert!(about(5_000 + 2_000_000).contains(&at(1_002_000)));
-        assert!(about(5_000).contains(&at(1_000_000 - 3_600_000)));
-        assert!(about(5_000).contains(&at(1_000_000 + 31_536_000_000)));
+        assert!(about(5_000 + 2_000_000).contains(&at(10_002_000)));
+        assert!(about(5_000).contains(&at(10_000_000 - 3_600_000)));
+        assert!(about(5_000).contains(&at(10_000_000 + 31_536_000_000)));
     }
 }

@@ -75,7 +75,7 @@ impl Sessions {
         for id in found {
             let facts = facts(String::new(), 0, State::Waiting);
             let settings = Arc::clone(&sessions.settings);
-            sessions.spawn(id, facts, move |commands| Some(Session::found(settings, id, facts, commands)))?;
+            sessions.spawn(id, Arc::clone(&facts), move |commands| Some(Session::found(settings, id, facts, commands)))?;
         }
         Ok(sessions)
     }
