@@ -127,8 +127,9 @@ pub fn verify<'a>(lines: impl IntoIterator<Item = &'a [u8]>, last: Option<Hash>)
         // Whether the line after this one bears it out, so that it is not this one that was changed: it follows it, or
         // goes on from the same line, after the recorder had died.
         let mut followed = || match lines.peek() {
-            Some(next) => Event::from_line(next)
-                .is_ok_and(|next| next.previous == Some(hash) || next.sequence == 0 && next.previous == event.previous),
+            Some(next) => Event::from_line(next).is_ok_and(|next| {
+                next.previous == Some(hash) || next.sequence == 0 && next.previous == event.previous
+            }),
             None => last == Some(hash),
         };
         if so_far.last == Some(hash) {
@@ -147,7 +148,10 @@ pub fn verify<'a>(lines: impl IntoIterator<Item = &'a [u8]>, last: Option<Hash>)
             recent.clear();
             recent.push_back(from);
         } else if again && followed() {
-            return wrong(number - 1, "the recorder that died does not go on from it, nor from a line shortly before");
+            return wrong(
+                number - 1,
+                "the recorder that died does not go on from it, nor from a line shortly before",
+            );
         } else if event.sequence != sequence {
             let why = format!(
                 "it is event {}, and {sequence} was to come: a line is missing or moved",

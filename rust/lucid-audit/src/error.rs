@@ -17,7 +17,9 @@ pub enum Error {
     #[error("an audit event cannot be written: {0}")]
     Event(String),
     /// A text is longer than its place.
-    #[error("a text of {length} bytes is too long for its place in an audit event, which has {most}: shorten it")]
+    #[error(
+        "a text of {length} bytes is too long for its place in an audit event, which has {most}: shorten it"
+    )]
     Text {
         /// Its length.
         length: usize,

@@ -295,7 +295,10 @@ impl TryFrom<Parsed> for Event {
 
     fn try_from(parsed: Parsed) -> Result<Self, String> {
         if parsed.version != VERSION {
-            return Err(format!("it is of version {}, and this program reads version 1 alone", parsed.version));
+            return Err(format!(
+                "it is of version {}, and this program reads version 1 alone",
+                parsed.version
+            ));
         }
         let data = Data::of_kind(parsed.kind, parsed.data).map_err(|error| error.to_string())?;
         Ok(Self {

@@ -39,7 +39,12 @@ fn entries() -> Vec<Entry> {
     use Actor::{Approver, Client, Device, Owner};
     use Outcome::{Allowed, Failed, Refused};
     vec![
-        by(Client, Allowed, "", Data::Connect { address: word("192.0.2.7:51514"), security: word("TLS 1.3") }),
+        by(
+            Client,
+            Allowed,
+            "",
+            Data::Connect { address: word("192.0.2.7:51514"), security: word("TLS 1.3") },
+        ),
         by(Client, Failed, "", Data::Authenticate { method: word("password"), user: word("Ad\"a\u{7}\n") }),
         by(Client, Allowed, "", Data::Authenticate { method: word("password"), user: word("\u{141}ukasz") }),
         by(Client, Allowed, "session", Data::Consent { receipt: hash("receipt") }),
@@ -297,9 +302,7 @@ fn a_recorder_that_died_goes_on_only_from_a_line_that_there_was() {
     let gap = || Entry::of_device(Data::Gap { from_us: 0, reason: word("x"), to_us: 0 });
     let mut first = Chain::new(session());
     let line = first.append(time(1), entries()[0].clone()).unwrap();
-    for (confirmed, good) in
-        [(Some(line.hash), true), (None, true), (Some(Hex([7; 32])), false)]
-    {
+    for (confirmed, good) in [(Some(line.hash), true), (None, true), (Some(Hex([7; 32])), false)] {
         let (_, resumed) = Chain::resume(session(), confirmed, time(2), gap()).unwrap();
         let both = [line.bytes.clone(), resumed.bytes];
         assert_eq!(wrong_line(&both, resumed.hash), (!good).then_some(1));

@@ -87,7 +87,8 @@ enum Disk {
 
 impl Error {
     fn disk(&self) -> Option<Disk> {
-        let (Self::File { source, .. } | Self::Recording(lucid_recording::Error::Io { source, .. })) = self else {
+        let (Self::File { source, .. } | Self::Recording(lucid_recording::Error::Io { source, .. })) = self
+        else {
             return None;
         };
         Some(match source.kind() {

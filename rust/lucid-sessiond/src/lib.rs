@@ -142,7 +142,10 @@ fn recipients(options: &Options) -> Result<Vec<Recipient>> {
         }
     }
     if recipients.len() > MAX_RECIPIENTS {
-        return Err(Error::Recipients(format!("there are {}, and {MAX_RECIPIENTS} may be", recipients.len())));
+        return Err(Error::Recipients(format!(
+            "there are {}, and {MAX_RECIPIENTS} may be",
+            recipients.len()
+        )));
     }
     Ok(recipients)
 }
@@ -150,7 +153,8 @@ fn recipients(options: &Options) -> Result<Vec<Recipient>> {
 /// Keeps a second recorder off the same directory, as long as the file is open.
 fn lock(state: &Path) -> Result<fs::File> {
     let path = state.join("lock");
-    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).at("making", &path)?;
+    let file =
+        fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).at("making", &path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(Error::InUse(state.to_owned())),

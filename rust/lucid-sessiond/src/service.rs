@@ -134,10 +134,16 @@ async fn take(mut items: Streaming<ToRecorder>, attached: Attached) {
         let item = match item {
             Ok(Some(ToRecorder { item: Some(item) })) => item,
             Ok(Some(ToRecorder { item: None })) => {
-                break Broken("it sent what it must not", invalid("a message without an item that is known here"));
+                break Broken(
+                    "it sent what it must not",
+                    invalid("a message without an item that is known here"),
+                );
             }
             Ok(None) => {
-                break Broken("it ended without `end`", Status::aborted("the stream ended without `end`; the session waits"));
+                break Broken(
+                    "it ended without `end`",
+                    Status::aborted("the stream ended without `end`; the session waits"),
+                );
             }
             Err(status) => {
                 tracing::debug!(session = %attached.session, "reading the stream: {status}");

@@ -20,13 +20,11 @@ use std::{
 
 use bytes::Bytes;
 use lucid_audit::{Actor, Chain, Data, Entry as Event, Line, MAX_UNCONFIRMED, Outcome, Word};
-use lucid_ipc::{
-    session::{MAX_PICTURE, State},
-    tonic::Status,
-};
+use lucid_ipc::{session::State, tonic::Status};
 use lucid_recording::{
-    Hash, Hex, Limits, Recipient, Recovery, SessionId, Start, Time, Writer, system_random,
+    Hash, Hex, Limits, Recipient, Recovery, SessionId, Start, Time, Writer,
     statement::{Audit, Participant},
+    system_random,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
@@ -47,8 +45,9 @@ const RETRY: Duration = Duration::from_secs(60);
 const MAX_LINES: usize = 1 << 20;
 /// What a buffer for a frame may keep between frames.
 const SCRATCH: usize = 1 << 20;
-/// What may wait for the disk: the largest picture, in units of a KiB.
-const ROOM: usize = MAX_PICTURE >> 10;
+/// What may wait for the disk in a session, in units of a KiB: a picture of 3840x2160 and some frames. What is larger by
+/// itself waits until there is nothing else.
+const ROOM: usize = 32 << 10;
 /// This program, in the recordings.
 pub(crate) const RECORDER: &str = concat!("lucid-sessiond ", env!("CARGO_PKG_VERSION"));
 
@@ -557,9 +556,9 @@ impl Session {
             };
         }
         let time = self.now();
-        let ended = self
-            .take_recovery()
-            .and_then(|recovery| Ok(recovery.finish(time, "the recorder was not running, and nobody resumed the session")?));
+        let ended = self.take_recovery().and_then(|recovery| {
+            Ok(recovery.finish(time, "the recorder was not running, and nobody resumed the session")?)
+        });
         match ended {
             Ok(_) => Flow::Over(self.ended()),
             Err(error) => self.not_recovered(&error),
@@ -714,7 +713,8 @@ impl Session {
         self.flush(time)?;
         let (writer, chain) = self.open()?;
         // Only the first life of a recorder knows how many events there were.
-        let audit = chain.last().filter(|_| writer.part() == 0).map(|hash| Audit { count: chain.count(), hash });
+        let audit =
+            chain.last().filter(|_| writer.part() == 0).map(|hash| Audit { count: chain.count(), hash });
         if audit.is_none() {
             self.commit()?;
         }

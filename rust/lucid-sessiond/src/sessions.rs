@@ -75,7 +75,9 @@ impl Sessions {
         for id in found {
             let facts = facts(String::new(), 0, State::Waiting);
             let settings = Arc::clone(&sessions.settings);
-            sessions.spawn(id, Arc::clone(&facts), move |commands| Some(Session::found(settings, id, facts, commands)))?;
+            sessions.spawn(id, Arc::clone(&facts), move |commands| {
+                Some(Session::found(settings, id, facts, commands))
+            })?;
         }
         Ok(sessions)
     }
@@ -271,19 +273,20 @@ impl Sessions {
 
     /// What somebody should look at.
     pub(crate) fn problems(&self) -> Vec<String> {
+        let live: Vec<_> = shared(&self.live)
+            .iter()
+            .map(|(id, handle)| (*id, shared(&handle.facts).problem.clone()))
+            .collect();
         let index = shared(&self.index);
-        let unusable = index.entries().iter().filter_map(|(id, entry)| match &entry.ending {
-            Ending::Unusable(why) => Some(format!("recording {id}: {why}")),
-            Ending::Manifest { .. } => None,
-        });
-        let mut problems: Vec<_> = index.problem().map(str::to_owned).into_iter().chain(unusable).collect();
-        drop(index);
-        for (id, handle) in shared(&self.live).iter() {
-            let facts = shared(&handle.facts);
-            if !facts.problem.is_empty() {
-                problems.push(format!("recording {id}: {}", facts.problem));
+        let mut problems: Vec<_> = index.problem().map(str::to_owned).into_iter().collect();
+        for (id, entry) in index.entries() {
+            if let Ending::Unusable(why) = &entry.ending {
+                problems.push(format!("recording {id}: {why}"));
             }
         }
+        // One that ends just now may be in both.
+        let live = live.into_iter().filter(|(id, why)| !why.is_empty() && !index.entries().contains_key(id));
+        problems.extend(live.map(|(id, why)| format!("recording {id}: {why}")));
         problems
     }
 

@@ -9,8 +9,7 @@ use std::{path::Path, time::Duration};
 use lucid_audit::{Data, Kind, MAX_UNCONFIRMED};
 use lucid_ipc::{
     session::{
-        Clipboard, Connect, Direction, GetRequest, Input, Key, RebuildIndexRequest, State, event,
-        to_recorder,
+        Clipboard, Connect, Direction, GetRequest, Input, Key, RebuildIndexRequest, State, event, to_recorder,
     },
     tonic::Code,
 };
@@ -343,7 +342,8 @@ fn what_is_not_as_agreed_ends_the_stream_and_not_the_session() {
         let recorder = Recorder::start(options(dir.path())).await;
         let socket = &recorder.socket;
         for (user, width) in [("", 640), (USER, 0), (USER, 8193)] {
-            let begin = lucid_ipc::session::Begin { user: user.into(), resume: String::new(), width, height: 1 };
+            let begin =
+                lucid_ipc::session::Begin { user: user.into(), resume: String::new(), width, height: 1 };
             let begun = Caller::first(socket, to_recorder::Item::Begin(begin)).await;
             assert_eq!(code(begun), Code::InvalidArgument);
         }
@@ -353,9 +353,8 @@ fn what_is_not_as_agreed_ends_the_stream_and_not_the_session() {
         }
         assert_eq!(list(socket).await, []);
 
-        let picture = |width, height, bytes| {
-            to_recorder::Item::Key(Key { width, height, rgb: vec![0; bytes].into() })
-        };
+        let picture =
+            |width, height, bytes| to_recorder::Item::Key(Key { width, height, rgb: vec![0; bytes].into() });
         let nothing = event::Data::Input(Input::default());
         let half = Clipboard { direction: 1, bytes: 1, hash: vec![1; 31].into(), ..Clipboard::default() };
         let nowhere = Clipboard { bytes: 1, ..Clipboard::default() };
@@ -513,8 +512,18 @@ fn an_index_that_is_deleted_damaged_or_outdated_is_made_again_as_it_was() {
             assert_eq!(unknown.unwrap_err().code(), Code::NotFound);
         }
         recorder.stop().await;
-        // Closed in order, it is believed: sled's file stays the one that it was.
-        assert!(state.join("index.sum").exists());
+        // Closed in order, it is believed: what only the files could say is not asked of them, before somebody says so.
+        let opening = state.join("recordings").join(&sessions[1]).join("opening.json");
+        let statement = std::fs::read(&opening).unwrap();
+        std::fs::write(&opening, b"{}").unwrap();
+        let recorder = Recorder::start(options(dir.path())).await;
+        assert_eq!(list(&recorder.socket).await, before);
+        let mut client = recordings(&recorder.socket).await;
+        client.rebuild_index(RebuildIndexRequest {}).await.unwrap();
+        let told = client.get(GetRequest { session: sessions[1].clone() }).await.unwrap().into_inner();
+        assert_eq!(told.state(), State::Unusable);
+        std::fs::write(&opening, statement).unwrap();
+        recorder.stop().await;
 
         let damage: [(&str, &dyn Fn()); 5] = [
             ("deleted", &|| std::fs::remove_dir_all(state.join("index")).unwrap()),
