@@ -73,9 +73,10 @@ pub(crate) fn sessions(recordings: &Path) -> Result<Vec<SessionId>> {
     let mut sessions = Vec::new();
     for entry in fs::read_dir(recordings).at("reading", recordings)? {
         let entry = entry.at("reading", recordings)?;
-        if let Some(session) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-            sessions.push(session);
-        }
+        let name = entry.file_name();
+        let session = name.to_str().and_then(|name| name.parse::<SessionId>().ok());
+        // A UUID has other spellings, under which no recording is looked for.
+        sessions.extend(session.filter(|session| name == *session.to_string()));
     }
     sessions.sort_unstable();
     Ok(sessions)
@@ -193,9 +194,8 @@ pub(crate) fn unusable(dir: &Path, why: String) -> Entry {
     }
 }
 
-/// What one directory says: a recording that ended, or one that cannot be read though it says so; none as long as it
-/// has no manifest.
-pub(crate) fn look(dir: &Path) -> Result<Option<Entry>> {
-    let Some(stamp) = stamp(dir)? else { return Ok(None) };
-    Ok(Some(ended(dir, stamp).unwrap_or_else(|error| unusable(dir, error.to_string()))))
+/// What one directory says: a recording that ended, or one that cannot be read; none as long as it has no manifest.
+pub(crate) fn look(dir: &Path) -> Option<Entry> {
+    let entry = stamp(dir).and_then(|stamp| stamp.map(|stamp| ended(dir, stamp)).transpose());
+    entry.unwrap_or_else(|error| Some(unusable(dir, error.to_string())))
 }

@@ -112,10 +112,10 @@ impl Index {
                 Some(Ending::Manifest { stamp, .. }) if !all => Some(*stamp),
                 _ => None,
             };
-            if stamp.is_some() && files::stamp(&dir)? == stamp {
+            if stamp.is_some() && files::stamp(&dir).is_ok_and(|now| now == stamp) {
                 continue;
             }
-            match files::look(&dir)? {
+            match files::look(&dir) {
                 Some(entry) => self.insert(session, entry),
                 // Not ended: whoever tries to end it says what is wrong with it.
                 None if known.is_some_and(|entry| matches!(entry.ending, Ending::Unusable(_))) => {}

@@ -472,16 +472,11 @@ impl Session {
 
     /// What the list says of a recording with a manifest.
     fn ended(&self) -> Option<Entry> {
-        match files::look(&self.dir) {
-            Ok(Some(entry)) => {
-                if let Ending::Manifest { recovered, .. } = entry.ending {
-                    tracing::info!(session = %self.id, recovered, chunks = entry.chunks, gaps = entry.gaps, "ended");
-                }
-                Some(entry)
-            }
-            Ok(None) => None,
-            Err(error) => Some(files::unusable(&self.dir, error.to_string())),
+        let entry = files::look(&self.dir);
+        if let Some(Entry { ending: Ending::Manifest { recovered, .. }, chunks, gaps, .. }) = &entry {
+            tracing::info!(session = %self.id, recovered, chunks, gaps, "ended");
         }
+        entry
     }
 
     /// A time that is not before the newest item.

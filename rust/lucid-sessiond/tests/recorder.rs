@@ -587,13 +587,16 @@ fn a_recording_that_cannot_be_recovered_is_left_as_it_is_and_stops_nothing() {
         let never = path.with_file_name("6b1f0a52-93c7-4d3e-8f21-0c5de8a97b44");
         std::fs::create_dir(&never).unwrap();
         std::fs::write(never.join("keys.json.new"), "{").unwrap();
+        // And what is no recording at all, but named like one; and one that is not even named so.
+        std::fs::write(path.with_file_name("0e984725-c51c-4bf4-9960-e1c80e27aba0"), b"").unwrap();
+        std::fs::create_dir(path.with_file_name("0E984725-C51C-4BF4-9960-E1C80E27ABA1")).unwrap();
         let before = (files(&path), files(&never));
 
         let recorder = Recorder::start(options(dir.path())).await;
         until(&recorder.socket, &session, State::Unusable).await;
         let never = until(&recorder.socket, "6b1f0a52-93c7-4d3e-8f21-0c5de8a97b44", State::Unusable).await;
         assert!(!never.problem.is_empty());
-        assert_eq!(status(&recorder.socket).await.problems.len(), 2);
+        assert_eq!(status(&recorder.socket).await.problems.len(), 3);
         assert_eq!(code(Caller::begin(&recorder.socket, USER, &session).await), Code::NotFound);
         let caller = Caller::begin(&recorder.socket, USER, "").await.unwrap();
         let sound = caller.session.clone();
@@ -601,7 +604,7 @@ fn a_recording_that_cannot_be_recovered_is_left_as_it_is_and_stops_nothing() {
         sound_recording(&recorder.dir(&sound));
         let mut client = recordings(&recorder.socket).await;
         client.rebuild_index(RebuildIndexRequest {}).await.unwrap();
-        assert_eq!(list(&recorder.socket).await.len(), 3);
+        assert_eq!(list(&recorder.socket).await.len(), 4);
         recorder.stop().await;
         let never = path.with_file_name("6b1f0a52-93c7-4d3e-8f21-0c5de8a97b44");
         assert!((files(&path), files(&never)) == before);

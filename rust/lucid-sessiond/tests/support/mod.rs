@@ -137,15 +137,18 @@ pub async fn status(socket: &Path) -> session::Status {
 
 /// Waits until a session is in a state.
 pub async fn until(socket: &Path, session: &str, state: State) -> Recording {
-    loop {
-        let found = list(socket).await.into_iter().find(|recording| recording.session == session);
-        if let Some(found) = found
-            && found.state() == state
-        {
-            return found;
+    let found = async {
+        loop {
+            let found = list(socket).await.into_iter().find(|recording| recording.session == session);
+            if let Some(found) = found
+                && found.state() == state
+            {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    };
+    tokio::time::timeout(LONGEST / 2, found).await.expect("it does not get there")
 }
 
 /// What the RDP host would be.
