@@ -256,6 +256,7 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
     let begin = Instant::now();
     let mut saw_avc = 0;
     let mut saw_copies = 0;
+    let mut saw_late = 0;
     let (mut saw_recalls, mut saw_evictions) = (0, 0);
     for seed in 0..12 {
         let mut random = Random(seed);
@@ -269,6 +270,8 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
         let room = [Room::Small, Room::Large][seed as usize % 2];
         let mut surface = Surface::new(width, height, room, VideoEncoders::software());
         let mut client = Client::new(width, height);
+        // One that sees nothing of what came before the last cut.
+        let mut late: Option<Client> = None;
         if seed % 3 != 0 {
             client.room = 40 * (TILE * TILE * 4) as usize;
             surface.cache.shrink(client.room, if seed % 3 == 1 { 4095 } else { 20 });
@@ -281,6 +284,11 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
                 client.pixels.fill(0x99);
             }
             now += Duration::from_millis(u64::from(random.below(200)));
+            if random.below(8) == 0 {
+                surface.cut().iter().for_each(|c| client.run(c));
+                let pixels = surface.shown().to_vec();
+                late = Some(Client { pixels, room: client.room, ..Client::new(width, height) });
+            }
             let wishes = Wishes { refine: random.below(4) == 0, ..wishes };
             let drawing = draw(&mut surface, &desk.frame(&damage), wishes, now);
             for command in &drawing.commands {
@@ -289,8 +297,14 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
                 saw_recalls += u32::from(matches!(command, Command::Recall { .. }));
                 saw_evictions += u32::from(matches!(command, Command::Evict { .. }));
                 client.run(command);
+                late.iter_mut().for_each(|late| late.run(command));
             }
             check(&surface, &client, &desk, &format!("seed {seed}, round {round}"));
+            if let Some(late) = &late {
+                saw_late += 1;
+                let seen = client.pixels.chunks(4).zip(late.pixels.chunks(4));
+                assert!(seen.into_iter().all(|(a, b)| a[..3] == b[..3]), "seed {seed}, round {round}: late");
+            }
 
             if round % 20 == 19 {
                 // Stillness: what the session does when its timer runs out.
@@ -303,7 +317,10 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
                     let wishes = Wishes { refine: true, ..wishes };
                     let drawing = draw(&mut surface, &desk.frame(&whole), wishes, now);
                     assert!(drawing.commands.iter().all(|c| !matches!(c, Command::Avc420 { .. })));
-                    drawing.commands.iter().for_each(|c| client.run(c));
+                    for command in &drawing.commands {
+                        client.run(command);
+                        late.iter_mut().for_each(|late| late.run(command));
+                    }
                     wait = drawing.refine_in;
                 }
                 let seen = client.pixels.chunks(4).zip(desk.pixels.chunks(4));
@@ -312,6 +329,7 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
         }
     }
     assert!(saw_avc > 20 && saw_copies > 20, "{saw_avc} H.264 pictures, {saw_copies} copies");
+    assert!(saw_late > 300, "{saw_late} pictures seen from a cut on");
     assert!(saw_recalls > 100 && saw_evictions > 100, "{saw_recalls} recalls, {saw_evictions} evictions");
 }
 
