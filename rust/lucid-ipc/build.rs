@@ -2,7 +2,7 @@
 //! cannot differ.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    const FILES: [&str; 1] = ["proto/rdp.proto"];
+    const FILES: [&str; 2] = ["proto/rdp.proto", "proto/session.proto"];
     println!("cargo::rerun-if-changed=proto");
     let files = protox::compile(FILES, ["proto"])?;
     tonic_prost_build::configure().compile_fds(files)?;

@@ -20,4 +20,10 @@ pub mod rdp {
     tonic::include_proto!("lucid.rdp.v1");
 }
 
+/// `lucid.session.v1`: recordings.
+#[allow(missing_docs, clippy::all, clippy::unwrap_used, reason = "generated from proto/session.proto, which is documented")]
+pub mod session {
+    tonic::include_proto!("lucid.session.v1");
+}
+
 pub use tonic;

@@ -242,6 +242,11 @@ impl Surface {
         (self.width, self.height)
     }
 
+    /// Whether the client shows nothing yet.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.blank
+    }
+
     /// What the client shows, but for the squares that are not exact: B, G, R, X, without gaps.
     pub(crate) fn shown(&self) -> &[u8] {
         &self.mirror
