@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use ironrdp_graphics::clearcodec::ClearCodecDecoder;
 use lucid_desktop::{Frame, Rect};
+use lucid_replay::{Player, Record};
 use openh264::decoder::Decoder;
 use openh264::formats::YUVSource as _;
 
 use super::cells::CELL;
 use super::*;
+use crate::egfx;
 
 struct Client {
     width: usize,
@@ -568,4 +570,52 @@ fn what_is_kept_takes_a_part_of_what_a_slow_link_bears() {
         kept.push(naming.map(Command::size).sum::<usize>());
     }
     assert!(kept[1..].iter().all(|bytes| (1000..=2 << 10).contains(bytes)), "{kept:?}");
+}
+
+#[test]
+fn a_recording_played_from_any_cut_on_shows_what_the_client_shows() {
+    let (width, height) = (421, 299);
+    let (mut random, mut now) = (Random(7), Instant::now());
+    let wishes = Wishes { avc420: true, budget: 64 << 10, refine: true };
+    let mut desk = Desk::new(width, height);
+    let mut surface = Surface::new(width, height, Room::Large, VideoEncoders::software());
+    let mut client = Client::new(width, height);
+    client.pixels.fill(0);
+    client.room = 100 << 20;
+    let mut player = Player::default();
+    let size = (width as u16, height as u16);
+    player.take(&Record::Key { width: size.0, height: size.1, png: &[] }.write()).unwrap();
+    let (mut cuts, mut rough) = (0, 0);
+    for round in 0..150 {
+        if round % 15 == 14 {
+            let forget = surface.cut();
+            player.take(&Record::Frame(&egfx::frame_bytes(&forget, 3, round, 0).unwrap()).write()).unwrap();
+            forget.iter().for_each(|c| client.run(c));
+            let rgb: Vec<u8> = surface.shown().chunks(4).flat_map(|p| [p[2], p[1], p[0]]).collect();
+            let mut png = Vec::new();
+            let mut encoder = png::Encoder::new(&mut png, width, height);
+            encoder.set_color(png::ColorType::Rgb);
+            encoder.write_header().unwrap().write_image_data(&rgb).unwrap();
+            // Whoever comes now has seen nothing before.
+            player = Player::default();
+            player.take(&Record::Key { width: size.0, height: size.1, png: &png }.write()).unwrap();
+            cuts += 1;
+        }
+        let damage = desk.change(&mut random);
+        now += Duration::from_millis(u64::from(random.below(150)));
+        let drawing = draw(&mut surface, &desk.frame(&damage), wishes, now);
+        let frame = egfx::frame_bytes(&drawing.commands, 3, round, 0).unwrap();
+        let picture = player.take(&Record::Frame(&frame).write()).unwrap().clone();
+        drawing.commands.iter().for_each(|c| client.run(c));
+        check(&surface, &client, &desk, "the client");
+        for (at, (seen, shown)) in picture.pixels.chunks(4).zip(client.pixels.chunks(4)).enumerate() {
+            let off = [0, 1, 2].map(|i| seen[i].abs_diff(shown[2 - i])).into_iter().max().unwrap();
+            let (x, y) = (at as u32 % width, at as u32 / width);
+            // Two decoders of H.264 round differently.
+            let bound = if surface.inexact.is_inexact(x / CELL, y / CELL) { 3 } else { 0 };
+            assert!(off <= bound, "round {round}: {x},{y} is off by {off}");
+            rough += u32::from(bound > 0);
+        }
+    }
+    assert!(cuts == 10 && rough > 10_000, "{cuts} cuts, {rough} pixels of H.264");
 }
