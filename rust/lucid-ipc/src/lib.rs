@@ -20,10 +20,26 @@ pub mod rdp {
     tonic::include_proto!("lucid.rdp.v1");
 }
 
-/// `lucid.session.v1`: recordings.
-#[allow(missing_docs, clippy::all, clippy::unwrap_used, reason = "generated from proto/session.proto, which is documented")]
+/// `lucid.session.v1`: the recorder.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::unwrap_used,
+    reason = "generated from proto/session.proto, which is documented"
+)]
 pub mod session {
     tonic::include_proto!("lucid.session.v1");
+
+    /// The most bytes of a picture in a `Key`, before it is compressed.
+    pub const MAX_PICTURE: usize = 64 << 20;
+    /// The most pixels of a picture in one direction.
+    pub const MAX_SIDE: u32 = 8192;
+    /// The most bytes of a `Frame`: a record of 16 MiB, less what stands before it there.
+    pub const MAX_FRAME: usize = (16 << 20) - 64;
+    /// The most bytes of a `Pointer` or a `Sound`.
+    pub const MAX_BATCH: usize = 1 << 20;
+    /// The most bytes of a message to the recorder: the largest picture with what is around it.
+    pub const MAX_MESSAGE: usize = MAX_PICTURE + 4096;
 }
 
 pub use tonic;

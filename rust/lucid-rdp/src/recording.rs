@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ironrdp_acceptor::DesktopSize;
-use lucid_ipc::session::from_recorder::What as Said;
+use lucid_ipc::session::from_recorder::Item as Said;
 use lucid_ipc::session::recorder_client::RecorderClient;
-use lucid_ipc::session::to_recorder::What;
+use lucid_ipc::session::to_recorder::Item;
 use lucid_ipc::session::{Begin, End, FromRecorder, Frame, Key, ToRecorder};
 use lucid_ipc::tonic::{Status, Streaming};
 use tokio::sync::{mpsc, watch};
@@ -30,7 +30,7 @@ const AWAY: Duration = Duration::from_secs(20);
 /// Between two attempts to reach it.
 const AGAIN: Duration = Duration::from_millis(200);
 /// The largest message to the recorder: a key of the largest picture.
-const MAX_MESSAGE: usize = 64 << 20;
+const MAX_MESSAGE: usize = (64 << 20) + 1024;
 
 /// How the recording stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(crate) enum State {
 
 /// The recording of one session.
 pub(crate) struct Recording {
-    items: mpsc::Sender<What>,
+    items: mpsc::Sender<Item>,
     state: watch::Receiver<State>,
 }
 
@@ -61,11 +61,11 @@ impl Link {
     async fn open(socket: &Path, begin: Begin) -> Result<Link, Error> {
         let channel = lucid_ipc::connect(socket).await?;
         let (to, items) = mpsc::channel(1);
-        let first = ToRecorder { what: Some(What::Begin(begin)) };
+        let first = ToRecorder { item: Some(Item::Begin(begin)) };
         let mut client = RecorderClient::new(channel).max_encoding_message_size(MAX_MESSAGE);
         to.send(first).await.map_err(|_| Error::Internal("the recorder's stream closed at once"))?;
         let mut from = client.record(ReceiverStream::new(items)).await?.into_inner();
-        match from.message().await?.and_then(|said| said.what) {
+        match from.message().await?.and_then(|said| said.item) {
             Some(Said::Begun(begun)) => Ok(Link { to, from, session: begun.session }),
             _ => Err(Error::Internal("the recorder did not say which recording it has begun")),
         }
@@ -104,18 +104,18 @@ impl Recording {
 
     /// What the client shows now; whoever plays the recording can begin here.
     pub(crate) async fn key(&self, width: u32, height: u32, bytes: Vec<u8>) {
-        self.pass(What::Key(Key { width, height, bytes })).await;
+        self.pass(Item::Key(Key { width, height, rgb: bytes.into() })).await;
     }
 
     /// One frame of the graphics pipeline as the client decodes it.
     pub(crate) async fn frame(&self, bytes: Vec<u8>) {
-        self.pass(What::Frame(Frame { bytes })).await;
+        self.pass(Item::Frame(Frame { pdus: bytes.into() })).await;
     }
 
     /// Waits for room; while the recording is paused it takes everything, for nobody.
-    async fn pass(&self, what: What) {
+    async fn pass(&self, item: Item) {
         // Nobody listens when it is off, which `state` says.
-        let _ = self.items.send(what).await;
+        let _ = self.items.send(item).await;
     }
 }
 
@@ -136,7 +136,7 @@ async fn feed(
     socket: PathBuf,
     again: Begin,
     mut link: Link,
-    mut items: mpsc::Receiver<What>,
+    mut items: mpsc::Receiver<Item>,
     state: watch::Sender<State>,
 ) {
     let mut cut = 0;
@@ -175,7 +175,7 @@ async fn feed(
 /// Returns when the session is over, and fails when the recorder is gone.
 async fn carry(
     link: &mut Link,
-    items: &mut mpsc::Receiver<What>,
+    items: &mut mpsc::Receiver<Item>,
     state: &watch::Sender<State>,
     cut: &mut u32,
 ) -> Result<(), String> {
@@ -184,8 +184,8 @@ async fn carry(
         tokio::select! {
             item = items.recv() => {
                 let over = item.is_none();
-                let what = item.unwrap_or(What::End(End { reason: "the session is over".to_owned() }));
-                match timeout(PATIENCE, link.to.send(ToRecorder { what: Some(what) })).await {
+                let item = item.unwrap_or(Item::End(End { reason: "the session is over".to_owned() }));
+                match timeout(PATIENCE, link.to.send(ToRecorder { item: Some(item) })).await {
                     Ok(Ok(())) if over => break,
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => return Err(link.from.message().await.err().map_or("it has closed".into(), gone)),
@@ -193,7 +193,7 @@ async fn carry(
                 }
             }
             said = link.from.message() => match said {
-                Ok(Some(said)) => if let Some(Said::KeyWanted(_)) = said.what {
+                Ok(Some(said)) => if let Some(Said::KeyWanted(_)) = said.item {
                     *cut += 1;
                     state.send_replace(State::On(*cut));
                 },

@@ -108,7 +108,10 @@ fn write(value: &impl Serialize, to: impl Write) -> serde_json::Result<()> {
 }
 
 /// The canonical bytes.
-pub(crate) fn to_bytes(what: &str, value: &impl Serialize) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// When a number is not an integer from 0 to 2^53-1; `what` says of which thing.
+pub fn to_bytes(what: &str, value: &impl Serialize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     write(value, &mut bytes).map_err(|error| Error::malformed(what, error.to_string()))?;
     Ok(bytes)
@@ -132,7 +135,10 @@ impl Write for Expect<'_> {
 }
 
 /// Reads what [`to_bytes`] wrote, and nothing else.
-pub(crate) fn from_bytes<T: Serialize + DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+///
+/// # Errors
+/// When the bytes are not those that [`to_bytes`] makes of the value; `what` says of which thing.
+pub fn from_bytes<T: Serialize + DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
     let malformed = |error: serde_json::Error| Error::malformed(what, error.to_string());
     let value = serde_json::from_slice(bytes).map_err(malformed)?;
     let mut expected = Expect(bytes);

@@ -1,0 +1,340 @@
+//! The socket: takes what is recorded, and answers what was.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, mpsc as std_mpsc},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use lucid_ipc::{
+    session::{
+        Begun, FromRecorder, GetRequest, GetStatusRequest, Kept, Key, KeyWanted, ListRequest, MAX_BATCH,
+        MAX_FRAME, MAX_MESSAGE, MAX_PICTURE, MAX_SIDE, RebuildIndexRequest, RebuildIndexResponse, Recording,
+        Status as RecorderStatus, ToRecorder, from_recorder,
+        recorder_server::{self, Recorder, RecorderServer},
+        recordings_server::{Recordings, RecordingsServer},
+        to_recorder,
+    },
+    tonic::{
+        Request, Response, Status, Streaming, async_trait,
+        body::Body,
+        codegen::{self, http},
+    },
+};
+use lucid_recording::{Role, SessionId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+
+use crate::{
+    error::Error,
+    events, payload,
+    session::{Attached, Command, Item, Progress, room},
+    sessions::Sessions,
+};
+
+/// A stream says within this time what it is for.
+const FIRST: Duration = Duration::from_secs(10);
+/// What an event takes of the room for what waits, at most: its texts and what is around them.
+const EVENT: usize = 4 << 10;
+
+/// Both services of the socket, chosen by the path of a call. (tonic's own router would bring axum for this.)
+#[derive(Clone)]
+pub(crate) struct Socket {
+    recorder: RecorderServer<Service>,
+    recordings: RecordingsServer<Service>,
+}
+
+impl Socket {
+    pub(crate) fn new(sessions: Arc<Sessions>) -> Self {
+        let service = Service { sessions, began: Instant::now() };
+        Self {
+            recorder: RecorderServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE),
+            recordings: RecordingsServer::new(service),
+        }
+    }
+}
+
+impl codegen::Service<http::Request<Body>> for Socket {
+    type Response = http::Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = codegen::BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        // As both of them are.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = request.uri().path().trim_start_matches('/').split('/').next();
+        if service == Some(recorder_server::SERVICE_NAME) {
+            self.recorder.call(request)
+        } else {
+            // It answers what it does not know as gRPC says.
+            self.recordings.call(request)
+        }
+    }
+}
+
+/// What answers the calls.
+#[derive(Clone)]
+pub(crate) struct Service {
+    sessions: Arc<Sessions>,
+    began: Instant,
+}
+
+fn invalid(why: impl Into<String>) -> Status {
+    Status::invalid_argument(why)
+}
+
+/// Runs what reads many files beside the sockets.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Status::internal("a thread of the recorder died"))
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[async_trait]
+impl Recorder for Service {
+    type RecordStream = Answers<FromRecorder>;
+
+    async fn record(
+        &self,
+        request: Request<Streaming<ToRecorder>>,
+    ) -> Result<Response<Self::RecordStream>, Status> {
+        let mut items = request.into_inner();
+        let first = tokio::time::timeout(FIRST, items.message())
+            .await
+            .map_err(|_| invalid(format!("a stream begins with `begin` within {} s", FIRST.as_secs())))??;
+        let Some(ToRecorder { item: Some(to_recorder::Item::Begin(begin)) }) = first else {
+            return Err(invalid("the first message of a stream is `begin`"));
+        };
+        let attached = self.sessions.begin(begin).await.map_err(|error| error.status())?;
+        let (send, answers) = mpsc::channel(1);
+        tokio::spawn(answer(attached.session, attached.progress.clone(), send));
+        tokio::spawn(take(items, attached));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+/// Why a stream is over.
+struct Broken(&'static str, Status);
+
+/// Takes items as long as they come.
+async fn take(mut items: Streaming<ToRecorder>, attached: Attached) {
+    let stream = attached.stream;
+    let mut progress = attached.progress.clone();
+    let broken = loop {
+        let item = tokio::select! {
+            item = items.message() => item,
+            // Whoever ended it has told the caller.
+            _ = progress.wait_for(|progress| progress.ended.is_some()) => return,
+        };
+        let item = match item {
+            Ok(Some(ToRecorder { item: Some(item) })) => item,
+            Ok(Some(ToRecorder { item: None })) => {
+                break Broken("it sent what it must not", invalid("a message without an item that is known here"));
+            }
+            Ok(None) => {
+                break Broken("it ended without `end`", Status::aborted("the stream ended without `end`; the session waits"));
+            }
+            Err(status) => {
+                tracing::debug!(session = %attached.session, "reading the stream: {status}");
+                let why = match status.code() {
+                    lucid_ipc::tonic::Code::OutOfRange => "it sent what it must not",
+                    _ => "the RDP host went away",
+                };
+                break Broken(why, status);
+            }
+        };
+        // Before it waits for room: this is when it came.
+        let time = attached.clock.now();
+        match convert(item, &attached.room).await {
+            Ok(item) => {
+                let end = matches!(item, Item::End(_));
+                if attached.commands.send(Command::Item { stream, time, item }).is_err() || end {
+                    return;
+                }
+            }
+            Err(status) => break Broken("it sent what it must not", status),
+        }
+    };
+    let Broken(why, status) = broken;
+    // Without a thread there is nothing left that waits.
+    drop(attached.commands.send(Command::Detach { stream, why, status }));
+}
+
+/// Room for something, once there is.
+async fn wait_for(waiting: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
+    let permit = Arc::clone(waiting).acquire_many_owned(room(bytes)).await;
+    permit.map_err(|_| Error::Stopping.status())
+}
+
+/// Looks at an item, and waits until there is room for it.
+async fn convert(item: to_recorder::Item, waiting: &Arc<Semaphore>) -> Result<Item, Status> {
+    let bounded = |what: &str, bytes: &Bytes, most: usize| {
+        if bytes.is_empty() || bytes.len() > most {
+            return Err(invalid(format!("{what} has 1 to {most} bytes, not {}", bytes.len())));
+        }
+        Ok(bytes.len())
+    };
+    Ok(match item {
+        to_recorder::Item::Begin(_) => return Err(invalid("`begin` comes once")),
+        to_recorder::Item::Key(key) => {
+            let (width, height) = check_picture(&key)?;
+            let permit = wait_for(waiting, key.rgb.len()).await?;
+            let (send, picture) = std_mpsc::sync_channel(1);
+            tokio::task::spawn_blocking(move || {
+                let mut permit = permit;
+                let compressed = payload::key(width, height, &key.rgb);
+                drop(key);
+                let compressed = compressed.map(|payload| {
+                    // What is left of it takes less.
+                    let less = permit.num_permits().saturating_sub(room(payload.len()) as usize);
+                    drop(permit.split(less));
+                    (payload, permit)
+                });
+                // A session that was given up meanwhile needs it no more.
+                drop(send.send(compressed));
+            });
+            Item::Key(picture)
+        }
+        to_recorder::Item::Frame(frame) => {
+            let length = bounded("a frame", &frame.pdus, MAX_FRAME)?;
+            Item::Frame(frame.pdus, wait_for(waiting, length).await?)
+        }
+        to_recorder::Item::Pointer(pointer) => {
+            let length = bounded("a batch of the pointer", &pointer.bytes, MAX_BATCH)?;
+            Item::Pointer(pointer.bytes, wait_for(waiting, length).await?)
+        }
+        to_recorder::Item::Sound(sound) => {
+            let length = bounded("a batch of sound", &sound.bytes, MAX_BATCH)?;
+            Item::Sound(sound.bytes, wait_for(waiting, length).await?)
+        }
+        to_recorder::Item::Event(event) => {
+            let event = events::from_wire(event).map_err(invalid)?;
+            Item::Event(event, wait_for(waiting, EVENT).await?)
+        }
+        to_recorder::Item::End(end) => Item::End(lucid_audit::Word::shortened(&end.reason)),
+    })
+}
+
+fn check_picture(key: &Key) -> Result<(u16, u16), Status> {
+    let side = |side: u32| {
+        let fits = u16::try_from(side).ok().filter(|_| (1..=MAX_SIDE).contains(&side));
+        fits.ok_or_else(|| invalid(format!("a picture has 1 to {MAX_SIDE} pixels in each direction")))
+    };
+    let (width, height) = (side(key.width)?, side(key.height)?);
+    let expected = usize::from(width) * usize::from(height) * 3;
+    let fits = key.rgb.is_empty() || key.rgb.len() == expected && expected <= MAX_PICTURE;
+    if !fits {
+        return Err(invalid(format!(
+            "a picture of {width}x{height} has {expected} bytes of at most {MAX_PICTURE}, not {}",
+            key.rgb.len()
+        )));
+    }
+    Ok((width, height))
+}
+
+/// Tells the caller how far it is.
+async fn answer(
+    session: SessionId,
+    mut progress: watch::Receiver<Progress>,
+    send: mpsc::Sender<Result<FromRecorder, Status>>,
+) {
+    use from_recorder::Item;
+    let message = |item| Ok(FromRecorder { item: Some(item) });
+    let mut told = Progress::default();
+    if send.send(message(Item::Begun(Begun { session: session.to_string() }))).await.is_err() {
+        return;
+    }
+    loop {
+        let now = progress.borrow_and_update().clone();
+        // Nobody listens: whoever reads the caller's stream sees that it is gone.
+        if now.keys_wanted > told.keys_wanted
+            && send.send(message(Item::KeyWanted(KeyWanted {}))).await.is_err()
+        {
+            return;
+        }
+        if now.kept > told.kept && send.send(message(Item::Kept(Kept { items: now.kept }))).await.is_err() {
+            return;
+        }
+        match &now.ended {
+            Some(Ok(())) => return,
+            Some(Err(status)) => {
+                drop(send.send(Err(status.clone())).await);
+                return;
+            }
+            None => {}
+        }
+        told = now;
+        tokio::select! {
+            changed = progress.changed() => if changed.is_err() {
+                drop(send.send(Err(Error::Internal("a session's thread ended").status())).await);
+                return;
+            },
+            () = send.closed() => return,
+        }
+    }
+}
+
+#[async_trait]
+impl Recordings for Service {
+    type ListStream = Answers<Recording>;
+
+    async fn list(&self, _: Request<ListRequest>) -> Result<Response<Self::ListStream>, Status> {
+        let sessions = Arc::clone(&self.sessions);
+        let list = beside(move || sessions.list()).await?;
+        Ok(Response::new(Box::pin(tokio_stream::iter(list.into_iter().map(Ok)))))
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<Recording>, Status> {
+        let none = || Status::not_found("there is no recording of that session; `List` says which there are");
+        let session: SessionId = request.into_inner().session.parse().map_err(|_| none())?;
+        let sessions = Arc::clone(&self.sessions);
+        Ok(Response::new(beside(move || sessions.get(session)).await?.ok_or_else(none)?))
+    }
+
+    async fn rebuild_index(
+        &self,
+        _: Request<RebuildIndexRequest>,
+    ) -> Result<Response<RebuildIndexResponse>, Status> {
+        let sessions = Arc::clone(&self.sessions);
+        let recordings = beside(move || sessions.rebuild_index()).await?.map_err(|error| error.status())?;
+        Ok(Response::new(RebuildIndexResponse { recordings: recordings as u64 }))
+    }
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<RecorderStatus>, Status> {
+        let sessions = Arc::clone(&self.sessions);
+        let uptime_seconds = self.began.elapsed().as_secs();
+        beside(move || {
+            let settings = &sessions.settings;
+            let of = |role| {
+                let keys = settings.recipients.iter().filter(move |recipient| recipient.role == role);
+                keys.map(|recipient| recipient.key.to_string()).collect()
+            };
+            let (recording, waiting) = sessions.counts();
+            let mut problems = sessions.problems();
+            let free_bytes = sessions.free().unwrap_or_else(|error| {
+                problems.push(error.to_string());
+                0
+            });
+            Response::new(RecorderStatus {
+                version: env!("CARGO_PKG_VERSION").into(),
+                uptime_seconds,
+                device_key: settings.device.public().to_string(),
+                owners: of(Role::Owner),
+                observers: of(Role::Observer),
+                recording,
+                waiting,
+                bytes: sessions.bytes(),
+                most_bytes: sessions.bounds.most_bytes.unwrap_or(0),
+                free_bytes,
+                keep_free: sessions.bounds.keep_free,
+                problems,
+            })
+        })
+        .await
+    }
+}

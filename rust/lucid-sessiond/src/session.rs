@@ -1,0 +1,735 @@
+//! One session: a thread that owns its recording, from the first item to the manifest.
+//!
+//! What happens to it, and what then:
+//!
+//! | | |
+//! | --- | --- |
+//! | its stream breaks | everything is committed; it waits, with the recording open |
+//! | somebody resumes it | the gap is noted, and it goes on in the same part |
+//! | nobody does | the gap is noted, and it ends as `finished` |
+//! | a write fails | the stream ends with a status; it waits to be recovered |
+//! | it is found without a manifest | it is recovered, and waits |
+//! | somebody resumes it after that | it goes on in a new part, with a new key |
+//! | nobody does | it ends as `recovered`; where the disk does not let it, that is tried again |
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use lucid_audit::{Actor, Chain, Data, Entry as Event, Line, MAX_UNCONFIRMED, Outcome, Word};
+use lucid_ipc::{
+    session::{MAX_PICTURE, State},
+    tonic::Status,
+};
+use lucid_recording::{
+    Hash, Hex, Limits, Recipient, Recovery, SessionId, Start, Time, Writer, system_random,
+    statement::{Audit, Participant},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+use crate::{
+    clock::{Clock, WallClock},
+    error::{Error, Result},
+    files::{self, Ending, Entry},
+    payload::{self, AUDIT, POINTER, SOUND, VIDEO},
+};
+
+/// An item is on the disk a second after it came; a quarter of that is the disk's.
+const COMMIT_AFTER: Duration = Duration::from_millis(750);
+/// A disk that is slower than its items is not asked more often than this.
+const COMMIT_EVERY: Duration = Duration::from_millis(250);
+/// What the disk did not let happen is tried again after this.
+const RETRY: Duration = Duration::from_secs(60);
+/// Audit lines are kept in records of about this many bytes.
+const MAX_LINES: usize = 1 << 20;
+/// What a buffer for a frame may keep between frames.
+const SCRATCH: usize = 1 << 20;
+/// What may wait for the disk: the largest picture, in units of a KiB.
+const ROOM: usize = MAX_PICTURE >> 10;
+/// This program, in the recordings.
+pub(crate) const RECORDER: &str = concat!("lucid-sessiond ", env!("CARGO_PKG_VERSION"));
+
+/// How much room something takes while it waits.
+pub(crate) fn room(bytes: usize) -> u32 {
+    // At most ROOM, which fits.
+    ((bytes >> 10) + 1).min(ROOM) as u32
+}
+
+/// What all sessions share.
+pub(crate) struct Settings {
+    pub(crate) recordings: PathBuf,
+    pub(crate) device: lucid_recording::DeviceKey,
+    pub(crate) recipients: Vec<Recipient>,
+    pub(crate) limits: Limits,
+    pub(crate) resume_for: Duration,
+    pub(crate) wall: WallClock,
+}
+
+/// Something to record.
+pub(crate) enum Item {
+    /// A key, as soon as it is compressed.
+    Key(mpsc::Receiver<Result<Picture>>),
+    Frame(Bytes, OwnedSemaphorePermit),
+    Pointer(Bytes, OwnedSemaphorePermit),
+    Sound(Bytes, OwnedSemaphorePermit),
+    Event(Event, OwnedSemaphorePermit),
+    End(Word),
+}
+
+/// A key's payload, with the room that it takes.
+pub(crate) type Picture = (Vec<u8>, OwnedSemaphorePermit);
+
+/// What a session is told.
+pub(crate) enum Command {
+    /// Goes on with the session.
+    Attach { user: String, answer: oneshot::Sender<Result<Attached>> },
+    /// Something came on a stream.
+    Item { stream: u64, time: Time, item: Item },
+    /// A stream ended without `end`.
+    Detach { stream: u64, why: &'static str, status: Status },
+    /// The service stops.
+    Stop,
+}
+
+/// A stream that records a session. Whoever drops it detaches it.
+pub(crate) struct Attached {
+    pub(crate) session: SessionId,
+    /// Its number, so that one that was given up is not taken for a later one.
+    pub(crate) stream: u64,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) clock: Clock,
+    pub(crate) room: Arc<Semaphore>,
+    pub(crate) progress: watch::Receiver<Progress>,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let status = Status::cancelled("the caller went");
+        // One that is over, or was detached with a better reason, does not mind.
+        drop(self.commands.send(Command::Detach { stream: self.stream, why: "the caller went", status }));
+    }
+}
+
+/// What the caller is told.
+#[derive(Clone, Default)]
+pub(crate) struct Progress {
+    pub(crate) kept: u64,
+    pub(crate) keys_wanted: u64,
+    pub(crate) ended: Option<Result<(), Status>>,
+}
+
+/// What the list says of a session that is not over.
+#[derive(Clone)]
+pub(crate) struct Facts {
+    pub(crate) user: String,
+    pub(crate) start_ms: u64,
+    pub(crate) state: State,
+    pub(crate) gaps: u32,
+    pub(crate) problem: String,
+}
+
+pub(crate) type SharedFacts = Arc<Mutex<Facts>>;
+
+/// The recording as it is at the moment.
+enum Store {
+    /// It is being written, or could be.
+    Open(Box<Writer>, Chain),
+    /// It was recovered, and can go on or end.
+    Recovered(Box<Recovery>),
+    /// It has to be recovered.
+    Lost,
+}
+
+struct Stream {
+    number: u64,
+    progress: watch::Sender<Progress>,
+    /// Items that came, and were written.
+    items: u64,
+}
+
+/// What is not over yet.
+enum Flow {
+    On,
+    Over(Option<Entry>),
+}
+
+pub(crate) struct Session {
+    settings: Arc<Settings>,
+    /// To itself.
+    commands: mpsc::Sender<Command>,
+    id: SessionId,
+    dir: PathBuf,
+    facts: SharedFacts,
+    clock: Clock,
+    store: Store,
+    stream: Option<Stream>,
+    streams: u64,
+    /// Audit lines that are in no record yet, and how many no head names.
+    lines: Vec<u8>,
+    unconfirmed: usize,
+    /// Of the newest item.
+    last: Time,
+    /// When something came that is not committed.
+    pending: Option<Instant>,
+    committed: Instant,
+    key_asked: bool,
+    /// Until when a session that nobody records may be resumed.
+    until: Option<Instant>,
+    scratch: Vec<u8>,
+}
+
+fn shared<T>(facts: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    facts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Session {
+    /// Begins a recording.
+    pub(crate) fn create(
+        settings: Arc<Settings>,
+        id: SessionId,
+        width: u32,
+        height: u32,
+        facts: SharedFacts,
+        commands: mpsc::Sender<Command>,
+    ) -> Result<Self> {
+        let clock = Clock::new(Arc::clone(&settings.wall));
+        let time = clock.now();
+        let user = shared(&facts).user.clone();
+        let start = Start {
+            session: id,
+            // The device knows who he is, so its key stands for his.
+            participants: vec![Participant {
+                key: settings.device.public(),
+                name: user,
+                role: files::USER.to_owned(),
+            }],
+            policy: no_policy(),
+            consent: None,
+            codec: payload::codec(width, height),
+            streams: payload::streams(),
+            recorder: RECORDER.to_owned(),
+        };
+        let writer = Writer::create(
+            &settings.recordings,
+            start,
+            time,
+            &settings.recipients,
+            settings.device.clone(),
+            settings.limits,
+            system_random(),
+        )?;
+        shared(&facts).start_ms = time.wall_ms;
+        let store = Store::Open(Box::new(writer), Chain::new(id));
+        Ok(Self::new(settings, commands, id, facts, clock, store, time))
+    }
+
+    /// Takes a recording that has no manifest.
+    pub(crate) fn found(
+        settings: Arc<Settings>,
+        id: SessionId,
+        facts: SharedFacts,
+        commands: mpsc::Sender<Command>,
+    ) -> Self {
+        let clock = Clock::new(Arc::clone(&settings.wall));
+        let time = clock.now();
+        let mut session = Self::new(settings, commands, id, facts, clock, Store::Lost, time);
+        session.wait();
+        session
+    }
+
+    fn new(
+        settings: Arc<Settings>,
+        commands: mpsc::Sender<Command>,
+        id: SessionId,
+        facts: SharedFacts,
+        clock: Clock,
+        store: Store,
+        last: Time,
+    ) -> Self {
+        Self {
+            dir: settings.recordings.join(id.to_string()),
+            settings,
+            commands,
+            id,
+            facts,
+            clock,
+            store,
+            stream: None,
+            streams: 0,
+            lines: Vec::new(),
+            unconfirmed: 0,
+            last,
+            pending: None,
+            committed: Instant::now(),
+            key_asked: false,
+            until: None,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Lives until the recording is over or the service stops; gives what the list says then.
+    pub(crate) fn run(mut self, commands: &mpsc::Receiver<Command>) -> Option<Entry> {
+        if matches!(self.store, Store::Lost)
+            && let Flow::Over(entry) = self.recover()
+        {
+            return entry;
+        }
+        loop {
+            let now = Instant::now();
+            let due = [self.commit_at(), self.until].into_iter().flatten().min();
+            let command = match due {
+                Some(due) if due <= now => None,
+                Some(due) => match commands.recv_timeout(due - now) {
+                    Ok(command) => Some(command),
+                    Err(mpsc::RecvTimeoutError::Timeout) => None,
+                    Err(mpsc::RecvTimeoutError::Disconnected) => Some(Command::Stop),
+                },
+                None => Some(commands.recv().unwrap_or(Command::Stop)),
+            };
+            let flow = match command {
+                Some(command) => self.command(command),
+                None => self.due(),
+            };
+            if let Flow::Over(entry) = flow {
+                return entry;
+            }
+        }
+    }
+
+    /// Answers whoever began the session.
+    pub(crate) fn attach_first(&mut self) -> Result<Attached> {
+        let user = shared(&self.facts).user.clone();
+        self.attach(&user)
+    }
+
+    fn command(&mut self, command: Command) -> Flow {
+        match command {
+            Command::Attach { user, answer } => {
+                let attached = self.attach(&user);
+                if let Err(error) = &attached {
+                    tracing::warn!(session = %self.id, "not resumed: {error}");
+                }
+                // Where who asked is gone, it is detached again.
+                drop(answer.send(attached));
+            }
+            Command::Item { stream, time, item } => {
+                if self.stream.as_ref().is_some_and(|current| current.number == stream) {
+                    return match self.item(time, item) {
+                        Ok(flow) => flow,
+                        Err(error) => self.fail(&error),
+                    };
+                }
+            }
+            Command::Detach { stream, why, status } => return self.detach(stream, why, status),
+            Command::Stop => {
+                if let Err(error) = self.commit() {
+                    tracing::error!(session = %self.id, "stopping: {error}");
+                }
+                self.end_stream(Err(Error::Stopping.status()));
+                return Flow::Over(None);
+            }
+        }
+        Flow::On
+    }
+
+    fn commit_at(&self) -> Option<Instant> {
+        self.pending.map(|since| (since + COMMIT_AFTER).max(self.committed + COMMIT_EVERY))
+    }
+
+    fn due(&mut self) -> Flow {
+        let now = Instant::now();
+        if self.commit_at().is_some_and(|at| at <= now)
+            && let Err(error) = self.commit()
+        {
+            return self.fail(&error);
+        }
+        if self.until.is_some_and(|until| until <= now) { self.give_up() } else { Flow::On }
+    }
+
+    /// Takes up a stream.
+    fn attach(&mut self, user: &str) -> Result<Attached> {
+        if self.stream.is_some() {
+            return Err(Error::Busy(self.id));
+        }
+        if shared(&self.facts).user != user {
+            return Err(Error::OtherUser(self.id));
+        }
+        if self.streams > 0 || !matches!(self.store, Store::Open(..)) {
+            if let Err(error) = self.resume() {
+                if !matches!(self.store, Store::Open(..)) {
+                    self.store = Store::Lost;
+                }
+                return Err(error);
+            }
+            tracing::info!(session = %self.id, "resumed");
+        } else {
+            tracing::info!(session = %self.id, "begun");
+        }
+        let (progress, told) = watch::channel(Progress { keys_wanted: 1, ..Progress::default() });
+        self.streams += 1;
+        self.stream = Some(Stream { number: self.streams, progress, items: 0 });
+        self.key_asked = true;
+        self.until = None;
+        let mut facts = shared(&self.facts);
+        facts.state = State::Recording;
+        facts.problem.clear();
+        Ok(Attached {
+            session: self.id,
+            stream: self.streams,
+            commands: self.commands.clone(),
+            clock: self.clock.clone(),
+            room: Arc::new(Semaphore::new(ROOM)),
+            progress: told,
+        })
+    }
+
+    /// Makes a recording that waits one that is written, with a gap up to now.
+    fn resume(&mut self) -> Result<()> {
+        if let Store::Open(..) = self.store {
+            let failed = self.gap("the stream from the RDP host had broken").and_then(|()| self.commit());
+            if failed.is_err() {
+                self.store = Store::Lost;
+            }
+            return failed;
+        }
+        let recovery = self.take_recovery()?;
+        let head = files::last_head(&self.dir)?;
+        let time = self.now();
+        let reason = "the recorder was not running";
+        let gap = Data::Gap { from_us: head.mono_us, reason: Word::shortened(reason), to_us: time.mono_us };
+        let settings = &self.settings;
+        let writer = recovery.resume(&settings.recipients, time, reason, settings.limits, system_random())?;
+        shared(&self.facts).gaps += 1;
+        let (chain, line) = Chain::resume(self.id, head.audit, time, Event::of_device(gap))?;
+        self.store = Store::Open(Box::new(writer), chain);
+        self.last = time;
+        self.lines.clear();
+        self.unconfirmed = 0;
+        self.line(&line);
+        let committed = self.commit();
+        if committed.is_err() {
+            self.store = Store::Lost;
+        }
+        committed
+    }
+
+    /// Opens the recovery, if it is not open.
+    fn take_recovery(&mut self) -> Result<Recovery> {
+        match std::mem::replace(&mut self.store, Store::Lost) {
+            Store::Recovered(recovery) => Ok(*recovery),
+            _ => Ok(Recovery::open(&self.dir, self.settings.device.clone(), RECORDER)?),
+        }
+    }
+
+    /// Makes the files of a recording whole that was found, and sets its clock.
+    fn recover(&mut self) -> Flow {
+        let recovered = self.take_recovery().and_then(|recovery| {
+            let found = recovery.found();
+            let head = files::last_head(&self.dir)?;
+            self.clock = Clock::after(Arc::clone(&self.settings.wall), files::time(&head));
+            self.last = files::time(&head);
+            let opening = files::opening(&self.dir)?;
+            let mut facts = shared(&self.facts);
+            facts.user = files::user(&opening);
+            facts.start_ms = opening.wall_ms;
+            facts.gaps = files::gaps(&self.dir)?;
+            tracing::warn!(session = %self.id, ?found, "a recording without an end was recovered; it waits to be resumed");
+            if found.lost > 0 || found.changed {
+                facts.problem = "what was on the disk is lost or changed: `lucidctl recording verify` says what".to_owned();
+            }
+            drop(facts);
+            self.store = Store::Recovered(Box::new(recovery));
+            // One that had come to its end is no longer waited for.
+            if let Store::Recovered(recovery) = &self.store
+                && recovery.ended()
+            {
+                self.until = Some(Instant::now());
+            }
+            Ok(())
+        });
+        match recovered {
+            Ok(()) => Flow::On,
+            Err(error) => self.not_recovered(&error),
+        }
+    }
+
+    fn not_recovered(&mut self, error: &Error) -> Flow {
+        self.store = Store::Lost;
+        if let Error::Recording(lucid_recording::Error::Finished(_)) = error {
+            return Flow::Over(self.ended());
+        }
+        shared(&self.facts).problem = error.to_string();
+        if error.may_pass() {
+            tracing::error!(session = %self.id, "a recording cannot be ended yet: {error}");
+            self.until = Some(Instant::now() + RETRY);
+            return Flow::On;
+        }
+        tracing::error!(session = %self.id, "a recording cannot be recovered, and is left as it is: {error}");
+        Flow::Over(Some(files::unusable(&self.dir, error.to_string())))
+    }
+
+    /// What the list says of a recording with a manifest.
+    fn ended(&self) -> Option<Entry> {
+        match files::look(&self.dir) {
+            Ok(Some(entry)) => {
+                if let Ending::Manifest { recovered, .. } = entry.ending {
+                    tracing::info!(session = %self.id, recovered, chunks = entry.chunks, gaps = entry.gaps, "ended");
+                }
+                Some(entry)
+            }
+            Ok(None) => None,
+            Err(error) => Some(files::unusable(&self.dir, error.to_string())),
+        }
+    }
+
+    /// A time that is not before the newest item.
+    fn later(&self, time: Time) -> Time {
+        Time { mono_us: time.mono_us.max(self.last.mono_us), ..time }
+    }
+
+    fn now(&self) -> Time {
+        self.later(self.clock.now())
+    }
+
+    fn wait(&mut self) {
+        self.until = Some(Instant::now() + self.settings.resume_for);
+        shared(&self.facts).state = State::Waiting;
+    }
+
+    fn end_stream(&mut self, ended: Result<(), Status>) {
+        if let Some(stream) = self.stream.take() {
+            stream.progress.send_modify(|progress| progress.ended = Some(ended));
+        }
+    }
+
+    /// A stream is gone, and the session not over.
+    fn detach(&mut self, number: u64, why: &'static str, status: Status) -> Flow {
+        if self.stream.as_ref().is_none_or(|stream| stream.number != number) {
+            return Flow::On;
+        }
+        tracing::warn!(session = %self.id, "the stream broke ({why}); it waits to be resumed");
+        let event = Event {
+            actor: Actor::Device,
+            outcome: Outcome::Failed,
+            resource: Word::shortened("recorder"),
+            data: Data::Disconnect { reason: Word::shortened(why) },
+        };
+        self.last = self.now();
+        let kept = self.event(self.last, event).and_then(|()| self.commit());
+        self.end_stream(Err(status));
+        self.wait();
+        match kept {
+            Ok(()) => Flow::On,
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// The disk failed, or the format's bounds are reached: nothing more is recorded before somebody resumes.
+    fn fail(&mut self, error: &Error) -> Flow {
+        tracing::error!(session = %self.id, "not recorded any more: {error}");
+        self.store = Store::Lost;
+        self.lines.clear();
+        self.unconfirmed = 0;
+        self.pending = None;
+        self.end_stream(Err(error.status()));
+        self.wait();
+        shared(&self.facts).problem = error.to_string();
+        Flow::On
+    }
+
+    /// Nobody resumed it.
+    fn give_up(&mut self) -> Flow {
+        self.until = None;
+        if let Store::Open(..) = self.store {
+            let ended = self
+                .gap("the stream from the RDP host had broken, and nobody resumed the session")
+                .and_then(|()| self.end(self.last, Word::shortened("nobody resumed the session")));
+            return match ended {
+                Ok(()) => Flow::Over(self.ended()),
+                Err(error) => {
+                    let flow = self.fail(&error);
+                    self.until = Some(Instant::now() + RETRY);
+                    flow
+                }
+            };
+        }
+        let time = self.now();
+        let ended = self
+            .take_recovery()
+            .and_then(|recovery| Ok(recovery.finish(time, "the recorder was not running, and nobody resumed the session")?));
+        match ended {
+            Ok(_) => Flow::Over(self.ended()),
+            Err(error) => self.not_recovered(&error),
+        }
+    }
+
+    fn open(&mut self) -> Result<(&mut Writer, &mut Chain)> {
+        match &mut self.store {
+            Store::Open(writer, chain) => Ok((writer, chain)),
+            _ => Err(Error::Internal("the recording is not open")),
+        }
+    }
+
+    /// Records an item.
+    fn item(&mut self, time: Time, item: Item) -> Result<Flow> {
+        let time = self.later(time);
+        match item {
+            Item::Key(picture) => {
+                let (key, _room) = self.picture(&picture)?;
+                let (writer, _) = self.open()?;
+                if writer.wants_key() {
+                    // What is gathered belongs to the chunk before.
+                    self.flush(time)?;
+                }
+                let (writer, _) = self.open()?;
+                for (place, piece) in payload::pieces(&key).enumerate() {
+                    writer.append(VIDEO, time, place == 0, &piece)?;
+                }
+                self.key_asked = false;
+            }
+            Item::Frame(pdus, _room) => {
+                let mut scratch = std::mem::take(&mut self.scratch);
+                payload::frame(&pdus, &mut scratch);
+                self.open()?.0.append(VIDEO, time, false, &scratch)?;
+                if scratch.capacity() <= SCRATCH {
+                    self.scratch = scratch;
+                }
+            }
+            Item::Pointer(bytes, _room) => self.open()?.0.append(POINTER, time, false, &bytes)?,
+            Item::Sound(bytes, _room) => self.open()?.0.append(SOUND, time, false, &bytes)?,
+            Item::Event(event, _room) => self.event(time, event)?,
+            Item::End(reason) => {
+                self.end(time, reason)?;
+                if let Some(stream) = &mut self.stream {
+                    stream.items += 1;
+                    let items = stream.items;
+                    stream.progress.send_modify(|progress| progress.kept = items);
+                }
+                self.end_stream(Ok(()));
+                return Ok(Flow::Over(self.ended()));
+            }
+        }
+        self.last = time;
+        self.pending.get_or_insert_with(Instant::now);
+        let wants_key = self.open()?.0.wants_key() && !self.key_asked;
+        self.key_asked |= wants_key;
+        if let Some(stream) = &mut self.stream {
+            stream.items += 1;
+            if wants_key {
+                stream.progress.send_modify(|progress| progress.keys_wanted += 1);
+            }
+        }
+        // So many lines without a head that names them would be too many after a crash.
+        if self.unconfirmed + 2 >= MAX_UNCONFIRMED {
+            self.commit()?;
+        }
+        Ok(Flow::On)
+    }
+
+    /// Waits for a key, and commits meanwhile what came before it.
+    fn picture(&mut self, picture: &mpsc::Receiver<Result<Picture>>) -> Result<Picture> {
+        loop {
+            let received = match self.commit_at() {
+                None => picture.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+                Some(at) => picture.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            match received {
+                Ok(picture) => return picture,
+                Err(mpsc::RecvTimeoutError::Timeout) => self.commit()?,
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err(Error::Internal("a picture was not compressed"));
+                }
+            }
+        }
+    }
+
+    fn line(&mut self, line: &Line) {
+        self.lines.extend_from_slice(&line.bytes);
+        self.lines.push(b'\n');
+        self.unconfirmed += 1;
+        self.pending.get_or_insert_with(Instant::now);
+    }
+
+    fn event(&mut self, time: Time, event: Event) -> Result<()> {
+        let line = self.open()?.1.append(time, event)?;
+        self.line(&line);
+        if self.lines.len() >= MAX_LINES { self.flush(time) } else { Ok(()) }
+    }
+
+    /// Notes that something may be missing from the newest item until now.
+    fn gap(&mut self, reason: &str) -> Result<()> {
+        // What is gathered is of before.
+        self.commit()?;
+        let from_us = self.last.mono_us;
+        let time = self.now();
+        let (writer, _) = self.open()?;
+        writer.gap(from_us, time, reason)?;
+        self.last = time;
+        let gap = Data::Gap { from_us, reason: Word::shortened(reason), to_us: time.mono_us };
+        self.event(time, Event::of_device(gap))?;
+        shared(&self.facts).gaps += 1;
+        Ok(())
+    }
+
+    /// Writes the gathered lines as a record.
+    fn flush(&mut self, time: Time) -> Result<()> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        let lines = std::mem::take(&mut self.lines);
+        self.open()?.0.append(AUDIT, time, false, &lines)?;
+        Ok(())
+    }
+
+    /// Makes everything so far durable, and tells the caller.
+    fn commit(&mut self) -> Result<()> {
+        if !matches!(self.store, Store::Open(..)) {
+            return Ok(());
+        }
+        let time = Time { wall_ms: self.clock.wall_ms(), ..self.last };
+        self.flush(time)?;
+        let (writer, chain) = self.open()?;
+        writer.commit(time, chain.last())?;
+        self.unconfirmed = 0;
+        self.pending = None;
+        self.committed = Instant::now();
+        if let Some(stream) = &self.stream {
+            let items = stream.items;
+            stream.progress.send_if_modified(|progress| {
+                let news = progress.kept != items;
+                progress.kept = items;
+                news
+            });
+        }
+        Ok(())
+    }
+
+    /// Ends the recording.
+    fn end(&mut self, time: Time, reason: Word) -> Result<()> {
+        self.event(time, Event::of_device(Data::End { reason }))?;
+        self.last = time;
+        self.flush(time)?;
+        let (writer, chain) = self.open()?;
+        // Only the first life of a recorder knows how many events there were.
+        let audit = chain.last().filter(|_| writer.part() == 0).map(|hash| Audit { count: chain.count(), hash });
+        if audit.is_none() {
+            self.commit()?;
+        }
+        self.pending = None;
+        match std::mem::replace(&mut self.store, Store::Lost) {
+            Store::Open(writer, _) => {
+                writer.finish(time, audit)?;
+                Ok(())
+            }
+            _ => Err(Error::Internal("the recording is not open")),
+        }
+    }
+}
+
+/// The hash of a policy while there is none: BLAKE3 of nothing.
+fn no_policy() -> Hash {
+    Hex(*blake3::hash(&[]).as_bytes())
+}

@@ -1,0 +1,343 @@
+//! All sessions: those that are being recorded or wait, each on its thread, and the index of those that are over.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+};
+
+use lucid_ipc::session::{Begin, MAX_SIDE, Recording, State};
+use lucid_recording::{SessionId, statement::MAX_TEXT, system_random};
+use tokio::sync::oneshot;
+
+use crate::{
+    error::{At, Error, Result},
+    files::{self, Ending, Entry},
+    index::Index,
+    session::{Attached, Command, Facts, Session, Settings, SharedFacts},
+};
+
+/// Sessions at a time, recorded or waiting: each has a thread.
+const MAX_SESSIONS: usize = 64;
+
+/// How much of the disk recordings may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Of all of them; none: as much as there is.
+    pub(crate) most_bytes: Option<u64>,
+    /// What stays free.
+    pub(crate) keep_free: u64,
+}
+
+struct Handle {
+    commands: mpsc::Sender<Command>,
+    facts: SharedFacts,
+}
+
+pub(crate) struct Sessions {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) bounds: Bounds,
+    live: Mutex<HashMap<SessionId, Handle>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    index: Mutex<Index>,
+    /// Nothing begins any more.
+    stopping: AtomicBool,
+}
+
+fn shared<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sessions {
+    /// Takes up every recording that has no manifest.
+    ///
+    /// # Errors
+    /// When the recordings cannot be listed.
+    pub(crate) fn open(state: &Path, settings: Settings, bounds: Bounds) -> Result<Arc<Self>> {
+        let index = Index::open(state, &settings.recordings)?;
+        let found: Vec<_> = files::sessions(&settings.recordings)?
+            .into_iter()
+            .filter(|session| !index.entries().contains_key(session))
+            .collect();
+        let sessions = Arc::new(Self {
+            settings: Arc::new(settings),
+            bounds,
+            live: Mutex::default(),
+            threads: Mutex::default(),
+            index: Mutex::new(index),
+            stopping: AtomicBool::new(false),
+        });
+        for id in found {
+            let facts = facts(String::new(), 0, State::Waiting);
+            let settings = Arc::clone(&sessions.settings);
+            sessions.spawn(id, Arc::clone(&facts), move |commands| Some(Session::found(settings, id, facts, commands)))?;
+        }
+        Ok(sessions)
+    }
+
+    /// Runs a session on a thread of its own.
+    fn spawn(
+        self: &Arc<Self>,
+        id: SessionId,
+        facts: SharedFacts,
+        make: impl FnOnce(mpsc::Sender<Command>) -> Option<Session> + Send + 'static,
+    ) -> Result<()> {
+        let (commands, commanded) = mpsc::channel();
+        // Before the thread is there, because that removes it again.
+        shared(&self.live).insert(id, Handle { commands: commands.clone(), facts });
+        let sessions = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("recording".to_owned()).spawn(move || {
+            let entry = match make(commands) {
+                Some(session) => session.run(&commanded),
+                // It never began; what there is of it is said in the list.
+                None => {
+                    let dir = sessions.dir(id);
+                    dir.exists().then(|| files::unusable(&dir, "it never began".to_owned()))
+                }
+            };
+            // First the one and then the other, so that the list always has it.
+            if let Some(entry) = entry {
+                shared(&sessions.index).insert(id, entry);
+            }
+            shared(&sessions.live).remove(&id);
+        });
+        let thread = thread.at("starting a thread for", &self.settings.recordings).inspect_err(|_| {
+            shared(&self.live).remove(&id);
+        })?;
+        let mut threads = shared(&self.threads);
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+        Ok(())
+    }
+
+    /// Begins a session, or goes on with one.
+    pub(crate) async fn begin(self: &Arc<Self>, begin: Begin) -> Result<Attached> {
+        let Begin { user, resume, width, height } = begin;
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err(Error::Stopping);
+        }
+        if user.is_empty() || user.len() > MAX_TEXT {
+            return Err(Error::Item(format!("a user's name has 1 to {MAX_TEXT} bytes")));
+        }
+        if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
+            return Err(Error::Item(format!("a desktop has 1 to {MAX_SIDE} pixels in each direction")));
+        }
+        let (answer, answered) = oneshot::channel();
+        if resume.is_empty() {
+            self.begin_new(user, width, height, answer)?;
+        } else {
+            // What is shown is what it was: never more of a stranger's text than a UUID has.
+            let named: String = resume.chars().take(36).collect();
+            let id = resume.parse().map_err(|_| Error::NotWaiting(named.clone()))?;
+            let commands = shared(&self.live).get(&id).map(|handle| handle.commands.clone());
+            let commands = commands.ok_or_else(|| Error::NotWaiting(named.clone()))?;
+            commands.send(Command::Attach { user, answer }).map_err(|_| Error::NotWaiting(named.clone()))?;
+            return answered.await.map_err(|_| Error::NotWaiting(named))?;
+        }
+        answered.await.map_err(|_| Error::Internal("a session's thread ended"))?
+    }
+
+    fn begin_new(
+        self: &Arc<Self>,
+        user: String,
+        width: u32,
+        height: u32,
+        answer: oneshot::Sender<Result<Attached>>,
+    ) -> Result<()> {
+        let open = shared(&self.live).len();
+        if open >= MAX_SESSIONS {
+            return Err(Error::TooMany(open));
+        }
+        let id = new_session()?;
+        let facts = facts(user, self.settings.wall.as_ref()(), State::Recording);
+        let sessions = Arc::clone(self);
+        self.spawn(id, Arc::clone(&facts), move |commands| {
+            let created = sessions.check_room().and_then(|()| {
+                let settings = Arc::clone(&sessions.settings);
+                let mut session = Session::create(settings, id, width, height, facts, commands)?;
+                let attached = session.attach_first()?;
+                Ok((session, attached))
+            });
+            match created {
+                Ok((session, attached)) => {
+                    // Where who asked is gone, it is detached again.
+                    drop(answer.send(Ok(attached)));
+                    Some(session)
+                }
+                Err(error) => {
+                    tracing::error!("a session is refused: {error}");
+                    drop(answer.send(Err(error)));
+                    None
+                }
+            }
+        })
+    }
+
+    /// Whether there is room for a new recording.
+    fn check_room(&self) -> Result<()> {
+        if let Some(most) = self.bounds.most_bytes {
+            let bytes = self.bytes();
+            if bytes >= most {
+                return Err(Error::NoRoom(format!(
+                    "all recordings have {bytes} bytes, and may have {most} (--most-bytes). Copy recordings elsewhere \
+                     and remove them here; nothing is removed by itself"
+                )));
+            }
+        }
+        let (free, keep) = (self.free()?, self.bounds.keep_free);
+        if free <= keep {
+            return Err(Error::NoRoom(format!(
+                "{free} bytes are free in {}, and {keep} have to stay free (--keep-free). Copy recordings elsewhere \
+                 and remove them here; nothing is removed by itself",
+                self.settings.recordings.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Free bytes of the disk.
+    pub(crate) fn free(&self) -> Result<u64> {
+        let recordings = &self.settings.recordings;
+        let about = rustix::fs::statvfs(recordings).map_err(std::io::Error::from);
+        let about = about.at("looking for room in", recordings)?;
+        Ok(about.f_bavail.saturating_mul(about.f_frsize))
+    }
+
+    /// Bytes of all recordings.
+    pub(crate) fn bytes(&self) -> u64 {
+        let live: Vec<_> = shared(&self.live).keys().copied().collect();
+        let growing = live.iter().map(|id| files::size(&self.dir(*id)).map_or(0, |(_, bytes)| bytes));
+        growing.sum::<u64>() + shared(&self.index).bytes()
+    }
+
+    fn dir(&self, id: SessionId) -> std::path::PathBuf {
+        self.settings.recordings.join(id.to_string())
+    }
+
+    /// The list, the oldest first.
+    pub(crate) fn list(&self) -> Vec<Recording> {
+        // In this order, so that one that ends meanwhile is not left out.
+        let live: Vec<_> =
+            shared(&self.live).iter().map(|(id, handle)| (*id, shared(&handle.facts).clone())).collect();
+        let mut list: Vec<_> =
+            shared(&self.index).entries().iter().map(|(id, entry)| of_entry(*id, entry)).collect();
+        for (id, facts) in live {
+            let id_text = id.to_string();
+            if !list.iter().any(|known| known.session == id_text) {
+                list.push(self.of_live(id, facts));
+            }
+        }
+        list.sort_by(|a, b| (a.start_ms, &a.session).cmp(&(b.start_ms, &b.session)));
+        list
+    }
+
+    /// One of the list.
+    pub(crate) fn get(&self, id: SessionId) -> Option<Recording> {
+        let facts = shared(&self.live).get(&id).map(|handle| shared(&handle.facts).clone());
+        let over = || shared(&self.index).entries().get(&id).map(|entry| of_entry(id, entry));
+        facts.map(|facts| self.of_live(id, facts)).or_else(over)
+    }
+
+    fn of_live(&self, id: SessionId, facts: Facts) -> Recording {
+        // A new one may have no directory yet.
+        let (chunks, bytes) = files::size(&self.dir(id)).unwrap_or_default();
+        Recording {
+            session: id.to_string(),
+            user: facts.user,
+            start_ms: facts.start_ms,
+            end_ms: None,
+            state: facts.state.into(),
+            chunks,
+            bytes,
+            gaps: facts.gaps,
+            problem: facts.problem,
+        }
+    }
+
+    /// How many are being recorded, and how many wait.
+    pub(crate) fn counts(&self) -> (u32, u32) {
+        let live = shared(&self.live);
+        let states = live.values().map(|handle| shared(&handle.facts).state);
+        states.fold((0, 0), |(recording, waiting), state| match state {
+            State::Recording => (recording + 1, waiting),
+            _ => (recording, waiting + 1),
+        })
+    }
+
+    /// What somebody should look at.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let index = shared(&self.index);
+        let unusable = index.entries().iter().filter_map(|(id, entry)| match &entry.ending {
+            Ending::Unusable(why) => Some(format!("recording {id}: {why}")),
+            Ending::Manifest { .. } => None,
+        });
+        let mut problems: Vec<_> = index.problem().map(str::to_owned).into_iter().chain(unusable).collect();
+        drop(index);
+        for (id, handle) in shared(&self.live).iter() {
+            let facts = shared(&handle.facts);
+            if !facts.problem.is_empty() {
+                problems.push(format!("recording {id}: {}", facts.problem));
+            }
+        }
+        problems
+    }
+
+    pub(crate) fn rebuild_index(&self) -> Result<usize> {
+        shared(&self.index).rebuild()
+    }
+
+    /// Commits everything, and ends every stream. What is not over goes on at the next start.
+    pub(crate) fn end_streams(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        for handle in shared(&self.live).values() {
+            // One that is over already needs no telling.
+            drop(handle.commands.send(Command::Stop));
+        }
+    }
+
+    /// Does that, waits for it, and closes the index.
+    pub(crate) fn stop(&self) {
+        self.end_streams();
+        let threads = std::mem::take(&mut *shared(&self.threads));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("the thread of a session had died");
+            }
+        }
+        shared(&self.index).close();
+    }
+}
+
+fn facts(user: String, start_ms: u64, state: State) -> SharedFacts {
+    Arc::new(Mutex::new(Facts { user, start_ms, state, gaps: 0, problem: String::new() }))
+}
+
+fn new_session() -> Result<SessionId> {
+    let mut bytes = [0; 16];
+    system_random().fill_bytes(&mut bytes);
+    Ok(SessionId::new(uuid::Builder::from_random_bytes(bytes).into_uuid().into_bytes())?)
+}
+
+fn of_entry(id: SessionId, entry: &Entry) -> Recording {
+    let (state, end_ms, problem) = match &entry.ending {
+        Ending::Manifest { end_ms, recovered: false, .. } => (State::Finished, Some(*end_ms), ""),
+        Ending::Manifest { end_ms, recovered: true, .. } => (State::Recovered, Some(*end_ms), ""),
+        Ending::Unusable(why) => (State::Unusable, None, why.as_str()),
+    };
+    Recording {
+        session: id.to_string(),
+        user: entry.user.clone(),
+        start_ms: entry.start_ms,
+        end_ms,
+        state: state.into(),
+        chunks: entry.chunks,
+        bytes: entry.bytes,
+        gaps: entry.gaps,
+        problem: problem.to_owned(),
+    }
+}
