@@ -171,6 +171,8 @@ pub(crate) struct Sent {
     pub(crate) bytes: Vec<u8>,
     /// Its last frame, which the client will acknowledge.
     pub(crate) frame: u32,
+    /// Its frames as the client decodes them, for the recording.
+    pub(crate) frames: Vec<Vec<u8>>,
 }
 
 impl Egfx<'_> {
@@ -223,8 +225,8 @@ impl Egfx<'_> {
         let mut messages = server.drain_output();
         let frame =
             begin_frame(server, id, 0).ok_or(Error::Internal("the graphics pipeline refused a frame"))?;
-        messages.push(Box::new(Wrapped(frame_bytes(&forget, id, frame, 0)?)));
-        Ok(Sent { bytes: self.encode(messages)?, frame })
+        messages.push(Box::new(Wrapped(wrap_uncompressed(&frame_bytes(&forget, id, frame, 0)?))));
+        Ok(Sent { bytes: self.encode(messages)?, frame, frames: Vec::new() })
     }
 
     /// One picture of the given size; `None` when the client has no surface for it.
@@ -244,6 +246,7 @@ impl Egfx<'_> {
         let mixed = server.codec_capabilities().avc420_in_mixed_frames;
         let is_avc = |command: &Command| matches!(command, Command::Avc420 { .. });
         let mut wrapped: Vec<DvcMessage> = Vec::new();
+        let mut frames = Vec::new();
         let mut last = None;
         for frame in commands.chunk_by(|a, b| mixed || is_avc(a) == is_avc(b)) {
             let Some(id) = begin_frame(server, surface.id, time_ms) else { return Ok(None) };
@@ -255,10 +258,12 @@ impl Egfx<'_> {
                     _ => continue,
                 };
             }
-            wrapped.push(Box::new(Wrapped(frame_bytes(frame, surface.id, id, time_ms)?)));
+            let bytes = frame_bytes(frame, surface.id, id, time_ms)?;
+            wrapped.push(Box::new(Wrapped(wrap_uncompressed(&bytes))));
+            frames.push(bytes);
         }
         let Some(frame) = last else { return Ok(None) };
-        Ok(Some(Sent { bytes: self.encode(wrapped)?, frame }))
+        Ok(Some(Sent { bytes: self.encode(wrapped)?, frame, frames }))
     }
 
     fn encode(&mut self, messages: Vec<DvcMessage>) -> Result<Vec<u8>, Error> {
@@ -278,8 +283,8 @@ fn begin_frame(server: &mut GraphicsPipelineServer, surface: u16, time_ms: u32) 
     Some(id)
 }
 
-/// A frame's PDUs in one `RDP_SEGMENTED_DATA` (MS-RDPEGFX 2.2.5.1), which may hold several.
-fn frame_bytes(commands: &[Command], surface: u16, frame_id: u32, time_ms: u32) -> Result<Vec<u8>, Error> {
+/// A frame's PDUs (MS-RDPEGFX 2.2.2), one after the other. They may go in one `RDP_SEGMENTED_DATA` (2.2.5.1).
+pub(crate) fn frame_bytes(commands: &[Command], surface: u16, frame_id: u32, time_ms: u32) -> Result<Vec<u8>, Error> {
     let failed = |_| Error::Encode("a picture");
     let start = GfxPdu::StartFrame(StartFramePdu { timestamp: timestamp(time_ms), frame_id });
     let end = GfxPdu::EndFrame(EndFramePdu { frame_id });
@@ -290,7 +295,7 @@ fn frame_bytes(commands: &[Command], surface: u16, frame_id: u32, time_ms: u32) 
         bytes.resize(at + pdu.size(), 0);
         pdu.encode(&mut WriteCursor::new(&mut bytes[at..])).map_err(failed)?;
     }
-    Ok(wrap_uncompressed(&bytes))
+    Ok(bytes)
 }
 
 /// MS-RDPEGFX 2.2.2.11: the time of day, packed.

@@ -101,6 +101,12 @@ pub enum Error {
     /// The video encoder that was asked for cannot be used.
     #[error("choosing a video encoder: {0}; name another one, or leave the choice to auto (--video-encoder)")]
     Encoder(lucid_video::Error),
+    /// The recorder refuses, or has gone.
+    #[error("recording the session: {}; nothing is shown that is not recorded", .0.message())]
+    Recorder(#[from] lucid_ipc::tonic::Status),
+    /// The recorder has not come back.
+    #[error("the session is not recorded any more ({0}); the client was let go, the desktop keeps running")]
+    NotRecorded(String),
     /// A worker thread died.
     #[error("internal: {0}")]
     Internal(&'static str),

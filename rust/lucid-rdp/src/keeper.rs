@@ -91,7 +91,18 @@ pub(crate) async fn keep(
         Keeper { facts: Rc::clone(&facts), calls, limits, stopping, curtain: running.curtain.clone() };
     let mut next = Some(first);
     let over = loop {
-        let event = if let Some(Arrival { connection, peer }) = next.take() {
+        let arrival = match next.take() {
+            Some(arrival) => match running.record(&facts.user, arrival.connection.layout.size()).await {
+                Ok(()) => Some(arrival),
+                Err(error) => {
+                    tracing::error!(id, peer = %arrival.peer, "the client was let go, as nothing records it: {error}");
+                    deny(arrival.connection).await;
+                    None
+                }
+            },
+            None => None,
+        };
+        let event = if let Some(Arrival { connection, peer }) = arrival {
             facts.client.set(Some(peer));
             facts.since.set(Instant::now());
             facts.last_input.set(Instant::now());

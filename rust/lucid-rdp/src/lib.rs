@@ -40,6 +40,7 @@ mod pace;
 mod picture;
 mod pointer;
 mod reconnect;
+mod recording;
 mod remotefx;
 mod running;
 mod sequence;
@@ -105,6 +106,8 @@ pub struct Options {
     pub control_group: Option<u32>,
     /// What may pass beside pictures and input.
     pub gates: Gates,
+    /// The recorder's socket; sessions are not recorded without.
+    pub recorder: Option<PathBuf>,
 }
 
 /// Runs the host until SIGTERM or SIGINT.
@@ -150,6 +153,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         sound: options.gates.sound_to_client,
         drives: options.gates.drives.then_some(options.gates.drives_write),
         encoders,
+        recorder: options.recorder,
     };
     let sessions = Rc::new(sessions::Sessions::new(options.max_sessions, options.limits));
     let signals = async move {

@@ -61,6 +61,10 @@ struct Arguments {
     /// The most bytes of all files that are copied at once.
     #[arg(long, default_value_t = Gates::default().files_max_bytes)]
     clipboard_files_max_bytes: u64,
+    /// The recorder's socket (lucid-sessiond): every session is recorded, and none begins or goes on that is not. Sessions
+    /// are not recorded without this.
+    #[arg(long, value_name = "PATH")]
+    recorder: Option<PathBuf>,
     /// The socket for lucidctl; `control.sock` in the run directory if not given.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -150,6 +154,7 @@ fn start(arguments: Arguments, gates: Gates) -> Result<(), Error> {
             session: arguments.session_limit.0.filter(|d| !d.is_zero()),
         },
         gates,
+        recorder: arguments.recorder,
     }))
 }
 

@@ -62,6 +62,11 @@ pub(crate) enum Encoded {
 /// What comes from the desktop's thread.
 #[derive(Debug)]
 pub(crate) enum FromDesktop {
+    /// What the client shows now, for the recording: what follows needs nothing that came before. No pixels (R, G, B)
+    /// when it shows nothing yet.
+    Key { width: u32, height: u32, pixels: Vec<u8> },
+    /// What the recording is shown of the next picture, where the client is shown it otherwise.
+    Aside(Vec<Command>),
     /// What is exact of the next picture, whose rest is being encoded; for a surface of this size.
     Ahead { commands: Vec<Command>, size: (u32, u32) },
     /// The next picture.
@@ -93,6 +98,8 @@ pub(crate) struct Order {
     pub(crate) budget: usize,
     /// Whether the next picture may make still parts exact.
     pub(crate) refine: bool,
+    /// Counts up when the recording is to be cut; none when nothing is recorded.
+    pub(crate) cut: Option<u32>,
 }
 
 /// The order that holds now; none until the client's abilities are known.
@@ -111,7 +118,12 @@ pub(crate) struct Painter {
 struct Active {
     order: Order,
     encoder: AnyEncoder,
+    /// The recording's own, for clients without the graphics pipeline.
+    aside: Option<Box<Surface>>,
 }
+
+/// What a picture of a recording's own may take, in bytes, if it can be helped.
+const ASIDE: usize = 24 * 1024;
 
 enum AnyEncoder {
     Graphics { surface: Box<Surface>, avc420: bool },
@@ -152,19 +164,39 @@ impl Painter {
                 Codec::RemoteFx(remotefx) => AnyEncoder::RemoteFx(Box::new(RemoteFxEncoder::new(remotefx))),
                 Codec::Bitmap => AnyEncoder::Bitmap(BitmapEncoder::new()),
             };
-            self.encoder = Some(Active { order, encoder });
+            self.encoder = Some(Active { order, encoder, aside: None });
         }
         let Some(active) = &mut self.encoder else { return Ok(None) };
+        // As in `send`.
+        let send = |message| drop(self.out.blocking_send(message));
+        let cut = order.cut.is_some() && (renew || active.order.cut != order.cut);
+        if !matches!(active.encoder, AnyEncoder::Graphics { .. }) && order.cut.is_some() {
+            let surface = active.aside.get_or_insert_with(|| {
+                Box::new(Surface::new(frame.width, frame.height, Room::Small, self.encoders.clone()))
+            });
+            if cut {
+                send(FromDesktop::Aside(surface.cut()));
+                send(key(surface));
+            }
+            let wishes = Wishes { avc420: true, budget: ASIDE, refine: false };
+            let (now, frame) = (Instant::now(), Frame { damage, ..frame });
+            let aside = |commands| send(FromDesktop::Aside(commands));
+            let drawing = surface.draw(&frame, wishes, now, aside)?;
+            send(FromDesktop::Aside(drawing.commands));
+        }
         let encoded = match &mut active.encoder {
             AnyEncoder::Graphics { surface, avc420 } => {
+                let size = surface.size();
+                let ahead = |commands: Vec<Command>| send(FromDesktop::Ahead { commands, size });
                 if active.order.repaint != order.repaint {
                     surface.lost();
                 }
+                if cut {
+                    ahead(surface.cut());
+                    send(key(surface));
+                }
                 let wishes = Wishes { avc420: *avc420, budget: order.budget, refine: order.refine };
                 let frame = Frame { damage, ..frame };
-                let (out, size) = (&self.out, surface.size());
-                // As in `send`.
-                let ahead = |commands| drop(out.blocking_send(FromDesktop::Ahead { commands, size }));
                 let Drawing { commands, refine_in } = surface.draw(&frame, wishes, Instant::now(), ahead)?;
                 Encoded::Graphics { commands, size, refine_in }
             }
@@ -181,6 +213,16 @@ impl Painter {
         // The session may have ended meanwhile; then nobody wants it any more.
         let _ = self.out.blocking_send(message);
     }
+}
+
+/// What a surface shows, for the recording.
+fn key(surface: &Surface) -> FromDesktop {
+    let (width, height) = surface.size();
+    if surface.is_blank() {
+        return FromDesktop::Key { width, height, pixels: Vec::new() };
+    }
+    let pixels = surface.shown().as_chunks::<4>().0.iter().flat_map(|[b, g, r, _]| [*r, *g, *b]).collect();
+    FromDesktop::Key { width, height, pixels }
 }
 
 impl FrameSink for Painter {

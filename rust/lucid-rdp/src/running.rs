@@ -16,6 +16,7 @@ use crate::drives::Shelf;
 use crate::encoders::VideoEncoders;
 use crate::monitors::Layout;
 use crate::picture::{FromDesktop, Orders, Painter};
+use crate::recording::{Recording, State};
 use crate::sound::Source;
 use crate::{Error, keyboard};
 
@@ -32,6 +33,8 @@ pub(crate) struct Settings {
     /// Whether they have a folder with the client's drives; whether their programs can change what is there.
     pub(crate) drives: Option<bool>,
     pub(crate) encoders: VideoEncoders,
+    /// The recorder's socket, if sessions are recorded.
+    pub(crate) recorder: Option<PathBuf>,
 }
 
 /// A desktop that is starting while the handshake finishes.
@@ -42,12 +45,13 @@ pub(crate) struct Opening {
     from_desktop: mpsc::Receiver<FromDesktop>,
     keyboard: KeyboardLayout,
     drives_writable: bool,
+    recorder: Option<PathBuf>,
     size: DesktopSize,
 }
 
 /// Starts a desktop; blocking work goes to another thread.
 pub(crate) fn open(settings: &Settings, size: DesktopSize) -> Opening {
-    let Settings { desktop: socket, keyboard, sound, drives, encoders } = settings;
+    let Settings { desktop: socket, keyboard, sound, drives, encoders, recorder } = settings;
     let (out, from_desktop) = mpsc::channel(1);
     let orders = Orders::new(Mutex::new(None));
     let curtain = Curtain::default();
@@ -58,13 +62,14 @@ pub(crate) fn open(settings: &Settings, size: DesktopSize) -> Opening {
     let socket = socket.clone();
     let task = tokio::task::spawn_blocking(move || Desktop::open(&socket, &request, painter));
     let drives_writable = drives.unwrap_or_default();
-    Opening { task, orders, curtain, from_desktop, keyboard: keyboard.clone(), drives_writable, size }
+    let (keyboard, recorder) = (keyboard.clone(), recorder.clone());
+    Opening { task, orders, curtain, from_desktop, keyboard, drives_writable, recorder, size }
 }
 
 impl Opening {
     /// Waits for it.
     pub(crate) async fn running(self) -> Result<Running, Error> {
-        let Opening { task, orders, curtain, from_desktop, keyboard, drives_writable, size } = self;
+        let Opening { task, orders, curtain, from_desktop, keyboard, drives_writable, recorder, size } = self;
         let mut desktop =
             task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
         let sound = desktop.take_sound().map(Source::new).transpose()?.map(Rc::new);
@@ -73,6 +78,8 @@ impl Opening {
             desktop: Owned(Some(desktop)),
             sound,
             drives: shelf,
+            recorder,
+            recording: None,
             orders,
             curtain,
             from_desktop,
@@ -115,6 +122,9 @@ pub(crate) struct Running {
     pub(crate) sound: Option<Rc<Source>>,
     /// The folder with its client's drives, if the gate is open.
     pub(crate) drives: Option<Shelf>,
+    recorder: Option<PathBuf>,
+    /// Where what is shown is kept, if it has to be.
+    pub(crate) recording: Option<Recording>,
     pub(crate) orders: Orders,
     pub(crate) curtain: Curtain,
     pub(crate) from_desktop: mpsc::Receiver<FromDesktop>,
@@ -133,6 +143,15 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Has a recording begin, if there has to be one and is none (any more).
+    pub(crate) async fn record(&mut self, user: &str, size: DesktopSize) -> Result<(), Error> {
+        let Some(socket) = &self.recorder else { return Ok(()) };
+        if matches!(self.recording.as_ref().map(Recording::state), None | Some(State::Off(_))) {
+            self.recording = Some(Recording::begin(socket, user, size).await?);
+        }
+        Ok(())
+    }
+
     /// Lets go of what belonged to the last client: keys and buttons, its pictures, the encoder and its memory.
     /// What is still under way must be taken with [`parked`](Running::parked).
     pub(crate) fn park(&mut self) {
@@ -191,7 +210,7 @@ impl Running {
                 Some(FromDesktop::Withheld { .. }) => self.asked = false,
                 Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
                 // The rest follows.
-                Some(FromDesktop::Ahead { .. }) => {}
+                Some(FromDesktop::Ahead { .. } | FromDesktop::Aside(_) | FromDesktop::Key { .. }) => {}
                 // The next client has its size asked for anew.
                 Some(FromDesktop::SizeRefused { .. }) => {}
                 // Made while the curtain fell: the encoder is still there.
@@ -221,7 +240,7 @@ impl Running {
                     }
                     Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
                     // The rest follows.
-                    Some(FromDesktop::Ahead { .. }) => {}
+                    Some(FromDesktop::Ahead { .. } | FromDesktop::Aside(_) | FromDesktop::Key { .. }) => {}
                     // Of the client before; if of this one, the time runs out.
                     Some(FromDesktop::SizeRefused { .. }) => {}
                     // Of the client before, made while it went.

@@ -43,6 +43,7 @@ use crate::sessions::Facts;
 use crate::sharecontrol::Channels;
 use crate::sound::Sound;
 use crate::touch::Touches;
+use crate::recording::{self, Recording};
 use crate::{Error, closing, fastpath, reconnect};
 
 mod clicks;
@@ -279,6 +280,8 @@ impl Session<'_> {
                     }
                 }
                 message = self.running.from_desktop.recv() => match message {
+                    Some(FromDesktop::Key { width, height, pixels }) => self.key(width, height, pixels).await,
+                    Some(FromDesktop::Aside(commands)) => self.aside(&commands).await?,
                     Some(FromDesktop::Ahead { commands, size }) => self.ahead(&commands, size).await?,
                     Some(FromDesktop::Picture(encoded)) => self.picture(encoded).await?,
                     Some(FromDesktop::Pointer(pointer)) => {
@@ -324,6 +327,7 @@ impl Session<'_> {
                 }
                 wish = self.wishes.next(), if may_resize => self.resize(wish)?,
                 () = until(resize_deadline), if resize_deadline.is_some() => return Err(resize::late()),
+                () = recording::changed(&mut self.running.recording) => self.recorded()?,
                 () = self.facts.redraw.notified() => self.running.desktop.refresh_all(),
             }
         }
@@ -368,6 +372,7 @@ impl Session<'_> {
             repaint: self.repaint,
             budget: self.pace.budget(),
             refine: false,
+            cut: self.running.recording.as_ref().and_then(Recording::cuts),
         };
         self.refine_at = None;
         self.running.generation += 1;
@@ -400,7 +405,7 @@ impl Session<'_> {
         let layout = self.layout();
         let Some(mut pipeline) = self.pipeline() else { return Ok(false) };
         let State::NeedsSurface { avc420, room } = pipeline.state() else { return Ok(false) };
-        let Sent { bytes, frame } = pipeline.make_surface(&layout)?;
+        let Sent { bytes, frame, .. } = pipeline.make_surface(&layout)?;
         self.pace.forget();
         self.pace.sent(frame, bytes.len(), Instant::now());
         self.send(bytes).await?;
@@ -411,7 +416,7 @@ impl Session<'_> {
     /// Asks the desktop for the next picture when the client can take one.
     fn ask(&mut self) {
         self.take_acknowledgements();
-        if self.running.asked || self.writing.is_some() || self.suppressed {
+        if self.running.asked || self.writing.is_some() || self.suppressed || self.is_paused() {
             return;
         }
         let may = match self.ordered() {
@@ -458,7 +463,8 @@ impl Session<'_> {
 
     /// Refinements wait until the link has nothing else to do.
     fn may_refine(&self) -> bool {
-        self.running.asked && self.writing.is_none() && !self.suppressed && self.pace.is_idle()
+        let quiet = self.writing.is_none() && !self.suppressed && !self.is_paused();
+        self.running.asked && quiet && self.pace.is_idle()
     }
 
     /// Wishes for a picture now, though nothing has changed, that makes still parts exact.
@@ -469,6 +475,24 @@ impl Session<'_> {
             order.budget = budget;
         });
         self.running.desktop.refresh_all();
+    }
+
+    /// Nobody records what is shown, though somebody has to.
+    fn is_paused(&self) -> bool {
+        self.running.recording.as_ref().is_some_and(|recording| recording.cuts().is_none())
+    }
+
+    /// The recording stands otherwise than before.
+    fn recorded(&mut self) -> Result<(), Error> {
+        match self.running.recording.as_ref().map(Recording::state) {
+            Some(recording::State::Off(why)) => return Err(Error::NotRecorded(why)),
+            Some(recording::State::On(cut)) => {
+                self.wish(|order, _| order.cut = Some(cut));
+                self.running.desktop.refresh_all();
+            }
+            Some(recording::State::Paused) | None => {}
+        }
+        Ok(())
     }
 
     /// The client has lost what it showed.
@@ -482,23 +506,47 @@ impl Session<'_> {
     /// Sends what there is of a picture whose rest follows. If the pipeline has gone or begun anew meanwhile, the rest finds
     /// that too, and has everything painted.
     async fn ahead(&mut self, commands: &[Command], size: (u32, u32)) -> Result<(), Error> {
-        match self.commands(commands, size)? {
+        match self.commands(commands, size).await? {
             Some(bytes) => self.send(bytes).await,
             None => Ok(()),
         }
     }
 
     /// Commands as a picture of their own, or of a part; `None` when the client has no surface for it.
-    fn commands(&mut self, commands: &[Command], size: (u32, u32)) -> Result<Option<Vec<u8>>, Error> {
-        // Only differences matter to the client; it wraps after 49 days.
-        let time_ms =
-            u32::try_from(self.began.elapsed().as_millis() & u128::from(u32::MAX)).unwrap_or_default();
+    async fn commands(&mut self, commands: &[Command], size: (u32, u32)) -> Result<Option<Vec<u8>>, Error> {
+        let time_ms = self.time_ms();
         let Some(mut pipeline) = self.pipeline() else { return Ok(None) };
-        let sent = pipeline.picture(commands, size, time_ms)?;
-        Ok(sent.map(|sent| {
-            self.pace.sent(sent.frame, sent.bytes.len(), Instant::now());
-            sent.bytes
-        }))
+        let Some(sent) = pipeline.picture(commands, size, time_ms)? else { return Ok(None) };
+        if let Some(recording) = &self.running.recording {
+            for frame in sent.frames {
+                recording.frame(frame).await;
+            }
+        }
+        self.pace.sent(sent.frame, sent.bytes.len(), Instant::now());
+        Ok(Some(sent.bytes))
+    }
+
+    /// Only differences matter to the client; it wraps after 49 days.
+    fn time_ms(&self) -> u32 {
+        u32::try_from(self.began.elapsed().as_millis() & u128::from(u32::MAX)).unwrap_or_default()
+    }
+
+    /// A picture for the recording alone.
+    async fn aside(&mut self, commands: &[Command]) -> Result<(), Error> {
+        let Some(recording) = &self.running.recording else { return Ok(()) };
+        if commands.is_empty() {
+            return Ok(());
+        }
+        // Nobody acknowledges it, and its surface is the only one.
+        recording.frame(egfx::frame_bytes(commands, 0, 0, self.time_ms())?).await;
+        Ok(())
+    }
+
+    /// What the client shows, where the recording is cut.
+    async fn key(&mut self, width: u32, height: u32, pixels: Vec<u8>) {
+        if let Some(recording) = &self.running.recording {
+            recording.key(width, height, pixels).await;
+        }
     }
 
     async fn picture(&mut self, encoded: Encoded) -> Result<(), Error> {
@@ -511,7 +559,7 @@ impl Session<'_> {
                 if commands.is_empty() {
                     return Ok(());
                 }
-                self.commands(&commands, size)?
+                self.commands(&commands, size).await?
             }
             Encoded::SurfaceCommands(commands) => Some(updates(UpdateCode::SurfaceCommands, &commands)?),
             Encoded::Bitmaps(bitmaps) => Some(updates(UpdateCode::Bitmap, &bitmaps)?),
@@ -568,7 +616,7 @@ impl Session<'_> {
     }
 
     fn input(&mut self, inputs: Vec<Input>) {
-        if inputs.is_empty() {
+        if inputs.is_empty() || self.is_paused() {
             return;
         }
         self.facts.last_input.set(Instant::now());

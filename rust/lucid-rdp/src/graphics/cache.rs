@@ -149,6 +149,16 @@ impl Cache {
         Content { width: place.width, height: place.height, print }
     }
 
+    /// Has the client forget everything.
+    pub(super) fn empty(&mut self, commands: &mut Vec<Command>) {
+        for (_, entry) in self.entries.drain() {
+            self.free.push(entry.slot);
+            commands.push(Command::Evict { slot: entry.slot });
+        }
+        self.order.clear();
+        self.bytes = 0;
+    }
+
     /// Where the client has it; it counts as used.
     fn find(&mut self, content: &Content) -> Option<u16> {
         let entry = self.entries.get_mut(content)?;

@@ -92,6 +92,12 @@ impl ClearCodec {
         }
     }
 
+    /// The next bitmap needs nothing of those before.
+    pub(crate) fn forget(&mut self) {
+        // MS-RDPEGFX 2.2.4.1: the numbers of the bitmaps go on.
+        *self = ClearCodec { sequence: self.sequence, ..ClearCodec::new() };
+    }
+
     /// The `CLEARCODEC_BITMAP_STREAM` of a bitmap: rows without gaps, at most [`MAX_WIDTH`] by [`MAX_HEIGHT`].
     pub(crate) fn encode(&mut self, width: usize, pixels: &[Pixel]) -> Vec<u8> {
         let height = pixels.len() / width;

@@ -152,6 +152,8 @@ pub(crate) struct Surface {
     mirror: Vec<u8>,
     /// The client shows nothing yet, or has lost what it had.
     blank: bool,
+    /// What is not exact is to be painted again.
+    repeat: bool,
     dirty: Cells,
     inexact: Inexact,
     tiles: Vec<Tile>,
@@ -221,6 +223,7 @@ impl Surface {
             stride,
             mirror: vec![0; stride * height as usize],
             blank: true,
+            repeat: false,
             dirty: Cells::none(width, height),
             inexact: Inexact::none(width, height),
             tiles: vec![Tile::default(); tiles],
@@ -237,6 +240,30 @@ impl Surface {
     /// Width and height.
     pub(crate) fn size(&self) -> (u32, u32) {
         (self.width, self.height)
+    }
+
+    /// Whether the client shows nothing yet.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.blank
+    }
+
+    /// What the client shows, but for the squares that are not exact: B, G, R, X, without gaps.
+    pub(crate) fn shown(&self) -> &[u8] {
+        &self.mirror
+    }
+
+    /// No picture from here on needs what came before, except what [`shown`](Self::shown) says now: whoever has that and
+    /// new decoders sees what the client sees. What is not exact there is repeated with the next picture. Gives what the
+    /// client has to forget.
+    pub(crate) fn cut(&mut self) -> Vec<Command> {
+        let mut commands = Vec::new();
+        self.cache.empty(&mut commands);
+        self.clearcodec.forget();
+        if let Some(video) = &mut self.video {
+            video.begin_anew();
+        }
+        self.repeat = true;
+        commands
     }
 
     /// The client has lost what it showed; its decoders and what it has kept still are as they were.
@@ -280,9 +307,14 @@ impl Surface {
             self.inexact.copied(&copies, now);
             commands.extend(copies.into_iter().map(Command::Copy));
         }
-        if !self.dirty.is_empty() {
+        let repeat = std::mem::take(&mut self.repeat) && !self.inexact.is_empty();
+        if !self.dirty.is_empty() || repeat {
             let judged = self.judge(new, now);
-            let avc = if wishes.avc420 { self.choose(&judged, wishes.budget) } else { None };
+            let mut avc = if wishes.avc420 { self.choose(&judged, wishes.budget) } else { None };
+            if repeat {
+                let cells = avc.get_or_insert_with(|| Cells::none(self.width, self.height));
+                self.inexact.marked().for_each(|(column, row)| cells.set(column, row, true));
+            }
             let copied = commands.len();
             if let Some(cells) = avc {
                 let rects = cells.rects();

@@ -86,6 +86,16 @@ impl Inexact {
         self.cells.clear();
     }
 
+    /// Whether all is exact.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+
+    /// The squares that are not exact, as `(column, row)`.
+    pub(crate) fn marked(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.cells.marked()
+    }
+
     /// Whether a square is not exact.
     pub(crate) fn is_inexact(&self, column: u32, row: u32) -> bool {
         self.cells.get(column, row)

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use ironrdp_graphics::clearcodec::ClearCodecDecoder;
 use lucid_desktop::{Frame, Rect};
+use lucid_replay::{Player, Record};
 use openh264::decoder::Decoder;
 use openh264::formats::YUVSource as _;
 
 use super::cells::CELL;
 use super::*;
+use crate::egfx;
 
 struct Client {
     width: usize,
@@ -256,6 +258,7 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
     let begin = Instant::now();
     let mut saw_avc = 0;
     let mut saw_copies = 0;
+    let mut saw_late = 0;
     let (mut saw_recalls, mut saw_evictions) = (0, 0);
     for seed in 0..12 {
         let mut random = Random(seed);
@@ -269,6 +272,8 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
         let room = [Room::Small, Room::Large][seed as usize % 2];
         let mut surface = Surface::new(width, height, room, VideoEncoders::software());
         let mut client = Client::new(width, height);
+        // One that sees nothing of what came before the last cut.
+        let mut late: Option<Client> = None;
         if seed % 3 != 0 {
             client.room = 40 * (TILE * TILE * 4) as usize;
             surface.cache.shrink(client.room, if seed % 3 == 1 { 4095 } else { 20 });
@@ -281,6 +286,11 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
                 client.pixels.fill(0x99);
             }
             now += Duration::from_millis(u64::from(random.below(200)));
+            if random.below(8) == 0 {
+                surface.cut().iter().for_each(|c| client.run(c));
+                let pixels = surface.shown().to_vec();
+                late = Some(Client { pixels, room: client.room, ..Client::new(width, height) });
+            }
             let wishes = Wishes { refine: random.below(4) == 0, ..wishes };
             let drawing = draw(&mut surface, &desk.frame(&damage), wishes, now);
             for command in &drawing.commands {
@@ -289,8 +299,14 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
                 saw_recalls += u32::from(matches!(command, Command::Recall { .. }));
                 saw_evictions += u32::from(matches!(command, Command::Evict { .. }));
                 client.run(command);
+                late.iter_mut().for_each(|late| late.run(command));
             }
             check(&surface, &client, &desk, &format!("seed {seed}, round {round}"));
+            if let Some(late) = &late {
+                saw_late += 1;
+                let seen = client.pixels.chunks(4).zip(late.pixels.chunks(4));
+                assert!(seen.into_iter().all(|(a, b)| a[..3] == b[..3]), "seed {seed}, round {round}: late");
+            }
 
             if round % 20 == 19 {
                 // Stillness: what the session does when its timer runs out.
@@ -303,7 +319,10 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
                     let wishes = Wishes { refine: true, ..wishes };
                     let drawing = draw(&mut surface, &desk.frame(&whole), wishes, now);
                     assert!(drawing.commands.iter().all(|c| !matches!(c, Command::Avc420 { .. })));
-                    drawing.commands.iter().for_each(|c| client.run(c));
+                    for command in &drawing.commands {
+                        client.run(command);
+                        late.iter_mut().for_each(|late| late.run(command));
+                    }
                     wait = drawing.refine_in;
                 }
                 let seen = client.pixels.chunks(4).zip(desk.pixels.chunks(4));
@@ -312,6 +331,7 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
         }
     }
     assert!(saw_avc > 20 && saw_copies > 20, "{saw_avc} H.264 pictures, {saw_copies} copies");
+    assert!(saw_late > 300, "{saw_late} pictures seen from a cut on");
     assert!(saw_recalls > 100 && saw_evictions > 100, "{saw_recalls} recalls, {saw_evictions} evictions");
 }
 
@@ -550,4 +570,52 @@ fn what_is_kept_takes_a_part_of_what_a_slow_link_bears() {
         kept.push(naming.map(Command::size).sum::<usize>());
     }
     assert!(kept[1..].iter().all(|bytes| (1000..=2 << 10).contains(bytes)), "{kept:?}");
+}
+
+#[test]
+fn a_recording_played_from_any_cut_on_shows_what_the_client_shows() {
+    let (width, height) = (421, 299);
+    let (mut random, mut now) = (Random(7), Instant::now());
+    let wishes = Wishes { avc420: true, budget: 64 << 10, refine: true };
+    let mut desk = Desk::new(width, height);
+    let mut surface = Surface::new(width, height, Room::Large, VideoEncoders::software());
+    let mut client = Client::new(width, height);
+    client.pixels.fill(0);
+    client.room = 100 << 20;
+    let mut player = Player::default();
+    let size = (width as u16, height as u16);
+    player.take(&Record::Key { width: size.0, height: size.1, png: &[] }.write()).unwrap();
+    let (mut cuts, mut rough) = (0, 0);
+    for round in 0..150 {
+        if round % 15 == 14 {
+            let forget = surface.cut();
+            player.take(&Record::Frame(&egfx::frame_bytes(&forget, 3, round, 0).unwrap()).write()).unwrap();
+            forget.iter().for_each(|c| client.run(c));
+            let rgb: Vec<u8> = surface.shown().chunks(4).flat_map(|p| [p[2], p[1], p[0]]).collect();
+            let mut png = Vec::new();
+            let mut encoder = png::Encoder::new(&mut png, width, height);
+            encoder.set_color(png::ColorType::Rgb);
+            encoder.write_header().unwrap().write_image_data(&rgb).unwrap();
+            // Whoever comes now has seen nothing before.
+            player = Player::default();
+            player.take(&Record::Key { width: size.0, height: size.1, png: &png }.write()).unwrap();
+            cuts += 1;
+        }
+        let damage = desk.change(&mut random);
+        now += Duration::from_millis(u64::from(random.below(150)));
+        let drawing = draw(&mut surface, &desk.frame(&damage), wishes, now);
+        let frame = egfx::frame_bytes(&drawing.commands, 3, round, 0).unwrap();
+        let picture = player.take(&Record::Frame(&frame).write()).unwrap().clone();
+        drawing.commands.iter().for_each(|c| client.run(c));
+        check(&surface, &client, &desk, "the client");
+        for (at, (seen, shown)) in picture.pixels.chunks(4).zip(client.pixels.chunks(4)).enumerate() {
+            let off = [0, 1, 2].map(|i| seen[i].abs_diff(shown[2 - i])).into_iter().max().unwrap();
+            let (x, y) = (at as u32 % width, at as u32 / width);
+            // Two decoders of H.264 round differently.
+            let bound = if surface.inexact.is_inexact(x / CELL, y / CELL) { 3 } else { 0 };
+            assert!(off <= bound, "round {round}: {x},{y} is off by {off}");
+            rough += u32::from(bound > 0);
+        }
+    }
+    assert!(cuts == 10 && rough > 10_000, "{cuts} cuts, {rough} pixels of H.264");
 }

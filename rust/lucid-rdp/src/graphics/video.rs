@@ -47,6 +47,11 @@ impl Video {
         Ok(Video { encoder: encoders.open(settings)?, encoders: encoders.clone(), qp })
     }
 
+    /// Makes the next picture a key frame.
+    pub(crate) fn begin_anew(&mut self) {
+        self.encoder.force_key_frame();
+    }
+
     /// Encodes the given rectangles of the frame.
     pub(crate) fn encode(&mut self, frame: &Frame<'_>, rects: &[Rect], budget: usize) -> Result<Unit, Error> {
         let damage: Vec<_> = rects

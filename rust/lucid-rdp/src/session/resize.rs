@@ -153,7 +153,7 @@ impl Session<'_> {
             Codec::Graphics { .. } => {
                 let layout = self.layout();
                 if let Some(mut pipeline) = self.pipeline() {
-                    let Sent { bytes, frame } = pipeline.make_surface(&layout)?;
+                    let Sent { bytes, frame, .. } = pipeline.make_surface(&layout)?;
                     self.pace.forget();
                     self.pace.sent(frame, bytes.len(), Instant::now());
                     self.send(bytes).await?;

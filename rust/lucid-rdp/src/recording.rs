@@ -1,0 +1,211 @@
+//! Passes what a session shows on to the recorder (`lucid.session.v1`, which lucid-sessiond serves), and holds the session
+//! up when nobody records it.
+//!
+//! What a client is sent goes to the recorder first: it waits in a bounded queue, so a recorder that is slow makes the
+//! session slow, and nothing grows. When the recorder dies the session is paused: nothing is shown and no input is taken
+//! until it is back and has taken up the same recording, where the gap is then marked. If it does not come back, the
+//! connection ends.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ironrdp_acceptor::DesktopSize;
+use lucid_ipc::session::from_recorder::Item as Said;
+use lucid_ipc::session::recorder_client::RecorderClient;
+use lucid_ipc::session::to_recorder::Item;
+use lucid_ipc::session::{Begin, End, FromRecorder, Frame, Key, ToRecorder};
+use lucid_ipc::tonic::{Status, Streaming};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::Error;
+
+/// What waits for the recorder. A picture waits until there is room.
+const WAITING: usize = 32;
+/// A recorder that takes nothing for so long is taken for dead.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A recorder that died has this long to come back.
+const AWAY: Duration = Duration::from_secs(20);
+/// Between two attempts to reach it.
+const AGAIN: Duration = Duration::from_millis(200);
+/// The largest message to the recorder: a key of the largest picture.
+const MAX_MESSAGE: usize = (64 << 20) + 1024;
+
+/// How the recording stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// What is shown is recorded. The recorder has asked so many times that the recording be cut.
+    On(u32),
+    /// The recorder is away: nothing may be shown.
+    Paused,
+    /// It has not come back, or refuses; and why.
+    Off(String),
+}
+
+/// The recording of one session.
+pub(crate) struct Recording {
+    items: mpsc::Sender<Item>,
+    state: watch::Receiver<State>,
+}
+
+/// One connection to the recorder.
+struct Link {
+    to: mpsc::Sender<ToRecorder>,
+    from: Streaming<FromRecorder>,
+    /// What the recorder calls the session.
+    session: String,
+}
+
+impl Link {
+    async fn open(socket: &Path, begin: Begin) -> Result<Link, Error> {
+        let channel = lucid_ipc::connect(socket).await?;
+        let (to, items) = mpsc::channel(1);
+        let first = ToRecorder { item: Some(Item::Begin(begin)) };
+        let mut client = RecorderClient::new(channel).max_encoding_message_size(MAX_MESSAGE);
+        to.send(first).await.map_err(|_| Error::Internal("the recorder's stream closed at once"))?;
+        let mut from = client.record(ReceiverStream::new(items)).await?.into_inner();
+        match from.message().await?.and_then(|said| said.item) {
+            Some(Said::Begun(begun)) => Ok(Link { to, from, session: begun.session }),
+            _ => Err(Error::Internal("the recorder did not say which recording it has begun")),
+        }
+    }
+}
+
+impl Recording {
+    /// Begins a recording; the session may begin when this is done. Must run within a [`tokio::task::LocalSet`].
+    pub(crate) async fn begin(socket: &Path, user: &str, size: DesktopSize) -> Result<Recording, Error> {
+        let (width, height) = (size.width.into(), size.height.into());
+        let begin = |resume| Begin { user: user.to_owned(), resume, width, height };
+        let first = begin(String::new());
+        let link = timeout(PATIENCE, Link::open(socket, first))
+            .await
+            .map_err(|_| Error::Internal("the recorder did not answer in time"))??;
+        let (items, waiting) = mpsc::channel(WAITING);
+        let (told, state) = watch::channel(State::On(0));
+        tracing::info!(recording = link.session, "the session is recorded");
+        let again = begin(link.session.clone());
+        tokio::task::spawn_local(feed(socket.to_owned(), again, link, waiting, told));
+        Ok(Recording { items, state })
+    }
+
+    /// How it stands.
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// How often the recorder has asked for a cut; none while nothing is recorded.
+    pub(crate) fn cuts(&self) -> Option<u32> {
+        match *self.state.borrow() {
+            State::On(cuts) => Some(cuts),
+            State::Paused | State::Off(_) => None,
+        }
+    }
+
+    /// What the client shows now; whoever plays the recording can begin here.
+    pub(crate) async fn key(&self, width: u32, height: u32, bytes: Vec<u8>) {
+        self.pass(Item::Key(Key { width, height, rgb: bytes.into() })).await;
+    }
+
+    /// One frame of the graphics pipeline as the client decodes it.
+    pub(crate) async fn frame(&self, bytes: Vec<u8>) {
+        self.pass(Item::Frame(Frame { pdus: bytes.into() })).await;
+    }
+
+    /// Waits for room; while the recording is paused it takes everything, for nobody.
+    async fn pass(&self, item: Item) {
+        // Nobody listens when it is off, which `state` says.
+        let _ = self.items.send(item).await;
+    }
+}
+
+/// Waits until a recording stands otherwise than it did.
+pub(crate) async fn changed(recording: &mut Option<Recording>) {
+    let changed = match recording {
+        Some(recording) => recording.state.changed().await,
+        None => std::future::pending().await,
+    };
+    if changed.is_err() {
+        // It is off and stays so, as was said.
+        std::future::pending().await
+    }
+}
+
+/// Carries items to the recorder, and finds it again when it was away, until there is nothing more to come.
+async fn feed(
+    socket: PathBuf,
+    again: Begin,
+    mut link: Link,
+    mut items: mpsc::Receiver<Item>,
+    state: watch::Sender<State>,
+) {
+    let mut cut = 0;
+    loop {
+        let why = match carry(&mut link, &mut items, &state, &mut cut).await {
+            Ok(()) => return,
+            Err(why) => why,
+        };
+        tracing::error!(recording = again.resume, "the recorder is away, the session is paused: {why}");
+        state.send_replace(State::Paused);
+        let deadline = Instant::now() + AWAY;
+        link = loop {
+            let found = timeout_at(deadline, Link::open(&socket, again.clone())).await;
+            match found {
+                Ok(Ok(link)) => break link,
+                Ok(Err(error)) if Instant::now() + AGAIN < deadline => {
+                    tracing::debug!("the recorder: {error}");
+                    // Whatever still comes was shown before the pause.
+                    while items.try_recv().is_ok() {}
+                    if items.is_closed() {
+                        return;
+                    }
+                    sleep(AGAIN).await;
+                }
+                Ok(Err(error)) => return drop(state.send_replace(State::Off(error.to_string()))),
+                Err(_) => return drop(state.send_replace(State::Off("it does not answer".to_owned()))),
+            }
+        };
+        tracing::info!(recording = again.resume, "the recorder is back, the session goes on");
+        while items.try_recv().is_ok() {}
+        cut += 1;
+        state.send_replace(State::On(cut));
+    }
+}
+
+/// Returns when the session is over, and fails when the recorder is gone.
+async fn carry(
+    link: &mut Link,
+    items: &mut mpsc::Receiver<Item>,
+    state: &watch::Sender<State>,
+    cut: &mut u32,
+) -> Result<(), String> {
+    let gone = |status: Status| status.message().to_owned();
+    loop {
+        tokio::select! {
+            item = items.recv() => {
+                let over = item.is_none();
+                let item = item.unwrap_or(Item::End(End { reason: "the session is over".to_owned() }));
+                match timeout(PATIENCE, link.to.send(ToRecorder { item: Some(item) })).await {
+                    Ok(Ok(())) if over => break,
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(link.from.message().await.err().map_or("it has closed".into(), gone)),
+                    Err(_) => return Err(format!("it has taken nothing for {} s", PATIENCE.as_secs())),
+                }
+            }
+            said = link.from.message() => match said {
+                Ok(Some(said)) => if let Some(Said::KeyWanted(_)) = said.item {
+                    *cut += 1;
+                    state.send_replace(State::On(*cut));
+                },
+                Ok(None) => return Err("it has closed the stream".to_owned()),
+                Err(status) => return Err(gone(status)),
+            },
+        }
+    }
+    // The end is kept when the recorder closes its side.
+    let ended = async { while let Ok(Some(_)) = link.from.message().await {} };
+    if timeout(PATIENCE, ended).await.is_err() {
+        tracing::error!("the recorder has not said within {} s that the end is kept", PATIENCE.as_secs());
+    }
+    Ok(())
+}

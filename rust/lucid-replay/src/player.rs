@@ -1,0 +1,165 @@
+//! IronRDP's graphics client, fed with records.
+
+use std::io::Cursor;
+
+use ironrdp_core::{Decode as _, Encode as _, ReadCursor, WriteCursor};
+use ironrdp_dvc::DvcProcessor as _;
+use ironrdp_egfx::client::{GraphicsPipelineClient, GraphicsPipelineHandler};
+use ironrdp_egfx::decode::OpenH264Decoder;
+use ironrdp_egfx::pdu::{
+    CapabilitiesConfirmPdu, CapabilitiesV107Flags, CapabilitySet, Codec1Type, CreateSurfacePdu, GfxPdu,
+    MapSurfaceToOutputPdu, PixelFormat, ResetGraphicsPdu, WireToSurface1Pdu,
+};
+use ironrdp_graphics::zgfx::wrap_uncompressed;
+use ironrdp_pdu::geometry::ExclusiveRectangle;
+
+use crate::{Error, Record};
+
+/// What is shown at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// In pixels.
+    pub width: u16,
+    /// In pixels.
+    pub height: u16,
+    /// Red, green, blue, 255 of each pixel, row after row from the top, without gaps.
+    pub pixels: Vec<u8>,
+}
+
+/// Plays records in their order, from a key on.
+#[derive(Default)]
+pub struct Player {
+    picture: Option<Picture>,
+    /// Of the present key; made with the first frame, which tells the surface's number.
+    client: Option<GraphicsPipelineClient>,
+}
+
+/// The client's callbacks are not needed: what it composes is asked for.
+struct Silent;
+
+impl GraphicsPipelineHandler for Silent {}
+
+impl Player {
+    /// Takes one record's payload; the picture is up to date afterwards.
+    ///
+    /// # Errors
+    /// When it is malformed, or a frame that cannot be decoded without anything missing. The picture is then what it
+    /// was; a later key mends that.
+    pub fn take(&mut self, payload: &[u8]) -> Result<&Picture, Error> {
+        match Record::read(payload)? {
+            Record::Key { width, height, png } => {
+                let pixels = if png.is_empty() { black(width, height) } else { read_png(png, width, height)? };
+                self.client = None;
+                Ok(self.picture.insert(Picture { width, height, pixels }))
+            }
+            Record::Frame(pdus) => self.frame(pdus),
+        }
+    }
+
+    /// What is shown now; nothing before the first key.
+    #[must_use]
+    pub fn picture(&self) -> Option<&Picture> {
+        self.picture.as_ref()
+    }
+
+    fn frame(&mut self, pdus: &[u8]) -> Result<&Picture, Error> {
+        let picture = self.picture.as_mut().ok_or(Error::NoKey)?;
+        let client = match &mut self.client {
+            Some(client) => client,
+            none => match surface_of(pdus)? {
+                Some(surface) => none.insert(begin(picture, surface)?),
+                // It paints nothing.
+                None => return Ok(picture),
+            },
+        };
+        let dropped = client.dropped_updates();
+        feed(client, pdus)?;
+        if client.dropped_updates() != dropped {
+            return Err(Error::Frame("a part of it is malformed".to_owned()));
+        }
+        for update in client.drain_output() {
+            let region = &update.region;
+            let width = usize::from(region.right - region.left) * 4;
+            for (row, pixels) in update.data.chunks_exact(width.max(1)).enumerate() {
+                let y = usize::from(region.top) + row;
+                let at = (y * usize::from(picture.width) + usize::from(region.left)) * 4;
+                let target = picture.pixels.get_mut(at..at + width);
+                target.ok_or_else(|| Error::Frame("it paints outside of the picture".to_owned()))?.copy_from_slice(pixels);
+            }
+        }
+        Ok(picture)
+    }
+}
+
+fn black(width: u16, height: u16) -> Vec<u8> {
+    [0, 0, 0, 255].repeat(usize::from(width) * usize::from(height))
+}
+
+/// A client that shows the picture already.
+fn begin(picture: &Picture, surface_id: u16) -> Result<GraphicsPipelineClient, Error> {
+    let decoder = OpenH264Decoder::new().map_err(|error| Error::Decoder(error.to_string()))?;
+    let mut client = GraphicsPipelineClient::new(Box::new(Silent), Some(Box::new(decoder)));
+    let (width, height) = (picture.width, picture.height);
+    // What clients of the large cache say of themselves; keys are the only ones that know less.
+    let confirmed = CapabilitySet::V10_7 { flags: CapabilitiesV107Flags::empty() };
+    let mut pixels = picture.pixels.clone();
+    pixels.as_chunks_mut::<4>().0.iter_mut().for_each(|pixel| pixel.swap(0, 2));
+    let first = [
+        GfxPdu::CapabilitiesConfirm(CapabilitiesConfirmPdu::from_typed(&confirmed)),
+        GfxPdu::ResetGraphics(ResetGraphicsPdu { width: width.into(), height: height.into(), monitors: Vec::new() }),
+        GfxPdu::CreateSurface(CreateSurfacePdu { surface_id, width, height, pixel_format: PixelFormat::XRgb }),
+        GfxPdu::MapSurfaceToOutput(MapSurfaceToOutputPdu { surface_id, output_origin_x: 0, output_origin_y: 0 }),
+        GfxPdu::WireToSurface1(WireToSurface1Pdu {
+            surface_id,
+            codec_id: Codec1Type::Uncompressed,
+            pixel_format: PixelFormat::XRgb,
+            destination_rectangle: ExclusiveRectangle { left: 0, top: 0, right: width, bottom: height },
+            bitmap_data: pixels,
+        }),
+    ];
+    for pdu in first {
+        let mut bytes = vec![0; pdu.size()];
+        pdu.encode(&mut WriteCursor::new(&mut bytes)).map_err(|error| Error::Frame(error.to_string()))?;
+        feed(&mut client, &bytes)?;
+    }
+    drop(client.drain_output());
+    Ok(client)
+}
+
+fn feed(client: &mut GraphicsPipelineClient, pdus: &[u8]) -> Result<(), Error> {
+    // What it would answer goes nowhere.
+    client.process(0, &wrap_uncompressed(pdus)).map(drop).map_err(|error| Error::Frame(error.to_string()))
+}
+
+/// The surface that a frame paints.
+fn surface_of(pdus: &[u8]) -> Result<Option<u16>, Error> {
+    let mut cursor = ReadCursor::new(pdus);
+    while !cursor.is_empty() {
+        let pdu = GfxPdu::decode(&mut cursor).map_err(|error| Error::Frame(error.to_string()))?;
+        let surface = match pdu {
+            GfxPdu::WireToSurface1(pdu) => pdu.surface_id,
+            GfxPdu::SolidFill(pdu) => pdu.surface_id,
+            GfxPdu::SurfaceToSurface(pdu) => pdu.destination_surface_id,
+            GfxPdu::SurfaceToCache(pdu) => pdu.surface_id,
+            GfxPdu::CacheToSurface(pdu) => pdu.surface_id,
+            _ => continue,
+        };
+        return Ok(Some(surface));
+    }
+    Ok(None)
+}
+
+/// The pixels of a key, as a picture has them.
+fn read_png(png: &[u8], width: u16, height: u16) -> Result<Vec<u8>, Error> {
+    let limits = png::Limits { bytes: usize::from(width) * usize::from(height) * 4 + (1 << 20) };
+    let mut reader = png::Decoder::new_with_limits(Cursor::new(png), limits).read_info()?;
+    let info = reader.info();
+    if (info.width, info.height) != (width.into(), height.into())
+        || (info.color_type, info.bit_depth) != (png::ColorType::Rgb, png::BitDepth::Eight)
+    {
+        return Err(Error::Record("a key's picture is not of its size, or not of 8-bit red, green and blue"));
+    }
+    let mut rgb = vec![0; usize::from(width) * usize::from(height) * 3];
+    reader.next_frame(&mut rgb)?;
+    Ok(rgb.as_chunks::<3>().0.iter().flat_map(|[r, g, b]| [*r, *g, *b, 255]).collect())
+}
