@@ -482,23 +482,18 @@ impl Session<'_> {
     /// Sends what there is of a picture whose rest follows. If the pipeline has gone or begun anew meanwhile, the rest finds
     /// that too, and has everything painted.
     async fn ahead(&mut self, commands: &[Command], size: (u32, u32)) -> Result<(), Error> {
-        match self.commands(commands, size)? {
-            Some(bytes) => self.send(bytes).await,
-            None => Ok(()),
-        }
+        let Some(Sent { bytes, frame }) = self.commands(commands, size)? else { return Ok(()) };
+        self.pace.sent_ahead(frame, bytes.len(), Instant::now());
+        self.send(bytes).await
     }
 
     /// Commands as a picture of their own, or of a part; `None` when the client has no surface for it.
-    fn commands(&mut self, commands: &[Command], size: (u32, u32)) -> Result<Option<Vec<u8>>, Error> {
+    fn commands(&mut self, commands: &[Command], size: (u32, u32)) -> Result<Option<Sent>, Error> {
         // Only differences matter to the client; it wraps after 49 days.
         let time_ms =
             u32::try_from(self.began.elapsed().as_millis() & u128::from(u32::MAX)).unwrap_or_default();
         let Some(mut pipeline) = self.pipeline() else { return Ok(None) };
-        let sent = pipeline.picture(commands, size, time_ms)?;
-        Ok(sent.map(|sent| {
-            self.pace.sent(sent.frame, sent.bytes.len(), Instant::now());
-            sent.bytes
-        }))
+        pipeline.picture(commands, size, time_ms)
     }
 
     async fn picture(&mut self, encoded: Encoded) -> Result<(), Error> {
@@ -511,7 +506,11 @@ impl Session<'_> {
                 if commands.is_empty() {
                     return Ok(());
                 }
-                self.commands(&commands, size)?
+                let sent = self.commands(&commands, size)?;
+                sent.map(|Sent { bytes, frame }| {
+                    self.pace.sent(frame, bytes.len(), Instant::now());
+                    bytes
+                })
             }
             Encoded::SurfaceCommands(commands) => Some(updates(UpdateCode::SurfaceCommands, &commands)?),
             Encoded::Bitmaps(bitmaps) => Some(updates(UpdateCode::Bitmap, &bitmaps)?),
