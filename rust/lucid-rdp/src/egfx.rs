@@ -284,7 +284,12 @@ fn begin_frame(server: &mut GraphicsPipelineServer, surface: u16, time_ms: u32) 
 }
 
 /// A frame's PDUs (MS-RDPEGFX 2.2.2), one after the other. They may go in one `RDP_SEGMENTED_DATA` (2.2.5.1).
-pub(crate) fn frame_bytes(commands: &[Command], surface: u16, frame_id: u32, time_ms: u32) -> Result<Vec<u8>, Error> {
+pub(crate) fn frame_bytes(
+    commands: &[Command],
+    surface: u16,
+    frame_id: u32,
+    time_ms: u32,
+) -> Result<Vec<u8>, Error> {
     let failed = |_| Error::Encode("a picture");
     let start = GfxPdu::StartFrame(StartFramePdu { timestamp: timestamp(time_ms), frame_id });
     let end = GfxPdu::EndFrame(EndFramePdu { frame_id });

@@ -34,6 +34,8 @@ struct Flight {
     frame: u32,
     sent: Instant,
     bytes: usize,
+    /// The rest of the picture follows.
+    ahead: bool,
 }
 
 /// What is known of the link.
@@ -53,9 +55,14 @@ impl Pace {
         self.flying.iter().map(|f| f.bytes).sum()
     }
 
-    /// A picture was handed to the socket.
+    /// A picture, or the rest of one, was handed to the socket.
     pub(crate) fn sent(&mut self, frame: u32, bytes: usize, now: Instant) {
-        self.flying.push_back(Flight { frame, sent: now, bytes });
+        self.flying.push_back(Flight { frame, sent: now, bytes, ahead: false });
+    }
+
+    /// A part of a picture was handed to the socket. It counts as a picture only together with its rest.
+    pub(crate) fn sent_ahead(&mut self, frame: u32, bytes: usize, now: Instant) {
+        self.flying.push_back(Flight { frame, sent: now, bytes, ahead: true });
     }
 
     /// The client has shown a picture, and thus all before it.
@@ -115,13 +122,14 @@ impl Pace {
         let delay = self.shortest.map_or(Duration::ZERO, |(delay, _)| delay);
         let more = usize::try_from(delay.as_millis() / EACH.as_millis()).unwrap_or(MANY);
         let count = FEW + more.min(MANY - FEW);
-        if self.flying.len() < FEW && self.flying.len() < count {
+        let pictures = self.flying.iter().filter(|f| !f.ahead).count();
+        if pictures < FEW {
             return true;
         }
         let window = self.rate.map_or(0.0, |rate| rate * (delay.as_secs_f64() + SHARE));
         #[expect(clippy::cast_precision_loss, reason = "bytes under way fit a double")]
         let under_way = self.under_way() as f64;
-        self.flying.len() < count && under_way < window
+        pictures < count && under_way < window
     }
 
     /// Whether nothing is under way.
@@ -197,6 +205,21 @@ mod tests {
             count += 1;
         }
         assert_eq!(count, 2);
+    }
+
+    #[test]
+    fn a_picture_in_two_parts_is_one() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        for picture in 0..2 {
+            assert!(pace.may_send());
+            pace.sent_ahead(2 * picture, 100, now);
+            pace.sent(2 * picture + 1, 100, now);
+        }
+        assert!(!pace.may_send());
+        pace.acknowledged(0, now);
+        assert!(!pace.may_send());
+        pace.acknowledged(1, now);
+        assert!(pace.may_send());
     }
 
     #[test]

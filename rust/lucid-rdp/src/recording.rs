@@ -13,7 +13,7 @@ use ironrdp_acceptor::DesktopSize;
 use lucid_ipc::session::from_recorder::Item as Said;
 use lucid_ipc::session::recorder_client::RecorderClient;
 use lucid_ipc::session::to_recorder::Item;
-use lucid_ipc::session::{Begin, End, FromRecorder, Frame, Key, ToRecorder};
+use lucid_ipc::session::{Begin, End, Frame, FromRecorder, Key, ToRecorder};
 use lucid_ipc::tonic::{Status, Streaming};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};

@@ -38,12 +38,12 @@ use crate::input::Translator;
 use crate::pace::Pace;
 use crate::picture::{Codec, Encoded, FromDesktop, Order};
 use crate::pointer::Cursors;
+use crate::recording::{self, Recording};
 use crate::running::Running;
 use crate::sessions::Facts;
 use crate::sharecontrol::Channels;
 use crate::sound::Sound;
 use crate::touch::Touches;
-use crate::recording::{self, Recording};
 use crate::{Error, closing, fastpath, reconnect};
 
 mod clicks;
@@ -506,24 +506,29 @@ impl Session<'_> {
     /// Sends what there is of a picture whose rest follows. If the pipeline has gone or begun anew meanwhile, the rest finds
     /// that too, and has everything painted.
     async fn ahead(&mut self, commands: &[Command], size: (u32, u32)) -> Result<(), Error> {
-        match self.commands(commands, size).await? {
-            Some(bytes) => self.send(bytes).await,
-            None => Ok(()),
-        }
+        let Some((bytes, frame)) = self.commands(commands, size).await? else { return Ok(()) };
+        self.pace.sent_ahead(frame, bytes.len(), Instant::now());
+        self.send(bytes).await
     }
 
-    /// Commands as a picture of their own, or of a part; `None` when the client has no surface for it.
-    async fn commands(&mut self, commands: &[Command], size: (u32, u32)) -> Result<Option<Vec<u8>>, Error> {
+    /// Commands as a picture of their own, or of a part, with the frame that the client will acknowledge; `None` when the
+    /// client has no surface for it. They are in the recording's queue when this is done.
+    async fn commands(
+        &mut self,
+        commands: &[Command],
+        size: (u32, u32),
+    ) -> Result<Option<(Vec<u8>, u32)>, Error> {
         let time_ms = self.time_ms();
         let Some(mut pipeline) = self.pipeline() else { return Ok(None) };
-        let Some(sent) = pipeline.picture(commands, size, time_ms)? else { return Ok(None) };
+        let Some(Sent { bytes, frame, frames }) = pipeline.picture(commands, size, time_ms)? else {
+            return Ok(None);
+        };
         if let Some(recording) = &self.running.recording {
-            for frame in sent.frames {
+            for frame in frames {
                 recording.frame(frame).await;
             }
         }
-        self.pace.sent(sent.frame, sent.bytes.len(), Instant::now());
-        Ok(Some(sent.bytes))
+        Ok(Some((bytes, frame)))
     }
 
     /// Only differences matter to the client; it wraps after 49 days.
@@ -559,7 +564,11 @@ impl Session<'_> {
                 if commands.is_empty() {
                     return Ok(());
                 }
-                self.commands(&commands, size).await?
+                let sent = self.commands(&commands, size).await?;
+                sent.map(|(bytes, frame)| {
+                    self.pace.sent(frame, bytes.len(), Instant::now());
+                    bytes
+                })
             }
             Encoded::SurfaceCommands(commands) => Some(updates(UpdateCode::SurfaceCommands, &commands)?),
             Encoded::Bitmaps(bitmaps) => Some(updates(UpdateCode::Bitmap, &bitmaps)?),

@@ -3,10 +3,12 @@
 #[non_exhaustive]
 pub enum Error {
     /// A record is not what the format says.
-    #[error("a record of the video stream is malformed: {0}")]
-    Record(&'static str),
+    #[error(transparent)]
+    Record(#[from] lucid_session::Error),
     /// A frame came before any key.
-    #[error("a frame came before the first key picture; playback can begin only where a chunk begins with one")]
+    #[error(
+        "a frame came before the first key picture; playback can begin only where a chunk begins with one"
+    )]
     NoKey,
     /// The graphics client does not take a frame.
     #[error("decoding a frame: {0}")]
@@ -17,7 +19,7 @@ pub enum Error {
     /// A key picture cannot be read.
     #[error("reading a key picture: {0}")]
     Png(#[from] png::DecodingError),
-    /// A key picture cannot be written.
-    #[error("writing a key picture: {0}")]
-    WritePng(#[from] png::EncodingError),
+    /// A key picture is not what its record says.
+    #[error("a key picture is not whole, not of its size, or not of 8-bit red, green and blue")]
+    Key,
 }

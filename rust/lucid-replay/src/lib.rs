@@ -2,8 +2,6 @@
 
 mod error;
 mod player;
-mod record;
 
 pub use error::Error;
 pub use player::{Picture, Player};
-pub use record::{MAX_EDGE, Record};

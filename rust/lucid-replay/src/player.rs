@@ -13,7 +13,9 @@ use ironrdp_egfx::pdu::{
 use ironrdp_graphics::zgfx::wrap_uncompressed;
 use ironrdp_pdu::geometry::ExclusiveRectangle;
 
-use crate::{Error, Record};
+use lucid_session::video::Record;
+
+use crate::Error;
 
 /// What is shown at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +32,17 @@ pub struct Picture {
 #[derive(Default)]
 pub struct Player {
     picture: Option<Picture>,
+    /// A key whose PNG goes on in the next record: its size, and what there is of it.
+    key: Option<(u16, u16, Vec<u8>)>,
     /// Of the present key; made with the first frame, which tells the surface's number.
     client: Option<GraphicsPipelineClient>,
 }
+
+/// How a PNG ends (RFC 2083, 4.1.4): an empty chunk IEND with its sum.
+const PNG_END: [u8; 12] = [0, 0, 0, 0, b'I', b'E', b'N', b'D', 0xae, 0x42, 0x60, 0x82];
+/// A PNG takes no more than so many bytes for a pixel, and as many for each row, and [`PNG_MORE`].
+const PNG_PIXEL: usize = 4;
+const PNG_MORE: usize = 64 << 10;
 
 /// The client's callbacks are not needed: what it composes is asked for.
 struct Silent;
@@ -40,20 +50,47 @@ struct Silent;
 impl GraphicsPipelineHandler for Silent {}
 
 impl Player {
-    /// Takes one record's payload; the picture is up to date afterwards.
+    /// Takes one record. The picture is up to date afterwards, unless the key goes on in the next record.
     ///
     /// # Errors
     /// When it is malformed, or a frame that cannot be decoded without anything missing. The picture is then what it
     /// was; a later key mends that.
-    pub fn take(&mut self, payload: &[u8]) -> Result<&Picture, Error> {
-        match Record::read(payload)? {
+    pub fn take(&mut self, record: Record<'_>) -> Result<(), Error> {
+        match record {
             Record::Key { width, height, png } => {
-                let pixels = if png.is_empty() { black(width, height) } else { read_png(png, width, height)? };
-                self.client = None;
-                Ok(self.picture.insert(Picture { width, height, pixels }))
+                self.key = None;
+                if png.is_empty() {
+                    self.show(width, height, black(width, height));
+                    return Ok(());
+                }
+                self.more(width, height, png.to_vec())
             }
+            Record::More(more) => {
+                let Some((width, height, mut png)) = self.key.take() else { return Err(Error::NoKey) };
+                png.extend_from_slice(more);
+                self.more(width, height, png)
+            }
+            Record::Frame(_) if self.key.take().is_some() => Err(Error::Key),
             Record::Frame(pdus) => self.frame(pdus),
         }
+    }
+
+    /// Shows a key, or waits for the rest of it.
+    fn more(&mut self, width: u16, height: u16, png: Vec<u8>) -> Result<(), Error> {
+        if png.ends_with(&PNG_END) {
+            self.show(width, height, read_png(&png, width, height)?);
+            return Ok(());
+        }
+        if png.len() > (usize::from(width) + 1) * usize::from(height) * PNG_PIXEL + PNG_MORE {
+            return Err(Error::Key);
+        }
+        self.key = Some((width, height, png));
+        Ok(())
+    }
+
+    fn show(&mut self, width: u16, height: u16, pixels: Vec<u8>) {
+        self.client = None;
+        self.picture = Some(Picture { width, height, pixels });
     }
 
     /// What is shown now; nothing before the first key.
@@ -62,14 +99,14 @@ impl Player {
         self.picture.as_ref()
     }
 
-    fn frame(&mut self, pdus: &[u8]) -> Result<&Picture, Error> {
+    fn frame(&mut self, pdus: &[u8]) -> Result<(), Error> {
         let picture = self.picture.as_mut().ok_or(Error::NoKey)?;
         let client = match &mut self.client {
             Some(client) => client,
             none => match surface_of(pdus)? {
                 Some(surface) => none.insert(begin(picture, surface)?),
                 // It paints nothing.
-                None => return Ok(picture),
+                None => return Ok(()),
             },
         };
         let dropped = client.dropped_updates();
@@ -84,10 +121,12 @@ impl Player {
                 let y = usize::from(region.top) + row;
                 let at = (y * usize::from(picture.width) + usize::from(region.left)) * 4;
                 let target = picture.pixels.get_mut(at..at + width);
-                target.ok_or_else(|| Error::Frame("it paints outside of the picture".to_owned()))?.copy_from_slice(pixels);
+                target
+                    .ok_or_else(|| Error::Frame("it paints outside of the picture".to_owned()))?
+                    .copy_from_slice(pixels);
             }
         }
-        Ok(picture)
+        Ok(())
     }
 }
 
@@ -106,9 +145,22 @@ fn begin(picture: &Picture, surface_id: u16) -> Result<GraphicsPipelineClient, E
     pixels.as_chunks_mut::<4>().0.iter_mut().for_each(|pixel| pixel.swap(0, 2));
     let first = [
         GfxPdu::CapabilitiesConfirm(CapabilitiesConfirmPdu::from_typed(&confirmed)),
-        GfxPdu::ResetGraphics(ResetGraphicsPdu { width: width.into(), height: height.into(), monitors: Vec::new() }),
-        GfxPdu::CreateSurface(CreateSurfacePdu { surface_id, width, height, pixel_format: PixelFormat::XRgb }),
-        GfxPdu::MapSurfaceToOutput(MapSurfaceToOutputPdu { surface_id, output_origin_x: 0, output_origin_y: 0 }),
+        GfxPdu::ResetGraphics(ResetGraphicsPdu {
+            width: width.into(),
+            height: height.into(),
+            monitors: Vec::new(),
+        }),
+        GfxPdu::CreateSurface(CreateSurfacePdu {
+            surface_id,
+            width,
+            height,
+            pixel_format: PixelFormat::XRgb,
+        }),
+        GfxPdu::MapSurfaceToOutput(MapSurfaceToOutputPdu {
+            surface_id,
+            output_origin_x: 0,
+            output_origin_y: 0,
+        }),
         GfxPdu::WireToSurface1(WireToSurface1Pdu {
             surface_id,
             codec_id: Codec1Type::Uncompressed,
@@ -157,7 +209,7 @@ fn read_png(png: &[u8], width: u16, height: u16) -> Result<Vec<u8>, Error> {
     if (info.width, info.height) != (width.into(), height.into())
         || (info.color_type, info.bit_depth) != (png::ColorType::Rgb, png::BitDepth::Eight)
     {
-        return Err(Error::Record("a key's picture is not of its size, or not of 8-bit red, green and blue"));
+        return Err(Error::Key);
     }
     let mut rgb = vec![0; usize::from(width) * usize::from(height) * 3];
     reader.next_frame(&mut rgb)?;

@@ -6,7 +6,7 @@
 //!
 //! The way of an item: the socket's stream ([`service`](self)) looks at it, stamps it, and waits until there is room;
 //! the session's thread writes it; a commit makes it durable and the caller hears of it. What may happen to a session
-//! stands at the top of `session.rs`; what the records hold, in `payload.rs`.
+//! stands at the top of `session.rs`; what the records hold, in [`lucid_session`].
 
 mod clock;
 mod error;

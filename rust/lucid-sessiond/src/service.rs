@@ -30,7 +30,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use crate::{
     error::Error,
     events, payload,
-    session::{Attached, Command, Item, Progress, room},
+    session::{Attached, Command, Item, Picture, Progress, room},
     sessions::Sessions,
 };
 
@@ -193,13 +193,13 @@ async fn convert(item: to_recorder::Item, waiting: &Arc<Semaphore>) -> Result<It
             let (send, picture) = std_mpsc::sync_channel(1);
             tokio::task::spawn_blocking(move || {
                 let mut permit = permit;
-                let compressed = payload::key(width, height, &key.rgb);
+                let compressed = payload::png(width, height, &key.rgb);
                 drop(key);
-                let compressed = compressed.map(|payload| {
+                let compressed = compressed.map(|png| {
                     // What is left of it takes less.
-                    let less = permit.num_permits().saturating_sub(room(payload.len()) as usize);
+                    let less = permit.num_permits().saturating_sub(room(png.len()) as usize);
                     drop(permit.split(less));
-                    (payload, permit)
+                    Picture { width, height, png, room: permit }
                 });
                 // A session that was given up meanwhile needs it no more.
                 drop(send.send(compressed));

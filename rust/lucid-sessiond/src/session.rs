@@ -23,16 +23,18 @@ use lucid_audit::{Actor, Chain, Data, Entry as Event, Line, MAX_UNCONFIRMED, Out
 use lucid_ipc::{session::State, tonic::Status};
 use lucid_recording::{
     Hash, Hex, Limits, Recipient, Recovery, SessionId, Start, Time, Writer,
+    chunk::MAX_PAYLOAD,
     statement::{Audit, Participant},
     system_random,
 };
+use lucid_session::{AUDIT, POINTER, SOUND, VIDEO, video};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::{
     clock::{Clock, WallClock},
     error::{Error, Result},
     files::{self, Ending, Entry},
-    payload::{self, AUDIT, POINTER, SOUND, VIDEO},
+    payload,
 };
 
 /// An item is on the disk a second after it came; a quarter of that is the disk's.
@@ -78,8 +80,13 @@ pub(crate) enum Item {
     End(Word),
 }
 
-/// A key's payload, with the room that it takes.
-pub(crate) type Picture = (Vec<u8>, OwnedSemaphorePermit);
+/// A key picture as PNG, with the room that it takes.
+pub(crate) struct Picture {
+    pub(crate) width: u16,
+    pub(crate) height: u16,
+    pub(crate) png: Vec<u8>,
+    pub(crate) room: OwnedSemaphorePermit,
+}
 
 /// What a session is told.
 pub(crate) enum Command {
@@ -572,28 +579,23 @@ impl Session {
         let time = self.later(time);
         match item {
             Item::Key(picture) => {
-                let (key, _room) = self.picture(&picture)?;
+                let Picture { width, height, png, room: _room } = self.picture(&picture)?;
                 let (writer, _) = self.open()?;
                 if writer.wants_key() {
                     // What is gathered belongs to the chunk before.
                     self.flush(time)?;
                 }
-                let (writer, _) = self.open()?;
-                for (place, piece) in payload::pieces(&key).enumerate() {
-                    writer.append(VIDEO, time, place == 0, &piece)?;
+                for record in video::Record::of_key(width, height, &png, MAX_PAYLOAD) {
+                    let is_key = matches!(record, video::Record::Key { .. });
+                    self.video(time, is_key, &record)?;
                 }
                 self.key_asked = false;
             }
             Item::Frame(pdus, _room) => {
-                let mut scratch = std::mem::take(&mut self.scratch);
-                payload::frame(&pdus, &mut scratch);
-                self.open()?.0.append(VIDEO, time, false, &scratch)?;
-                if scratch.capacity() <= SCRATCH {
-                    self.scratch = scratch;
-                }
+                self.video(time, false, &video::Record::Frame(&pdus))?;
             }
-            Item::Pointer(bytes, _room) => self.open()?.0.append(POINTER, time, false, &bytes)?,
-            Item::Sound(bytes, _room) => self.open()?.0.append(SOUND, time, false, &bytes)?,
+            Item::Pointer(bytes, _room) => self.open()?.0.append(POINTER.number, time, false, &bytes)?,
+            Item::Sound(bytes, _room) => self.open()?.0.append(SOUND.number, time, false, &bytes)?,
             Item::Event(event, _room) => self.event(time, event)?,
             Item::End(reason) => {
                 self.end(time, reason)?;
@@ -621,6 +623,16 @@ impl Session {
             self.commit()?;
         }
         Ok(Flow::On)
+    }
+
+    fn video(&mut self, time: Time, is_key: bool, record: &video::Record<'_>) -> Result<()> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        record.write(&mut scratch);
+        self.open()?.0.append(VIDEO.number, time, is_key, &scratch)?;
+        if scratch.capacity() <= SCRATCH {
+            self.scratch = scratch;
+        }
+        Ok(())
     }
 
     /// Waits for a key, and commits meanwhile what came before it.
@@ -674,7 +686,7 @@ impl Session {
             return Ok(());
         }
         let lines = std::mem::take(&mut self.lines);
-        self.open()?.0.append(AUDIT, time, false, &lines)?;
+        self.open()?.0.append(AUDIT.number, time, false, &lines)?;
         Ok(())
     }
 

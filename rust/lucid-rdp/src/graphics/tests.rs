@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use ironrdp_graphics::clearcodec::ClearCodecDecoder;
 use lucid_desktop::{Frame, Rect};
-use lucid_replay::{Player, Record};
+use lucid_replay::Player;
+use lucid_session::video::Record;
 use openh264::decoder::Decoder;
 use openh264::formats::YUVSource as _;
 
@@ -584,12 +585,12 @@ fn a_recording_played_from_any_cut_on_shows_what_the_client_shows() {
     client.room = 100 << 20;
     let mut player = Player::default();
     let size = (width as u16, height as u16);
-    player.take(&Record::Key { width: size.0, height: size.1, png: &[] }.write()).unwrap();
+    player.take(Record::Key { width: size.0, height: size.1, png: &[] }).unwrap();
     let (mut cuts, mut rough) = (0, 0);
     for round in 0..150 {
         if round % 15 == 14 {
             let forget = surface.cut();
-            player.take(&Record::Frame(&egfx::frame_bytes(&forget, 3, round, 0).unwrap()).write()).unwrap();
+            player.take(Record::Frame(&egfx::frame_bytes(&forget, 3, round, 0).unwrap())).unwrap();
             forget.iter().for_each(|c| client.run(c));
             let rgb: Vec<u8> = surface.shown().chunks(4).flat_map(|p| [p[2], p[1], p[0]]).collect();
             let mut png = Vec::new();
@@ -598,14 +599,18 @@ fn a_recording_played_from_any_cut_on_shows_what_the_client_shows() {
             encoder.write_header().unwrap().write_image_data(&rgb).unwrap();
             // Whoever comes now has seen nothing before.
             player = Player::default();
-            player.take(&Record::Key { width: size.0, height: size.1, png: &png }.write()).unwrap();
+            // A record holds so much of a key.
+            for record in Record::of_key(size.0, size.1, &png, 10_000) {
+                player.take(record).unwrap();
+            }
             cuts += 1;
         }
         let damage = desk.change(&mut random);
         now += Duration::from_millis(u64::from(random.below(150)));
         let drawing = draw(&mut surface, &desk.frame(&damage), wishes, now);
         let frame = egfx::frame_bytes(&drawing.commands, 3, round, 0).unwrap();
-        let picture = player.take(&Record::Frame(&frame).write()).unwrap().clone();
+        player.take(Record::Frame(&frame)).unwrap();
+        let picture = player.picture().unwrap().clone();
         drawing.commands.iter().for_each(|c| client.run(c));
         check(&surface, &client, &desk, "the client");
         for (at, (seen, shown)) in picture.pixels.chunks(4).zip(client.pixels.chunks(4)).enumerate() {
