@@ -49,7 +49,7 @@ enum Command {
         list: bool,
     },
     /// Measure a part of Lucid beside the best of its kind.
-    #[command(subcommand, override_usage = "scripts/bench rdp [OPTIONS]")]
+    #[command(subcommand, override_usage = "scripts/bench <rdp|recording> [OPTIONS]")]
     Bench(Bench),
     /// Build the disk image without booting it.
     #[command(override_usage = "scripts/build-image")]
@@ -63,6 +63,9 @@ enum Bench {
     /// The RDP host beside xrdp.
     #[command(override_usage = "scripts/bench rdp [OPTIONS]")]
     Rdp(bench::BenchArguments),
+    /// Recordings: sealing beside the sum of its parts, and restic and borg; verifying, seeking; what recording a session costs.
+    #[command(override_usage = "scripts/bench recording [OPTIONS]")]
+    Recording(bench::recording::RecordingArguments),
 }
 
 fn main() -> ExitCode {
@@ -91,6 +94,9 @@ fn act(arguments: Arguments) -> Result<bool> {
         Command::Run(arguments) => run::run(&project, &steps, &arguments).map(|()| true),
         Command::Test { names, only, .. } => suites::run(&project, &steps, &names, &only),
         Command::Bench(Bench::Rdp(arguments)) => bench::run(&project, &steps, &arguments).map(|()| true),
+        Command::Bench(Bench::Recording(arguments)) => {
+            bench::recording::run(&project, &steps, &arguments).map(|()| true)
+        }
         Command::BuildImage => {
             setup(&project, &steps)?;
             build::host(&project, &steps, build::Host::ImageTool)?;

@@ -23,6 +23,8 @@ const START: Duration = Duration::from_secs(30);
 /// The account on both.
 const USER: &str = "bench";
 const PASSWORD: &str = "Quiet-Otter-58";
+/// Recordings are sealed to this; nobody opens them.
+const OWNER: &str = "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f";
 
 /// A host that is running.
 pub(super) struct Host {
@@ -69,6 +71,21 @@ fn fresh(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).at("making", dir)
 }
 
+/// Makes a root of Debian 13 with some packages, for programs that Lucid is measured beside.
+pub(super) fn debian(project: &Project, steps: &Steps, root: &Path, packages: &str) -> Result<()> {
+    if root.exists() {
+        fs::remove_dir_all(root).at("emptying", root)?;
+    }
+    let words = ["sources", "--suite", "trixie", "--backports"].map(std::ffi::OsStr::new);
+    let mut tool = build::image_tool(project, &words);
+    let sources = ask_well("reading where Debian's packages come from", &mut tool, b"")?.out;
+    let list = root.with_extension("list");
+    fs::write(&list, sources).at("writing", &list)?;
+    let mut bootstrap = Command::new("mmdebstrap");
+    bootstrap.args(["--variant=minbase", &format!("--include={packages}"), "trixie"]).arg(root).arg(&list);
+    steps.run("installing what is measured beside Lucid into a root of its own", &mut bootstrap).map(drop)
+}
+
 /// Lucid's services with the compositor that the device has, and the scene instead of a terminal.
 pub(super) struct Lucid {
     dir: PathBuf,
@@ -81,7 +98,7 @@ impl Lucid {
     pub(super) fn prepare(project: &Project, steps: &Steps, tools: &Path) -> Result<Self> {
         let mut cargo = project.command("cargo");
         cargo.args(["build", "--release"]);
-        for package in ["lucid-rdp", "lucid-desktop", "bench-scene"] {
+        for package in ["lucid-rdp", "lucid-desktop", "lucid-sessiond", "bench-scene"] {
             cargo.args(["--package", package]);
         }
         steps.run("building the services as they are released", &mut cargo)?;
@@ -97,10 +114,10 @@ impl Lucid {
         Ok(Self { dir, programs, sway })
     }
 
-    /// Starts them.
-    pub(super) fn start(&self, interrupt: &Interrupt) -> Result<Host> {
+    /// Starts them; with the recorder, if sessions are to be recorded.
+    pub(super) fn start(&self, recorded: bool, interrupt: &Interrupt) -> Result<Host> {
         let file = |name: &str| self.dir.join(name);
-        for folder in ["state", "run", "home", "runtime"] {
+        for folder in ["state", "run", "home", "runtime", "recorder"] {
             fresh(&file(folder))?;
         }
         fs::set_permissions(file("runtime"), fs::Permissions::from_mode(0o700))
@@ -116,8 +133,17 @@ impl Lucid {
         rdp.arg("--listen").arg(format!("{HOST}:{port}")).arg("--state").arg(file("state"));
         rdp.arg("--run").arg(file("run")).arg("--account").arg(file("account.json"));
         rdp.arg("--desktop").arg(file("desktop.sock"));
-        let commands = [("lucid-desktop.log", desktop), ("lucid-rdp.log", rdp)];
-        let name = format!("Lucid {}", env!("CARGO_PKG_VERSION"));
+        let mut name = format!("Lucid {}", env!("CARGO_PKG_VERSION"));
+        let mut commands = vec![("lucid-desktop.log", desktop)];
+        if recorded {
+            name.push_str(", recorded");
+            let mut recorder = Command::new(self.programs.join("lucid-sessiond"));
+            recorder.arg("--state").arg(file("recorder")).arg("--run").arg(file("recorder"));
+            recorder.args(["--owner", OWNER]);
+            rdp.arg("--recorder").arg(file("recorder/recorder.sock"));
+            commands.push(("lucid-sessiond.log", recorder));
+        }
+        commands.push(("lucid-rdp.log", rdp));
         Host::start(&name, port, &commands, &self.dir, interrupt)
     }
 }
@@ -140,22 +166,7 @@ impl Xrdp {
         let root = dir.join("root");
         let done = dir.join("installed");
         if !done.exists() {
-            if root.exists() {
-                fs::remove_dir_all(&root).at("emptying", &root)?;
-            }
-            let mut tool = build::image_tool(
-                project,
-                &["sources", "--suite", "trixie", "--backports"].map(std::ffi::OsStr::new),
-            );
-            let sources = ask_well("reading where Debian's packages come from", &mut tool, b"")?.out;
-            let list = dir.join("sources.list");
-            fs::write(&list, sources).at("writing", &list)?;
-            let mut bootstrap = Command::new("mmdebstrap");
-            bootstrap
-                .args(["--variant=minbase", &format!("--include={PACKAGES}"), "trixie"])
-                .arg(&root)
-                .arg(&list);
-            steps.run("installing xrdp into a root of its own", &mut bootstrap)?;
+            debian(project, steps, &root, PACKAGES)?;
             for words in [
                 &["useradd", "--create-home", USER][..],
                 // Its certificate's key belongs to that group.

@@ -111,6 +111,13 @@ pub(super) struct Figures {
     pub(super) memory: f64,
 }
 
+impl Figures {
+    /// The works that have a cost of their own.
+    pub(super) fn works(&self) -> [Moving; 5] {
+        [self.small_cost, self.whole_cost, self.scroll, self.window, self.video]
+    }
+}
+
 /// Measures a host that has just started.
 pub(super) fn host(
     host: &Host,

@@ -1,11 +1,13 @@
-//! `scripts/bench rdp`: Lucid's RDP host beside xrdp. One machine, one client, one scripted work, one run; no figure passes
-//! or fails.
+//! `scripts/bench`: Lucid beside the best of its kind, on one machine, in one run; no figure passes or fails.
+//!
+//! `rdp`: the RDP host beside xrdp, one client, one scripted work. `recording`: [`recording`].
 
 mod cost;
 mod hosts;
 mod link;
 mod measure;
 mod probe;
+pub(crate) mod recording;
 mod table;
 
 use std::{fs, path::PathBuf};
@@ -80,7 +82,7 @@ pub(crate) fn run(project: &Project, steps: &Steps, arguments: &BenchArguments) 
             let plan = Plan::new(shape.is_some(), arguments.quick, arguments.only);
             for round in 1..=arguments.rounds {
                 type Start<'a> = Box<dyn Fn() -> Result<Host> + 'a>;
-                let mut starts: Vec<Start> = vec![Box::new(|| lucid.start(&steps.interrupt))];
+                let mut starts: Vec<Start> = vec![Box::new(|| lucid.start(false, &steps.interrupt))];
                 if let Some(xrdp) = &xrdp {
                     starts.push(Box::new(|| xrdp.start(&steps.interrupt)));
                 }

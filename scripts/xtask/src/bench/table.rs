@@ -111,14 +111,14 @@ fn number(value: f64) -> String {
 }
 
 /// What this machine is, in a line.
-fn machine() -> String {
+pub(super) fn machine() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =
         cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
     let count = std::thread::available_parallelism().map_or(0, usize::from);
     let date = ask(std::process::Command::new("date").args(["-u", "+%Y-%m-%d"]), b"").map(|a| a.text());
     format!(
-        "{}; {count} processors, {}; everything (host, scene, client, X server) on this one machine",
+        "{}; {count} processors, {}",
         date.unwrap_or_default().trim(),
         model.unwrap_or("of a kind that the kernel does not name")
     )
@@ -134,7 +134,7 @@ pub(super) fn page(all: &[(Option<Shape>, String, Figures)]) -> String {
     put("# The RDP host, measured".to_owned());
     put(String::new());
     put(format!(
-        "Made by `scripts/bench rdp`. {}. xfreerdp 3 with `/gfx:AVC420` under Xvfb, {} by {}.",
+        "Made by `scripts/bench rdp`. {}; everything (host, scene, client, X server) on this one machine. xfreerdp 3 with `/gfx:AVC420` under Xvfb, {} by {}.",
         machine(),
         SIZE.0,
         SIZE.1
@@ -161,49 +161,48 @@ pub(super) fn page(all: &[(Option<Shape>, String, Figures)]) -> String {
             ),
         });
         put(String::new());
-        let mut names: Vec<&String> = Vec::new();
-        for (of, name, _) in all {
-            if *of == shape && !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        let hosts: Vec<Figures> = names
-            .iter()
-            .map(|name| {
-                let rounds: Vec<&Figures> =
-                    all.iter().filter(|(of, n, _)| *of == shape && n == *name).map(|(.., f)| f).collect();
-                together(&rounds)
-            })
-            .collect();
-        let mut head = String::from("| |");
-        let mut rule = String::from("| --- |");
-        for name in &names {
-            let _ = write!(head, " {name} |");
-            rule.push_str(" ---: |");
-        }
-        if hosts.len() == 2 {
-            head.push_str(" ratio |");
-            rule.push_str(" ---: |");
-        }
-        put(head);
-        put(rule);
-        for (what, goal, figure) in ROWS {
-            // Not asked for.
-            if hosts.iter().all(|host| figure(host).is_nan()) {
-                continue;
-            }
-            let mut row = format!("| {what} |");
-            for host in &hosts {
-                let _ = write!(row, " {} |", number(figure(host)));
-            }
-            if let [first, second] = hosts.as_slice() {
-                let ratio = figure(first) / figure(second);
-                let missed = goal.is_some_and(|goal| ratio > goal);
-                let mark = if missed { "**" } else { "" };
-                let _ = write!(row, " {mark}{}{mark} |", number(ratio));
-            }
-            put(row);
-        }
+        put(rows(all.iter().filter(|(of, ..)| *of == shape).map(|(_, name, figures)| (name, figures)), true));
     }
     page
+}
+
+/// The table of some hosts, each with its rounds. With two of them, their ratio; what is above its goal is bold.
+pub(super) fn rows<'a>(all: impl Iterator<Item = (&'a String, &'a Figures)>, goals: bool) -> String {
+    let mut rounds: Vec<(&String, Vec<&Figures>)> = Vec::new();
+    for (name, figures) in all {
+        match rounds.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, rounds)) => rounds.push(figures),
+            None => rounds.push((name, vec![figures])),
+        }
+    }
+    let hosts: Vec<Figures> = rounds.iter().map(|(_, rounds)| together(rounds)).collect();
+    let mut head = String::from("| |");
+    let mut rule = String::from("| --- |");
+    for (name, _) in &rounds {
+        let _ = write!(head, " {name} |");
+        rule.push_str(" ---: |");
+    }
+    if hosts.len() == 2 {
+        head.push_str(" ratio |");
+        rule.push_str(" ---: |");
+    }
+    let mut lines = vec![head, rule];
+    for (what, goal, figure) in ROWS {
+        // Not asked for.
+        if hosts.iter().all(|host| figure(host).is_nan()) {
+            continue;
+        }
+        let mut row = format!("| {what} |");
+        for host in &hosts {
+            let _ = write!(row, " {} |", number(figure(host)));
+        }
+        if let [first, second] = hosts.as_slice() {
+            let ratio = figure(first) / figure(second);
+            let missed = goals && goal.is_some_and(|goal| ratio > goal);
+            let mark = if missed { "**" } else { "" };
+            let _ = write!(row, " {mark}{}{mark} |", number(ratio));
+        }
+        lines.push(row);
+    }
+    lines.join("\n")
 }
