@@ -15,6 +15,8 @@
 mod chain;
 mod error;
 mod event;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod text;
 
 pub use chain::{Chain, Line, MAX_UNCONFIRMED, Summary, verify};

@@ -28,3 +28,26 @@ pub fn record(bytes: &[u8]) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    #[test]
+    fn every_input_of_the_corpus_is_borne_and_damaged_ones_as_well() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lucid-recording/fuzz/corpus/streams");
+        let mut inputs = 0;
+        for file in fs::read_dir(corpus).unwrap() {
+            let bytes = fs::read(file.unwrap().path()).unwrap();
+            super::record(&bytes);
+            for at in 0..bytes.len() {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << (at % 8);
+                super::record(&damaged);
+                super::record(&bytes[..at]);
+            }
+            inputs += 1;
+        }
+        assert!(inputs > 0);
+    }
+}

@@ -42,3 +42,44 @@ pub const SOUND: Stream = Stream { number: 4, name: "sound", compressed: false }
 pub const STREAMS: [Stream; 4] = [VIDEO, AUDIT, POINTER, SOUND];
 /// The most pixels of an edge, of pictures and of where the pointer is.
 pub const MAX_EDGE: u16 = 8192;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_records_stay_as_they_are() {
+        let mut bytes = Vec::new();
+        let mut golden = |wanted: &[u8], write: &dyn Fn(&mut Vec<u8>)| {
+            bytes.clear();
+            write(&mut bytes);
+            assert_eq!(bytes, wanted);
+        };
+        use pointer::{Change, Entry, Shape};
+        use sound::{Coding, Piece};
+        use video::Record;
+        golden(&[0, 128, 2, 224, 1, 7, 8], &|out| {
+            Record::Key { width: 640, height: 480, png: &[7, 8] }.write(out)
+        });
+        golden(&[1, 9], &|out| Record::Frame(&[9]).write(out));
+        golden(&[2, 9], &|out| Record::More(&[9]).write(out));
+        golden(&[0, 5, 0, 44, 1, 2, 0], &|out| {
+            Entry { ms_before: 5, change: Change::Moved(300, 2) }.write(out);
+        });
+        golden(&[1, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 1, 2, 3, 4], &|out| {
+            let shape = Shape { width: 1, height: 1, hotspot: (0, 0), rgba: &[1, 2, 3, 4] };
+            Entry { ms_before: 256, change: Change::Shape(shape) }.write(out);
+        });
+        golden(&[2, 0, 0], &|out| Entry { ms_before: 0, change: Change::Hidden }.write(out));
+        for (coding, head) in [
+            (Coding::Pcm, [0, 2, 0, 0]),
+            (Coding::Opus, [1, 2, 0, 0]),
+            (Coding::ImaAdpcm(1024), [2, 2, 0, 4]),
+        ] {
+            let wanted = [head.as_slice(), &[0x80, 0xbb, 0, 0, 9]].concat();
+            golden(&wanted, &|out| {
+                out.extend(Piece { coding, channels: 2, rate: 48000, bytes: &[9] }.write());
+            });
+        }
+    }
+}

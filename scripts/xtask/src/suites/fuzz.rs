@@ -49,7 +49,13 @@ const RUNS: &[(&str, u32)] = &[
     ("touch", 15_000),
 ];
 /// The same for the files of recordings. A whole directory is written to the memory's file system for each input.
-const RECORDING: &[(&str, u32)] = &[("chunk", 300_000), ("directory", 4_000), ("statements", 100_000)];
+const RECORDING: &[(&str, u32)] = &[
+    ("chunk", 300_000),
+    ("directory", 4_000),
+    ("events", 30_000),
+    ("statements", 100_000),
+    ("streams", 300_000),
+];
 /// What one input may take: seconds, and MiB of the whole process. The targets themselves bound the heap, far below.
 const LIMITS: [&str; 2] = ["-timeout=20", "-rss_limit_mb=1024"];
 
