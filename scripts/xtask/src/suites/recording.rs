@@ -1,6 +1,8 @@
 //! Recordings, as files: `lucidctl recording`, and the verifier in Python that was written from the documentation of the
 //! format, are held to each other and to what was done to thousands of recordings.
 
+mod host;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -45,6 +47,9 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     report.check("a proof holds for its chunk and for nothing else", || proofs(&tools));
     report.check("after a rewrap the new key opens every record and the old one none", || rewrap(&tools));
     report.check("exit statuses tell wrong from unreadable and from wrong usage", || statuses(&tools));
+    if report.wants("host") {
+        host::check(context, &tools, report)?;
+    }
     Ok(())
 }
 

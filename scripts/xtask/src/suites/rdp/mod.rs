@@ -282,7 +282,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
 }
 
 /// The desktop's configuration, with the bar's program where it lies in this checkout.
-fn sway_config(project: &Project, dir: &Path) -> Result<PathBuf> {
+pub(super) fn sway_config(project: &Project, dir: &Path) -> Result<PathBuf> {
     const BAR: &str = "/usr/libexec/lucid-bar";
     let given = project.root.join("image/desktop/etc/sway/config");
     let text = fs::read_to_string(&given).at("reading", &given)?;
@@ -684,7 +684,7 @@ fn is_open(stream: &TcpStream) -> bool {
 }
 
 /// Only its owner may use it.
-fn set_private(path: &Path) -> Result<()> {
+pub(super) fn set_private(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let mode = if path.is_dir() { 0o700 } else { 0o600 };
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).at("setting the mode of", path)

@@ -1,0 +1,462 @@
+//! Sessions of real clients on this machine, recorded: what was shown is what is played, and whatever dies, what there is
+//! of the recording holds.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::Value;
+
+use super::{Tools, agree, must};
+use crate::{
+    build,
+    client::{Client, Generation, Login, Mode, Place, foreign_wrapper},
+    error::{At, Error, Result},
+    machine,
+    progress::{Background, ask_well},
+    suite::{Picks, Report},
+    suites::{Context, rdp},
+};
+
+/// How often each program is killed; `LUCID_KILLS` in the environment says otherwise.
+const KILLS: usize = 5;
+/// The longest that a session is taken up again after.
+const RESUME_FOR: &str = "3s";
+/// What is on the screen is in the recording no later than this.
+const SETTLED: Duration = Duration::from_millis(1500);
+/// The least that may be lost: a second, and the moment in which it was noticed.
+const LOST: Duration = Duration::from_millis(1500);
+
+/// The clients whose sessions are recorded: with H.264, exactly, and without the graphics pipeline.
+static MODES: [Mode; 4] = [
+    Mode {
+        client: Generation::Three,
+        security: "nla",
+        codec: "AVC420",
+        options: &["/gfx:AVC420"],
+        tolerance: 2,
+        size: (1280, 720),
+    },
+    Mode {
+        client: Generation::Two,
+        security: "tls",
+        codec: "AVC420, odd size",
+        options: &["/gfx-h264:AVC420"],
+        tolerance: 2,
+        size: (1366, 766),
+    },
+    Mode {
+        client: Generation::Two,
+        security: "tls",
+        codec: "RemoteFX",
+        options: &["/rfx"],
+        tolerance: 2,
+        size: (1024, 768),
+    },
+    Mode {
+        client: Generation::Two,
+        security: "tls",
+        codec: "no codec asked for",
+        options: &[],
+        tolerance: 2,
+        size: (1024, 768),
+    },
+];
+
+/// Green, and white: whether the range of the colours is full.
+const COLOURS: [[u8; 3]; 2] = [[0x2a, 0x7f, 0x3c], [0xff, 0xff, 0xff]];
+
+/// The services of a check.
+struct House<'a> {
+    tools: &'a Tools,
+    place: Place<'a>,
+    dir: PathBuf,
+    login: Login,
+    /// The file with the owner's key, and its public half.
+    owner: PathBuf,
+    public: String,
+    desktop: Background,
+    recorder: Option<Background>,
+    rdp: Option<Background>,
+    bound: Duration,
+}
+
+/// Runs the checks.
+pub(super) fn check(context: &Context, tools: &Tools, report: &mut Report) -> Result<()> {
+    let trixie = context.tools()?;
+    let Some(mut house) = report.obtain(
+        "host: the recorder, a desktop and the RDP host start",
+        |_: &House| String::new(),
+        || House::start(context, &trixie, tools),
+    ) else {
+        return Ok(());
+    };
+    for mode in &MODES {
+        report.check(format!("host, {}: the recording shows what the client showed", mode.name()), || {
+            house.shows(mode)
+        });
+        context.steps.interrupt.check()?;
+    }
+    report.check("host: without its recorder no session begins, and one that runs waits for it", || {
+        house.waits()
+    });
+    let kills = match env::var("LUCID_KILLS") {
+        Ok(text) => {
+            text.parse().map_err(|_| Error::CannotCheck(format!("LUCID_KILLS is {text}: no number")))?
+        }
+        Err(_) => KILLS,
+    };
+    report.check(
+        format!("host: lucid-sessiond killed at {kills} moments of sessions loses nothing it confirmed"),
+        || house.kills(Victim::Recorder, kills),
+    );
+    report.check(
+        format!("host: lucid-rdp killed at {kills} moments of sessions leaves recordings that hold"),
+        || house.kills(Victim::Rdp, kills),
+    );
+    report.check("host: the services have not panicked", || house.calm());
+    Ok(())
+}
+
+/// What is killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Recorder,
+    Rdp,
+}
+
+impl<'a> House<'a> {
+    fn start(context: &'a Context, trixie: &'a Path, tools: &'a Tools) -> Result<Self> {
+        let Context { project, steps, .. } = context;
+        let dir = tools.work.join("host");
+        for folder in ["state", "run", "home", "runtime", "recorder", "recorder-run"] {
+            let folder = dir.join(folder);
+            fs::create_dir_all(&folder).at("making", &folder)?;
+        }
+        rdp::set_private(&dir.join("runtime"))?;
+        let login = Login {
+            port: machine::free_port()?,
+            user: "tester".to_owned(),
+            password: Some("Quiet-Otter-58".to_owned()),
+        };
+        login.write_account(&dir.join("account.json"))?;
+        let owner = dir.join("owner.key");
+        let made = ask_well("making an owner's key", tools.lucidctl(["new-key", "--json"]).arg(&owner), b"")?;
+        let made: Value = serde_json::from_slice(&made.out)
+            .map_err(|error| Error::talk("lucidctl recording new-key", error))?;
+        let public = made["public"].as_str().unwrap_or_default().to_owned();
+        let mut desktop = Command::new(build::host_program(project, "lucid-desktop"));
+        desktop.arg("--listen").arg(dir.join("desktop.sock")).arg("--home").arg(dir.join("home"));
+        desktop.arg("--runtime").arg(dir.join("runtime"));
+        desktop.arg("--sway").arg(foreign_wrapper(project, trixie, "usr/bin/sway", &dir.join("sway"))?);
+        desktop.arg("--sway-config").arg(rdp::sway_config(project, &dir)?);
+        let desktop = Background::start(&desktop, &dir.join("lucid-desktop.log"))?;
+        let place = Place { project, tools: trixie, interrupt: &steps.interrupt };
+        let bound = Duration::from_secs(30);
+        let mut house =
+            Self { tools, place, dir, login, owner, public, desktop, recorder: None, rdp: None, bound };
+        house.start_recorder()?;
+        house.start_rdp()?;
+        Ok(house)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("recorder-run/recorder.sock")
+    }
+
+    fn recordings(&self) -> PathBuf {
+        self.dir.join("recorder/recordings")
+    }
+
+    fn start_recorder(&mut self) -> Result<()> {
+        let mut command = Command::new(build::host_program(self.place.project, "lucid-sessiond"));
+        command.arg("--state").arg(self.dir.join("recorder")).arg("--run").arg(self.dir.join("recorder-run"));
+        command.args(["--owner", &self.public, "--resume-for", RESUME_FOR]);
+        let mut recorder = Background::start(&command, &self.dir.join("lucid-sessiond.log"))?;
+        let socket = self.socket();
+        self.place.interrupt.wait_for("the recorder", self.bound, || {
+            recorder.must_run("recording")?;
+            Ok(std::os::unix::net::UnixStream::connect(&socket).is_ok().then_some(()))
+        })?;
+        self.recorder = Some(recorder);
+        Ok(())
+    }
+
+    fn start_rdp(&mut self) -> Result<()> {
+        let dir = &self.dir;
+        let mut command = Command::new(build::host_program(self.place.project, "lucid-rdp"));
+        command.arg("--listen").arg(format!("127.0.0.1:{}", self.login.port));
+        command.arg("--state").arg(dir.join("state")).arg("--run").arg(dir.join("run"));
+        command.arg("--account").arg(dir.join("account.json")).arg("--desktop").arg(dir.join("desktop.sock"));
+        command.arg("--recorder").arg(self.socket());
+        let mut service = Background::start(&command, &dir.join("lucid-rdp.log"))?;
+        let (port, desktop) = (self.login.port, &mut self.desktop);
+        self.place.interrupt.wait_for("the services", self.bound, || {
+            service.must_run("serving RDP")?;
+            desktop.must_run("serving desktops")?;
+            Ok((dir.join("desktop.sock").exists() && machine::answers(port).is_ok()).then_some(()))
+        })?;
+        self.rdp = Some(service);
+        Ok(())
+    }
+
+    fn session(&self, name: &str, mode: &Mode) -> Result<Client> {
+        let dir = self.dir.join(format!("client-{name}"));
+        let mut client = Client::start(self.place, &dir, mode, &self.login, &[])?;
+        client.wait_desktop(self.bound, self.place.interrupt)?;
+        client.screen.point_to_the_middle()?;
+        // Over the compositor's title bar: Super+F is its key for that.
+        client.screen.key("super+f")?;
+        Ok(client)
+    }
+
+    /// The one recording that is there, when no session runs; a check begins with none.
+    fn only(&self) -> Result<PathBuf> {
+        let all = self.all()?;
+        match all.as_slice() {
+            [one] => Ok(one.clone()),
+            all => Err(Error::broken(format!("{} recordings instead of one: {all:?}", all.len()))),
+        }
+    }
+
+    fn all(&self) -> Result<Vec<PathBuf>> {
+        let dir = self.recordings();
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&dir).at("reading", &dir)? {
+            all.push(entry.at("reading", &dir)?.path());
+        }
+        Ok(all)
+    }
+
+    /// Waits until every recording has its end, has both verifiers say that all of it is proved, with every record opened,
+    /// and gives what one of them said.
+    fn proved(&self) -> Result<Vec<Value>> {
+        let all = self.all()?;
+        self.place.interrupt.wait_for("the end of the recordings", self.bound, || {
+            Ok(all.iter().all(|dir| dir.join("manifest.json").exists()).then_some(()))
+        })?;
+        let key = self.owner.to_string_lossy();
+        let mut reports = Vec::new();
+        for (ours, theirs) in self.tools.verify(&all, &["--key", &key])? {
+            agree("a session's recording", &ours, &theirs)?;
+            must("its verdict", &ours.report["verdict"], &Value::from("sound"))?;
+            reports.push(ours.report);
+        }
+        Ok(reports)
+    }
+
+    fn forget(&self) -> Result<()> {
+        for dir in self.all()? {
+            fs::remove_dir_all(&dir).at("removing", &dir)?;
+        }
+        Ok(())
+    }
+
+    /// How far the farthest pixel of a moment's picture is from a colour, but for the pointer in the middle.
+    fn farthest(&self, recording: &Path, at: Duration, colour: [u8; 3], save: &Path) -> Result<u8> {
+        let mut command = Command::new(self.place.project.target.join("debug/examples/moment"));
+        command.arg(&self.owner).arg(recording).arg(format!("{:.3}", at.as_secs_f64())).arg(save);
+        ask_well("playing a recording", &mut command, b"")?;
+        let mut convert = Command::new("convert");
+        convert.arg(save).args(["-depth", "8", "rgb:-"]);
+        let rgb = ask_well("reading a picture", &mut convert, b"")?.out;
+        let mut all: Vec<u8> = rgb
+            .as_chunks::<3>()
+            .0
+            .iter()
+            .map(|pixel| (0..3).map(|i| pixel[i].abs_diff(colour[i])).max().unwrap_or(u8::MAX))
+            .collect();
+        all.sort_unstable();
+        // A pointer covers less than a hundredth of a hundredth of the smallest picture.
+        let pointer = 64 * 64;
+        all.len()
+            .checked_sub(pointer)
+            .and_then(|at| all.get(at).copied())
+            .ok_or_else(|| Error::broken(format!("the picture has {} pixels", all.len())))
+    }
+
+    fn shows(&mut self, mode: &Mode) -> Result<String> {
+        self.forget()?;
+        let mut client = self.session("shows", mode)?;
+        let mut moments = Vec::new();
+        for colour in COLOURS {
+            let [r, g, b] = colour;
+            // Background by OSC 11, cursor off, screen cleared; `read` keeps the prompt away.
+            client
+                .screen
+                .type_text(&format!(r"printf '\e]11;#{r:02x}{g:02x}{b:02x}\a\e[?25l\e[2J\e[H';read"))?;
+            client.screen.key("Return")?;
+            client.wait_colour(colour, mode.tolerance, self.bound, self.place.interrupt)?;
+            // It is sent as H.264 at first, and made exact soon after.
+            thread::sleep(SETTLED);
+            moments.push((wall_ms()?, colour));
+            client.screen.key("Return")?;
+            client.screen.type_text(r"printf '\e]111\a\e[?25h';clear")?;
+            client.screen.key("Return")?;
+            client.wait_desktop(self.bound, self.place.interrupt)?;
+        }
+        self.log_off(client)?;
+        let reports = self.proved()?;
+        let recording = self.only()?;
+        let began = began_ms(&recording)?;
+        let mut farthest = 0;
+        for (place, (at, colour)) in moments.into_iter().enumerate() {
+            let at = Duration::from_millis(at.saturating_sub(began));
+            let save = self.dir.join(format!("{}-{place}.ppm", file_name(mode)));
+            farthest = farthest.max(self.farthest(&recording, at, colour, &save)?);
+        }
+        let records = &reports[0]["opened"]["records"];
+        if farthest > 3 {
+            return Err(Error::broken(format!("the farthest pixel is off by {farthest} of 255")));
+        }
+        Ok(format!("{records} records, farthest pixel off by {farthest} of 255"))
+    }
+
+    fn log_off(&self, client: Client) -> Result<()> {
+        client.screen.type_text("swaymsg exit")?;
+        client.screen.key("Return")?;
+        client.wait_end(self.bound, self.place.interrupt).map(drop)
+    }
+
+    fn waits(&mut self) -> Result<String> {
+        self.forget()?;
+        let client = self.session("waits", &MODES[0])?;
+        thread::sleep(SETTLED);
+        if let Some(mut recorder) = self.recorder.take() {
+            recorder.kill();
+        }
+        // Typed while nobody records: it does nothing, now and later.
+        thread::sleep(Duration::from_millis(500));
+        client.screen.type_text("touch was-typed-unrecorded\n")?;
+        thread::sleep(Duration::from_secs(1));
+        self.start_recorder()?;
+        let marker = self.dir.join("home");
+        self.place.interrupt.wait_for("the session to go on", self.bound, || {
+            client.screen.type_text("touch goes-on")?;
+            client.screen.key("Return")?;
+            thread::sleep(Duration::from_millis(300));
+            Ok(found(&marker, "goes-on").then_some(()))
+        })?;
+        must("what was typed unrecorded has happened", found(&marker, "was-typed-unrecorded"), false)?;
+        self.log_off(client)?;
+        let reports = self.proved()?;
+        let gaps = reports[0]["gaps"].as_array().map_or(0, Vec::len);
+        must("gaps", gaps, 1)?;
+
+        if let Some(mut recorder) = self.recorder.take() {
+            recorder.kill();
+        }
+        let refused =
+            Client::start(self.place, &self.dir.join("client-refused"), &MODES[1], &self.login, &[])?;
+        let ending = refused.wait_end(self.bound, self.place.interrupt)?;
+        self.start_recorder()?;
+        if ending.status.success() {
+            return Err(Error::broken(format!("a client came in unrecorded: {}", ending.describe())));
+        }
+        Ok("one gap, which both verifiers name".to_owned())
+    }
+
+    fn kills(&mut self, victim: Victim, kills: usize) -> Result<String> {
+        let mut picks = Picks::new(11);
+        let (mut lost, mut gaps) = (0, 0);
+        for _ in 0..kills {
+            self.forget()?;
+            let client = self.session("killed", &MODES[0])?;
+            // Something changes all the time.
+            client.screen.type_text("while date +%N; do :; done")?;
+            client.screen.key("Return")?;
+            thread::sleep(Duration::from_millis(800 + picks.below(1500)));
+            let at = wall_ms()?;
+            match victim {
+                Victim::Recorder => {
+                    if let Some(mut recorder) = self.recorder.take() {
+                        recorder.kill();
+                    }
+                    self.start_recorder()?;
+                    // It is taken up again, and its client goes.
+                    thread::sleep(Duration::from_secs(1));
+                }
+                Victim::Rdp => {
+                    if let Some(mut service) = self.rdp.take() {
+                        service.kill();
+                    }
+                    self.start_rdp()?;
+                }
+            }
+            let mut client = client;
+            client.kill();
+            drop(client);
+            if victim == Victim::Recorder {
+                // Its desktop would be the next client's.
+                if let Some(mut service) = self.rdp.take() {
+                    service.kill();
+                }
+                self.start_rdp()?;
+            }
+            let reports = self.proved()?;
+            must("recordings", reports.len(), 1)?;
+            let recording = self.only()?;
+            let began = began_ms(&recording)?;
+            let these = reports[0]["gaps"].as_array().cloned().unwrap_or_default();
+            let Some(first) = these.first() else {
+                return Err(Error::broken(format!("no gap is marked in {}", recording.display())));
+            };
+            gaps += these.len();
+            let kept_ms = first["from_us"].as_u64().unwrap_or_default() / 1000;
+            let missing = at.saturating_sub(began).saturating_sub(kept_ms);
+            lost = lost.max(missing);
+            if u128::from(missing) > LOST.as_millis() {
+                return Err(Error::broken(format!(
+                    "{missing} ms before the kill are missing in {}",
+                    recording.display()
+                )));
+            }
+        }
+        Ok(format!("{gaps} gaps, at most {lost} ms before a kill missing"))
+    }
+
+    fn calm(&mut self) -> Result<String> {
+        self.desktop.must_run("serving desktops")?;
+        for service in [self.recorder.as_mut(), self.rdp.as_mut()].into_iter().flatten() {
+            service.must_run("serving")?;
+            let text = service.output()?;
+            if let Some(line) = text.lines().find(|line| line.contains("panicked at")) {
+                return Err(Error::broken(format!("{}: {line}", service.log.display())));
+            }
+        }
+        self.forget()?;
+        Ok(String::new())
+    }
+}
+
+fn file_name(mode: &Mode) -> String {
+    mode.name().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+}
+
+/// Whether somewhere below there is a file of that name.
+fn found(dir: &Path, name: &str) -> bool {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| {
+        entry.file_name() == name
+            || entry.file_type().is_ok_and(|kind| kind.is_dir()) && found(&entry.path(), name)
+    })
+}
+
+fn wall_ms() -> Result<u64> {
+    let now =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| Error::talk("the clock", error))?;
+    u64::try_from(now.as_millis()).map_err(|error| Error::talk("the clock", error))
+}
+
+/// When a recording began, in milliseconds since the Unix epoch.
+fn began_ms(recording: &Path) -> Result<u64> {
+    let path = recording.join("opening.json");
+    let opening: Value = serde_json::from_slice(&fs::read(&path).at("reading", &path)?)
+        .map_err(|error| Error::talk("opening.json", error))?;
+    let body = opening.get("body").unwrap_or(&opening);
+    body["wall_ms"].as_u64().ok_or_else(|| Error::broken(format!("{} has no time", path.display())))
+}
