@@ -85,24 +85,18 @@ pub(crate) async fn keep(
             return;
         }
     };
+    if let Err(error) = running.record(&facts.user, first.connection.layout.size()).await {
+        tracing::error!(id, peer = %first.peer, "no session begins, as nothing would record it: {error}");
+        deny(first.connection).await;
+        return;
+    }
     tracing::info!(id, user = facts.user, peer = %first.peer, "session begins");
     facts.started.set(true);
     let mut keeper =
         Keeper { facts: Rc::clone(&facts), calls, limits, stopping, curtain: running.curtain.clone() };
     let mut next = Some(first);
     let over = loop {
-        let arrival = match next.take() {
-            Some(arrival) => match running.record(&facts.user, arrival.connection.layout.size()).await {
-                Ok(()) => Some(arrival),
-                Err(error) => {
-                    tracing::error!(id, peer = %arrival.peer, "the client was let go, as nothing records it: {error}");
-                    deny(arrival.connection).await;
-                    None
-                }
-            },
-            None => None,
-        };
-        let event = if let Some(Arrival { connection, peer }) = arrival {
+        let event = if let Some(Arrival { connection, peer }) = next.take() {
             facts.client.set(Some(peer));
             facts.since.set(Instant::now());
             facts.last_input.set(Instant::now());
@@ -151,7 +145,12 @@ pub(crate) async fn keep(
                     away = facts.since.get().elapsed().as_secs(),
                     "the user is back"
                 );
-                match running.settle(arrival.connection.layout).await {
+                let layout = arrival.connection.layout;
+                let ready = match running.record(&facts.user, layout.size()).await {
+                    Ok(()) => running.settle(layout).await,
+                    Err(error) => Err(error),
+                };
+                match ready {
                     Ok(()) => next = Some(*arrival),
                     Err(error) => {
                         tracing::error!(id, peer = %arrival.peer, "the client was let go: {error}");
