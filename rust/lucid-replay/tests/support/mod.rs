@@ -22,14 +22,14 @@ use lucid_session::{AUDIT, POINTER, SOUND, STREAMS, VIDEO};
 use lucid_video::{Encoder as _, OpenH264, Picture, Rect, Settings};
 
 /// When they begin: 1 January 2026.
-pub const BEGAN_MS: u64 = 1_767_225_600_000;
-pub const SESSION: &str = "68ca9baf-17c6-4ef7-b456-0a4455bacf8d";
+pub(crate) const BEGAN_MS: u64 = 1_767_225_600_000;
+pub(crate) const SESSION: &str = "68ca9baf-17c6-4ef7-b456-0a4455bacf8d";
 
-pub fn owner() -> OwnerSecret {
+pub(crate) fn owner() -> OwnerSecret {
     OwnerSecret::from_bytes([0x0a; 32])
 }
 
-pub fn device() -> DeviceKey {
+pub(crate) fn device() -> DeviceKey {
     DeviceKey::from_seed(&[3; 32]).unwrap()
 }
 
@@ -38,24 +38,24 @@ fn time(at_us: u64) -> Time {
 }
 
 /// A session that is being recorded, and what its client shows.
-pub struct Session {
-    pub dir: PathBuf,
+pub(crate) struct Session {
+    pub(crate) dir: PathBuf,
     writer: Option<Writer>,
     chain: Chain,
-    pub width: u16,
-    pub height: u16,
+    pub(crate) width: u16,
+    pub(crate) height: u16,
     /// Red, green, blue of each pixel.
-    pub rgb: Vec<u8>,
+    pub(crate) rgb: Vec<u8>,
     now_us: u64,
     frame: u32,
     encoder: Option<OpenH264>,
     /// Every access unit that was sent.
-    pub units: Vec<Vec<u8>>,
+    pub(crate) units: Vec<Vec<u8>>,
 }
 
 impl Session {
     /// Chunks are finished at so many bytes.
-    pub fn begin(parent: &Path, width: u16, height: u16, soft: u64) -> Session {
+    pub(crate) fn begin(parent: &Path, width: u16, height: u16, soft: u64) -> Session {
         let streams = STREAMS.map(|stream| Stream {
             compression: if stream.compressed { Compression::Zstd } else { Compression::None },
             id: stream.number,
@@ -101,20 +101,20 @@ impl Session {
     }
 
     /// A black picture of another size.
-    pub fn resize(&mut self, at_us: u64, width: u16, height: u16) {
+    pub(crate) fn resize(&mut self, at_us: u64, width: u16, height: u16) {
         (self.width, self.height, self.encoder) = (width, height, None);
         self.rgb = vec![0; usize::from(width) * usize::from(height) * 3];
         self.video(at_us, Record::Key { width, height, png: &[] });
     }
 
-    pub fn video(&mut self, at_us: u64, record: Record<'_>) {
+    pub(crate) fn video(&mut self, at_us: u64, record: Record<'_>) {
         let mut payload = Vec::new();
         record.write(&mut payload);
         self.append(at_us, VIDEO.number, matches!(record, Record::Key { .. }), &payload);
     }
 
     /// What is shown, as a key; in records of at most so many bytes.
-    pub fn key(&mut self, at_us: u64, most: usize) {
+    pub(crate) fn key(&mut self, at_us: u64, most: usize) {
         let png = self.png();
         for record in Record::of_key(self.width, self.height, &png, most) {
             self.video(at_us, record);
@@ -122,7 +122,7 @@ impl Session {
         self.encoder = None;
     }
 
-    pub fn png(&self) -> Vec<u8> {
+    pub(crate) fn png(&self) -> Vec<u8> {
         let mut png = Vec::new();
         let mut encoder = png::Encoder::new(&mut png, self.width.into(), self.height.into());
         encoder.set_color(png::ColorType::Rgb);
@@ -140,7 +140,7 @@ impl Session {
     }
 
     /// A part of the picture has one colour, and is sent without loss.
-    pub fn tile(&mut self, at_us: u64, (x, y, width, height): (u16, u16, u16, u16), rgb: [u8; 3]) {
+    pub(crate) fn tile(&mut self, at_us: u64, (x, y, width, height): (u16, u16, u16, u16), rgb: [u8; 3]) {
         for row in y..y + height {
             let at = (usize::from(row) * usize::from(self.width) + usize::from(x)) * 3;
             self.rgb[at..at + usize::from(width) * 3].as_chunks_mut::<3>().0.fill(rgb);
@@ -160,7 +160,7 @@ impl Session {
     }
 
     /// The whole picture has one colour but for a bar, and is sent as H.264.
-    pub fn h264(&mut self, at_us: u64, bar: u16, rgb: [u8; 3]) {
+    pub(crate) fn h264(&mut self, at_us: u64, bar: u16, rgb: [u8; 3]) {
         let (width, height) = (u32::from(self.width), u32::from(self.height));
         let mut pixels = Vec::new();
         for at in 0..usize::from(self.width) * usize::from(self.height) {
@@ -190,7 +190,7 @@ impl Session {
         self.frame(at_us, pdu);
     }
 
-    pub fn pointer(&mut self, at_us: u64, entries: &[(u16, Change<'_>)]) {
+    pub(crate) fn pointer(&mut self, at_us: u64, entries: &[(u16, Change<'_>)]) {
         let mut payload = Vec::new();
         for (ms_before, change) in entries {
             PointerEntry { ms_before: *ms_before, change: *change }.write(&mut payload);
@@ -199,51 +199,51 @@ impl Session {
     }
 
     /// A pointer of one colour, whose upper left points.
-    pub fn shape(&mut self, at_us: u64, edge: u16, rgba: [u8; 4], (x, y): (u16, u16)) {
+    pub(crate) fn shape(&mut self, at_us: u64, edge: u16, rgba: [u8; 4], (x, y): (u16, u16)) {
         let rgba = rgba.repeat(usize::from(edge) * usize::from(edge));
         let shape = Shape { width: edge, height: edge, hotspot: (0, 0), rgba: &rgba };
         self.pointer(at_us, &[(0, Change::Shape(shape)), (0, Change::Moved(x, y))]);
     }
 
-    pub fn sound(&mut self, at_us: u64, piece: Piece<'_>) {
+    pub(crate) fn sound(&mut self, at_us: u64, piece: Piece<'_>) {
         self.append(at_us, SOUND.number, false, &piece.write());
     }
 
-    pub fn event(&mut self, at_us: u64, data: Data) {
+    pub(crate) fn event(&mut self, at_us: u64, data: Data) {
         let line = self.chain.append(time(at_us), Entry::of_device(data)).unwrap();
         let mut bytes = line.bytes.clone();
         bytes.push(b'\n');
         self.append(at_us, AUDIT.number, false, &bytes);
     }
 
-    pub fn focus(&mut self, at_us: u64, app: &str, title: &str) {
+    pub(crate) fn focus(&mut self, at_us: u64, app: &str, title: &str) {
         let (app_id, title) = (Some(app.try_into_text()), Some(title.try_into_text()));
         self.event(at_us, Data::Focus { app_id, title });
     }
 
-    pub fn paste(&mut self, at_us: u64, bytes: u64) {
+    pub(crate) fn paste(&mut self, at_us: u64, bytes: u64) {
         let r#type = "text/plain".try_into_text();
         self.event(at_us, Data::Clipboard { bytes, direction: Direction::ToDesktop, hash: None, r#type });
     }
 
-    pub fn input(&mut self, at_us: u64, letters: u32, clicks: u32) {
+    pub(crate) fn input(&mut self, at_us: u64, letters: u32, clicks: u32) {
         let keys = Keys { letters, ..Keys::default() };
         self.event(at_us, Data::Input { clicks, keys, seconds: 10, wheel: 0 });
     }
 
     /// Something is missing; what comes after begins with a key.
-    pub fn gap(&mut self, from_us: u64, to_us: u64, reason: &str) {
+    pub(crate) fn gap(&mut self, from_us: u64, to_us: u64, reason: &str) {
         self.now_us = to_us;
         self.writer.as_mut().unwrap().gap(from_us, time(to_us), reason).unwrap();
         self.commit();
     }
 
-    pub fn commit(&mut self) {
+    pub(crate) fn commit(&mut self) {
         self.writer.as_mut().unwrap().commit(time(self.now_us), None).unwrap();
     }
 
     /// The recorder dies, and the next one begins at a time.
-    pub fn die(&mut self, at_us: u64) {
+    pub(crate) fn die(&mut self, at_us: u64) {
         self.commit();
         self.writer = None;
         let recovery = Recovery::open(&self.dir, device(), "test 1").unwrap();
@@ -255,7 +255,7 @@ impl Session {
             Some(recovery.resume(&recipients, time(at_us), reason, limits, system_random()).unwrap());
     }
 
-    pub fn finish(mut self, at_us: u64) -> PathBuf {
+    pub(crate) fn finish(mut self, at_us: u64) -> PathBuf {
         self.writer.take().unwrap().finish(time(at_us), None).unwrap();
         self.dir
     }
@@ -272,7 +272,7 @@ impl<const MOST: usize> TryIntoText<lucid_audit::Text<MOST>> for &str {
 }
 
 /// A frame of one message.
-pub fn frame(frame_id: u32, pdu: GfxPdu) -> Vec<u8> {
+pub(crate) fn frame(frame_id: u32, pdu: GfxPdu) -> Vec<u8> {
     let timestamp = Timestamp { milliseconds: 0, seconds: 0, minutes: 0, hours: 0 };
     let all = [
         GfxPdu::StartFrame(StartFramePdu { timestamp, frame_id }),
@@ -289,7 +289,7 @@ pub fn frame(frame_id: u32, pdu: GfxPdu) -> Vec<u8> {
 }
 
 /// Mean square error of two pictures, as PSNR in dB.
-pub fn psnr(a: &[u8], b: &[u8]) -> f64 {
+pub(crate) fn psnr(a: &[u8], b: &[u8]) -> f64 {
     assert_eq!(a.len(), b.len());
     let squares: u64 = a.iter().zip(b).map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum();
     if squares == 0 {
