@@ -30,8 +30,7 @@ fn main() {
     session.tile(1000, (0, 0, 640, 480), [40, 60, 80]);
     session.shape(2000, 8, [255, 0, 0, 255], (200, 300));
     session.focus(500_000, "foot", "~/notes");
-    let mut encoder =
-        opus::Encoder::new(48_000, opus::Channels::Stereo, opus::Application::Audio).unwrap();
+    let mut encoder = opus::Encoder::new(48_000, opus::Channels::Stereo, opus::Application::Audio).unwrap();
     let mut phase = 0_f32;
     for second in 1..seconds {
         let at = second * SECOND;
@@ -62,7 +61,10 @@ fn main() {
                     .collect();
                 let bytes = encoder.encode_vec(&samples, 4000).unwrap();
                 let piece_at = at + 440_000 + piece * 20_000;
-                session.sound(piece_at, Piece { coding: Coding::Opus, channels: 2, rate: 48_000, bytes: &bytes });
+                session.sound(
+                    piece_at,
+                    Piece { coding: Coding::Opus, channels: 2, rate: 48_000, bytes: &bytes },
+                );
             }
         }
         session.commit();

@@ -19,7 +19,15 @@ const MAX_DAMAGE: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cursor {
     at: Option<(u16, u16)>,
-    shape: Option<(u16, u16, (u16, u16), Vec<u8>)>,
+    shape: Option<Shape>,
+}
+
+#[derive(Clone, Debug)]
+struct Shape {
+    width: u16,
+    height: u16,
+    hotspot: (u16, u16),
+    rgba: Vec<u8>,
 }
 
 impl Cursor {
@@ -27,7 +35,7 @@ impl Cursor {
         match change {
             Pointer::Moved(x, y) => self.at = Some((x, y)),
             Pointer::Shape { width, height, hotspot, rgba } => {
-                self.shape = Some((width, height, hotspot, rgba));
+                self.shape = Some(Shape { width, height, hotspot, rgba });
             }
             Pointer::Hidden => self.shape = None,
         }
@@ -139,7 +147,7 @@ impl Canvas {
 
     /// Where the pointer's shape meets the picture.
     fn place(&self, picture: &Picture, cursor: &Cursor) -> Option<Rect> {
-        let ((x, y), (width, height, hotspot, _)) = (cursor.at?, cursor.shape.as_ref()?);
+        let ((x, y), Shape { width, height, hotspot, .. }) = (cursor.at?, cursor.shape.as_ref()?);
         let begin = |at: u16, points: u16| u32::from(at.saturating_sub(points));
         let end = |at: u16, points: u16, size: u16, shown: u16, most: u32| {
             (i64::from(at) - i64::from(points) + i64::from(size)).clamp(0, i64::from(shown).min(most.into()))
@@ -157,7 +165,8 @@ impl Canvas {
     }
 
     fn draw(&mut self, rect: Rect, cursor: &Cursor) {
-        let (Some((x, y)), Some((width, _, hotspot, rgba))) = (cursor.at, cursor.shape.as_ref()) else {
+        let (Some((x, y)), Some(Shape { width, hotspot, rgba, .. })) = (cursor.at, cursor.shape.as_ref())
+        else {
             return;
         };
         for row in rect.y..rect.y + rect.height {

@@ -91,7 +91,9 @@ impl Error {
     pub(crate) fn at(self, chunk: u32, record: u64, at_us: u64) -> Error {
         match self {
             // It names its place, or has none in the recording.
-            Error::At { .. } | Error::Recording(_) | Error::Encoder(_) | Error::Write(_) | Error::Mp4(_) => self,
+            Error::At { .. } | Error::Recording(_) | Error::Encoder(_) | Error::Write(_) | Error::Mp4(_) => {
+                self
+            }
             source => Error::At { chunk, record, at_us, source: Box::new(source) },
         }
     }

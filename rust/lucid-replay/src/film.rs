@@ -114,8 +114,7 @@ impl Film {
         let (width, height) = self.making.size;
         let Parameters { sequence, picture } =
             self.parameters.as_ref().ok_or(Error::H264("there is no picture"))?;
-        let parameters =
-            Parameters { sequence: cropped(sequence, width, height)?, picture: picture.clone() };
+        let parameters = Parameters { sequence: cropped(sequence, width, height)?, picture: picture.clone() };
         Ok(Tracks { width, height, parameters, sound: self.making.sound, began_ms, length_us })
     }
 

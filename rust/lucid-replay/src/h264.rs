@@ -207,7 +207,8 @@ mod tests {
 
     #[test]
     fn a_cut_sequence_parameter_set_has_the_size_that_is_shown_and_a_decoder_takes_it() {
-        for (width, height, shown) in [(640, 480, (640, 480)), (630, 470, (630, 470)), (641, 479, (642, 480))] {
+        for (width, height, shown) in [(640, 480, (640, 480)), (630, 470, (630, 470)), (641, 479, (642, 480))]
+        {
             let unit = unit(width, height);
             assert!(unit.idr);
             let parameters = unit.parameters.unwrap();
@@ -233,6 +234,8 @@ mod tests {
         assert!(cropped(&parameters.sequence[..6], 64, 64).is_err());
         assert!(cropped(&parameters.sequence, 640, 64).is_err());
         assert!(cropped(&[0x67, 66, 0, 30, 0, 0, 0, 0, 0], 64, 64).is_err());
-        assert!(Unit::read(&[]).is_err() && Unit::read(&[0, 0, 1]).is_err() && Unit::read(&[1, 2, 3]).is_err());
+        assert!(
+            Unit::read(&[]).is_err() && Unit::read(&[0, 0, 1]).is_err() && Unit::read(&[1, 2, 3]).is_err()
+        );
     }
 }

@@ -133,11 +133,7 @@ impl Tracks {
                 duration: 0,
                 layer: TkhdBox::DEFAULT_LAYER,
                 alternate_group: TkhdBox::DEFAULT_ALTERNATE_GROUP,
-                volume: if is_video {
-                    TkhdBox::DEFAULT_VIDEO_VOLUME
-                } else {
-                    TkhdBox::DEFAULT_AUDIO_VOLUME
-                },
+                volume: if is_video { TkhdBox::DEFAULT_VIDEO_VOLUME } else { TkhdBox::DEFAULT_AUDIO_VOLUME },
                 matrix: TkhdBox::DEFAULT_MATRIX,
                 width: size(self.width),
                 height: size(self.height),

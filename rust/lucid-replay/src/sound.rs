@@ -4,8 +4,8 @@ use ironrdp_rdpsnd::codec::{AudioDecoder, ima_adpcm_format};
 use ironrdp_rdpsnd::pdu::{AudioFormat, WaveFormat};
 use lucid_session::sound::{Coding, Piece};
 
-use crate::mp4::{SOUND_SCALE, Sample};
 use crate::Result;
+use crate::mp4::{SOUND_SCALE, Sample};
 
 /// A packet of Opus with 20 ms of silence: full band, two channels, and a frame that says so (RFC 6716, 3.1).
 const SILENCE: [u8; 3] = [0xfc, 0xff, 0xfe];
@@ -190,4 +190,3 @@ fn resampled(samples: &[i16], channels: u8, rate: u32) -> Vec<i16> {
         })
         .collect()
 }
-

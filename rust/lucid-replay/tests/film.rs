@@ -135,7 +135,8 @@ impl Film {
         let mut shown = None;
         for (at, (_, _, _, bytes)) in self.video.iter().enumerate().take(found + 1).skip(begin) {
             let mut stream = Vec::new();
-            let sets = if at == begin { vec![self.sequence.clone(), self.picture.clone()] } else { Vec::new() };
+            let sets =
+                if at == begin { vec![self.sequence.clone(), self.picture.clone()] } else { Vec::new() };
             for unit in sets.iter().map(Vec::as_slice).chain(nals(bytes)) {
                 stream.extend([0, 0, 0, 1]);
                 stream.extend_from_slice(unit);
@@ -376,7 +377,8 @@ fn opus_goes_in_as_it_is_and_other_sound_is_encoded_and_both_are_heard_when_they
     for piece in 0..50 {
         let bytes: Vec<u8> = tone(piece, 44_100).iter().flat_map(|sample| sample.to_le_bytes()).collect();
         let coding = Coding::Pcm;
-        session.sound(4 * SECOND + piece * 20_000, Piece { coding, channels: 2, rate: 44_100, bytes: &bytes });
+        session
+            .sound(4 * SECOND + piece * 20_000, Piece { coding, channels: 2, rate: 44_100, bytes: &bytes });
     }
     let dir = session.finish(6 * SECOND);
     let (film, exported, _, _) = export(&dir, 0, u64::MAX, true);
@@ -406,7 +408,7 @@ fn a_segment_stands_alone_and_reads_only_the_chunks_that_hold_it() {
     let mut known = Vec::new();
     for number in 1..60_u64 {
         let at = number * SECOND;
-        session.tile(at, ((number * 3 % 200) as u16, 40, 60, 60), colour(number));
+        session.tile(at, ((number * 4 % 200) as u16, 40, 60, 60), colour(number));
         if number % 6 == 0 {
             session.key(at, 1 << 20);
         }

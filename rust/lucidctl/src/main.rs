@@ -129,7 +129,9 @@ enum Error {
     Recording(lucid_recording::Error),
     #[error("{0}")]
     Replay(lucid_replay::Error),
-    #[error("{0} is not an address of this machine alone (127.0.0.1 or ::1): what is played is shown to nobody else")]
+    #[error(
+        "{0} is not an address of this machine alone (127.0.0.1 or ::1): what is played is shown to nobody else"
+    )]
     NotLoopback(std::net::SocketAddr),
     #[error("listening on {0}: {1}; --listen 127.0.0.1:0 takes any port that is free")]
     Listen(std::net::SocketAddr, std::io::Error),

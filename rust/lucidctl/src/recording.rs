@@ -147,7 +147,8 @@ pub(crate) fn run(command: &Recording, as_json: bool) -> Result<bool, Error> {
             must_be_readable(directory)?;
             let options = Options { owner: owner.as_ref(), device: *device };
             let mut bar = Bar::new();
-            let verified = verify(directory, options, &mut |progress| bar.show(|| report::progress(progress)))?;
+            let verified =
+                verify(directory, options, &mut |progress| bar.show(|| report::progress(progress)))?;
             bar.clear();
             print(&if as_json { json(&verified) } else { report::verified(&verified) })?;
             return Ok(verified.verdict == Verdict::Sound);

@@ -173,8 +173,7 @@ impl Session {
         let encoder =
             self.encoder.get_or_insert_with(|| OpenH264::new(Settings::desktop(width, height)).unwrap());
         let damage = [Rect { x: 0, y: 0, width, height }];
-        let picture =
-            Picture { width, height, stride: width as usize * 4, pixels: &pixels, damage: &damage };
+        let picture = Picture { width, height, stride: width as usize * 4, pixels: &pixels, damage: &damage };
         let encoded = encoder.encode(picture).unwrap();
         let region = Avc420Region::new(0, 0, self.width, self.height, encoded.qp, 100);
         let unit = encoded.bytes.to_vec();

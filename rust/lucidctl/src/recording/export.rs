@@ -64,12 +64,18 @@ pub(super) fn moment(text: &str) -> Result<u64, String> {
 
 fn clock(text: &str) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let digits = |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    let digits =
+        |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     let parts: Vec<&str> = whole.split(':').collect();
-    if parts.len() > 3 || !parts.iter().all(|part| digits(part, 7)) || !fraction.is_empty() && !digits(fraction, 6) {
+    if parts.len() > 3
+        || !parts.iter().all(|part| digits(part, 7))
+        || !fraction.is_empty() && !digits(fraction, 6)
+    {
         return None;
     }
-    if text.ends_with('.') || parts.len() > 1 && parts[1..].iter().any(|part| part.len() != 2 || *part >= "60") {
+    if text.ends_with('.')
+        || parts.len() > 1 && parts[1..].iter().any(|part| part.len() != 2 || *part >= "60")
+    {
         return None;
     }
     let seconds = parts.iter().try_fold(0_u64, |sum, part| Some(sum * 60 + part.parse::<u64>().ok()?))?;
@@ -184,7 +190,9 @@ pub(super) fn run(arguments: &Arguments, as_json: bool) -> Result<bool, Error> {
 /// Which file could not be written.
 fn named(error: lucid_replay::Error, path: &Path) -> Error {
     match error {
-        lucid_replay::Error::Write(error) => Error::Write(format!("{} and what belongs to it", path.display()), error),
+        lucid_replay::Error::Write(error) => {
+            Error::Write(format!("{} and what belongs to it", path.display()), error)
+        }
         error => error.into(),
     }
 }

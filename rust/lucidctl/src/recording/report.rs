@@ -510,7 +510,9 @@ pub(crate) fn exported(exported: &Exported) -> String {
     pairs(&mut out, &rows);
     out.push('\n');
     out.push_str(match (exported.verdict, exported.device_given) {
-        (Verdict::Sound, true) => "PROVED: the whole recording is as the device that you named has signed it.\n",
+        (Verdict::Sound, true) => {
+            "PROVED: the whole recording is as the device that you named has signed it.\n"
+        }
         (Verdict::Sound, false) => {
             "PROVED: the whole recording is as one device has signed it; --device says that it is yours.\n"
         }
