@@ -39,7 +39,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// A browser opens six.
 const MAX_CONNECTIONS: usize = 24;
 /// A request's head has to come within so long, and in so many bytes.
-const HEAD_TIME: Duration = Duration::from_secs(10);
+const HEAD_TIME: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 const MAX_HEAD: usize = 16 << 10;
 /// The most events that the page lists.
 const MAX_EVENTS: usize = 200_000;
