@@ -22,4 +22,82 @@ pub enum Error {
     /// A key picture is not what its record says.
     #[error("a key picture is not whole, not of its size, or not of 8-bit red, green and blue")]
     Key,
+    /// An event is none.
+    #[error("reading an event: {0}")]
+    Event(String),
+    /// Something is wrong with a record's content.
+    #[error(
+        "record {record} of chunk-{chunk:06}, at {} s: {source}; what comes before it can be exported with --to, \
+         and `lucidctl recording verify` says whether it was changed", .at_us / 1_000_000
+    )]
+    At {
+        /// The chunk's number.
+        chunk: u32,
+        /// The record's number in it, from 0.
+        record: u64,
+        /// Its time, in microseconds since the session's start.
+        at_us: u64,
+        /// What is wrong.
+        source: Box<Error>,
+    },
+    /// The recording's files cannot be read.
+    #[error(transparent)]
+    Recording(#[from] lucid_recording::Error),
+    /// The recording is of something else.
+    #[error(
+        "stream {number} of this recording is called \"{found}\", and that of a session \"{wanted}\": \
+         this is no recording of a session that this version knows"
+    )]
+    Streams {
+        /// The stream's number.
+        number: u8,
+        /// What the opening calls it.
+        found: String,
+        /// What it is called in a session.
+        wanted: &'static str,
+    },
+    /// There is nothing in the range that was asked for.
+    #[error(
+        "there is nothing between {} and {} s: the recording is {} s long; choose a time within it",
+        .from_us / 1_000_000, .to_us / 1_000_000, .length_us / 1_000_000
+    )]
+    Range {
+        /// From, in microseconds since the session's start.
+        from_us: u64,
+        /// Up to.
+        to_us: u64,
+        /// How long the recording is.
+        length_us: u64,
+    },
+    /// Encoding a picture failed.
+    #[error("encoding a picture: {0}")]
+    Encoder(#[from] lucid_video::Error),
+    /// What an H.264 encoder wrote is not what the file needs.
+    #[error("putting a picture into the file: {0}")]
+    H264(&'static str),
+    /// Sound could not be decoded or encoded.
+    #[error("decoding or encoding sound: {0}")]
+    Sound(#[from] opus::Error),
+    /// A box of the file could not be written.
+    #[error("writing the boxes of the MP4 file: {0}")]
+    Mp4(#[from] shiguredo_mp4::Error),
+    /// A file could not be written.
+    #[error("writing the export: {0}")]
+    Write(#[from] std::io::Error),
 }
+
+impl Error {
+    /// Says in which record it is.
+    pub(crate) fn at(self, chunk: u32, record: u64, at_us: u64) -> Error {
+        match self {
+            // It names its place, or has none in the recording.
+            Error::At { .. } | Error::Recording(_) | Error::Encoder(_) | Error::Write(_) | Error::Mp4(_) => {
+                self
+            }
+            source => Error::At { chunk, record, at_us, source: Box::new(source) },
+        }
+    }
+}
+
+/// What this crate gives back.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

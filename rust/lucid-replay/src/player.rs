@@ -28,10 +28,36 @@ pub struct Picture {
     pub pixels: Vec<u8>,
 }
 
+impl Picture {
+    /// All of it.
+    #[must_use]
+    pub fn whole(&self) -> Region {
+        Region { x: 0, y: 0, width: self.width, height: self.height }
+    }
+}
+
+/// A part of a picture, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// From the left.
+    pub x: u16,
+    /// From the top.
+    pub y: u16,
+    /// Width.
+    pub width: u16,
+    /// Height.
+    pub height: u16,
+}
+
+/// The most regions that are told apart; of more, the whole picture is named.
+const MAX_REGIONS: usize = 1024;
+
 /// Plays records in their order, from a key on.
 #[derive(Default)]
 pub struct Player {
     picture: Option<Picture>,
+    /// What has changed since it was last asked for.
+    changed: Vec<Region>,
     /// A key whose PNG goes on in the next record: its size, and what there is of it.
     key: Option<(u16, u16, Vec<u8>)>,
     /// Of the present key; made with the first frame, which tells the surface's number.
@@ -90,7 +116,17 @@ impl Player {
 
     fn show(&mut self, width: u16, height: u16, pixels: Vec<u8>) {
         self.client = None;
-        self.picture = Some(Picture { width, height, pixels });
+        let picture = Picture { width, height, pixels };
+        // A key repeats what was shown, unless something was missed.
+        if self.picture.as_ref() != Some(&picture) {
+            self.changed = vec![picture.whole()];
+        }
+        self.picture = Some(picture);
+    }
+
+    /// What has changed in the picture since this was last asked for.
+    pub fn take_changed(&mut self) -> Vec<Region> {
+        std::mem::take(&mut self.changed)
     }
 
     /// What is shown now; nothing before the first key.
@@ -114,16 +150,24 @@ impl Player {
         if client.dropped_updates() != dropped {
             return Err(Error::Frame("a part of it is malformed".to_owned()));
         }
+        let outside = || Error::Frame("it paints outside of the picture".to_owned());
         for update in client.drain_output() {
             let region = &update.region;
-            let width = usize::from(region.right - region.left) * 4;
-            for (row, pixels) in update.data.chunks_exact(width.max(1)).enumerate() {
+            let within = region.left < region.right && region.top < region.bottom;
+            if !within || region.right > picture.width || region.bottom > picture.height {
+                return Err(outside());
+            }
+            let (width, height) = (region.right - region.left, region.bottom - region.top);
+            let bytes = usize::from(width) * 4;
+            for (row, pixels) in update.data.chunks_exact(bytes).take(height.into()).enumerate() {
                 let y = usize::from(region.top) + row;
                 let at = (y * usize::from(picture.width) + usize::from(region.left)) * 4;
-                let target = picture.pixels.get_mut(at..at + width);
-                target
-                    .ok_or_else(|| Error::Frame("it paints outside of the picture".to_owned()))?
-                    .copy_from_slice(pixels);
+                picture.pixels.get_mut(at..at + bytes).ok_or_else(outside)?.copy_from_slice(pixels);
+            }
+            if self.changed.len() >= MAX_REGIONS {
+                self.changed = vec![picture.whole()];
+            } else {
+                self.changed.push(Region { x: region.left, y: region.top, width, height });
             }
         }
         Ok(())

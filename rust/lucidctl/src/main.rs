@@ -123,8 +123,18 @@ enum Error {
     NoDevice,
     #[error("{} is already there, and no key is ever overwritten: name another file", .0.display())]
     KeyExists(PathBuf),
+    #[error("{} is already there: name another file, or say --force to overwrite it", .0.display())]
+    Exists(PathBuf),
     #[error("{0}")]
     Recording(lucid_recording::Error),
+    #[error("{0}")]
+    Replay(lucid_replay::Error),
+    #[error(
+        "{0} is not an address of this machine alone (127.0.0.1 or ::1): what is played is shown to nobody else"
+    )]
+    NotLoopback(std::net::SocketAddr),
+    #[error("listening on {0}: {1}; --listen 127.0.0.1:0 takes any port that is free")]
+    Listen(std::net::SocketAddr, std::io::Error),
 }
 
 impl Error {
@@ -133,7 +143,7 @@ impl Error {
             Error::NotRunning(_) => 3,
             Error::Denied(_) | Error::Refused(_) => 4,
             Error::NotFound(_) => 5,
-            Error::NoDevice => 2,
+            Error::NoDevice | Error::NotLoopback(_) => 2,
             Error::Read(..)
             | Error::NoRecording(_)
             | Error::Recording(
@@ -144,6 +154,9 @@ impl Error {
             | Error::Answer(_)
             | Error::Write(..)
             | Error::KeyExists(_)
+            | Error::Exists(_)
+            | Error::Replay(_)
+            | Error::Listen(..)
             | Error::Recording(_) => 1,
         })
     }
@@ -162,6 +175,15 @@ impl From<lucid_ipc::Error> for Error {
 impl From<lucid_recording::Error> for Error {
     fn from(error: lucid_recording::Error) -> Error {
         Error::Recording(error)
+    }
+}
+
+impl From<lucid_replay::Error> for Error {
+    fn from(error: lucid_replay::Error) -> Error {
+        match error {
+            lucid_replay::Error::Recording(error) => Error::Recording(error),
+            error => Error::Replay(error),
+        }
     }
 }
 

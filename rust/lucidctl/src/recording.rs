@@ -1,5 +1,7 @@
 //! `lucidctl recording`: what can be done with the files of a recording alone, without any service.
 
+mod export;
+mod play;
 mod report;
 
 use std::collections::BTreeMap;
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use lucid_recording::keys::Keys;
-use lucid_recording::verify::{Options, Progress};
+use lucid_recording::verify::Options;
 use lucid_recording::{
     MAX_PROOF, OwnerSecret, Proof, PublicKey, Reader, Recipient, Role, Summary, Verdict, chunk, prove,
     rewrap, system_random, verify,
@@ -19,7 +21,7 @@ use lucid_recording::{
 use crate::report::json;
 use crate::{Error, print};
 
-/// From then on a verification shows how far it is.
+/// From then on what takes long shows how far it is.
 const QUIET: Duration = Duration::from_secs(2);
 /// How often it says so.
 const SHOWN: Duration = Duration::from_millis(200);
@@ -83,6 +85,16 @@ pub(crate) enum Recording {
         #[arg(long, value_name = "HEX")]
         device: Option<PublicKey>,
     },
+    /// Writes what was shown as a film that any player plays, with its events as text.
+    ///
+    /// The recording is verified first, and it is said whether all of it is proved. Exit status: 0 written, and all is
+    /// proved; 1 written, and something is missing or wrong, or nothing was written.
+    Export(export::Arguments),
+    /// Shows a recording in a browser on this machine: the pictures, its events beside them, and whether it is proved.
+    ///
+    /// Prints the address of a page that is there until Ctrl-C. Only programs of this machine that know the address can
+    /// open it.
+    Play(play::Arguments),
     /// Seals a recording's keys to others, for instance after a change of the owner's key.
     ///
     /// Who is not named loses access to these files, but not to copies that were made before. The recording itself is not
@@ -135,7 +147,8 @@ pub(crate) fn run(command: &Recording, as_json: bool) -> Result<bool, Error> {
             must_be_readable(directory)?;
             let options = Options { owner: owner.as_ref(), device: *device };
             let mut bar = Bar::new();
-            let verified = verify(directory, options, &mut |progress| bar.show(progress))?;
+            let verified =
+                verify(directory, options, &mut |progress| bar.show(|| report::progress(progress)))?;
             bar.clear();
             print(&if as_json { json(&verified) } else { report::verified(&verified) })?;
             return Ok(verified.verdict == Verdict::Sound);
@@ -156,6 +169,8 @@ pub(crate) fn run(command: &Recording, as_json: bool) -> Result<bool, Error> {
             let proved = report::ProofHolds { proved, device: known, device_given: device.is_some() };
             print(&if as_json { json(&proved) } else { report::proof_holds(&proved) })?;
         }
+        Recording::Export(arguments) => return export::run(arguments, as_json),
+        Recording::Play(arguments) => play::run(arguments, as_json)?,
         Recording::Rewrap { directory, key, to, to_observer, to_recovery } => {
             let old = OwnerSecret::read(key)?;
             must_hold_one(directory)?;
@@ -286,7 +301,7 @@ fn device_beside(chunk: &Path) -> Result<PublicKey, Error> {
     Ok(Summary::read(beside, None)?.opening.device)
 }
 
-/// How far a verification is, on a terminal, when it takes long.
+/// How far something is, on a terminal, when it takes long.
 struct Bar {
     wanted: bool,
     began: Instant,
@@ -298,12 +313,12 @@ impl Bar {
         Self { wanted: std::io::stderr().is_terminal(), began: Instant::now(), shown: None }
     }
 
-    fn show(&mut self, progress: Progress) {
+    fn show(&mut self, text: impl FnOnce() -> String) {
         let due = self.shown.map_or(self.began + QUIET, |shown| shown + SHOWN);
         if self.wanted && Instant::now() >= due {
             self.shown = Some(Instant::now());
             // Whoever does not see it misses nothing.
-            let _ = write!(std::io::stderr(), "\r\x1b[K{}", report::progress(progress));
+            let _ = write!(std::io::stderr(), "\r\x1b[K{}", text());
         }
     }
 

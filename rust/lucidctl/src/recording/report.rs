@@ -105,6 +105,38 @@ pub(crate) struct Rewrapped {
     pub(crate) old_key_opens: bool,
 }
 
+/// `recording export --json`
+#[derive(Serialize)]
+pub(crate) struct Exported {
+    pub(crate) file: String,
+    pub(crate) bytes: u64,
+    pub(crate) from_us: u64,
+    pub(crate) to_us: u64,
+    pub(crate) width: u16,
+    pub(crate) height: u16,
+    /// Pictures that are as the client was sent them, and those that were composed and encoded again.
+    pub(crate) pictures_copied: u64,
+    pub(crate) pictures_encoded: u64,
+    pub(crate) sound: bool,
+    /// Pieces that no client can have played in time.
+    pub(crate) sound_left_out: u64,
+    pub(crate) events: u64,
+    pub(crate) events_file: Option<String>,
+    pub(crate) subtitles_file: Option<String>,
+    /// In the part that was exported.
+    pub(crate) gaps: u64,
+    /// Of the whole recording, as `verify` says it.
+    pub(crate) verdict: Verdict,
+    pub(crate) device: Option<PublicKey>,
+    pub(crate) device_given: bool,
+}
+
+/// `recording play --json`, once, when the page is there.
+#[derive(Serialize)]
+pub(crate) struct Playing {
+    pub(crate) address: String,
+}
+
 fn state(ended: Option<Ended>) -> &'static str {
     match ended {
         Some(Ended::Finished) => "finished",
@@ -438,6 +470,64 @@ pub(crate) fn rewrapped(rewrapped: &Rewrapped) -> String {
 }
 
 /// How far a verification is.
+/// `lucidctl recording export`
+pub(crate) fn exported(exported: &Exported) -> String {
+    let mut out = String::new();
+    let (copied, encoded) = (exported.pictures_copied, exported.pictures_encoded);
+    let pictures = match (copied, encoded) {
+        (0, encoded) => format!("{encoded}, composed and encoded"),
+        (copied, 0) => format!("{copied}, as the client was sent them"),
+        (copied, encoded) => format!("{copied} as the client was sent them, {encoded} composed and encoded"),
+    };
+    let file = |name: &Option<String>| name.as_ref().map(|name| format!(" in {}", plain(name)));
+    let mut rows = vec![
+        (
+            "Film",
+            format!(
+                "{}, {}, {}x{}, {}",
+                plain(&exported.file),
+                length(exported.to_us - exported.from_us),
+                exported.width,
+                exported.height,
+                size(exported.bytes)
+            ),
+        ),
+        ("Pictures", pictures),
+        ("Sound", if exported.sound { "yes".to_owned() } else { "none was recorded".to_owned() }),
+        ("Events", format!("{}{}", exported.events, file(&exported.events_file).unwrap_or_default())),
+    ];
+    if exported.sound_left_out > 0 {
+        let count = counted(exported.sound_left_out, "piece");
+        rows.push(("Left out", format!("{count} of sound that no client can have played in time")));
+    }
+    if let Some(name) = &exported.subtitles_file {
+        rows.push(("Subtitles", format!("in {}", plain(name))));
+    }
+    if exported.gaps > 0 {
+        let count = counted(exported.gaps, "time");
+        rows.push(("Not recorded", format!("{count}, which the recorder named itself; the film shows when")));
+    }
+    pairs(&mut out, &rows);
+    out.push('\n');
+    out.push_str(match (exported.verdict, exported.device_given) {
+        (Verdict::Sound, true) => {
+            "PROVED: the whole recording is as the device that you named has signed it.\n"
+        }
+        (Verdict::Sound, false) => {
+            "PROVED: the whole recording is as one device has signed it; --device says that it is yours.\n"
+        }
+        (Verdict::Unfinished, _) => {
+            "NOT COMPLETE: what was exported is unchanged, but the recording has no signed end.\n\
+             `lucidctl recording verify` says more.\n"
+        }
+        (Verdict::Damaged, _) => {
+            "WRONG: something in this recording was changed or is missing, so the export proves nothing.\n\
+             `lucidctl recording verify` says what.\n"
+        }
+    });
+    out
+}
+
 pub(crate) fn progress(progress: Progress) -> String {
     let of = progress.of.map(|of| format!(" of {of}")).unwrap_or_default();
     format!("{}{of} chunks, {}", progress.chunks, size(progress.bytes))
