@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// Every program of ours that goes into the image.
-pub(crate) const SERVICES: [&str; 5] =
-    ["lucid-init", "lucid-power", "lucid-provision", "lucid-desktop", "lucid-rdp"];
+pub(crate) const SERVICES: [&str; 6] =
+    ["lucid-init", "lucid-power", "lucid-provision", "lucid-desktop", "lucid-rdp", "lucid-sessiond"];
 
 /// Builds the device's services as static programs, and gives their folder.
 pub(crate) fn services(project: &Project, steps: &Steps) -> Result<PathBuf> {
