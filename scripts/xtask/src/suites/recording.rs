@@ -1,5 +1,8 @@
 //! Recordings, as files: `lucidctl recording`, and the verifier in Python that was written from the documentation of the
-//! format, are held to each other and to what was done to thousands of recordings.
+//! format, are held to each other and to what was done to thousands of recordings. Then the machine in QEMU records
+//! ([`qemu`]).
+
+mod qemu;
 
 use std::{
     fs,
@@ -45,6 +48,9 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     report.check("a proof holds for its chunk and for nothing else", || proofs(&tools));
     report.check("after a rewrap the new key opens every record and the old one none", || rewrap(&tools));
     report.check("exit statuses tell wrong from unreadable and from wrong usage", || statuses(&tools));
+    if report.wants("qemu") {
+        qemu::run(context, &tools, report)?;
+    }
     Ok(())
 }
 
