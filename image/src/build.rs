@@ -61,8 +61,9 @@ const PACKAGES: [&str; 30] = [
 ];
 
 /// Our programs, and where each goes. `lucid-init` goes into the initramfs.
-const SERVICES: [(&str, &str); 4] = [
+const SERVICES: [(&str, &str); 5] = [
     ("lucid-rdp", "usr/bin/lucid-rdp"),
+    ("lucid-sessiond", "usr/bin/lucid-sessiond"),
     ("lucid-provision", "usr/bin/lucid-provision"),
     ("lucid-power", "usr/bin/lucid-power"),
     ("lucid-desktop", "desktop/usr/bin/lucid-desktop"),

@@ -59,10 +59,12 @@ pub(crate) fn prepare(partition: Option<&str>) -> Result<Data, Error> {
             mount("tmpfs", "/data", "tmpfs", flags, MEMORY_DATA)
                 .doing(|| "mounting memory on /data".to_owned())?;
             let message = format!("nothing will be kept after power-off, /data is in memory: {e}");
-            Data { state: DataState::Unavailable, message }
+            Data { state: DataState::Unavailable, var_kept: false, message }
         }
     };
-    if let Some(problem) = lay_out()? {
+    let LaidOut { var_on_data, problem } = lay_out()?;
+    data.var_kept &= var_on_data;
+    if let Some(problem) = problem {
         data.message = format!("{}; {problem}", data.message);
         log::error(&format!("data: {}", data.message));
     } else if data.state == DataState::Unavailable {
@@ -130,7 +132,7 @@ fn mount_partition(path: &str) -> Result<Data, Error> {
             Err(e) => message = format!("{message}; not grown to {} MiB: {e}", size >> 20),
         }
     }
-    Ok(Data { state, message })
+    Ok(Data { state, var_kept: true, message })
 }
 
 fn mount_ext4(path: &str) -> Result<(), Error> {
@@ -192,11 +194,20 @@ fn failed(tool: &str, code: Option<i32>, said: &str) -> Error {
     Error::Tool { tool: tool.to_owned(), reason: format!("{how}: {said}") }
 }
 
+/// What [`lay_out`] came to.
+struct LaidOut {
+    /// What changes in `/var` goes to `/data`.
+    var_on_data: bool,
+    /// What went to memory instead, in a sentence.
+    problem: Option<String>,
+}
+
 /// Binds `/data/var` and the machine id to their places. What the data partition cannot hold goes to
 /// memory; the returned sentence says so.
-fn lay_out() -> Result<Option<String>, Error> {
+fn lay_out() -> Result<LaidOut, Error> {
     make_dir("/run/lucid", 0o755)?;
     let mut problems = Vec::new();
+    let mut var_on_data = false;
     match make_dirs("/data/var") {
         Ok(()) if is_full()? => match overlay_var() {
             Ok(()) => problems.push(
@@ -208,7 +219,10 @@ fn lay_out() -> Result<Option<String>, Error> {
                 problems.push(format!("the data partition is full and /var is empty and in memory: {e}"));
             }
         },
-        Ok(()) => mount_bind("/data/var", "/var").doing(|| "binding /data/var to /var".to_owned())?,
+        Ok(()) => {
+            mount_bind("/data/var", "/var").doing(|| "binding /data/var to /var".to_owned())?;
+            var_on_data = true;
+        }
         Err(e) => {
             memory_var()?;
             problems.push(format!("/var is empty and in memory: {e}"));
@@ -220,7 +234,8 @@ fn lay_out() -> Result<Option<String>, Error> {
             Err(again) => problems.push(format!("there is no machine id: {e}; {again}")),
         }
     }
-    Ok((!problems.is_empty()).then(|| problems.join("; ")))
+    let problem = (!problems.is_empty()).then(|| problems.join("; "));
+    Ok(LaidOut { var_on_data, problem })
 }
 
 fn make_dirs(var: &str) -> Result<(), Error> {

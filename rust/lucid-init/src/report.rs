@@ -2,9 +2,10 @@
 //!
 //! One JSON object (UTF-8, a final newline):
 //! `{"slot":"a","partition":2,"tryboot":false,"disk":"/dev/vda","select":"/dev/vda1",
-//! "data":{"state":"ok","message":"…"}}`. `partition` is the boot partition's number; `select` is
-//! `null` when that partition is missing; `state` is one of `ok`, `made`, `repaired`, `unavailable`
-//! (then `/data` is in memory and lost at power-off); `message` is one sentence for people.
+//! "data":{"state":"ok","var_kept":true,"message":"…"}}`. `partition` is the boot partition's number; `select`
+//! is `null` when that partition is missing; `state` is one of `ok`, `made`, `repaired`, `unavailable`
+//! (then `/data` is in memory and lost at power-off); `var_kept` is false when what changes in `/var` is lost
+//! at power-off; `message` is one sentence for people.
 
 use serde::Serialize;
 
@@ -30,6 +31,8 @@ pub(crate) struct Boot {
 pub(crate) struct Data {
     /// In one word.
     pub(crate) state: DataState,
+    /// Whether what changes in `/var` is on the partition, and not in memory.
+    pub(crate) var_kept: bool,
     /// In one sentence.
     pub(crate) message: String,
 }
@@ -67,7 +70,7 @@ mod tests {
             tryboot: true,
             disk: "/dev/vda".into(),
             select: Some("/dev/vda1".into()),
-            data: Data { state: DataState::Unavailable, message: "a \"word\"".into() },
+            data: Data { state: DataState::Unavailable, var_kept: false, message: "a \"word\"".into() },
         };
         assert_eq!(boot.text().unwrap(), include_str!("../tests/golden/boot.json"));
         let words: Vec<String> = [DataState::Ok, DataState::Made, DataState::Repaired]

@@ -9,13 +9,15 @@ use qrcodegen::{QrCode, QrCodeEcc};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::apply::{Announcement, announcement_path, mark_shown};
+use crate::apply::{Announcement, Recording, announcement_path, mark_shown};
 use crate::console;
 use crate::error::Error;
 use crate::store::read_json;
 
 /// How often the two conditions are looked at.
 const STEP: Duration = Duration::from_millis(200);
+/// The most characters of what the recorder says.
+const MAX_PROBLEM: usize = 500;
 /// Light modules around a QR code (ISO/IEC 18004: four).
 const QUIET: i32 = 4;
 
@@ -30,12 +32,23 @@ pub struct Status {
     pub ready: bool,
 }
 
+/// What `lucid-sessiond` says about itself. More may be in it.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Recorder {
+    /// The Ed25519 key that signs recordings, hexadecimal.
+    pub device_key: Option<String>,
+    /// What keeps sessions from beginning.
+    pub problem: Option<String>,
+}
+
 /// Everything that is shown.
 pub struct Block<'a> {
     /// The addresses that can be reached.
     pub addresses: &'a [Ipv4Addr],
     /// From `lucid-rdp`.
     pub status: &'a Status,
+    /// From `lucid-sessiond`, where it says something.
+    pub recorder: Option<&'a Recorder>,
     /// From `apply`.
     pub announcement: &'a Announcement,
 }
@@ -62,15 +75,33 @@ impl Block<'_> {
             None => "as set in lucid.toml",
         });
         text.push_str(&format!("\n  fingerprint  sha256 {}\n", self.fingerprint()));
+        text.push_str(&format!("  recording    {}\n", self.recording()));
+        if let Some(key) = self.recorder.and_then(|recorder| recorder.device_key.as_ref()) {
+            text.push_str(&format!("  device key   ed25519 {key}\n"));
+        }
         for note in &self.announcement.notes {
-            let plain: String = note.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-            text.push_str(&format!("  note         {plain}\n"));
+            text.push_str(&format!("  note         {}\n", plain(note)));
         }
         if let Some(code) = self.code() {
             text.push('\n');
             text.push_str(&code);
         }
         text
+    }
+
+    /// Whether sessions are recorded, in words.
+    pub fn recording(&self) -> String {
+        let problem = match (&self.announcement.recording, self.recorder) {
+            (Recording::No, _) => return "no: lucid.toml names no owner's key".to_owned(),
+            (Recording::Impossible(why), _) => why,
+            (Recording::Each, Some(Recorder { problem: Some(why), .. })) => why,
+            (Recording::Each, Some(Recorder { device_key: Some(_), problem: None })) => {
+                return "every session is recorded".to_owned();
+            }
+            (Recording::Each, _) => "the recorder has not started; the journal of lucid-sessiond says why",
+        };
+        let problem: String = plain(problem).chars().take(MAX_PROBLEM).collect();
+        format!("NO SESSION CAN BEGIN, because none can be recorded: {problem}")
     }
 
     /// The QR code, when there is a password to show.
@@ -85,6 +116,11 @@ impl Block<'_> {
         text.push_str(&format!("\nsha256 {}\n", self.fingerprint()));
         QrCode::encode_text(&text, QrCodeEcc::Low).ok().map(|code| half_blocks(&code))
     }
+}
+
+/// Text that cannot move a console's cursor.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Two rows of modules in one row of characters, dark on light whatever the console's colours are.
@@ -118,6 +154,8 @@ pub struct Options {
     pub data: PathBuf,
     /// Normally `/run/lucid-rdp/status.json`.
     pub status: PathBuf,
+    /// Normally `/run/lucid-sessiond/status.json`.
+    pub recorder: PathBuf,
     /// Devices instead of the kernel's consoles.
     pub consoles: Vec<PathBuf>,
     /// How long to wait for the service and for an address, together.
@@ -147,8 +185,13 @@ pub fn announce(options: &Options) -> Result<String, Error> {
         }
         return Err(error);
     };
+    let recorder = match announcement.recording {
+        Recording::Each => wait(deadline, || recorder(&options.recorder)),
+        Recording::No | Recording::Impossible(_) => None,
+    };
     let addresses = wait(deadline, || Some(addresses()).filter(|a| !a.is_empty())).unwrap_or_default();
-    let block = Block { addresses: &addresses, status: &status, announcement: &announcement };
+    let recorder = recorder.as_ref();
+    let block = Block { addresses: &addresses, status: &status, recorder, announcement: &announcement };
     let mut failed = console::write_all(&consoles, &block.text());
     if failed.len() == consoles.len()
         && let Some((path, source)) = failed.pop()
@@ -157,11 +200,12 @@ pub fn announce(options: &Options) -> Result<String, Error> {
         return Err(Error::File { doing: "writing to the console", path, source });
     }
     let mut report = format!(
-        "announced to user {} on {} of {} consoles, {} addresses",
+        "announced to user {} on {} of {} consoles, {} addresses; recording: {}",
         announcement.user,
         consoles.len() - failed.len(),
         consoles.len(),
-        addresses.len()
+        addresses.len(),
+        block.recording()
     );
     for (path, e) in &failed {
         report.push_str(&format!("; {}: {e}", path.display()));
@@ -193,6 +237,14 @@ fn ready(path: &Path) -> Option<Status> {
     let print = &status.certificate_sha256;
     let sound = print.len() <= 128 && print.bytes().all(|b| b.is_ascii_hexdigit() || b == b':');
     (status.ready && sound).then_some(status)
+}
+
+/// What the recorder says, once it says something. A file that is not there or half written says nothing yet.
+fn recorder(path: &Path) -> Option<Recorder> {
+    let recorder = read_json::<Recorder>(path).ok().flatten()?;
+    let key = recorder.device_key.as_ref();
+    let sound = key.is_none_or(|key| key.len() == 64 && key.bytes().all(|b| b.is_ascii_hexdigit()));
+    (sound && (recorder.device_key.is_some() || recorder.problem.is_some())).then_some(recorder)
 }
 
 /// The machine's IPv4 addresses; `lucid-rdp` listens on IPv4.

@@ -5,18 +5,21 @@
 //! - `lucid-provision/rdp-account.json` (0600): `{"version":1,"accounts":[{"user":"lucid","nt_hash":"<32 hex>"}]}`
 //! - `lucid-provision/desktop.json` (0644): `{"version":1,"keyboard":{"layout":"us","variant":""},"name":"lucid"}`
 //! - `lucid-provision/announce.json` (0600, removed by `announce`): [`Announcement`]
+//! - `lucid-provision/rdp.env` (0644): `RECORDING=`, with the option that makes lucid-rdp record its sessions, or empty
+//! - `lucid-provision/recorder.env` (0644): `RECIPIENTS="…"`, options of lucid-sessiond; only where it can record
 //! - `systemd/network/10-lucid.network`
 //!
 //! In what order: the results are saved before the card is touched, and a secret is wiped only when
 //! it has been saved. A wrong `lucid.toml` changes nothing: the device is what it was before.
 
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::card::{Card, Found};
-use crate::config::{Config, FILE_HINT, Password, Settings};
+use crate::config::{self, Config, FILE_HINT, Password, Settings};
 use crate::error::Error;
 use crate::secret::{NtHash, Secret, random_password};
 use crate::store::{Account, Store, make_dirs, read_json, write, write_json};
@@ -49,8 +52,22 @@ pub struct Announcement {
     pub password: Option<Zeroizing<String>>,
     /// The device made the password, now or earlier.
     pub made: bool,
+    /// Whether sessions are recorded.
+    pub recording: Recording,
     /// What the owner has to know, one sentence each.
     pub notes: Vec<String>,
+}
+
+/// Whether sessions are recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recording {
+    /// No: there is nobody to open what would be recorded.
+    No,
+    /// Each one, by the recorder.
+    Each,
+    /// Each one would be, and none can be: so none begins. Why, for people.
+    Impossible(String),
 }
 
 /// What came out.
@@ -72,6 +89,7 @@ struct Boot {
 #[derive(Deserialize)]
 struct BootData {
     state: String,
+    var_kept: bool,
     message: String,
 }
 
@@ -99,6 +117,11 @@ pub fn account_path(run: &Path) -> PathBuf {
     run.join("lucid-provision/rdp-account.json")
 }
 
+/// Where the recorder's options are written.
+pub fn recorder_path(run: &Path) -> PathBuf {
+    run.join("lucid-provision/recorder.env")
+}
+
 /// Where the hand-over to `announce` is written.
 pub fn announcement_path(run: &Path) -> PathBuf {
     run.join("lucid-provision/announce.json")
@@ -120,10 +143,12 @@ pub fn apply(places: &Places) -> Result<Applied, Error> {
     {
         notes.push(boot.data.message.clone());
     }
-    let device = places.select.clone().or_else(|| boot.and_then(|b| b.select));
+    let (select, boot_data) = boot.map_or((None, None), |boot| (boot.select, Some(boot.data)));
+    let device = places.select.clone().or(select);
     if device.is_none() {
         notes.push("the card has no select partition, so there is no lucid.toml".to_owned());
     }
+    let in_memory = boot_data.filter(|data| !data.var_kept).map(|data| data.message);
     let card = device.map(Card::new);
 
     let mut answer = Vec::new();
@@ -131,7 +156,9 @@ pub fn apply(places: &Places) -> Result<Applied, Error> {
 
     let store = Store::new(places.data.clone());
     let known_account = keep(store.account(), &mut notes);
-    let known_settings = keep(store.settings(), &mut notes);
+    let stored = store.settings();
+    let unknown = if config.is_none() { stored.as_ref().err().map(ToString::to_string) } else { None };
+    let known_settings = keep(stored, &mut notes);
 
     let settings = match &config {
         Some(config) => config.settings.clone(),
@@ -147,7 +174,8 @@ pub fn apply(places: &Places) -> Result<Applied, Error> {
                 notes.push(format!("{e}; the settings will not survive a restart"));
             }
         };
-        if known_settings.as_ref() != Some(&settings) {
+        // What cannot be read is not replaced by a guess: it may have named an owner of recordings.
+        if known_settings.as_ref() != Some(&settings) && unknown.is_none() {
             save(store.save_settings(&settings));
         }
         if known_account.as_ref() != Some(&account) {
@@ -157,7 +185,16 @@ pub fn apply(places: &Places) -> Result<Applied, Error> {
         notes.push("settings and password will not survive a restart".to_owned());
     }
 
+    let recording = match (unknown, in_memory) {
+        (Some(why), _) => Recording::Impossible(format!(
+            "it is not known who may open what is recorded ({why}); put lucid.toml on the card again"
+        )),
+        _ if settings.recording.owners.is_empty() => Recording::No,
+        (None, Some(why)) => Recording::Impossible(format!("what is recorded would not be kept: {why}")),
+        (None, None) => Recording::Each,
+    };
     write_outputs(&places.run, &settings, &account)?;
+    write_recording(&places.run, &settings.recording, &recording)?;
 
     if let (Some(card), Some(bytes), Some(Config { password: Password::New(_, span), .. })) =
         (&card, &bytes, &config)
@@ -183,6 +220,7 @@ pub fn apply(places: &Places) -> Result<Applied, Error> {
         user: account.user.clone(),
         password: fresh.map(|p| Zeroizing::new(p.expose().to_owned())),
         made: account.made,
+        recording,
         notes: notes.clone(),
     };
     write_json(&announcement_path(&places.run), &announcement, 0o600)?;
@@ -280,6 +318,32 @@ fn write_outputs(run: &Path, settings: &Settings, account: &Account) -> Result<(
     make_dirs(&run.join("systemd/network"), 0o755)?;
     let network = run.join("systemd/network/10-lucid.network");
     write(&network, network_file(settings).as_bytes(), 0o644)
+}
+
+/// What lucid-rdp and lucid-sessiond are to do. Where sessions cannot be recorded, the recorder does not start and
+/// lucid-rdp, which cannot reach it, begins none.
+fn write_recording(run: &Path, wanted: &config::Recording, recording: &Recording) -> Result<(), Error> {
+    let option = match recording {
+        Recording::No => "",
+        Recording::Each | Recording::Impossible(_) => "--recorder=/run/lucid-sessiond/recorder.sock",
+    };
+    let rdp = format!("# Written by lucid-provision on every start.\nRECORDING={option}\n");
+    write(&run.join("lucid-provision/rdp.env"), rdp.as_bytes(), 0o644)?;
+    let path = recorder_path(run);
+    if *recording == Recording::Each {
+        let owners = wanted.owners.iter().map(|key| format!("--owner={key}"));
+        let options: Vec<_> =
+            owners.chain(wanted.observers.iter().map(|key| format!("--observer={key}"))).collect();
+        let text =
+            format!("# Written by lucid-provision on every start.\nRECIPIENTS=\"{}\"\n", options.join(" "));
+        return write(&path, text.as_bytes(), 0o644);
+    }
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::File { doing: "removing", path, source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The systemd-networkd file for wired networks.

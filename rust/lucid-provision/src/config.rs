@@ -16,6 +16,11 @@
 //! | `rdp.password` | 8 to 128 characters, or `"(used)"` | made by the device |
 //! | `keyboard.layout` | XKB layout: 1 to 32 of `a-z 0-9 _ -` | `"us"` |
 //! | `keyboard.variant` | XKB variant: up to 32 of `a-z A-Z 0-9 _ -` | `""` |
+//! | `recording.owner` | who can open what is recorded: a public key of `lucidctl recording new-key`, 64 hexadecimal digits, or a list of them | nobody: nothing is recorded |
+//! | `recording.observers` | a list of public keys of others who can | none |
+//!
+//! With an owner's key every session is recorded, and none begins or goes on that cannot be. Without one none is
+//! recorded, which the consoles say. Owners and observers are at most 16, each once.
 //!
 //! Any other key is an error, so a typing error never goes unnoticed.
 //!
@@ -38,6 +43,8 @@ use crate::secret::Secret;
 
 /// The largest file that is read.
 pub const MAX_BYTES: usize = 64 * 1024;
+/// The most keys that can open a recording, as the format of recordings has it.
+const MAX_RECIPIENTS: usize = 16;
 /// What stands in the place of a secret that has been used, with its quotes.
 pub const USED: &str = "\"(used)\"";
 /// What helps the reader of a message on the card.
@@ -68,6 +75,16 @@ pub struct Keyboard {
     pub variant: String,
 }
 
+/// Who can open what is recorded. Nobody: nothing is recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recording {
+    /// X25519 public keys of the owners, 64 lower-case hexadecimal digits each.
+    pub owners: Vec<String>,
+    /// Those of others who can open it too; none without an owner.
+    pub observers: Vec<String>,
+}
+
 /// Everything in the file that is not secret.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,6 +95,9 @@ pub struct Settings {
     pub network: Network,
     /// The keyboard.
     pub keyboard: Keyboard,
+    /// Recordings. Settings that were stored before there were any have none.
+    #[serde(default)]
+    pub recording: Recording,
 }
 
 impl Default for Settings {
@@ -86,6 +106,7 @@ impl Default for Settings {
             name: "lucid".to_owned(),
             network: Network { address: None, gateway: None, dns: Vec::new() },
             keyboard: Keyboard { layout: "us".to_owned(), variant: String::new() },
+            recording: Recording::default(),
         }
     }
 }
@@ -190,7 +211,8 @@ impl Walk<'_> {
                 "network" => self.network(value, &mut config)?,
                 "rdp" => self.rdp(value, &mut config)?,
                 "keyboard" => self.keyboard(value, &mut config)?,
-                _ => return Err(self.unknown(key, "", "version, name, network, rdp, keyboard")),
+                "recording" => config.settings.recording = self.recording(value)?,
+                _ => return Err(self.unknown(key, "", "version, name, network, rdp, keyboard, recording")),
             }
         }
         Ok(config)
@@ -413,6 +435,74 @@ impl Walk<'_> {
             }
         }
         Ok(())
+    }
+
+    fn recording(&self, value: &Value<'_>) -> Result<Recording, Problem> {
+        let mut recording = Recording::default();
+        // In their order in the file, for the place of a message.
+        let mut keys: Vec<(String, Range<usize>)> = Vec::new();
+        for (key, value) in self.table("recording", value)? {
+            let (list, into) = match (key.get_ref().as_ref(), value.get_ref()) {
+                ("owner", DeValue::Array(list)) => (list.iter().collect(), &mut recording.owners),
+                ("owner", _) => (vec![value], &mut recording.owners),
+                ("observers", DeValue::Array(list)) => (list.iter().collect(), &mut recording.observers),
+                ("observers", other) => {
+                    let message = format!(
+                        "recording.observers must be a list of public keys, such as [\"2f83…\"], not {}",
+                        kind(other)
+                    );
+                    return Err(self.problem(value.span(), message));
+                }
+                _ => return Err(self.unknown(key, "recording", "owner, observers")),
+            };
+            let name = format!("recording.{}", key.get_ref());
+            if list.is_empty() {
+                let message = format!("{name} is an empty list; give a public key, or remove this line");
+                return Err(self.problem(value.span(), message));
+            }
+            for value in list {
+                let public = self.public_key(&name, value)?;
+                keys.push((public.clone(), value.span()));
+                into.push(public);
+            }
+        }
+        keys.sort_by_key(|(_, span)| span.start);
+        for (place, (key, span)) in keys.iter().enumerate() {
+            if keys[..place].iter().any(|(earlier, _)| earlier == key) {
+                return Err(
+                    self.problem(span.clone(), "this public key is in [recording] twice; once is enough")
+                );
+            }
+            if place == MAX_RECIPIENTS {
+                let message = format!(
+                    "[recording] has {} public keys, at most {MAX_RECIPIENTS} are allowed",
+                    keys.len()
+                );
+                return Err(self.problem(span.clone(), message));
+            }
+        }
+        if recording.owners.is_empty() && !recording.observers.is_empty() {
+            let message = "[recording] has observers and needs an owner, the public key of whoever may open what is recorded";
+            return Err(self.problem(value.span(), message));
+        }
+        Ok(recording)
+    }
+
+    /// The public half of a key pair. The message does not repeat it: somebody may have put the secret half there.
+    fn public_key(&self, name: &str, value: &Value<'_>) -> Result<String, Problem> {
+        let text = self.string(name, value)?;
+        let digits = text.bytes().all(|b| b.is_ascii_hexdigit());
+        let wrong = if !digits || text.len() != 64 {
+            let others = if digits { "" } else { ", and not all of them are such digits" };
+            let count = text.chars().count();
+            format!("must be a public key of 64 hexadecimal digits; it has {count} characters{others}")
+        } else if text.bytes().all(|b| b == b'0') {
+            "is nobody's public key".to_owned()
+        } else {
+            return Ok(text.to_ascii_lowercase());
+        };
+        let hint = "`lucidctl recording new-key FILE`, on your own machine, makes a key pair and prints the public half";
+        Err(self.problem(value.span(), format!("{name} {wrong}; {hint}")))
     }
 
     fn keyboard(&self, value: &Value<'_>, config: &mut Config) -> Result<(), Problem> {

@@ -56,6 +56,9 @@ enum Command {
         /// What lucid-rdp says about itself.
         #[arg(long, default_value = "/run/lucid-rdp/status.json")]
         status: PathBuf,
+        /// What lucid-sessiond says about itself.
+        #[arg(long, default_value = "/run/lucid-sessiond/status.json")]
+        recorder: PathBuf,
         /// A device or file instead of the kernel's consoles; may be repeated.
         #[arg(long)]
         console: Vec<PathBuf>,
@@ -77,9 +80,9 @@ fn main() -> ExitCode {
         Command::Apply { boot, select, run, data, files_only } => {
             done(run_apply(&Places { boot, select, run, data }, files_only))
         }
-        Command::Announce { run, data, status, console, wait } => {
+        Command::Announce { run, data, status, recorder, console, wait } => {
             let limit = Duration::from_secs(wait);
-            let options = Options { run, data, status, consoles: console, limit };
+            let options = Options { run, data, status, recorder, consoles: console, limit };
             done(announce(&options).map(|report| eprintln!("lucid-provision: {report}")))
         }
         Command::Check { file } => check(&file),

@@ -7,7 +7,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use lucid_provision::apply::{Announcement, Applied, Places, apply};
+use lucid_provision::apply::{Announcement, Applied, Places, Recording, apply};
 use lucid_provision::config::{Config, Password};
 use lucid_provision::secret::Secret;
 use lucid_provision::store::{Store, read_json};
@@ -16,11 +16,12 @@ use lucid_provision::store::{Store, read_json};
 struct Device {
     dir: tempfile::TempDir,
     data_state: &'static str,
+    var_kept: bool,
 }
 
 impl Device {
     fn new() -> Self {
-        let device = Self { dir: tempfile::tempdir().unwrap(), data_state: "ok" };
+        let device = Self { dir: tempfile::tempdir().unwrap(), data_state: "ok", var_kept: true };
         let card = File::options().read(true).write(true).create_new(true).open(device.card()).unwrap();
         card.set_len(8 << 20).unwrap();
         fatfs::format_volume(&card, fatfs::FormatVolumeOptions::new().volume_label(*b"SELECT     ")).unwrap();
@@ -68,9 +69,10 @@ impl Device {
         let _ = fs::remove_dir_all(self.dir.path().join("run"));
         fs::create_dir_all(self.run("lucid")).unwrap();
         let boot = format!(
-            r#"{{"slot":"a","partition":2,"tryboot":false,"disk":"/dev/vda","select":{:?},"data":{{"state":"{}","message":"the data message"}}}}"#,
+            r#"{{"slot":"a","partition":2,"tryboot":false,"disk":"/dev/vda","select":{:?},"data":{{"state":"{}","var_kept":{},"message":"the data message"}}}}"#,
             self.card(),
-            self.data_state
+            self.data_state,
+            self.var_kept
         );
         fs::write(self.run("lucid/boot.json"), boot).unwrap();
         apply(&self.places()).unwrap()
@@ -286,6 +288,83 @@ fn a_damaged_store_is_said_and_replaced() {
     assert_eq!(applied.settings.name, "desk-1");
     assert!(device.announcement().password.is_some());
     assert!(Store::new(device.data()).account().unwrap().is_some());
+}
+
+const OWNER: &str = "5d0dc4dbb5d1d1a4d8a8f4c84f6fd4b4cf4cdb4b8f09a9ca4ee2e7f2f4c2bb10";
+const OBSERVER: &str = "2f83c1b2fbd1e4c9a4e1f5d4a1b7e6c5d4f3a2b1c0d9e8f7a6b5c4d3e2f1a0b9";
+
+impl Device {
+    /// What lucid-rdp and lucid-sessiond are told.
+    fn told(&self) -> (String, Option<String>) {
+        let plain = |text: String| text.lines().skip(1).collect::<String>();
+        (
+            plain(fs::read_to_string(self.run("lucid-provision/rdp.env")).unwrap()),
+            fs::read_to_string(self.run("lucid-provision/recorder.env")).ok().map(plain),
+        )
+    }
+
+    fn record(&self) {
+        let file =
+            format!("[recording]\nowner = \"{}\"\nobservers = [\"{OBSERVER}\"]\n", OWNER.to_uppercase());
+        self.put("lucid.toml", file.as_bytes());
+    }
+}
+
+const RECORDED: &str = "RECORDING=--recorder=/run/lucid-sessiond/recorder.sock";
+
+#[test]
+fn with_an_owners_key_each_session_is_recorded_from_then_on_and_without_one_none() {
+    let device = Device::new();
+    device.start();
+    assert_eq!(device.told(), ("RECORDING=".to_owned(), None));
+    assert_eq!(device.announcement().recording, Recording::No);
+    device.record();
+    let recipients = Some(format!("RECIPIENTS=\"--owner={OWNER} --observer={OBSERVER}\""));
+    for _ in 0..2 {
+        assert!(device.start().notes.is_empty());
+        assert_eq!(device.told(), (RECORDED.to_owned(), recipients.clone()));
+        assert_eq!(device.announcement().recording, Recording::Each);
+        // What was said holds when the file is gone.
+        device.put("lucid.toml", b"");
+        device.remove("lucid.toml");
+    }
+    // Applied again without a start, as when the service is restarted.
+    device.put("lucid.toml", b"name = \"desk\"\n");
+    apply(&device.places()).unwrap();
+    assert_eq!(device.told(), ("RECORDING=".to_owned(), None));
+}
+
+#[test]
+fn where_a_recording_would_not_be_kept_no_session_begins_and_the_reason_is_said() {
+    for state in ["ok", "unavailable"] {
+        let mut device = Device::new();
+        device.data_state = state;
+        device.var_kept = false;
+        device.record();
+        device.start();
+        assert_eq!(device.told(), (RECORDED.to_owned(), None));
+        let Recording::Impossible(why) = device.announcement().recording else { panic!("{state}") };
+        assert!(why.contains("the data message"), "{why}");
+    }
+}
+
+#[test]
+fn when_it_is_not_known_any_more_who_owns_recordings_no_session_begins_until_that_is_said_again() {
+    let device = Device::new();
+    device.record();
+    device.start();
+    device.remove("lucid.toml");
+    fs::write(device.data().join("settings.json"), b"\xff").unwrap();
+    // What cannot be read is not replaced by settings that record nothing.
+    for _ in 0..2 {
+        device.start();
+        assert_eq!(device.told(), (RECORDED.to_owned(), None));
+        let Recording::Impossible(why) = device.announcement().recording else { panic!() };
+        assert!(why.contains("settings.json") && why.contains("lucid.toml"), "{why}");
+    }
+    device.record();
+    device.start();
+    assert_eq!(device.announcement().recording, Recording::Each);
 }
 
 #[test]

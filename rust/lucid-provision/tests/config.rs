@@ -68,7 +68,14 @@ fn the_example_is_valid_with_and_without_its_comments() {
         })
         .map(|l| if l == "method = \"dhcp\"" { "method = \"static\"\n" } else { l }.to_owned() + "\n")
         .collect();
+    // Keys have to be one's own: those of the example are none.
+    let problem = Config::parse(all.as_bytes()).unwrap_err().to_string();
+    assert!(problem.contains("recording.o") && problem.contains("lucidctl recording new-key"), "{problem}");
+    let all = all.replace("the 64 digits of the public half", &"2f".repeat(32));
+    let all = all.replace("the same of others who may open the recordings", &"5d".repeat(32));
     let config = Config::parse(all.as_bytes()).unwrap();
+    assert_eq!(config.settings.recording.owners, ["2f".repeat(32)]);
+    assert_eq!(config.settings.recording.observers, ["5d".repeat(32)]);
     assert!(config.settings.network.address.is_some() && config.settings.network.dns.len() == 2);
     assert!(matches!(config.password, Password::New(..)));
 }

@@ -39,6 +39,7 @@ pub(crate) struct Host {
     pub(crate) certificate_sha256: String,
     /// This may change.
     pub(crate) video_encoder: watch::Receiver<String>,
+    pub(crate) sessions_recorded: bool,
 }
 
 enum Ask {
@@ -166,6 +167,7 @@ fn status(host: &Host, sessions: &Sessions) -> HostStatus {
         max_sessions: u32::try_from(sessions.most).unwrap_or(u32::MAX),
         sessions: sessions.each(|facts| session(facts, sessions)),
         video_encoder: host.video_encoder.borrow().clone(),
+        sessions_recorded: host.sessions_recorded,
     }
 }
 

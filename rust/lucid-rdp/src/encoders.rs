@@ -87,10 +87,11 @@ pub(crate) async fn keep_telling(
     run: PathBuf,
     port: u16,
     fingerprint: String,
+    sessions_recorded: bool,
 ) {
     while description.changed().await.is_ok() {
         let now = description.borrow_and_update().clone();
-        if let Err(e) = status::write(&run, port, &fingerprint, &now) {
+        if let Err(e) = status::write(&run, port, &fingerprint, &now, sessions_recorded) {
             tracing::warn!("telling that another video encoder is used: {e}");
         }
         if let Err(e) = sd_notify::notify(false, &[NotifyState::Status(&service_status(&now))]) {
@@ -146,7 +147,7 @@ mod tests {
         let run = std::env::temp_dir().join(format!("lucid-rdp-encoders-{}", std::process::id()));
         let told = encoders.description();
         assert_eq!(*told.borrow(), "V4L2 /dev/video9 (test), with OpenH264 behind it");
-        let telling = tokio::spawn(keep_telling(encoders.description(), run.clone(), 1, "AA".into()));
+        let telling = tokio::spawn(keep_telling(encoders.description(), run.clone(), 1, "AA".into(), false));
 
         let (width, height) = (64, 64);
         let whole = [Rect { x: 0, y: 0, width, height }];

@@ -123,7 +123,11 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let encoders = encoders::VideoEncoders::choose(&options.encoder)?;
     let mut encoder = encoders.description();
     let in_use = encoder.borrow_and_update().clone();
-    status::write(&options.run, port, &identity.fingerprint, &in_use)?;
+    let recorded = options.recorder.is_some();
+    status::write(&options.run, port, &identity.fingerprint, &in_use, recorded)?;
+    if !recorded {
+        tracing::warn!("sessions are not recorded: there is no recorder (--recorder)");
+    }
     tracing::info!(
         port,
         accounts = accounts.count(),
@@ -139,6 +143,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         port,
         certificate_sha256: identity.fingerprint.clone(),
         video_encoder: encoder.clone(),
+        sessions_recorded: recorded,
     };
     let host = Arc::new(handshake::Host {
         identity,
@@ -169,7 +174,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
         }
         stop.send_replace(true);
     };
-    let telling = encoders::keep_telling(encoder, options.run, port, host.identity.fingerprint.clone());
+    let fingerprint = host.identity.fingerprint.clone();
+    let telling = encoders::keep_telling(encoder, options.run, port, fingerprint, recorded);
     let local = tokio::task::LocalSet::new();
     local.spawn_local(telling);
     local.spawn_local(signals);

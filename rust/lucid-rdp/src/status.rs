@@ -1,7 +1,8 @@
 //! What other programs may know: `status.json` (version 1) in the run directory.
 //!
 //! ```json
-//! {"version":1,"port":3389,"certificate_sha256":"AA:BB:…","ready":true,"video_encoder":"OpenH264 in software (…)"}
+//! {"version":1,"port":3389,"certificate_sha256":"AA:BB:…","ready":true,"video_encoder":"OpenH264 in software (…)",
+//!  "sessions_recorded":true}
 //! ```
 
 use std::io::Write as _;
@@ -19,13 +20,28 @@ struct Status<'a> {
     ready: bool,
     /// For people; see `lucid_video::Encoders::description`.
     video_encoder: &'a str,
+    /// Each session is, and none begins or goes on that is not.
+    sessions_recorded: bool,
 }
 
 /// Writes the status file, whole or not at all.
-pub(crate) fn write(run: &Path, port: u16, fingerprint: &str, video_encoder: &str) -> Result<(), Error> {
+pub(crate) fn write(
+    run: &Path,
+    port: u16,
+    fingerprint: &str,
+    video_encoder: &str,
+    sessions_recorded: bool,
+) -> Result<(), Error> {
     let path = run.join("status.json");
     let failed = |source| Error::File { doing: "writing", path: path.clone(), source };
-    let status = Status { version: 1, port, certificate_sha256: fingerprint, ready: true, video_encoder };
+    let status = Status {
+        version: 1,
+        port,
+        certificate_sha256: fingerprint,
+        ready: true,
+        video_encoder,
+        sessions_recorded,
+    };
     let text = serde_json::to_vec(&status).map_err(|e| failed(e.into()))?;
     let temporary = run.join("status.json.new");
     std::fs::create_dir_all(run)

@@ -17,6 +17,7 @@ mod payload;
 mod service;
 mod session;
 mod sessions;
+pub mod status;
 
 use std::{
     fs,
@@ -111,6 +112,11 @@ async fn serve(
     let socket = InterceptedService::new(service::Socket::new(sessions), guard);
     let server = Server::builder().max_concurrent_streams(CALLS_PER_CONNECTION);
     let (recording, waiting) = stopping.counts();
+    let room = stopping.check_room();
+    if let Err(error) = &room {
+        tracing::error!("no session can begin: {error}");
+    }
+    status::ready(run, public.to_string(), room.as_ref().err())?;
     tracing::info!(device_key = %public, recording, waiting, "ready");
     // Without systemd there is nobody to tell, which is no error.
     if let Err(error) = sd_notify::notify(false, &[NotifyState::Ready]) {

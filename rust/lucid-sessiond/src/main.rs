@@ -64,10 +64,14 @@ fn main() -> ExitCode {
     // The journal has its own time stamps.
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).without_time();
     tracing_subscriber::registry().with(filter).with(lines).init();
+    let run = arguments.run.clone();
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
+            if let Err(error) = lucid_sessiond::status::failed(&run, &error) {
+                tracing::error!("{error}");
+            }
             ExitCode::FAILURE
         }
     }

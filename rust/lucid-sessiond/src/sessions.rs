@@ -181,7 +181,7 @@ impl Sessions {
     }
 
     /// Whether there is room for a new recording.
-    fn check_room(&self) -> Result<()> {
+    pub(crate) fn check_room(&self) -> Result<()> {
         if let Some(most) = self.bounds.most_bytes {
             let bytes = self.bytes();
             if bytes >= most {

@@ -19,6 +19,7 @@ pub(crate) struct Host {
     max_sessions: u32,
     pub(crate) sessions: Vec<Session>,
     video_encoder: String,
+    sessions_recorded: bool,
 }
 
 /// `lucidctl sessions show --json`; `sessions list --json` is an array of these.
@@ -56,6 +57,7 @@ impl From<rdp::Status> for Host {
             max_sessions: status.max_sessions,
             sessions: status.sessions.into_iter().map(Session::from).collect(),
             video_encoder: status.video_encoder,
+            sessions_recorded: status.sessions_recorded,
         }
     }
 }
@@ -104,6 +106,10 @@ pub(crate) fn host(host: &Host) -> String {
         ("Port", host.port.to_string()),
         ("Fingerprint", host.certificate_sha256.clone()),
         ("Video", plain(&host.video_encoder)),
+        (
+            "Recording",
+            if host.sessions_recorded { "every session" } else { "no: it has no recorder" }.to_owned(),
+        ),
         ("Sessions", format!("{} of {}, {connected} with a client", host.sessions.len(), host.max_sessions)),
     ];
     pairs(&mut out, &rows);
@@ -248,6 +254,7 @@ mod tests {
                 session(2, "grace", rdp::SessionState::Parked),
             ],
             video_encoder: "OpenH264 in software (no video device can be seen)".into(),
+            sessions_recorded: true,
         })
     }
 

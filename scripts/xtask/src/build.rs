@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// Every program of ours that goes into the image.
-pub(crate) const SERVICES: [&str; 5] =
-    ["lucid-init", "lucid-power", "lucid-provision", "lucid-desktop", "lucid-rdp"];
+pub(crate) const SERVICES: [&str; 6] =
+    ["lucid-init", "lucid-power", "lucid-provision", "lucid-desktop", "lucid-rdp", "lucid-sessiond"];
 
 /// Builds the device's services as static programs, and gives their folder.
 pub(crate) fn services(project: &Project, steps: &Steps) -> Result<PathBuf> {
@@ -73,8 +73,8 @@ fn needs_loader(elf: &[u8]) -> std::result::Result<bool, &'static str> {
 /// How much of the workspace is built for this machine.
 #[derive(Clone, Copy)]
 pub(crate) enum Host {
-    /// What an image needs: the image tool alone.
-    ImageTool,
+    /// What an image needs: the image tool; and lucidctl, for whoever uses the machine.
+    Tools,
     /// Everything, exactly as the tests are built: with the same features of every crate, so that nothing is
     /// compiled twice.
     AsForTests,
@@ -85,9 +85,10 @@ pub(crate) fn host(project: &Project, steps: &Steps, what: Host) -> Result<()> {
     let mut build = project.command("cargo");
     build.arg("build");
     let step = match what {
-        Host::ImageTool => {
+        Host::Tools => {
             build.args(["--package", "lucid-image", "--bin", "lucid-image"]);
-            "building the image tool"
+            build.args(["--package", "lucidctl", "--bin", "lucidctl"]);
+            "building the tools for this machine"
         }
         Host::AsForTests => {
             build.args(["--workspace", "--all-targets"]);

@@ -555,6 +555,27 @@ pub(crate) struct Picture {
 }
 
 impl Picture {
+    /// Reads a PPM with three bytes for a pixel, as programs of ours write it.
+    pub(crate) fn read_ppm(path: &Path) -> Result<Picture> {
+        let bytes = fs::read(path).at("reading", path)?;
+        let wrong = || Error::talk(path.display().to_string(), "it is no such PPM");
+        let mut rest = bytes.as_slice();
+        let mut line = || {
+            let end = rest.iter().position(|byte| *byte == b'\n').ok_or_else(wrong)?;
+            let (text, after) = rest.split_at(end);
+            rest = after.get(1..).unwrap_or_default();
+            std::str::from_utf8(text).map_err(|_| wrong())
+        };
+        let (magic, size, most) = (line()?, line()?, line()?);
+        let sides: Vec<usize> = size.split(' ').filter_map(|side| side.parse().ok()).collect();
+        match (magic, sides.as_slice(), most) {
+            ("P6", &[width, height], "255") if rest.len() == width * height * 3 => {
+                Ok(Picture { width, height, rgb: rest.to_vec() })
+            }
+            _ => Err(wrong()),
+        }
+    }
+
     fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
         let at = (y * self.width + x) * 3;
         self.rgb.get(at..at + 3).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default()

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     error::{At, Error, Result},
     progress::{Background, Interrupt, ask_well},
+    writes,
 };
 
 /// What runs before the kernel, from Debian's u-boot-qemu.
@@ -30,8 +31,8 @@ const POWER_OFF_BOUND: Duration = Duration::from_secs(60);
 const PRESS_AGAIN: Duration = Duration::from_secs(8);
 /// First line of what the announce service prints on every console.
 const ANNOUNCE: &str = "Lucid is ready.";
-/// The figure of the announcement's last line.
-const FINGERPRINT: &str = "fingerprint";
+/// What the announcement's last line for every machine is about.
+const RECORDING: &str = "recording";
 
 /// The disks of one machine.
 #[derive(Clone)]
@@ -229,7 +230,8 @@ impl Disks {
     }
 }
 
-fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+/// Copies a disk, without room for what is empty.
+pub(crate) fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
     let mut copy = Command::new("cp");
     copy.args(["--reflink=auto", "--sparse=always"]).arg(from).arg(to);
     ask_well("copying a disk", &mut copy, b"").map(drop)
@@ -246,11 +248,22 @@ pub(crate) struct Options {
     pub(crate) guest: Option<Ipv4Addr>,
     /// Whether QEMU ends when the guest restarts.
     pub(crate) end_on_restart: bool,
+    /// A log of everything that the card is told to write ([`crate::writes`]).
+    pub(crate) writes: Option<PathBuf>,
+    /// The card cannot be written to.
+    pub(crate) read_only: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cpu: CPU.to_owned(), port: None, guest: None, end_on_restart: false }
+        Self {
+            cpu: CPU.to_owned(),
+            port: None,
+            guest: None,
+            end_on_restart: false,
+            writes: None,
+            read_only: false,
+        }
     }
 }
 
@@ -265,9 +278,21 @@ pub(crate) struct Announcement {
     pub(crate) password: String,
     /// SHA-256 of the certificate, `AA:BB:…`.
     pub(crate) fingerprint: String,
+    /// Whether sessions are recorded, in words.
+    pub(crate) recording: String,
 }
 
 impl Announcement {
+    /// What is said where sessions are recorded.
+    pub(crate) const RECORDED: &str = "every session is recorded";
+
+    /// The key that signs recordings, in the newest announcement of a console's text.
+    pub(crate) fn device_key(console: &str) -> Option<&str> {
+        let block = &console[console.rfind(ANNOUNCE)?..];
+        let rest = block.split_once("device key   ed25519 ")?.1;
+        rest.get(..64).filter(|key| key.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    }
+
     /// The newest announcement in a console's text, once it is whole.
     pub(crate) fn parse(console: &str) -> Option<Self> {
         let block = &console[console.rfind(ANNOUNCE)?..];
@@ -276,6 +301,7 @@ impl Announcement {
             user: String::new(),
             password: String::new(),
             fingerprint: String::new(),
+            recording: String::new(),
         };
         let mut lines = block.lines().skip(1);
         // A line counts once the next one has begun: before that it may be cut.
@@ -288,9 +314,12 @@ impl Announcement {
                 "address" => found.addresses.push(value.to_owned()),
                 "user" => found.user = value.to_owned(),
                 "password" => found.password = value.to_owned(),
-                FINGERPRINT => {
+                "fingerprint" => {
                     let hex = value.strip_prefix("sha256").unwrap_or(value).trim();
                     found.fingerprint = hex.to_owned();
+                }
+                RECORDING => {
+                    found.recording = value.to_owned();
                     return Some(found);
                 }
                 _ => {}
@@ -353,6 +382,24 @@ impl Machine {
             let file = path.to_string_lossy().replace(',', ",,");
             format!("if=none,id={id},format=raw,cache=writeback,file={file}")
         };
+        let card = match &options.writes {
+            None if options.read_only => vec!["-drive".to_owned(), drive("card", &disks.os) + ",readonly=on"],
+            None => vec!["-drive".to_owned(), drive("card", &disks.os)],
+            Some(log) => {
+                writes::empty(log)?;
+                // This machine goes on running, so what QEMU itself would flush may stay in memory.
+                let file =
+                    |path: &Path| json!({"driver": "file", "filename": path, "cache": {"no-flush": true}});
+                let node = json!({
+                    "driver": "blklogwrites",
+                    "node-name": "card",
+                    "log-sector-size": 512,
+                    "file": file(&disks.os),
+                    "log": file(log),
+                });
+                vec!["-blockdev".to_owned(), node.to_string()]
+            }
+        };
         let guest = options.guest.map(|address| address.to_string()).unwrap_or_default();
         let mut qemu = Command::new("qemu-system-aarch64");
         qemu.args(["-M", "virt,acpi=off", "-cpu", &options.cpu, "-smp", "2", "-m", "1024", "-bios", U_BOOT])
@@ -365,7 +412,8 @@ impl Machine {
             ])
             .args(["-qmp", &format!("unix:{},server=on,wait=off", socket.display())])
             .args(["-drive", &drive("firmware", &disks.firmware), "-device", "virtio-blk-pci,drive=firmware"])
-            .args(["-drive", &drive("card", &disks.os), "-device", "virtio-blk-pci,drive=card"])
+            .args(card)
+            .args(["-device", "virtio-blk-pci,drive=card"])
             .args(["-netdev", &format!("user,id=net,hostfwd=tcp:127.0.0.1:{port}-{guest}:3389")])
             .args(["-device", "virtio-net-pci,netdev=net,romfile="])
             .args(["-device", "virtio-rng-pci", "-device", "virtio-balloon-pci,id=balloon"]);
@@ -448,6 +496,11 @@ impl Machine {
             .map(|_| start.elapsed())
     }
 
+    /// An error when QEMU has ended.
+    pub(crate) fn must_run(&mut self) -> Result<()> {
+        self.qemu.must_run("running the machine")
+    }
+
     /// Whether QEMU has ended.
     pub(crate) fn has_ended(&mut self) -> Result<bool> {
         Ok(self.qemu.ended()?.is_some())
@@ -479,6 +532,11 @@ impl Machine {
             self.qemu.kill();
         }
         "The machine did not shut down; QEMU was ended, which is like pulling its plug.".to_owned()
+    }
+
+    /// Pulls the plug: QEMU ends at once. What the machine's disk keeps of it is another matter ([`crate::writes`]).
+    pub(crate) fn cut(mut self) {
+        self.qemu.kill();
     }
 
     /// Presses the reset button.
@@ -618,7 +676,8 @@ mod tests {
     use super::*;
 
     const BLOCK: &str = "noise\nLucid is ready.\n  address      192.168.1.20:3389\n  user         lucid\n\
-                         [   12.3] a kernel line\n  password     abcd-efgh-ijkl\n  fingerprint  sha256 AA:BB\n";
+                         [   12.3] a kernel line\n  password     abcd-efgh-ijkl\n  fingerprint  sha256 AA:BB\n  \
+                         recording    every session is recorded\n";
 
     #[test]
     fn an_announcement_is_read_once_it_is_whole() {
@@ -630,6 +689,10 @@ mod tests {
         assert_eq!(found.user, "lucid");
         assert_eq!(found.fresh_password(), Some("abcd-efgh-ijkl"));
         assert_eq!(found.fingerprint, "AA:BB");
+        assert_eq!(found.recording, Announcement::RECORDED);
+        let key = "6e".repeat(32);
+        assert_eq!(Announcement::device_key(&format!("{BLOCK}  device key   ed25519 {key}\n")), Some(&*key));
+        assert_eq!(Announcement::device_key(BLOCK), None);
     }
 
     #[test]

@@ -8,10 +8,12 @@ mod journal;
 mod machine;
 mod progress;
 mod proxy;
+mod recordings;
 mod run;
 mod setup;
 mod suite;
 mod suites;
+mod writes;
 
 use std::process::ExitCode;
 
@@ -99,7 +101,7 @@ fn act(arguments: Arguments) -> Result<bool> {
         }
         Command::BuildImage => {
             setup(&project, &steps)?;
-            build::host(&project, &steps, build::Host::ImageTool)?;
+            build::host(&project, &steps, build::Host::Tools)?;
             let image = build::image(&project, &steps)?;
             print!("{}", build::Contents::read(&image)?.describe(&image)?);
             Ok(true)

@@ -8,11 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
+
 use crate::{
     build,
     error::{At, Error, Result},
     machine::{self, Announcement, CPU, Disks, Machine, Options},
-    progress::Steps,
+    progress::{Steps, ask_well},
+    recordings,
     setup::{Project, setup},
 };
 
@@ -33,25 +36,34 @@ pub(crate) struct RunArguments {
     /// QEMU's name of the processor.
     #[arg(long, default_value = CPU)]
     cpu: String,
-    /// A provisioning file to put onto the card.
+    /// A provisioning file to put onto the card. Without it there is one with an owner's key, so that sessions are
+    /// recorded.
     #[arg(long, value_name = "LUCID.TOML")]
     config: Option<PathBuf>,
+    /// Copy the recordings of the machine that ran last (with --keep: of the kept one) into a new folder, and end.
+    #[arg(long, value_name = "DIR")]
+    recordings: Option<PathBuf>,
 }
 
 /// Builds what is out of date, boots it, says how to connect, and waits for Ctrl-C.
 pub(crate) fn run(project: &Project, steps: &Steps, arguments: &RunArguments) -> Result<()> {
     let start = Instant::now();
-    setup(project, steps)?;
-    build::host(project, steps, build::Host::ImageTool)?;
-    let image = build::image(project, steps)?;
     let dir = project.lucid.join("machine").join(if arguments.keep { "kept" } else { "run" });
+    if let Some(to) = &arguments.recordings {
+        return recordings::fetch(&dir, to);
+    }
+    setup(project, steps)?;
+    build::host(project, steps, build::Host::Tools)?;
+    let image = build::image(project, steps)?;
     let secret = dir.join("password");
+    let owner = Owner::make(project)?;
     let disks = if arguments.keep && dir.join("lucid.img").exists() {
         eprintln!("Using the disk that was kept in {}; delete that folder to start anew.", dir.display());
         Disks::kept(&dir)
     } else {
         let disks = Disks::copy(&image, &dir)?;
         disks.grow(CARD_BYTES)?;
+        disks.provision(&owner.config())?;
         disks
     };
     if let Some(config) = &arguments.config {
@@ -69,7 +81,7 @@ pub(crate) fn run(project: &Project, steps: &Steps, arguments: &RunArguments) ->
         dir.join("console.log").display()
     );
     let mut machine = Machine::start(&disks, &options, &steps.interrupt)?;
-    let outcome = connectable(&mut machine, &secret).and_then(|()| {
+    let outcome = connectable(&mut machine, &secret, &owner, arguments.keep).and_then(|()| {
         steps.interrupt.wait_for("the machine's end", Duration::MAX, || {
             // A machine that was shut down from within is no failure either.
             Ok(machine.has_ended()?.then_some(()))
@@ -93,7 +105,7 @@ pub(crate) fn run(project: &Project, steps: &Steps, arguments: &RunArguments) ->
 }
 
 /// Waits until a client can connect, and says how.
-fn connectable(machine: &mut Machine, secret: &std::path::Path) -> Result<()> {
+fn connectable(machine: &mut Machine, secret: &std::path::Path, owner: &Owner, kept: bool) -> Result<()> {
     let announcement = machine.wait_ready(0)?;
     println!("\nReady {:.1} s after QEMU was started.", machine.started.elapsed().as_secs_f64());
     let password = match announcement.fresh_password() {
@@ -112,7 +124,57 @@ fn connectable(machine: &mut Machine, secret: &std::path::Path) -> Result<()> {
             &machine.console.display().to_string()
         )
     );
+    let console = machine.console()?;
+    print!("{}", owner.how_to_look(&announcement, Announcement::device_key(&console), kept));
+    println!("\nCtrl-C ends the machine.");
     Ok(())
+}
+
+/// The key pair of whoever may open what the machines here record.
+struct Owner {
+    lucidctl: PathBuf,
+    key: PathBuf,
+    public: String,
+}
+
+impl Owner {
+    /// Makes it, once; it stays beside the machines.
+    fn make(project: &Project) -> Result<Self> {
+        let lucidctl = build::host_program(project, "lucidctl");
+        let (key, public) = (project.lucid.join("owner.key"), project.lucid.join("owner.pub"));
+        if !key.exists() {
+            let mut make = project.command(&lucidctl.to_string_lossy());
+            make.args(["recording", "new-key", "--json"]).arg(&key);
+            let said = ask_well("making an owner's key", &mut make, b"")?;
+            let said: Value = serde_json::from_slice(&said.out)
+                .map_err(|error| Error::talk("lucidctl recording new-key", error))?;
+            let text = said["public"].as_str().unwrap_or_default();
+            fs::write(&public, text).at("writing", &public)?;
+        }
+        let text = fs::read_to_string(&public).at("reading", &public)?;
+        Ok(Self { lucidctl, key, public: text.trim().to_owned() })
+    }
+
+    /// A `lucid.toml` with its public half.
+    fn config(&self) -> String {
+        format!("[recording]\nowner = \"{}\"\n", self.public)
+    }
+
+    /// How to look at what was recorded, or why there is nothing.
+    fn how_to_look(&self, announcement: &Announcement, device: Option<&str>, kept: bool) -> String {
+        let said = format!("  recording    {}\n", announcement.recording);
+        if announcement.recording != Announcement::RECORDED {
+            return said;
+        }
+        let keep = if kept { "--keep " } else { "" };
+        let (tool, key) = (self.lucidctl.display(), self.key.display());
+        let device = device.map_or_else(String::new, |key| format!(" --device {key}"));
+        format!(
+            "{said}  owner's key  {key} (unless lucid.toml names another)\n\nWhen it has ended, what was recorded is \
+             copied off its disk and proved so:\n\n  scripts/run {keep}--recordings DIR\n  \
+             {tool} recording verify --key {key}{device} DIR/recordings/*\n"
+        )
+    }
 }
 
 /// The lines for whoever wants to connect.
@@ -125,7 +187,7 @@ fn how_to_connect(port: u16, announcement: &Announcement, password: Option<&str>
     format!(
         "\n  xfreerdp {common} /gfx-h264:AVC420\n\nor, with FreeRDP 3:\n\n  xfreerdp3 {common} /gfx:AVC420\n\n\
          \x20 user         {user}\n  password     {shown}\n  fingerprint  sha256 {fingerprint}\n  \
-         console log  {console}\n\nCtrl-C ends the machine.\n"
+         console log  {console}\n"
     )
 }
 
@@ -150,6 +212,7 @@ mod tests {
             user: "lucid".to_owned(),
             password: "aaaa-bbbb-cccc".to_owned(),
             fingerprint: "AA:BB".to_owned(),
+            recording: Announcement::RECORDED.to_owned(),
         };
         let text = how_to_connect(3390, &announcement, announcement.fresh_password(), "c.log");
         assert!(text.contains(

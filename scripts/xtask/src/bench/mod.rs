@@ -64,7 +64,7 @@ pub(crate) fn run(project: &Project, steps: &Steps, arguments: &BenchArguments) 
         return Err(Error::CannotCheck(why.to_owned()));
     }
     setup(project, steps)?;
-    build::host(project, steps, build::Host::ImageTool)?;
+    build::host(project, steps, build::Host::Tools)?;
     let tools = build::trixie_tools(project, steps)?;
     let lucid = Lucid::prepare(project, steps, &tools)?;
     let xrdp = if arguments.lucid_only { None } else { Some(Xrdp::prepare(project, steps)?) };

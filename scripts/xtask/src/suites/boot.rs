@@ -513,7 +513,7 @@ fn grown(disks: &Disks) -> Result<String> {
 }
 
 /// Makes a data partition with what a device leaves there, and without a free block.
-fn fill_data(disks: &Disks) -> Result<()> {
+pub(super) fn fill_data(disks: &Disks) -> Result<()> {
     let data = disks.partition("data")?;
     let (folder, made): (PathBuf, PathBuf) = (disks.dir.join("filler"), disks.dir.join("data.img"));
     for inside in ["etc", "var/lib", "var/log", "var/cache", "var/tmp"] {

@@ -39,7 +39,7 @@ const SUITES: [Suite; 7] = [
     },
     Suite {
         name: "recording",
-        about: "recordings as files: two verifiers that agree on thousands of damages, proofs, changed keys",
+        about: "recordings: two verifiers that agree on thousands of damages; a machine that records, and power cuts",
         run: recording::run,
     },
     Suite {

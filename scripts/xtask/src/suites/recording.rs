@@ -1,7 +1,9 @@
 //! Recordings, as files: `lucidctl recording`, and the verifier in Python that was written from the documentation of the
-//! format, are held to each other and to what was done to thousands of recordings.
+//! format, are held to each other and to what was done to thousands of recordings. Then sessions are recorded, on this machine
+//! ([`host`]) and on the one in QEMU ([`qemu`]).
 
 mod host;
+mod qemu;
 
 use std::{
     fs,
@@ -49,6 +51,9 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     report.check("exit statuses tell wrong from unreadable and from wrong usage", || statuses(&tools));
     if report.wants("host") {
         host::check(context, &tools, report)?;
+    }
+    if report.wants("qemu") {
+        qemu::run(context, &tools, report)?;
     }
     Ok(())
 }

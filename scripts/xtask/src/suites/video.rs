@@ -107,7 +107,7 @@ fn kernel(context: &Context) -> Result<Made> {
         let why = answer.err.trim();
         return Err(Error::CannotCheck(format!("this machine gives no user namespace to build in: {why}")));
     }
-    build::host(project, steps, build::Host::ImageTool)?;
+    build::host(project, steps, build::Host::Tools)?;
     if folder.exists() {
         fs::remove_dir_all(&folder).at("emptying", &folder)?;
     }
