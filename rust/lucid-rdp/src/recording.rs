@@ -13,7 +13,7 @@ use ironrdp_acceptor::DesktopSize;
 use lucid_ipc::session::from_recorder::Item as Said;
 use lucid_ipc::session::recorder_client::RecorderClient;
 use lucid_ipc::session::to_recorder::Item;
-use lucid_ipc::session::{Begin, End, Frame, FromRecorder, Key, ToRecorder};
+use lucid_ipc::session::{Begin, End, Frame, FromRecorder, Key, Pointer, ToRecorder};
 use lucid_ipc::tonic::{Status, Streaming};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -110,6 +110,16 @@ impl Recording {
     /// One frame of the graphics pipeline as the client decodes it.
     pub(crate) async fn frame(&self, bytes: Vec<u8>) {
         self.pass(Item::Frame(Frame { pdus: bytes.into() })).await;
+    }
+
+    /// What the pointer has done.
+    pub(crate) async fn pointer(&self, bytes: Vec<u8>) {
+        self.pass(Item::Pointer(Pointer { bytes: bytes.into() })).await;
+    }
+
+    /// Its queue, for what is not shown.
+    pub(crate) fn queue(&self) -> mpsc::Sender<Item> {
+        self.items.clone()
     }
 
     /// Waits for room; while the recording is paused it takes everything, for nobody.
