@@ -107,11 +107,20 @@ mod tests {
         for (class, names) in [
             (Class::Letter, &["a", "Z", "adiaeresis", "Cyrillic_ya", "hebrew_aleph", "kana_A"][..]),
             (Class::Digit, &["0", "9", "KP_0", "KP_9"]),
-            (Class::Punctuation, &["space", "minus", "EuroSign", "dead_acute", "KP_Add", "KP_Space", "exclam"]),
-            (Class::Navigation, &["Up", "Home", "Next", "Tab", "ISO_Left_Tab", "Return", "BackSpace", "Delete"]),
+            (
+                Class::Punctuation,
+                &["space", "minus", "EuroSign", "dead_acute", "KP_Add", "KP_Space", "exclam"],
+            ),
+            (
+                Class::Navigation,
+                &["Up", "Home", "Next", "Tab", "ISO_Left_Tab", "Return", "BackSpace", "Delete"],
+            ),
             (Class::Navigation, &["Escape", "KP_Enter", "KP_Home", "Menu", "Insert"]),
             (Class::Function, &["F1", "F12", "F35", "KP_F1"]),
-            (Class::Modifier, &["Shift_L", "Control_R", "Caps_Lock", "Num_Lock", "ISO_Level3_Shift", "Super_L"]),
+            (
+                Class::Modifier,
+                &["Shift_L", "Control_R", "Caps_Lock", "Num_Lock", "ISO_Level3_Shift", "Super_L"],
+            ),
             (Class::Other, &["XF86AudioMute", "Print", "Pause", "NoSymbol"]),
         ] {
             for name in names {

@@ -1283,8 +1283,15 @@ fn a_client_that_is_killed_leaves_nothing_running() {
         let request = DesktopRequest { width: 640, height: 480, keyboard, sound: false, drives: false };
         let (events, received) = channel();
         let desktop = Desktop::open(Path::new(&socket), &request, Sink { events }).unwrap();
-        let mut screen =
-            Screen { desktop, received, size: (0, 0), pixels: Vec::new(), frames: 0, pointer: None, focus: None };
+        let mut screen = Screen {
+            desktop,
+            received,
+            size: (0, 0),
+            pixels: Vec::new(),
+            frames: 0,
+            pointer: None,
+            focus: None,
+        };
         screen.terminal();
         screen.type_text("(setsid sh -c 'trap \"\" HUP TERM INT; echo x > up; sleep 12345' &); read x\n");
         loop {

@@ -11,7 +11,8 @@
 //! (names, times, deletion) is not told.
 //!
 //! Who notices something may not wait, or runs elsewhere: so events are [noted](Log::note), and whoever carries the
-//! session waits until the recorder has room before it goes on. Nothing is dropped, and no more is noted meanwhile.
+//! session waits until the recorder has room before it goes on. Nothing is dropped, and no more is noted meanwhile. While
+//! the recorder is away nothing crosses, and what was noted waits for it.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -26,8 +27,10 @@ use lucid_ipc::session::{
     Actor, Authenticate, Clipboard, Connect, Direction, Disconnect, Event, File, Focus, Input, Outcome,
     Resize, Violation,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
+
+use crate::recording::State;
 
 /// How long input is counted together.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -40,15 +43,38 @@ pub(crate) struct Log(Rc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// The recording's queue.
-    to: RefCell<Option<mpsc::Sender<Item>>>,
+    to: RefCell<Option<To>>,
     /// What waits for room there.
     noted: RefCell<VecDeque<Item>>,
 }
 
+/// A recording's queue.
+#[derive(Clone)]
+pub(crate) struct To {
+    pub(crate) items: mpsc::Sender<Item>,
+    pub(crate) state: watch::Receiver<State>,
+}
+
+impl To {
+    /// As [`Log::tell`], from a thread of the runtime that may block.
+    pub(crate) fn tell(mut self, item: Item) {
+        tokio::runtime::Handle::current().block_on(async {
+            if let Some(room) = self.room().await {
+                room.send(item);
+            }
+        });
+    }
+
+    /// Waits while the recorder is away, and until there is room; none when the recording is off, which its state says.
+    async fn room(&mut self) -> Option<mpsc::Permit<'_, Item>> {
+        self.state.wait_for(|state| *state != State::Paused).await.ok()?;
+        self.items.reserve().await.ok()
+    }
+}
+
 impl Log {
     /// Where it goes from now on.
-    pub(crate) fn set(&self, to: Option<mpsc::Sender<Item>>) {
+    pub(crate) fn set(&self, to: Option<To>) {
         *self.0.to.borrow_mut() = to;
     }
 
@@ -58,7 +84,7 @@ impl Log {
     }
 
     /// For a thread of its own, which may wait.
-    pub(crate) fn sender(&self) -> Option<mpsc::Sender<Item>> {
+    pub(crate) fn to(&self) -> Option<To> {
         self.0.to.borrow().clone()
     }
 
@@ -72,9 +98,12 @@ impl Log {
     /// Waits until the recorder has room for all that is noted. May be dropped: what has not gone stays noted.
     pub(crate) async fn flush(&self) {
         while !self.0.noted.borrow().is_empty() {
-            let Some(to) = self.sender() else { return self.0.noted.borrow_mut().clear() };
-            // Nobody listens when the recording is off, which its state says.
-            let Ok(room) = to.reserve().await else { return self.0.noted.borrow_mut().clear() };
+            let mut to = self.to();
+            let room = match &mut to {
+                Some(to) => to.room().await,
+                None => None,
+            };
+            let Some(room) = room else { return self.0.noted.borrow_mut().clear() };
             if let Some(item) = self.0.noted.borrow_mut().pop_front() {
                 room.send(item);
             }
@@ -83,9 +112,10 @@ impl Log {
 
     /// Waits until the recorder has room for it. For tasks of their own.
     pub(crate) async fn tell(&self, item: Item) {
-        if let Some(to) = self.sender() {
-            // As above.
-            let _ = to.send(item).await;
+        if let Some(mut to) = self.to()
+            && let Some(room) = to.room().await
+        {
+            room.send(item);
         }
     }
 }
@@ -145,7 +175,7 @@ pub(crate) fn clipboard(
         direction: direction.into(),
         r#type: kind.to_owned(),
         bytes,
-        hash: bytes_of(hash),
+        hash: bytes_of(hash).into(),
     });
     event(Actor::Client, outcome, "clipboard", data)
 }
@@ -159,7 +189,7 @@ pub(crate) fn file(
     bytes: u64,
     hash: Option<blake3::Hash>,
 ) -> Item {
-    let data = Data::File(File { direction: direction.into(), name, bytes, hash: bytes_of(hash) });
+    let data = Data::File(File { direction: direction.into(), name, bytes, hash: bytes_of(hash).into() });
     event(Actor::Client, outcome, resource, data)
 }
 
@@ -308,6 +338,16 @@ impl Crossing {
         }
     }
 
+    /// What is there is gone, and the file begins anew.
+    pub(crate) fn begin_anew(&mut self) {
+        self.in_order = Some(Box::default());
+    }
+
+    /// The hash of all that has crossed, if that was in order.
+    pub(crate) fn so_far(&self) -> Option<blake3::Hash> {
+        self.in_order.as_ref().map(|hasher| hasher.finalize())
+    }
+
     /// How many have crossed, those that have more than once included.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
@@ -418,8 +458,8 @@ mod tests {
         // Nobody wants it.
         log.note(connect(String::new(), String::new()));
         log.flush().await;
-        let (to, mut from) = mpsc::channel(2);
-        log.set(Some(to));
+        let ((items, mut from), (_told, state)) = (mpsc::channel(2), watch::channel(State::On(0)));
+        log.set(Some(To { items, state }));
         for number in 0..5 {
             log.note(resize((number, number), 1));
         }

@@ -301,6 +301,8 @@ struct Said {
     scale: u32,
     /// Its monitors, if it has several.
     several: Option<Layout>,
+    /// The static channels that it wants.
+    channels: Vec<String>,
 }
 
 /// Takes the client's first settings (MS-RDPBCGR 2.2.1.3) to the state machine.
@@ -310,7 +312,9 @@ async fn first_settings<S: Stream>(
     most: DesktopSize,
 ) -> Result<Said, Refused> {
     const DOING: &str = "the connection's settings";
-    let Some(hint) = acceptor.next_pdu_hint() else { return Ok(Said { scale: 100, several: None }) };
+    let Some(hint) = acceptor.next_pdu_hint() else {
+        return Ok(Said { scale: 100, several: None, channels: Vec::new() });
+    };
     let pdu = framed.read_by_hint(hint).await.map_err(|e| gone_or_malformed(&e, DOING))?;
     let (said, changed) = said(&pdu, most).map_err(|_| Refused::Malformed(DOING))?;
     let mut out = WriteBuf::new();

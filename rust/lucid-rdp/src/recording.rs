@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::Error;
+use crate::audit::To;
 
 /// What waits for the recorder. A picture waits until there is room.
 const WAITING: usize = 32;
@@ -118,8 +119,8 @@ impl Recording {
     }
 
     /// Its queue, for what is not shown.
-    pub(crate) fn queue(&self) -> mpsc::Sender<Item> {
-        self.items.clone()
+    pub(crate) fn queue(&self) -> To {
+        To { items: self.items.clone(), state: self.state.clone() }
     }
 
     /// Waits for room; while the recording is paused it takes everything, for nobody.

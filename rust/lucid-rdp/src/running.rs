@@ -58,8 +58,7 @@ pub(crate) fn open(settings: &Settings, size: DesktopSize) -> Opening {
     let orders = Orders::new(Mutex::new(None));
     let curtain = Curtain::default();
     let focus = Newest::default();
-    let painter =
-        Painter::new(Arc::clone(&orders), curtain.clone(), focus.clone(), out, encoders.clone());
+    let painter = Painter::new(Arc::clone(&orders), curtain.clone(), focus.clone(), out, encoders.clone());
     let (width, height) = (size.width.into(), size.height.into());
     let request =
         DesktopRequest { width, height, keyboard: keyboard.clone(), sound: *sound, drives: drives.is_some() };
@@ -73,17 +72,8 @@ pub(crate) fn open(settings: &Settings, size: DesktopSize) -> Opening {
 impl Opening {
     /// Waits for it.
     pub(crate) async fn running(self) -> Result<Running, Error> {
-        let Opening {
-            task,
-            orders,
-            curtain,
-            focus,
-            from_desktop,
-            keyboard,
-            drives_writable,
-            recorder,
-            size,
-        } = self;
+        let Opening { task, orders, curtain, focus, from_desktop, keyboard, drives_writable, recorder, size } =
+            self;
         let mut desktop =
             task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
         let sound = desktop.take_sound().map(Source::new).transpose()?.map(Rc::new);

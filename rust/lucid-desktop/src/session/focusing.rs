@@ -86,7 +86,10 @@ impl Dispatch<ZwlrForeignToplevelManagerV1, ()> for Session {
                 let known = Known::default();
                 session.windows.all.push(Window { handle: toplevel, coming: known.clone(), known });
             } else {
-                tracing::warn!(MAX_WINDOWS, "there are too many windows; whether this one has the focus is not told");
+                tracing::warn!(
+                    MAX_WINDOWS,
+                    "there are too many windows; whether this one has the focus is not told"
+                );
                 toplevel.destroy();
             }
         }

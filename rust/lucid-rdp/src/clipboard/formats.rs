@@ -25,6 +25,18 @@ pub(crate) enum Form {
     Files,
 }
 
+impl Form {
+    /// What the audit calls it: the type that the desktop's programs have, whose bytes are counted and hashed.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Form::Text => "text/plain",
+            Form::Html => HTML_TYPE,
+            Form::Png | Form::Dib | Form::DibV5 => PNG_TYPE,
+            Form::Files => URI_LIST,
+        }
+    }
+}
+
 /// Ids of the forms that have none of their own; from the range of registered formats.
 const HTML_ID: u32 = 0xC101;
 const PNG_ID: u32 = 0xC102;
