@@ -66,9 +66,15 @@ impl To {
     }
 
     /// Waits while the recorder is away, and until there is room; none when the recording is off, which its state says.
-    async fn room(&mut self) -> Option<mpsc::Permit<'_, Item>> {
-        self.state.wait_for(|state| *state != State::Paused).await.ok()?;
-        self.items.reserve().await.ok()
+    async fn room(&mut self) -> Option<mpsc::OwnedPermit<Item>> {
+        loop {
+            self.state.wait_for(|state| *state != State::Paused).await.ok()?;
+            // Looked at again: what comes in while it is away is thrown away.
+            let room = self.items.clone().reserve_owned().await.ok()?;
+            if *self.state.borrow() != State::Paused {
+                return Some(room);
+            }
+        }
     }
 }
 

@@ -146,6 +146,8 @@ struct Open {
 
     /// The client has told what it has for the first time: the channel is in use.
     ready: bool,
+    /// What it has that no gate is open for was told.
+    refusals_told: bool,
     /// What the client has, as the desktop's programs call it.
     client_has: Vec<(&'static str, ClipboardFormatId, Form)>,
     /// The client's present offer.
@@ -255,6 +257,7 @@ impl Clipboard {
             wake,
             output: VecDeque::new(),
             ready: false,
+            refusals_told: false,
             client_has: Vec::new(),
             number: 0,
             asked: None,
@@ -310,7 +313,11 @@ impl Clipboard {
             match message {
                 Received::Formats(formats) => open.client_copied(&formats)?,
                 Received::Wish(format) => open.client_pastes(Wish::Format(format))?,
-                Received::Data(_) if !recorded => open.asked = None,
+                Received::Data(_) if !recorded => {
+                    if let Some(asked) = open.asked.take() {
+                        open.paste_failed(asked.form);
+                    }
+                }
                 Received::Contents(_) if !recorded => open.fetching = None,
                 Received::Data(data) => open.client_answered(data)?,
                 Received::TooLarge(bytes) => open.client_gave_too_much(bytes.into())?,
@@ -395,6 +402,7 @@ impl Open {
 
     fn client_copied(&mut self, formats: &[ClipboardFormat]) -> Result<(), Error> {
         self.ready = true;
+        self.note_refused_offer(formats);
         if !self.gates.clipboard_to_desktop && !self.gates.files_to_desktop {
             return Ok(());
         }
@@ -425,6 +433,23 @@ impl Open {
         tracing::debug!(types = self.client_has.len(), "the client has copied something");
         self.tell_desktop();
         Ok(())
+    }
+
+    /// The client offers what no gate is open for: told once, since clients offer whatever their user copies.
+    fn note_refused_offer(&mut self, formats: &[ClipboardFormat]) {
+        let open = Gates { clipboard_to_desktop: true, files_to_desktop: true, ..self.gates };
+        let has = formats::from_client(formats, &open);
+        let refused = [
+            (self.gates.files_to_desktop, true, "file.upload_enabled"),
+            (self.gates.clipboard_to_desktop, false, "clipboard.remote_to_host"),
+        ];
+        for (_, files, rule) in refused.into_iter().filter(|(open, ..)| !open && !self.refusals_told) {
+            if let Some((.., form)) = has.iter().find(|(.., form)| (*form == Form::Files) == files) {
+                let detail = format!("the client offers {}, which may not be pasted", form.kind());
+                self.log.note(audit::violation(Actor::Client, rule, detail));
+                self.refusals_told = true;
+            }
+        }
     }
 
     /// Offers what the client has.

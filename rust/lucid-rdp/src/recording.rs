@@ -1,9 +1,13 @@
 //! Passes what a session shows on to the recorder (`lucid.session.v1`, which lucid-sessiond serves), and holds the session
 //! up when nobody records it.
 //!
+//! A recording is one desktop's life, and goes on when its client goes and comes again; beside pictures there is in it
+//! what [`audit`](crate::audit) and [`trail`](crate::trail) say.
+//!
 //! What a client is sent goes to the recorder first: it waits in a bounded queue, so a recorder that is slow makes the
 //! session slow, and nothing grows. When the recorder dies the session is paused: nothing is shown and no input is taken
-//! until it is back and has taken up the same recording, where the gap is then marked. If it does not come back, the
+//! until it is back and has taken up the same recording, where the gap is then marked; nothing crosses meanwhile by
+//! clipboard, drives or sound. If it does not come back, the
 //! connection ends.
 
 use std::path::{Path, PathBuf};
