@@ -146,8 +146,8 @@ struct Open {
 
     /// The client has told what it has for the first time: the channel is in use.
     ready: bool,
-    /// What it has that no gate is open for was told.
-    refusals_told: bool,
+    /// The rules that it was told to break.
+    refusals_told: Vec<&'static str>,
     /// What the client has, as the desktop's programs call it.
     client_has: Vec<(&'static str, ClipboardFormatId, Form)>,
     /// The client's present offer.
@@ -257,7 +257,7 @@ impl Clipboard {
             wake,
             output: VecDeque::new(),
             ready: false,
-            refusals_told: false,
+            refusals_told: Vec::new(),
             client_has: Vec::new(),
             number: 0,
             asked: None,
@@ -443,11 +443,14 @@ impl Open {
             (self.gates.files_to_desktop, true, "file.upload_enabled"),
             (self.gates.clipboard_to_desktop, false, "clipboard.remote_to_host"),
         ];
-        for (_, files, rule) in refused.into_iter().filter(|(open, ..)| !open && !self.refusals_told) {
+        for (_, files, rule) in refused.into_iter().filter(|(open, ..)| !open) {
+            if self.refusals_told.contains(&rule) {
+                continue;
+            }
             if let Some((.., form)) = has.iter().find(|(.., form)| (*form == Form::Files) == files) {
                 let detail = format!("the client offers {}, which may not be pasted", form.kind());
                 self.log.note(audit::violation(Actor::Client, rule, detail));
-                self.refusals_told = true;
+                self.refusals_told.push(rule);
             }
         }
     }
@@ -803,11 +806,13 @@ impl Open {
         Ok(())
     }
 
-    /// The client wants what a program has and no gate is open for.
+    /// The client wants what no gate is open for.
     fn note_refusal(&self, format: ClipboardFormatId) {
-        let Some(offer) = &self.offer else { return };
-        let open = Gates { clipboard_to_client: true, files_to_client: true, ..self.gates };
-        if let Some((_, form)) = formats::wish(format, offer.mime_types(), &open) {
+        let gates = self.gates;
+        let is_closed = |form: &Form| {
+            !(if *form == Form::Files { gates.files_to_client } else { gates.clipboard_to_client })
+        };
+        if let Some(form) = formats::wanted(format).filter(is_closed) {
             let event = audit::clipboard(Outcome::Refused, Direction::ToClient, form.kind(), 0, None);
             self.log.note(event);
         }
@@ -984,3 +989,6 @@ fn cut(mut encoded: &[u8], pieces: &mut VecDeque<Vec<u8>>) {
         pieces.push_back(piece);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -170,9 +170,9 @@ pub(crate) async fn keep(
         }
     };
     tracing::info!(id, user = facts.user, "session ends: {over}");
-    running.finish().await;
     // From here on its user gets a new one.
     drop(keeper);
+    running.finish().await;
 }
 
 /// Notes who has come, how, and what is closed to him that his client wanted.

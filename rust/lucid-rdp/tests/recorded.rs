@@ -732,6 +732,8 @@ async fn what_is_done_is_told_to_the_recorder_and_what_is_typed_is_not() {
     };
     assert_eq!(events.iter().copied().filter(|event| sized(event)).count(), 2);
     assert_eq!(counted(&events), expected(&texts, 1, 1));
+    // What is looked for is found where it is.
+    assert!(leaks(&events, "Ledger"));
     assert!(!leaks(&events, secret), "{events:#?}");
     for (way, text) in [(Direction::ToDesktop, FROM_CLIENT), (Direction::ToClient, FROM_DESKTOP)] {
         let told = clipboard(&events, way);

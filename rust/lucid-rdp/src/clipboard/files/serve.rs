@@ -103,3 +103,63 @@ impl Drop for Served {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::To;
+    use crate::recording::State;
+    use lucid_ipc::session::Event;
+    use lucid_ipc::session::event::Data;
+    use lucid_ipc::session::to_recorder::Item;
+    use tokio::net::UnixStream;
+    use tokio::sync::{mpsc, watch};
+
+    #[tokio::test]
+    async fn a_file_is_told_when_all_of_it_has_crossed_and_one_that_has_not_when_its_list_goes() {
+        let ((items, mut from), (_state, state)) = (mpsc::channel(16), watch::channel(State::On(0)));
+        let log = Log::default();
+        log.set(Some(To { items, state }));
+        let sizes = [("a", 6), ("b", 6), ("c", 0), ("d", 6)];
+        let entry = |(path, size): (&str, u64)| Entry { path: path.into(), size, folder: false, modified: 0 };
+        let (socket, _other) = UnixStream::pair().unwrap();
+        let mut served = Served {
+            launcher: Launcher(socket),
+            entries: sizes.into_iter().map(entry).collect(),
+            log: log.clone(),
+            crossing: BTreeMap::new(),
+        };
+        // Whole, and once more; in another order; empty; a part; one that is not in the list.
+        for (index, offset, data) in [
+            (0, 0, &b"abc"[..]),
+            (0, 3, b"def"),
+            (0, 0, b"abcdef"),
+            (1, 3, b"def"),
+            (1, 0, b"abc"),
+            (2, 0, b""),
+            (3, 0, b"ab"),
+            (4, 0, b"ab"),
+        ] {
+            served.crossed(index, offset, data);
+        }
+        drop(served);
+        log.flush().await;
+        let mut told = Vec::new();
+        while let Ok(Item::Event(event)) = from.try_recv() {
+            let outcome = event.outcome();
+            let Event { data: Some(Data::File(file)), .. } = event else { panic!("{event:?}") };
+            assert_eq!(file.direction(), Direction::ToClient);
+            told.push((file.name, file.bytes, file.hash.to_vec(), outcome));
+        }
+        let hash = |data: &[u8]| blake3::hash(data).as_bytes().to_vec();
+        let (allowed, failed) = (Outcome::Allowed, Outcome::Failed);
+        let expected = [
+            ("a".to_owned(), 6, hash(b"abcdef"), allowed),
+            ("a".to_owned(), 6, hash(b"abcdef"), allowed),
+            ("c".to_owned(), 0, hash(b""), allowed),
+            ("b".to_owned(), 6, Vec::new(), allowed),
+            ("d".to_owned(), 2, Vec::new(), failed),
+        ];
+        assert_eq!(told, expected);
+    }
+}
