@@ -19,7 +19,7 @@ use crate::keyboard::Keyboard;
 use crate::monitors::{Arrangement, Monitor};
 use crate::session::Session;
 use crate::shared::{Shared, lock};
-use crate::{CaptureProtocol, Error, FrameSink, Input};
+use crate::{CaptureProtocol, Error, FrameSink, Input, Tally};
 
 /// A running desktop. Dropping it ends the desktop.
 pub struct Desktop {
@@ -167,6 +167,12 @@ impl Desktop {
     /// When the connection to the compositor is gone.
     pub fn input(&self, input: Input) -> Result<(), Error> {
         lock(&self.devices).input(input)
+    }
+
+    /// How much was typed and clicked since this was called last. Input that waits for another layout is not in it yet.
+    #[must_use]
+    pub fn take_tally(&self) -> Tally {
+        lock(&self.devices).take_tally()
     }
 
     /// Releases every key and button that is held (after the client lost its focus, say), and forgets what waits for

@@ -14,7 +14,8 @@ use crate::characters::Characters;
 use crate::keyboard::{Keyboard, Request};
 use crate::session::Keyboards;
 use crate::shared::{Shared, lock};
-use crate::{Button, Error, Input, monitors};
+use crate::tally::Class;
+use crate::{Button, Error, Input, Tally, monitors};
 
 /// `wl_keyboard.keymap_format.xkb_v1`.
 const XKB_V1: u32 = 1;
@@ -70,6 +71,8 @@ pub(crate) struct Devices {
     wheel_rest: [f64; 2],
     /// What the user does while another layout is on its way.
     waiting: Option<Vec<Input>>,
+    /// What was typed and clicked since somebody asked.
+    tally: Tally,
 }
 
 impl Devices {
@@ -96,6 +99,7 @@ impl Devices {
             held_buttons: Vec::new(),
             wheel_rest: [0.0; 2],
             waiting: None,
+            tally: Tally::default(),
         }
     }
 
@@ -135,6 +139,11 @@ impl Devices {
         self.flush()
     }
 
+    /// What was typed and clicked since this was called last.
+    pub(crate) fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
+    }
+
     fn time(&self) -> u32 {
         self.started.elapsed().as_millis() as u32 // wraps, as Wayland's time stamps do
     }
@@ -155,7 +164,12 @@ impl Devices {
         let time = self.time();
         match input {
             Input::Key { evdev, pressed } => {
+                let class = self.keyboard.class(evdev);
                 let requests = self.keyboard.key(evdev, pressed);
+                // A repeat gives none.
+                if pressed && !requests.is_empty() {
+                    self.tally.key(class);
+                }
                 self.type_keys(time, &requests);
             }
             Input::Character(character) => self.type_character(time, character)?,
@@ -211,6 +225,7 @@ impl Devices {
             return Ok(());
         }
         let Some((evdev, new)) = typewriter.characters.key(character) else { return Ok(()) };
+        self.tally.key(Class::of_character(character));
         if new || !typewriter.ready {
             typewriter.ready = false;
             let (memory, size) = typewriter.characters.memory()?;
@@ -268,6 +283,7 @@ impl Devices {
         let state = match (held, pressed) {
             (None, true) => {
                 self.held_buttons.push(button);
+                self.tally.click();
                 wl_pointer::ButtonState::Pressed
             }
             (Some(at), false) => {
@@ -294,6 +310,7 @@ impl Devices {
             *rest += amount;
             let whole = rest.trunc();
             *rest -= whole;
+            self.tally.turn(whole.abs() as u32 /* at most 101 */);
             self.pointer.axis_source(wl_pointer::AxisSource::Wheel);
             if whole == 0.0 {
                 self.pointer.axis(time, axis, amount * DETENT);

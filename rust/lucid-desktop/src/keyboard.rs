@@ -4,6 +4,8 @@
 //! (`zwp_virtual_keyboard_v1.modifiers`), so the keymap that the compositor uses is run here as well.
 
 use crate::Error;
+use crate::tally::Class;
+use kbvm::lookup::LookupTable;
 use kbvm::state_machine::{Direction, Event, State, StateMachine};
 use kbvm::{Components, Keycode, ModifierMask, xkb};
 use std::collections::BTreeSet;
@@ -40,6 +42,8 @@ impl xkb::diagnostic::DiagnosticHandler for Quiet {
 /// A keyboard with its keymap.
 pub(crate) struct Keyboard {
     machine: StateMachine,
+    /// What its keys mean.
+    table: LookupTable,
     state: State,
     components: Components,
     held: BTreeSet<u32>,
@@ -62,10 +66,11 @@ impl Keyboard {
             keymap.virtual_modifiers().find(|m| m.name() == name).map_or(ModifierMask(0), |m| m.mask())
         };
         let (num_mask, scroll_mask) = (virtual_mask("NumLock"), virtual_mask("ScrollLock"));
-        let machine = keymap.to_builder().build_state_machine();
+        let builder = keymap.to_builder();
+        let (machine, table) = (builder.build_state_machine(), builder.build_lookup_table());
         let state = machine.create_state();
         let components = Components::default();
-        Ok(Keyboard { machine, state, components, held: BTreeSet::new(), num_mask, scroll_mask })
+        Ok(Keyboard { machine, table, state, components, held: BTreeSet::new(), num_mask, scroll_mask })
     }
 
     fn modifiers(&self) -> Request {
@@ -75,6 +80,13 @@ impl Keyboard {
             locked: self.components.mods_locked.0,
             group: self.components.group.0,
         }
+    }
+
+    /// What kind of key it is now, with what is held and locked.
+    pub(crate) fn class(&self, evdev: u32) -> Class {
+        let Components { group, mods, .. } = self.components;
+        let means = self.table.lookup(group, mods, Keycode::from_evdev(evdev));
+        means.into_iter().next().map_or(Class::Other, |meaning| Class::of(meaning.keysym()))
     }
 
     /// A key goes down or up. Repeated presses and releases without a press give nothing.
@@ -248,6 +260,86 @@ mod tests {
         }
         assert_eq!(us.key(MAX_KEY + 1, true), []);
         assert_eq!(us.key(u32::MAX, true), []);
+    }
+
+    /// What typing these keys counts, with Shift held for those that are marked.
+    fn counted(keyboard: &mut Keyboard, keys: &[(u32, bool)]) -> crate::Tally {
+        let mut tally = crate::Tally::default();
+        let mut press = |keyboard: &mut Keyboard, evdev| {
+            let class = keyboard.class(evdev);
+            if !keyboard.key(evdev, true).is_empty() {
+                tally.key(class);
+            }
+        };
+        for (evdev, shifted) in keys {
+            if *shifted {
+                press(keyboard, LEFT_SHIFT);
+            }
+            press(keyboard, *evdev);
+            keyboard.key(*evdev, false);
+            keyboard.key(LEFT_SHIFT, false);
+        }
+        tally
+    }
+
+    #[test]
+    fn a_key_counts_as_what_it_means_in_the_layout() {
+        let Some(mut us) = keyboard("us", "") else { return };
+        // The key right of P, the one right of 0, 7, Left, F5, mute.
+        let keys = [(26, false), (12, true), (8, false), (105, false), (63, false), (113, false)];
+        let tally = counted(&mut us, &keys);
+        let expected = crate::Tally {
+            punctuation: 2,
+            modifiers: 1,
+            digits: 1,
+            navigation: 1,
+            function: 1,
+            other: 1,
+            ..Default::default()
+        };
+        assert_eq!(tally, expected);
+        let Some(mut de) = keyboard("de", "") else { return };
+        // ü, ?, and / with Shift.
+        let tally = counted(&mut de, &keys[..3]);
+        assert_eq!((tally.letters, tally.punctuation, tally.digits), (1, 1, 1));
+        assert_eq!(counted(&mut de, &[(8, true)]).punctuation, 1);
+        // Caps Lock changes no class, and a repeat counts no further time.
+        us.key(KEY_CAPSLOCK, true);
+        us.key(KEY_CAPSLOCK, false);
+        us.key(30, true);
+        assert_eq!(counted(&mut us, &[(30, false), (31, false)]).letters, 1);
+    }
+
+    #[test]
+    fn two_texts_of_the_same_classes_count_the_same() {
+        let Some(mut us) = keyboard("us", "") else { return };
+        // Keys of the letters, digits, and of punctuation that stands the same with Shift.
+        let classes: [&[u32]; 3] =
+            [&[16, 17, 18, 19, 20, 30, 31, 32, 44, 45, 46], &[2, 3, 4, 5, 9, 11], &[39, 40, 51, 52, 57]];
+        let mut state = 1_u64;
+        let mut random = move |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        for _ in 0..200 {
+            let mut shape = Vec::new();
+            for _ in 0..40 {
+                let class = random(3);
+                shape.push((class, class != 1 && random(2) == 0));
+            }
+            let mut texts = [shape.clone(), shape].map(|shape| {
+                shape
+                    .into_iter()
+                    .map(|(class, shifted)| (classes[class][random(classes[class].len())], shifted))
+                    .collect::<Vec<_>>()
+            });
+            // In another order as well.
+            for at in (1..texts[1].len()).rev() {
+                texts[1].swap(at, random(at + 1));
+            }
+            assert_ne!(texts[0], texts[1]);
+            assert_eq!(counted(&mut us, &texts[0]), counted(&mut us, &texts[1]));
+        }
     }
 
     #[test]

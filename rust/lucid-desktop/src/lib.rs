@@ -38,6 +38,7 @@ pub mod pointer;
 mod session;
 mod shared;
 pub mod sound;
+mod tally;
 mod types;
 
 pub use clipboard::{Clipboard, ClipboardOffer, ClipboardSink, MAX_MIME_TYPE, MAX_MIME_TYPES, Paste};
@@ -47,4 +48,7 @@ pub use error::Error;
 pub use handover::{DesktopRequest, KeyboardLayout};
 pub use monitors::Monitor;
 pub use pointer::Pointer;
-pub use types::{Button, CaptureProtocol, Closed, Frame, FrameSink, Input, Rect};
+pub use tally::Tally;
+pub use types::{
+    Button, CaptureProtocol, Closed, Focus, Frame, FrameSink, Input, MAX_APP_ID, MAX_TITLE, Rect,
+};

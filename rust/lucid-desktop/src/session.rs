@@ -33,11 +33,13 @@ const TILE: u32 = 64;
 mod arranging;
 mod buffer;
 mod capturing;
+mod focusing;
 mod pointing;
 
 use arranging::{Head, Resize};
 use buffer::Buffer;
 use capturing::{Capture, CaptureFrame, ExtSession, Manager, Stage};
+use focusing::Windows;
 
 type Handle = QueueHandle<Session>;
 
@@ -188,6 +190,8 @@ pub(crate) struct Session {
     /// Rows of the compositor's buffer on their way into the picture.
     band: Vec<u8>,
     credits: u32,
+    /// Windows, and which has the focus.
+    windows: Windows,
     /// What the sink knows of the pointer.
     pointer_told: Option<Pointer>,
 
@@ -230,6 +234,7 @@ impl Session {
             damage: Damage::default(),
             band: Vec::new(),
             credits: 0,
+            windows: Windows::default(),
             pointer_told: None,
             output_manager: None,
             heads: Vec::new(),
@@ -287,6 +292,7 @@ impl Session {
             CaptureProtocol::WlrScreencopy
         };
 
+        self.bind_windows(registry, handle);
         let pointers = self.bind_global::<ZwlrVirtualPointerManagerV1>(registry, handle, (2, 2))?;
         let pointer = pointers.create_virtual_pointer_with_output(Some(&seat), Some(&output), handle, ());
         let keyboards = self.bind_global::<ZwpVirtualKeyboardManagerV1>(registry, handle, (1, 1))?;
@@ -319,6 +325,7 @@ impl Session {
         if let Some(arrangement) = commands.resize {
             self.resize_wanted = Some(Resize { arrangement, begin: 0, tries: 0 });
         }
+        self.tell_focus();
         self.start_resize(handle);
         self.deliver();
         (0..self.outputs.len()).try_for_each(|at| self.drive_capture(at, handle))?;

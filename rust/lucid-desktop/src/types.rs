@@ -138,6 +138,20 @@ impl std::fmt::Display for CaptureProtocol {
     }
 }
 
+/// The most bytes of [`Focus::app_id`].
+pub const MAX_APP_ID: usize = 256;
+/// The most bytes of [`Focus::title`].
+pub const MAX_TITLE: usize = 1024;
+
+/// The window that has the focus. Programs choose both texts; longer ones are shortened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Focus {
+    /// Which program it is of, where it says.
+    pub app_id: Option<String>,
+    /// Its title, where it has one.
+    pub title: Option<String>,
+}
+
 /// Receives what happens, on the desktop's own thread. A slow sink delays the desktop's events, not
 /// the input.
 pub trait FrameSink: Send {
@@ -152,6 +166,11 @@ pub trait FrameSink: Send {
     /// [`Pointer::Picture`](crate::Pointer::Picture), frames do not show it.
     fn pointer(&mut self, pointer: crate::Pointer) {
         tracing::debug!(?pointer, "the pointer's shape");
+    }
+    /// Another window has the focus, or the one that has it another title; none: no window has it. Called as often as
+    /// programs change that, so it must return quickly.
+    fn focus(&mut self, focus: Option<&Focus>) {
+        tracing::debug!(has_one = focus.is_some(), "the focus");
     }
     /// The desktop has ended; nothing is called after this.
     fn closed(&mut self, reason: Closed);

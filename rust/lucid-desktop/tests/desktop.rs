@@ -6,8 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use lucid_desktop::{
-    Button, CaptureProtocol, Closed, Desktop, DesktopRequest, Error, Frame, FrameSink, Input, KeyboardLayout,
-    Monitor, Pointer, Rect, pointer::Shape,
+    Button, CaptureProtocol, Closed, Desktop, DesktopRequest, Error, Focus, Frame, FrameSink, Input,
+    KeyboardLayout, Monitor, Pointer, Rect, Tally, pointer::Shape,
 };
 use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
@@ -125,7 +125,7 @@ impl Launcher {
         let request = DesktopRequest { width, height, keyboard, sound: false, drives: false };
         let (events, received) = channel();
         let desktop = Desktop::open(&self.socket(), &request, Sink { events }).unwrap();
-        Screen { desktop, received, size: (0, 0), pixels: Vec::new(), frames: 0, pointer: None }
+        Screen { desktop, received, size: (0, 0), pixels: Vec::new(), frames: 0, pointer: None, focus: None }
     }
 }
 
@@ -141,6 +141,7 @@ enum Event {
     Frame { size: (u32, u32), pixels: Vec<u8>, damage: Vec<Rect> },
     ResizeFailed(u32, u32),
     Pointer(Pointer),
+    Focus(Option<Focus>),
     Closed(String),
 }
 
@@ -168,6 +169,10 @@ impl FrameSink for Sink {
         let _ = self.events.send(Event::Pointer(pointer));
     }
 
+    fn focus(&mut self, focus: Option<&Focus>) {
+        let _ = self.events.send(Event::Focus(focus.cloned()));
+    }
+
     fn closed(&mut self, reason: Closed) {
         let _ = self.events.send(Event::Closed(format!("{reason:?}")));
     }
@@ -182,6 +187,7 @@ struct Screen {
     frames: usize,
     /// What was told last.
     pointer: Option<Pointer>,
+    focus: Option<Focus>,
 }
 
 impl Screen {
@@ -201,6 +207,16 @@ impl Screen {
             if self.next_event("pointer").is_some() {
                 self.desktop.request_frame();
             }
+        }
+    }
+
+    /// Waits until a window with this title has been told to have the focus.
+    fn until_title(&mut self, title: &str) -> Focus {
+        loop {
+            match &self.focus {
+                Some(focus) if focus.title.as_deref() == Some(title) => return focus.clone(),
+                _ => self.next_event(title),
+            };
         }
     }
 
@@ -235,6 +251,10 @@ impl Screen {
         match event {
             Event::Pointer(pointer) => {
                 self.pointer = Some(pointer);
+                None
+            }
+            Event::Focus(focus) => {
+                self.focus = focus;
                 None
             }
             Event::Frame { size, pixels, damage } => {
@@ -592,6 +612,59 @@ fn a_pointer_that_a_program_changes_or_hides_is_told_without_a_move() {
     screen.until_pointer(Pointer::Picture);
     screen.desktop.input(Input::PointerMove { x: 410, y: 300 }).unwrap();
     screen.until_pointer(Pointer::Shape(Shape::DEFAULT));
+}
+
+#[test]
+fn the_window_with_the_focus_is_told_with_every_title_that_it_gets() {
+    needs_sway!();
+    let launcher = Launcher::start("focus", &[]);
+    let mut screen = launcher.open(400, 300, "us");
+    screen.terminal();
+    screen.type_text("printf '\\033]2;Ledger \\303\\244\\007'\n");
+    let ledger = screen.until_title("Ledger ä");
+    assert_eq!(ledger.app_id.as_deref(), Some("foot"));
+    // A second terminal takes the focus, and gives it back when it ends.
+    screen.tap(F5);
+    screen.until_title("foot");
+    screen.type_text("printf '\\033]2;%s\\007' $(seq -s x 1000)\n");
+    let long: String = (1..=1000).map(|n| n.to_string()).collect::<Vec<_>>().join("x");
+    screen.until_title(&long[..lucid_desktop::MAX_TITLE]);
+    screen.type_text("exit\n");
+    screen.until_title("Ledger ä");
+    screen.type_text("exit\n");
+    while screen.focus.is_some() {
+        screen.next_event("focus of nothing");
+    }
+}
+
+#[test]
+fn what_is_typed_and_clicked_is_counted_by_classes_once() {
+    needs_sway!();
+    let launcher = Launcher::start("tally", &[]);
+    let mut screen = launcher.open(400, 300, "us");
+    screen.terminal();
+    assert!(screen.desktop.take_tally().is_empty());
+    screen.type_text("Ab1 \n");
+    for character in "é7€".chars() {
+        screen.desktop.input(Input::Character(character)).unwrap();
+    }
+    screen.click(10, 10);
+    for (vertical, horizontal) in [(2.0, 0.0), (-0.5, 0.0), (-0.5, -1.0)] {
+        screen.desktop.input(Input::Wheel { vertical, horizontal }).unwrap();
+    }
+    let counted = screen.desktop.take_tally();
+    let expected = Tally {
+        letters: 3,
+        digits: 2,
+        punctuation: 2,
+        navigation: 1,
+        modifiers: 1,
+        clicks: 1,
+        wheel: 4,
+        ..Tally::default()
+    };
+    assert_eq!(counted, expected);
+    assert!(screen.desktop.take_tally().is_empty());
 }
 
 #[test]
@@ -1210,8 +1283,15 @@ fn a_client_that_is_killed_leaves_nothing_running() {
         let request = DesktopRequest { width: 640, height: 480, keyboard, sound: false, drives: false };
         let (events, received) = channel();
         let desktop = Desktop::open(Path::new(&socket), &request, Sink { events }).unwrap();
-        let mut screen =
-            Screen { desktop, received, size: (0, 0), pixels: Vec::new(), frames: 0, pointer: None };
+        let mut screen = Screen {
+            desktop,
+            received,
+            size: (0, 0),
+            pixels: Vec::new(),
+            frames: 0,
+            pointer: None,
+            focus: None,
+        };
         screen.terminal();
         screen.type_text("(setsid sh -c 'trap \"\" HUP TERM INT; echo x > up; sleep 12345' &); read x\n");
         loop {

@@ -22,6 +22,8 @@ use ironrdp_acceptor::AcceptorResult;
 use ironrdp_cliprdr::pdu::{ClipboardFormat, ClipboardFormatId, FileContentsRequest};
 use ironrdp_svc::{SvcMessage, server_encode_svc_messages};
 use lucid_desktop::{ClipboardOffer, ClipboardSink, Desktop, Paste};
+use lucid_ipc::session::to_recorder::Item;
+use lucid_ipc::session::{Actor, Direction, Outcome};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -36,6 +38,7 @@ use files::{Contents, Launcher, Trouble, list};
 use formats::Form;
 
 use crate::Error;
+use crate::audit::{self, Log};
 use crate::gates::Gates;
 use crate::notice::Notice;
 
@@ -77,7 +80,8 @@ pub(crate) enum Event {
 /// What the client is given.
 #[derive(Debug)]
 pub(crate) enum Got {
-    Data(Option<Vec<u8>>),
+    /// With what the recording is told of it.
+    Data(Option<Vec<u8>>, Vec<Item>),
     Contents(Contents),
 }
 
@@ -131,6 +135,8 @@ pub(crate) struct Clipboard(Option<Open>);
 
 struct Open {
     gates: Gates,
+    /// Where it is told what has crossed.
+    log: Log,
     channel_id: u16,
     user_id: u16,
     desktop: lucid_desktop::Clipboard,
@@ -140,6 +146,8 @@ struct Open {
 
     /// The client has told what it has for the first time: the channel is in use.
     ready: bool,
+    /// The rules that it was told to break.
+    refusals_told: Vec<&'static str>,
     /// What the client has, as the desktop's programs call it.
     client_has: Vec<(&'static str, ClipboardFormatId, Form)>,
     /// The client's present offer.
@@ -215,7 +223,7 @@ struct Asked {
 
 impl Clipboard {
     /// Begins, if a gate is open and the client has the channel.
-    pub(crate) fn start(result: &mut AcceptorResult, desktop: &Desktop) -> Clipboard {
+    pub(crate) fn start(result: &mut AcceptorResult, desktop: &Desktop, log: Log) -> Clipboard {
         let Some(channel_id) = result.static_channels.get_channel_id_by_type::<Channel>() else {
             return Clipboard(None);
         };
@@ -241,6 +249,7 @@ impl Clipboard {
         let (step, steps) = mpsc::channel(1);
         Clipboard(Some(Open {
             gates,
+            log,
             channel_id,
             user_id: result.user_channel_id,
             desktop,
@@ -248,6 +257,7 @@ impl Clipboard {
             wake,
             output: VecDeque::new(),
             ready: false,
+            refusals_told: Vec::new(),
             client_has: Vec::new(),
             number: 0,
             asked: None,
@@ -295,18 +305,28 @@ impl Clipboard {
         open.serve_wishes()
     }
 
-    /// Sees to what the client has sent.
-    pub(crate) fn received(&mut self, result: &mut AcceptorResult) -> Result<(), Error> {
+    /// Sees to what the client has sent. While that is not `recorded`, nothing crosses.
+    pub(crate) fn received(&mut self, result: &mut AcceptorResult, recorded: bool) -> Result<(), Error> {
         let Some(open) = &mut self.0 else { return Ok(()) };
         let received = channel(result).map(Channel::take).unwrap_or_default();
         for message in received {
             match message {
                 Received::Formats(formats) => open.client_copied(&formats)?,
                 Received::Wish(format) => open.client_pastes(Wish::Format(format))?,
+                Received::Data(_) if !recorded => {
+                    if let Some(asked) = open.asked.take() {
+                        open.paste_failed(asked.form);
+                    }
+                }
+                Received::Contents(_) if !recorded => open.fetching = None,
                 Received::Data(data) => open.client_answered(data)?,
+                Received::TooLarge(bytes) => open.client_gave_too_much(bytes.into())?,
                 Received::ContentsWish(wish) => open.client_pastes(Wish::Contents(wish))?,
                 Received::Contents(contents) => open.client_gave(contents),
             }
+        }
+        if !recorded {
+            return Ok(());
         }
         open.announce(result)?;
         open.serve_wishes()
@@ -382,6 +402,7 @@ impl Open {
 
     fn client_copied(&mut self, formats: &[ClipboardFormat]) -> Result<(), Error> {
         self.ready = true;
+        self.note_refused_offer(formats);
         if !self.gates.clipboard_to_desktop && !self.gates.files_to_desktop {
             return Ok(());
         }
@@ -412,6 +433,26 @@ impl Open {
         tracing::debug!(types = self.client_has.len(), "the client has copied something");
         self.tell_desktop();
         Ok(())
+    }
+
+    /// The client offers what no gate is open for: told once, since clients offer whatever their user copies.
+    fn note_refused_offer(&mut self, formats: &[ClipboardFormat]) {
+        let open = Gates { clipboard_to_desktop: true, files_to_desktop: true, ..self.gates };
+        let has = formats::from_client(formats, &open);
+        let refused = [
+            (self.gates.files_to_desktop, true, "file.upload_enabled"),
+            (self.gates.clipboard_to_desktop, false, "clipboard.remote_to_host"),
+        ];
+        for (_, files, rule) in refused.into_iter().filter(|(open, ..)| !open) {
+            if self.refusals_told.contains(&rule) {
+                continue;
+            }
+            if let Some((.., form)) = has.iter().find(|(.., form)| (*form == Form::Files) == files) {
+                let detail = format!("the client offers {}, which may not be pasted", form.kind());
+                self.log.note(audit::violation(Actor::Client, rule, detail));
+                self.refusals_told.push(rule);
+            }
+        }
     }
 
     /// Offers what the client has.
@@ -449,7 +490,7 @@ impl Open {
                 && let Some(uris) = &self.fetched
             {
                 let list = formats::files_to_desktop(&paste.mime_type, uris);
-                self.write(paste, move || Some(list));
+                self.write(paste, None, move || Some(list));
                 continue;
             }
             if form == Form::Files
@@ -486,9 +527,29 @@ impl Open {
                 self.asked = Some(asked);
                 return self.send(channel::ask(format));
             }
-            None => self.believe_emptied(),
+            None => {
+                self.paste_failed(asked.form);
+                self.believe_emptied();
+            }
         }
         self.ask_client()
+    }
+
+    /// What it was asked for is larger than may be; it was thrown away as it came.
+    fn client_gave_too_much(&mut self, bytes: u64) -> Result<(), Error> {
+        let Some(asked) = self.asked.take() else { return Ok(()) };
+        self.answered = Some(Instant::now());
+        too_much(Direction::ToDesktop, asked.form, bytes, self.gates.clipboard_max_bytes)
+            .into_iter()
+            .for_each(|event| self.log.note(event));
+        self.ask_client()
+    }
+
+    /// A program got nothing. (Files are told of one by one.)
+    fn paste_failed(&self, form: Form) {
+        if form != Form::Files {
+            self.log.note(failed(Direction::ToDesktop, form, 0));
+        }
     }
 
     /// Takes back what the client had, if it has said that it has nothing.
@@ -506,10 +567,12 @@ impl Open {
                 limit = self.gates.clipboard_max_bytes,
                 "what the client copied is larger than the clipboard's limit and was not taken"
             );
-            return;
+            let (bytes, limit) = (data.len() as u64, self.gates.clipboard_max_bytes);
+            let events = too_much(Direction::ToDesktop, form, bytes, limit);
+            return events.into_iter().for_each(|event| self.log.note(event));
         }
         let bytes = data.len();
-        self.write(paste, move || {
+        self.write(paste, Some(form), move || {
             let data = formats::to_desktop(form, data);
             match &data {
                 Some(_) => tracing::debug!(bytes, ?form, "pasted in the desktop"),
@@ -519,18 +582,30 @@ impl Open {
         });
     }
 
-    /// Writes to a program on a thread of its own.
-    fn write(&mut self, paste: Paste, make: impl FnOnce() -> Option<Vec<u8>> + Send + 'static) {
+    /// Writes to a program on a thread of its own. The recording is told of what has a form.
+    fn write(
+        &mut self,
+        paste: Paste,
+        form: Option<Form>,
+        make: impl FnOnce() -> Option<Vec<u8>> + Send + 'static,
+    ) {
         while self.writers.try_join_next().is_some() {}
         if self.writers.len() >= MAX_WRITERS {
             tracing::warn!(MAX_WRITERS, "programs that paste and do not read are too many; one gets nothing");
-            return;
+            return form.into_iter().for_each(|form| self.paste_failed(form));
         }
+        let recording = self.log.to().zip(form);
         self.writers.spawn_blocking(move || {
-            if let Some(data) = make()
-                && let Err(error) = paste.write(&data, PATIENCE)
-            {
+            let data = make();
+            let hash = data.as_ref().filter(|_| recording.is_some()).map(|data| blake3::hash(data));
+            let bytes = data.as_ref().map_or(0, Vec::len) as u64;
+            let written = data.map(|data| paste.write(&data, PATIENCE));
+            if let Some(Err(error)) = &written {
                 tracing::debug!("{error}");
+            }
+            if let Some((to, form)) = recording {
+                let outcome = if let Some(Ok(())) = written { Outcome::Allowed } else { Outcome::Failed };
+                to.tell(audit::clipboard(outcome, Direction::ToDesktop, form.kind(), bytes, hash));
             }
         });
     }
@@ -552,8 +627,15 @@ impl Open {
         let files = wanted.len();
         tracing::debug!(files, "the client's files are fetched");
         let (answers, answered) = mpsc::channel(2);
-        let fetch =
-            fetch::fetch(launcher, wanted, self.gates.files_max_bytes, number, answered, self.step.clone());
+        let fetch = fetch::fetch(
+            launcher,
+            wanted,
+            self.gates.files_max_bytes,
+            number,
+            answered,
+            self.step.clone(),
+            self.log.clone(),
+        );
         let task = tokio::task::spawn_local(fetch).abort_handle();
         let began = Instant::now();
         let progress = Progress::new(files, began);
@@ -597,7 +679,7 @@ impl Open {
                         tracing::debug!(milliseconds, "the client's files are there");
                         for paste in pastes {
                             let list = formats::files_to_desktop(&paste.mime_type, &uris);
-                            self.write(paste, move || Some(list));
+                            self.write(paste, None, move || Some(list));
                         }
                         self.fetched = Some(uris);
                     }
@@ -629,11 +711,21 @@ impl Open {
 
     fn look_at_the_clock(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        if self.asked.take_if(|asked| asked.until <= now).is_some() {
+        if let Some(asked) = self.asked.take_if(|asked| asked.until <= now) {
             tracing::warn!("the client did not answer a paste in time");
+            self.paste_failed(asked.form);
             self.believe_emptied();
         }
-        self.waiting.retain(|(_, until)| *until > now);
+        let waiting = std::mem::take(&mut self.waiting);
+        let (waiting, expired): (VecDeque<_>, VecDeque<_>) =
+            waiting.into_iter().partition(|(_, until)| *until > now);
+        self.waiting = waiting;
+        for (paste, _) in expired {
+            let has = self.client_has.iter().find(|(mime_type, ..)| *mime_type == paste.mime_type);
+            if let Some((.., form)) = has {
+                self.paste_failed(*form);
+            }
+        }
         if let Some(fetching) = &mut self.fetching {
             fetching.progress.look(now);
         }
@@ -684,6 +776,7 @@ impl Open {
                 formats::wish(format, offer.mime_types(), &self.gates).map(|wish| (Arc::clone(offer), wish))
             });
             let Some((offer, (mime_type, form))) = wish else {
+                self.note_refusal(format);
                 self.send(channel::answer(None))?;
                 continue;
             };
@@ -691,37 +784,52 @@ impl Open {
                 Ok(pipe) => pipe,
                 Err(error) => {
                     tracing::warn!("{error}");
+                    self.log.note(failed(Direction::ToClient, form, 0));
                     self.send(channel::answer(None))?;
                     continue;
                 }
             };
             tracing::debug!(?form, "the client pastes: the program is asked");
             let (read, limit) = (self.read.clone(), self.gates.clipboard_max_bytes);
+            let recorded = self.log.is_on();
             if form == Form::Files {
                 self.list_files(pipe);
                 continue;
             }
             let task = tokio::task::spawn_local(async move {
-                let data = read_program(pipe, form, limit).await;
+                let (data, events) = read_program(pipe, form, limit, recorded).await;
                 // Nobody waits for it when the session has ended.
-                let _ = read.send(Got::Data(data)).await;
+                let _ = read.send(Got::Data(data, events)).await;
             });
             self.reading = Some(task.abort_handle());
         }
         Ok(())
     }
 
+    /// The client wants what no gate is open for.
+    fn note_refusal(&self, format: ClipboardFormatId) {
+        let gates = self.gates;
+        let is_closed = |form: &Form| {
+            !(if *form == Form::Files { gates.files_to_client } else { gates.clipboard_to_client })
+        };
+        if let Some(form) = formats::wanted(format).filter(is_closed) {
+            let event = audit::clipboard(Outcome::Refused, Direction::ToClient, form.kind(), 0, None);
+            self.log.note(event);
+        }
+    }
+
     /// Makes the list of the files that a program has copied.
     fn list_files(&mut self, pipe: OwnedFd) {
         let launcher = self.files.as_ref().map(Launcher::connect);
         let (read, served, limit) = (self.read.clone(), Rc::clone(&self.served), self.gates.files_max_bytes);
+        let log = self.log.clone();
         let task = tokio::task::spawn_local(async move {
             let made = async {
                 let launcher = launcher.ok_or("no gate for files is open")??;
                 let places = read_pipe(pipe, MOST_PLACES)
                     .await
                     .ok_or("the program did not say where its files are")?;
-                let made = serve::list(launcher, &places, limit).await?;
+                let made = serve::list(launcher, &places, limit, log).await?;
                 let list = list::for_client(made.entries())?;
                 *served.lock().await = Some(made);
                 Ok::<_, Trouble>(list)
@@ -729,7 +837,7 @@ impl Open {
             let data =
                 made.await.inspect_err(|why| tracing::warn!("a program's files are not offered: {why}")).ok();
             // Nobody waits for it when the session has ended.
-            let _ = read.send(Got::Data(data)).await;
+            let _ = read.send(Got::Data(data, Vec::new())).await;
         });
         self.reading = Some(task.abort_handle());
     }
@@ -756,7 +864,8 @@ impl Open {
     fn answer(&mut self, got: Got) -> Result<(), Error> {
         self.reading = None;
         match got {
-            Got::Data(data) => {
+            Got::Data(data, events) => {
+                events.into_iter().for_each(|event| self.log.note(event));
                 tracing::debug!(bytes = data.as_ref().map(Vec::len), "the client gets what a program copied");
                 self.send(channel::answer(data))
             }
@@ -770,11 +879,39 @@ impl Drop for Open {
         if let Some(reading) = &self.reading {
             reading.abort();
         }
+        if let Some(asked) = self.asked.take() {
+            self.paste_failed(asked.form);
+        }
     }
+}
+
+/// A paste that came to nothing, of which so many bytes are known.
+fn failed(direction: Direction, form: Form, bytes: u64) -> Item {
+    audit::clipboard(Outcome::Failed, direction, form.kind(), bytes, None)
+}
+
+/// A paste that was refused, because it is too large.
+fn too_much(direction: Direction, form: Form, bytes: u64, limit: usize) -> Vec<Item> {
+    let actor = if direction == Direction::ToDesktop { Actor::Client } else { Actor::Device };
+    let detail = format!("{bytes} bytes or more of {} are beyond the limit of {limit}", form.kind());
+    vec![
+        audit::violation(actor, "clipboard.max_bytes", detail),
+        audit::clipboard(Outcome::Refused, direction, form.kind(), bytes, None),
+    ]
 }
 
 /// Reads what a program writes, at most `limit` bytes.
 async fn read_pipe(pipe: OwnedFd, limit: usize) -> Option<Vec<u8>> {
+    let data = read_pipe_and_more(pipe, limit).await?;
+    if data.len() > limit {
+        too_large(limit);
+        return None;
+    }
+    Some(data)
+}
+
+/// The same; one byte more, if there is more.
+async fn read_pipe_and_more(pipe: OwnedFd, limit: usize) -> Option<Vec<u8>> {
     let mut pipe = match tokio::net::unix::pipe::Receiver::from_owned_fd(pipe) {
         Ok(pipe) => pipe.take(limit as u64 + 1),
         Err(error) => {
@@ -794,10 +931,6 @@ async fn read_pipe(pipe: OwnedFd, limit: usize) -> Option<Vec<u8>> {
             return None;
         }
     }
-    if data.len() > limit {
-        too_large(limit);
-        return None;
-    }
     Some(data)
 }
 
@@ -806,18 +939,35 @@ fn too_large(limit: usize) {
 }
 
 /// Reads a program's content and makes it into what the client asked for.
-async fn read_program(pipe: OwnedFd, form: Form, limit: usize) -> Option<Vec<u8>> {
-    let data = read_pipe(pipe, limit).await?;
-    let made = tokio::task::spawn_blocking(move || formats::to_client(form, data)).await.ok()?;
+async fn read_program(
+    pipe: OwnedFd,
+    form: Form,
+    limit: usize,
+    recorded: bool,
+) -> (Option<Vec<u8>>, Vec<Item>) {
+    let way = Direction::ToClient;
+    let Some(data) = read_pipe_and_more(pipe, limit).await else {
+        return (None, vec![failed(way, form, 0)]);
+    };
+    let bytes = data.len() as u64;
+    if data.len() > limit {
+        too_large(limit);
+        return (None, too_much(way, form, bytes, limit));
+    }
+    let make = move || {
+        let hash = recorded.then(|| blake3::hash(&data));
+        (formats::to_client(form, data), hash)
+    };
+    let (made, hash) = tokio::task::spawn_blocking(make).await.unwrap_or_default();
     match made {
         Some(data) if data.len() > limit => {
             too_large(limit);
-            None
+            (None, too_much(way, form, data.len() as u64, limit))
         }
-        Some(data) => Some(data),
+        Some(data) => (Some(data), vec![audit::clipboard(Outcome::Allowed, way, form.kind(), bytes, hash)]),
         None => {
             tracing::warn!(?form, "what a program copied is not what it says");
-            None
+            (None, vec![audit::clipboard(Outcome::Failed, way, form.kind(), bytes, hash)])
         }
     }
 }
@@ -839,3 +989,6 @@ fn cut(mut encoded: &[u8], pieces: &mut VecDeque<Vec<u8>>) {
         pieces.push_back(piece);
     }
 }
+
+#[cfg(test)]
+mod tests;

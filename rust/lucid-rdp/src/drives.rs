@@ -9,6 +9,7 @@
 //! signal wants the program, when the client goes.
 
 mod channel;
+mod crossing;
 #[cfg(test)]
 mod damage;
 mod folder;
@@ -25,22 +26,31 @@ use ironrdp_acceptor::AcceptorResult;
 use ironrdp_svc::server_encode_svc_messages;
 
 use crate::Error;
+use crate::audit::Log;
 use channel::Received;
 pub(crate) use channel::{Channel, bound};
+use crossing::Files;
 use link::Link;
 
 /// The folder of a desktop. Lives as long as that; one client at a time has its drives in it.
 pub(crate) struct Shelf {
     link: Rc<Link>,
+    crossing: Rc<Files>,
     _served: folder::Served,
 }
 
 impl Shelf {
     /// `device` is the kernel's end of the folder, `writable` whether programs may change anything.
-    pub(crate) fn new(device: OwnedFd, writable: bool) -> Result<Shelf, Error> {
+    pub(crate) fn new(device: OwnedFd, writable: bool, log: Log) -> Result<Shelf, Error> {
         let link = Rc::new(Link::default());
-        let _served = folder::serve(device, Rc::clone(&link), writable)?;
-        Ok(Shelf { link, _served })
+        let crossing = Rc::new(Files::new(log));
+        let _served = folder::serve(device, Rc::clone(&link), writable, Rc::clone(&crossing))?;
+        Ok(Shelf { link, crossing, _served })
+    }
+
+    /// Notes what has crossed of files that are open, because nobody will close them any more.
+    pub(crate) fn tell_open(&self) {
+        self.crossing.end();
     }
 }
 

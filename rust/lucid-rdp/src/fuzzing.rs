@@ -82,7 +82,7 @@ async fn admitted(bytes: &[u8]) -> Result<Connection<Memory>, Refused> {
         acceptor.mark_credssp_as_done();
     }
     let user = nla.then(|| USER.to_owned());
-    let secured = Secured { framed: Framed::new(stream), acceptor, dynamic, nla, user };
+    let secured = Secured { framed: Framed::new(stream), acceptor, dynamic, tls: "TLS 1.3", nla, user };
     let (stage, _seen) = watch::channel(Stage::Silent);
     let mut hall = Passage::default();
     let connection = handshake::admit(host(), secured, NOBODY, &stage, &mut hall).await?;

@@ -27,6 +27,7 @@ use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream, single_s
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_rustls::rustls::ProtocolVersion;
 use tokio_rustls::server::TlsStream;
 
 use crate::account::{Accounts, Directory};
@@ -67,7 +68,31 @@ pub(crate) struct Connection<S = TlsStream<TcpStream>> {
     pub(crate) layout: Layout,
     /// Who it is.
     pub(crate) user: String,
+    /// How that was proved.
+    pub(crate) method: &'static str,
+    /// How the connection is protected.
+    pub(crate) security: String,
+    /// Channels that it wanted and that are closed to it.
+    pub(crate) refused: Vec<Refusal>,
     pub(crate) dynamic: Dynamic,
+}
+
+/// A channel that a client wanted and that no gate is open for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// What the policy calls the rule.
+    pub(crate) rule: &'static str,
+    /// The channel's name.
+    pub(crate) channel: &'static str,
+}
+
+/// The channels that exist only with a gate, and which is open.
+fn gated(gates: &Gates) -> [(bool, Refusal); 3] {
+    [
+        (gates.clipboard(), Refusal { rule: "clipboard", channel: "cliprdr" }),
+        (gates.sound_to_client, Refusal { rule: "system.audio_out", channel: "rdpsnd" }),
+        (gates.drives, Refusal { rule: "drives", channel: "rdpdr" }),
+    ]
 }
 
 /// What the handshake needs to know; the same for every client.
@@ -101,6 +126,12 @@ pub(crate) async fn accept<S: Stream>(
     stage.send_replace(Stage::Speaking);
     let stream =
         host.identity.acceptor.accept(stream).await.map_err(|_| Refused::Malformed("the TLS handshake"))?;
+    let tls = match stream.get_ref().1.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
+        Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
+        // The host accepts no other.
+        _ => "TLS",
+    };
     let mut framed: TokioFramed<_> = Framed::new(stream);
     acceptor.mark_security_upgrade_as_done();
 
@@ -113,7 +144,7 @@ pub(crate) async fn accept<S: Stream>(
     if user.is_some() {
         stage.send_replace(Stage::Authenticated);
     }
-    admit(host, Secured { framed, acceptor, dynamic, nla, user }, peer, stage, hall).await
+    admit(host, Secured { framed, acceptor, dynamic, tls, nla, user }, peer, stage, hall).await
 }
 
 /// What a client is offered, and what it will say on that.
@@ -163,6 +194,8 @@ pub(crate) struct Secured<S> {
     pub(crate) framed: TokioFramed<S>,
     pub(crate) acceptor: Acceptor,
     pub(crate) dynamic: Dynamic,
+    /// Its version.
+    pub(crate) tls: &'static str,
     pub(crate) nla: bool,
     /// Who it is, if NLA has told.
     pub(crate) user: Option<String>,
@@ -176,8 +209,8 @@ pub(crate) async fn admit<S: Stream>(
     stage: &watch::Sender<Stage>,
     hall: &mut impl Hall,
 ) -> Result<Connection<S>, Refused> {
-    let Secured { mut framed, mut acceptor, dynamic, nla, user } = secured;
-    let Said { scale, several } = first_settings(&mut framed, &mut acceptor, host.max_size).await?;
+    let Secured { mut framed, mut acceptor, dynamic, tls, nla, user } = secured;
+    let Said { scale, several, channels } = first_settings(&mut framed, &mut acceptor, host.max_size).await?;
     let mut gate = Gate { accounts: &host.accounts, nla, user, stage, hall, denied: None, size: None };
     let finalized = sequence::settle(framed, &mut acceptor, &mut gate).await;
     if let Some(denied) = gate.denied {
@@ -188,18 +221,19 @@ pub(crate) async fn admit<S: Stream>(
         Refused::Security => Refused::Malformed("the connection's settings"),
         other => other,
     })?;
-    let (user, size) = match &result.auto_reconnect {
-        None => (gate.user.ok_or(Refused::Malformed("the connection's settings"))?, gate.size),
+    let first = if nla { "NLA" } else { "password" };
+    let (user, method, size) = match &result.auto_reconnect {
+        None => (gate.user.ok_or(Refused::Malformed("the connection's settings"))?, first, gate.size),
         // The state machine lets a client with a cookie through to here without a look at it or at its credentials.
         Some(cookie) => {
             let holder = gate.hall.redeem(cookie);
-            let user = if let Some(user) = gate.user {
+            let (user, method) = if let Some(user) = gate.user {
                 // NLA has told who it is. Nobody gets another user's session by a cookie.
-                user
+                (user, first)
             } else if let Some(holder) = holder.filter(|_| !nla) {
                 tracing::info!(%peer, "a client proved with its reconnect cookie whose it is");
                 stage.send_replace(Stage::Authenticated);
-                holder
+                (holder, "reconnect cookie")
             } else if let Some(user) = result
                 .credentials
                 .as_ref()
@@ -208,17 +242,20 @@ pub(crate) async fn admit<S: Stream>(
             {
                 tracing::info!(%peer, "a client's reconnect cookie is not valid (any more); its password is right");
                 stage.send_replace(Stage::Authenticated);
-                user.to_owned()
+                (user.to_owned(), "password")
             } else {
                 closing::refuse(framed, &result, ProtocolIndependentCode::ServerInsufficientPrivileges).await;
                 return Err(Refused::ReconnectCookie);
             };
-            (user, confirmed_size(&result.capabilities, host.max_size))
+            (user, method, confirmed_size(&result.capabilities, host.max_size))
         }
     };
     let size = size.ok_or(Refused::Malformed("the connection's settings"))?;
     let layout = several.filter(|several| several.size() == size).unwrap_or_else(|| Layout::one(size, scale));
-    Ok(Connection { framed, result, layout, user, dynamic })
+    let security = if nla { format!("{tls}, NLA") } else { tls.to_owned() };
+    let closed = gated(&host.gates).into_iter().filter(|(open, _)| !open).map(|(_, refusal)| refusal);
+    let refused = closed.filter(|refusal| channels.iter().any(|c| c == refusal.channel)).collect();
+    Ok(Connection { framed, result, layout, user, method, security, refused, dynamic })
 }
 
 /// The size in a client's Confirm Active, which is the one that it was offered (MS-RDPBCGR 2.2.7.1.2), and that is
@@ -264,6 +301,8 @@ struct Said {
     scale: u32,
     /// Its monitors, if it has several.
     several: Option<Layout>,
+    /// The static channels that it wants.
+    channels: Vec<String>,
 }
 
 /// Takes the client's first settings (MS-RDPBCGR 2.2.1.3) to the state machine.
@@ -273,7 +312,9 @@ async fn first_settings<S: Stream>(
     most: DesktopSize,
 ) -> Result<Said, Refused> {
     const DOING: &str = "the connection's settings";
-    let Some(hint) = acceptor.next_pdu_hint() else { return Ok(Said { scale: 100, several: None }) };
+    let Some(hint) = acceptor.next_pdu_hint() else {
+        return Ok(Said { scale: 100, several: None, channels: Vec::new() });
+    };
     let pdu = framed.read_by_hint(hint).await.map_err(|e| gone_or_malformed(&e, DOING))?;
     let (said, changed) = said(&pdu, most).map_err(|_| Refused::Malformed(DOING))?;
     let mut out = WriteBuf::new();
@@ -295,6 +336,9 @@ fn said(pdu: &[u8], most: DesktopSize) -> DecodeResult<(Said, Option<Vec<u8>>)> 
     let several = Layout::announced(&blocks, scale, most);
     let asked = DesktopSize { width: blocks.core.desktop_width, height: blocks.core.desktop_height };
     let size = several.map_or(asked, |several| several.size());
+    let network = blocks.network.as_ref();
+    let names = network.into_iter().flat_map(|network| &network.channels).filter_map(|c| c.name.as_str());
+    let channels = names.map(str::to_owned).collect();
     let changed = if size == asked {
         None
     } else {
@@ -304,7 +348,7 @@ fn said(pdu: &[u8], most: DesktopSize) -> DecodeResult<(Said, Option<Vec<u8>>)> 
         let initial = encode_vec(&ConnectInitial { conference_create_request, ..initial }).map_err(failed)?;
         Some(encode_vec(&X224(X224Data { data: initial.into() })).map_err(failed)?)
     };
-    Ok((Said { scale, several }, changed))
+    Ok((Said { scale, several, channels }, changed))
 }
 
 /// The points of the state machine at which this host decides.

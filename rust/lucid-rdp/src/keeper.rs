@@ -6,12 +6,16 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ironrdp_pdu::rdp::server_error_info::ProtocolIndependentCode;
+use lucid_ipc::session::Actor;
+use lucid_ipc::session::to_recorder::Item;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
+use crate::Error;
+use crate::audit::{self, Log};
 use crate::closing::{self, Farewell};
 use crate::curtain::Curtain;
-use crate::handshake::Connection;
+use crate::handshake::{Connection, Refusal};
 use crate::notice::Notice;
 use crate::running::Opening;
 use crate::session::{self, End};
@@ -88,6 +92,7 @@ pub(crate) async fn keep(
     if let Err(error) = running.record(&facts.user, first.connection.layout.size()).await {
         tracing::error!(id, peer = %first.peer, "no session begins, as nothing would record it: {error}");
         deny(first.connection).await;
+        running.finish().await;
         return;
     }
     tracing::info!(id, user = facts.user, peer = %first.peer, "session begins");
@@ -96,7 +101,9 @@ pub(crate) async fn keep(
         Keeper { facts: Rc::clone(&facts), calls, limits, stopping, curtain: running.curtain.clone() };
     let mut next = Some(first);
     let over = loop {
-        let event = if let Some(Arrival { connection, peer }) = next.take() {
+        let event = if let Some(arrival) = next.take() {
+            note_arrival(&running.log, &arrival);
+            let Arrival { connection, peer } = arrival;
             facts.client.set(Some(peer));
             facts.since.set(Instant::now());
             facts.last_input.set(Instant::now());
@@ -118,6 +125,7 @@ pub(crate) async fn keep(
             facts.since.set(Instant::now());
             facts.codec.set(None);
             running.park();
+            running.log.note(departure(&end, event.as_ref()));
             sessions.changed();
             match end {
                 Ok(End::Client) => tracing::info!(id, %peer, "the client left; the desktop keeps running"),
@@ -163,6 +171,32 @@ pub(crate) async fn keep(
     tracing::info!(id, user = facts.user, "session ends: {over}");
     // From here on its user gets a new one.
     drop(keeper);
+    running.finish().await;
+}
+
+/// Notes who has come, how, and what is closed to him that his client wanted.
+fn note_arrival(log: &Log, Arrival { connection, peer }: &Arrival) {
+    log.note(audit::connect(peer.to_string(), connection.security.clone()));
+    log.note(audit::authenticate(connection.user.clone(), connection.method));
+    for Refusal { rule, channel } in &connection.refused {
+        let detail = format!("the client wanted the channel {channel}, which is closed");
+        log.note(audit::violation(Actor::Client, rule, detail));
+    }
+}
+
+/// Why a client is gone.
+fn departure(end: &Result<End, Error>, event: Option<&Event>) -> Item {
+    match (end, event) {
+        (Ok(End::Client), _) => audit::disconnect(Actor::Client, "the client left".to_owned()),
+        (Ok(End::Desktop(why)), _) => audit::disconnect(Actor::Device, format!("the desktop ended: {why}")),
+        (Ok(End::Told(_)), Some(Event::Client(_))) => {
+            audit::disconnect(Actor::Device, "another client of the same user took its place".to_owned())
+        }
+        (Ok(End::Told(_)), Some(Event::Over(over))) => audit::disconnect(Actor::Device, over.to_string()),
+        (Ok(End::Told(told)), None) => audit::disconnect(Actor::Device, format!("{:?}", told.code)),
+        // It says nothing that a client has sent.
+        (Err(error), _) => audit::disconnect(Actor::Device, error.to_string()),
+    }
 }
 
 /// There is no desktop for this client.

@@ -9,6 +9,7 @@
 //! One thread serves all sockets; each desktop captures and encodes on a thread of its own.
 
 mod account;
+mod audit;
 mod bitmap;
 mod capabilities;
 mod chunk;
@@ -52,6 +53,7 @@ mod status;
 mod tiles;
 mod tls;
 mod touch;
+mod trail;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -61,8 +61,9 @@ struct Arguments {
     /// The most bytes of all files that are copied at once.
     #[arg(long, default_value_t = Gates::default().files_max_bytes)]
     clipboard_files_max_bytes: u64,
-    /// The recorder's socket (lucid-sessiond): every session is recorded, and none begins or goes on that is not. Sessions
-    /// are not recorded without this.
+    /// The recorder's socket (lucid-sessiond): every session is recorded, and none begins or goes on that is not: pictures,
+    /// sound, the pointer, and events (connections, focus, what crosses by clipboard and drives; of what is typed, counts
+    /// alone). Sessions are not recorded without this.
     #[arg(long, value_name = "PATH")]
     recorder: Option<PathBuf>,
     /// The socket for lucidctl; `control.sock` in the run directory if not given.

@@ -7,6 +7,7 @@ use lucid_desktop::{Closed, Frame, FrameSink, Rect};
 use tokio::sync::mpsc;
 
 use crate::Error;
+use crate::audit::Newest;
 use crate::bitmap::BitmapEncoder;
 use crate::capabilities::RemoteFx;
 use crate::curtain::{Curtain, Overlaid};
@@ -110,6 +111,7 @@ pub(crate) struct Painter {
     orders: Orders,
     curtain: Curtain,
     overlaid: Overlaid,
+    focus: Newest,
     out: mpsc::Sender<FromDesktop>,
     encoders: VideoEncoders,
     encoder: Option<Active>,
@@ -135,10 +137,11 @@ impl Painter {
     pub(crate) fn new(
         orders: Orders,
         curtain: Curtain,
+        focus: Newest,
         out: mpsc::Sender<FromDesktop>,
         encoders: VideoEncoders,
     ) -> Painter {
-        Painter { orders, curtain, overlaid: Overlaid::default(), out, encoders, encoder: None }
+        Painter { orders, curtain, overlaid: Overlaid::default(), focus, out, encoders, encoder: None }
     }
 
     fn encode(&mut self, frame: Frame<'_>) -> Result<Option<FromDesktop>, Error> {
@@ -249,6 +252,10 @@ impl FrameSink for Painter {
 
     fn pointer(&mut self, pointer: lucid_desktop::Pointer) {
         self.send(FromDesktop::Pointer(pointer));
+    }
+
+    fn focus(&mut self, focus: Option<&lucid_desktop::Focus>) {
+        self.focus.set(focus.cloned());
     }
 
     fn closed(&mut self, reason: Closed) {

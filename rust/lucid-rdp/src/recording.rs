@@ -1,9 +1,13 @@
 //! Passes what a session shows on to the recorder (`lucid.session.v1`, which lucid-sessiond serves), and holds the session
 //! up when nobody records it.
 //!
+//! A recording is one desktop's life, and goes on when its client goes and comes again; beside pictures there is in it
+//! what [`audit`](crate::audit) and [`trail`](crate::trail) say.
+//!
 //! What a client is sent goes to the recorder first: it waits in a bounded queue, so a recorder that is slow makes the
 //! session slow, and nothing grows. When the recorder dies the session is paused: nothing is shown and no input is taken
-//! until it is back and has taken up the same recording, where the gap is then marked. If it does not come back, the
+//! until it is back and has taken up the same recording, where the gap is then marked; nothing crosses meanwhile by
+//! clipboard, drives or sound. If it does not come back, the
 //! connection ends.
 
 use std::path::{Path, PathBuf};
@@ -13,13 +17,14 @@ use ironrdp_acceptor::DesktopSize;
 use lucid_ipc::session::from_recorder::Item as Said;
 use lucid_ipc::session::recorder_client::RecorderClient;
 use lucid_ipc::session::to_recorder::Item;
-use lucid_ipc::session::{Begin, End, Frame, FromRecorder, Key, ToRecorder};
+use lucid_ipc::session::{Begin, End, Frame, FromRecorder, Key, Pointer, ToRecorder};
 use lucid_ipc::tonic::{Status, Streaming};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::Error;
+use crate::audit::To;
 
 /// What waits for the recorder. A picture waits until there is room.
 const WAITING: usize = 32;
@@ -110,6 +115,16 @@ impl Recording {
     /// One frame of the graphics pipeline as the client decodes it.
     pub(crate) async fn frame(&self, bytes: Vec<u8>) {
         self.pass(Item::Frame(Frame { pdus: bytes.into() })).await;
+    }
+
+    /// What the pointer has done.
+    pub(crate) async fn pointer(&self, bytes: Vec<u8>) {
+        self.pass(Item::Pointer(Pointer { bytes: bytes.into() })).await;
+    }
+
+    /// Its queue, for what is not shown.
+    pub(crate) fn queue(&self) -> To {
+        To { items: self.items.clone(), state: self.state.clone() }
     }
 
     /// Waits for room; while the recording is paused it takes everything, for nobody.

@@ -11,6 +11,7 @@ use lucid_desktop::{Closed, Desktop, DesktopRequest, KeyboardLayout, Pointer};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::audit::{Focused, Log, Newest};
 use crate::curtain::Curtain;
 use crate::drives::Shelf;
 use crate::encoders::VideoEncoders;
@@ -42,6 +43,7 @@ pub(crate) struct Opening {
     task: JoinHandle<Result<Desktop, lucid_desktop::Error>>,
     orders: Orders,
     curtain: Curtain,
+    focus: Newest,
     from_desktop: mpsc::Receiver<FromDesktop>,
     keyboard: KeyboardLayout,
     drives_writable: bool,
@@ -55,7 +57,8 @@ pub(crate) fn open(settings: &Settings, size: DesktopSize) -> Opening {
     let (out, from_desktop) = mpsc::channel(1);
     let orders = Orders::new(Mutex::new(None));
     let curtain = Curtain::default();
-    let painter = Painter::new(Arc::clone(&orders), curtain.clone(), out, encoders.clone());
+    let focus = Newest::default();
+    let painter = Painter::new(Arc::clone(&orders), curtain.clone(), focus.clone(), out, encoders.clone());
     let (width, height) = (size.width.into(), size.height.into());
     let request =
         DesktopRequest { width, height, keyboard: keyboard.clone(), sound: *sound, drives: drives.is_some() };
@@ -63,23 +66,28 @@ pub(crate) fn open(settings: &Settings, size: DesktopSize) -> Opening {
     let task = tokio::task::spawn_blocking(move || Desktop::open(&socket, &request, painter));
     let drives_writable = drives.unwrap_or_default();
     let (keyboard, recorder) = (keyboard.clone(), recorder.clone());
-    Opening { task, orders, curtain, from_desktop, keyboard, drives_writable, recorder, size }
+    Opening { task, orders, curtain, focus, from_desktop, keyboard, drives_writable, recorder, size }
 }
 
 impl Opening {
     /// Waits for it.
     pub(crate) async fn running(self) -> Result<Running, Error> {
-        let Opening { task, orders, curtain, from_desktop, keyboard, drives_writable, recorder, size } = self;
+        let Opening { task, orders, curtain, focus, from_desktop, keyboard, drives_writable, recorder, size } =
+            self;
         let mut desktop =
             task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
         let sound = desktop.take_sound().map(Source::new).transpose()?.map(Rc::new);
-        let shelf = desktop.take_drives().map(|device| Shelf::new(device, drives_writable)).transpose()?;
+        let log = Log::default();
+        let drives = desktop.take_drives();
+        let shelf = drives.map(|device| Shelf::new(device, drives_writable, log.clone())).transpose()?;
         Ok(Running {
             desktop: Owned(Some(desktop)),
             sound,
             drives: shelf,
             recorder,
             recording: None,
+            log,
+            focus: Focused::new(focus),
             orders,
             curtain,
             from_desktop,
@@ -125,6 +133,10 @@ pub(crate) struct Running {
     recorder: Option<PathBuf>,
     /// Where what is shown is kept, if it has to be.
     pub(crate) recording: Option<Recording>,
+    /// Where everything else is noted for it.
+    pub(crate) log: Log,
+    /// Which window has the focus.
+    pub(crate) focus: Focused,
     pub(crate) orders: Orders,
     pub(crate) curtain: Curtain,
     pub(crate) from_desktop: mpsc::Receiver<FromDesktop>,
@@ -147,9 +159,31 @@ impl Running {
     pub(crate) async fn record(&mut self, user: &str, size: DesktopSize) -> Result<(), Error> {
         let Some(socket) = &self.recorder else { return Ok(()) };
         if matches!(self.recording.as_ref().map(Recording::state), None | Some(State::Off(_))) {
-            self.recording = Some(Recording::begin(socket, user, size).await?);
+            let recording = Recording::begin(socket, user, size).await?;
+            self.log.set(Some(recording.queue()));
+            self.recording = Some(recording);
+            self.note_focus();
         }
         Ok(())
+    }
+
+    /// Which window has the focus, for a recording that begins or goes on.
+    pub(crate) fn note_focus(&mut self) {
+        if let Some(focus) = self.focus.again() {
+            self.log.note(focus);
+        }
+    }
+
+    /// The last of what happened, for the recording, which ends with this.
+    pub(crate) async fn finish(&mut self) {
+        if let Some(focus) = self.focus.rest() {
+            self.log.note(focus);
+        }
+        if let Some(drives) = &self.drives {
+            drives.tell_open();
+        }
+        self.log.flush().await;
+        self.log.set(None);
     }
 
     /// Lets go of what belonged to the last client: keys and buttons, its pictures, the encoder and its memory.
@@ -204,7 +238,15 @@ impl Running {
     /// Takes what still comes while nobody looks, for as long as the desktop lives; returns why it ended.
     pub(crate) async fn parked(&mut self) -> String {
         loop {
-            match self.from_desktop.recv().await {
+            self.log.flush().await;
+            let message = tokio::select! {
+                message = self.from_desktop.recv() => message,
+                focus = self.focus.changed() => {
+                    self.log.note(focus);
+                    continue;
+                }
+            };
+            match message {
                 Some(FromDesktop::Closed(Closed::Gone(why))) => return why.to_string(),
                 Some(FromDesktop::Closed(_)) | None => return "it was closed".into(),
                 Some(FromDesktop::Withheld { .. }) => self.asked = false,
@@ -268,5 +310,12 @@ impl Running {
         if !std::mem::replace(&mut self.asked, true) {
             self.desktop.request_frame();
         }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The recording ends when nobody can write to it any more; threads that still give a paste come before that.
+        self.log.set(None);
     }
 }

@@ -44,7 +44,8 @@ use crate::sessions::Facts;
 use crate::sharecontrol::Channels;
 use crate::sound::Sound;
 use crate::touch::Touches;
-use crate::{Error, closing, fastpath, reconnect};
+use crate::trail::Trail;
+use crate::{Error, audit, closing, fastpath, reconnect};
 
 mod clicks;
 mod resize;
@@ -101,6 +102,10 @@ struct Session<'a> {
     repaint: u32,
     /// The client has said that it shows nothing now (minimised).
     suppressed: bool,
+    /// What the pointer has done, for the recording.
+    trail: Trail,
+    /// When what was typed is counted next, for the recording.
+    period: audit::Period,
 }
 
 /// Serves one client until it leaves, the desktop ends, or `interrupted` says what to tell it. The desktop stays.
@@ -144,7 +149,12 @@ pub(crate) async fn run(
         refine_at: None,
         repaint: 0,
         suppressed: false,
+        trail: Trail::new(Instant::now()),
+        period: audit::Period::new(Instant::now().into()),
     };
+    // What was typed before is another client's.
+    let _ = session.running.desktop.take_tally();
+    session.note_size();
     // Whatever the connection waits for, an interruption comes through.
     let end = tokio::select! {
         end = session.serve(&mut reader, &mut written, peer) => end,
@@ -155,6 +165,7 @@ pub(crate) async fn run(
             Ok(End::Told(told))
         }
     };
+    session.finish_notes().await;
     drop(session);
     let (unread, _) = reader.into_inner();
     let written_out = async move {
@@ -221,8 +232,9 @@ impl Session<'_> {
     ) -> Result<End, Error> {
         self.start_channels().await?;
         self.show_pointer(self.running.pointer).await?;
-        let mut clipboard = Clipboard::start(&mut self.result, &self.running.desktop);
-        let mut sound = Sound::start(&self.result, self.running.sound.as_ref());
+        let mut clipboard =
+            Clipboard::start(&mut self.result, &self.running.desktop, self.running.log.clone());
+        let mut sound = Sound::start(&self.result, self.running.sound.as_ref(), self.running.log.clone());
         let drives = Drives::start(&self.result, self.running.drives.as_ref());
         let writer = self.writer.clone();
         let mut may_wait_for_pipeline = self
@@ -251,6 +263,12 @@ impl Session<'_> {
                 self.running.desktop.refresh_all();
             }
             self.ask();
+            // While the recorder is away nothing crosses.
+            let recorded = !self.is_paused();
+            if recorded {
+                self.running.log.flush().await;
+            }
+            let (gathered, counted) = (self.trail.due(), self.period.due().map(Into::into));
             let refinement = self.refine_at.filter(|_| self.may_refine());
             let touch = self.touches.deadline();
             let (may_resize, resize_deadline) = (self.may_resize(), self.resizing.deadline());
@@ -265,7 +283,7 @@ impl Session<'_> {
                             if std::mem::take(&mut self.stop) {
                                 clipboard.stop_files();
                             }
-                            clipboard.received(&mut self.result)?;
+                            clipboard.received(&mut self.result, recorded)?;
                             sound.received(&mut self.result)?;
                             drives.received(&mut self.result);
                             if self.serve_pipeline().await? {
@@ -297,15 +315,17 @@ impl Session<'_> {
                     }
                     Some(FromDesktop::Closed(_)) | None => return Ok(End::Desktop("it was closed".into())),
                 },
-                event = clipboard.event() => clipboard.handle(event, &mut self.result)?,
-                Ok(room) = writer.reserve(), if clipboard.has_output() => {
+                event = clipboard.event(), if recorded => clipboard.handle(event, &mut self.result)?,
+                Ok(room) = writer.reserve(), if recorded && clipboard.has_output() => {
                     room.send(Piece { bytes: clipboard.output(&mut self.result)?, picture: false });
                 }
                 () = sound.playing() => sound.take(),
-                Ok(room) = writer.reserve(), if sound.has_output() => {
-                    room.send(Piece { bytes: sound.output()?, picture: false });
+                Ok(room) = writer.reserve(), if recorded && sound.has_output() => {
+                    let bytes = sound.output()?;
+                    self.running.log.flush().await;
+                    room.send(Piece { bytes, picture: false });
                 }
-                Ok(room) = async { drives.wanted().await; writer.reserve().await } => {
+                Ok(room) = async { drives.wanted().await; writer.reserve().await }, if recorded => {
                     room.send(Piece { bytes: drives.output()?, picture: false });
                 }
                 told = written.recv() => match told {
@@ -316,6 +336,9 @@ impl Session<'_> {
                     self.touches.look(Instant::now());
                     self.input(self.touches.take());
                 }
+                () = until(gathered), if gathered.is_some() => self.note_pointer().await,
+                () = until(counted), if counted.is_some() => self.note_input(),
+                focus = self.running.focus.changed() => self.running.log.note(focus),
                 () = until(refinement), if refinement.is_some() => self.refine(),
                 () = &mut pipeline_deadline, if may_wait_for_pipeline => {
                     may_wait_for_pipeline = false;
@@ -487,6 +510,7 @@ impl Session<'_> {
         match self.running.recording.as_ref().map(Recording::state) {
             Some(recording::State::Off(why)) => return Err(Error::NotRecorded(why)),
             Some(recording::State::On(cut)) => {
+                self.running.note_focus();
                 self.wish(|order, _| order.cut = Some(cut));
                 self.running.desktop.refresh_all();
             }
@@ -549,8 +573,12 @@ impl Session<'_> {
 
     /// What the client shows, where the recording is cut.
     async fn key(&mut self, width: u32, height: u32, pixels: Vec<u8>) {
+        self.note_pointer().await;
         if let Some(recording) = &self.running.recording {
             recording.key(width, height, pixels).await;
+            if let Some(state) = self.trail.state() {
+                recording.pointer(state).await;
+            }
         }
     }
 
@@ -598,6 +626,9 @@ impl Session<'_> {
             return Ok(());
         }
         let bytes = self.cursors.show(pointer)?;
+        if !bytes.is_empty() && self.running.log.is_on() {
+            self.trail.looks(self.cursors.drawn(pointer), Instant::now());
+        }
         self.send(bytes).await
     }
 
@@ -628,8 +659,13 @@ impl Session<'_> {
         if inputs.is_empty() || self.is_paused() {
             return;
         }
-        self.facts.last_input.set(Instant::now());
+        let now = Instant::now();
+        self.facts.last_input.set(now);
+        if self.running.log.is_on() {
+            self.period.input(now.into());
+        }
         for input in inputs {
+            self.trace(&input, now);
             match self.clicks.see(&input, &self.running.curtain) {
                 For::Desktop => {}
                 For::Nobody => continue,
@@ -643,6 +679,49 @@ impl Session<'_> {
                 tracing::debug!("input: {e}");
             }
         }
+    }
+
+    /// Keeps where the client's pointer goes.
+    fn trace(&mut self, input: &Input, now: Instant) {
+        if !self.running.log.is_on() {
+            return;
+        }
+        let size = (self.size.width.into(), self.size.height.into());
+        match *input {
+            Input::PointerMove { x, y } => self.trail.moved_to((x, y), size, now),
+            Input::PointerMoveRelative { dx, dy } => self.trail.moved_by((dx, dy), size, now),
+            _ => {}
+        }
+    }
+
+    /// Tells the recording what the pointer has done.
+    async fn note_pointer(&mut self) {
+        if let Some(record) = self.trail.record(Instant::now())
+            && let Some(recording) = &self.running.recording
+        {
+            recording.pointer(record).await;
+        }
+    }
+
+    /// Tells the recording how much was typed.
+    fn note_input(&mut self) {
+        let counted = self.running.desktop.take_tally();
+        if let Some(input) = self.period.end(counted, Instant::now().into()) {
+            self.running.log.note(input);
+        }
+    }
+
+    /// Tells the recording the size and the number of monitors that the client shows.
+    fn note_size(&self) {
+        let size = (self.size.width.into(), self.size.height.into());
+        self.running.log.note(audit::resize(size, self.layout().monitors().len()));
+    }
+
+    /// The last of what the client did.
+    async fn finish_notes(&mut self) {
+        self.note_input();
+        self.note_pointer().await;
+        self.running.log.flush().await;
     }
 }
 

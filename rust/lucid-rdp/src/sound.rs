@@ -17,8 +17,10 @@ use std::time::{Duration, Instant};
 use ironrdp_acceptor::AcceptorResult;
 use ironrdp_svc::server_encode_svc_messages;
 use lucid_desktop::sound::{CHANNELS, RATE};
+use lucid_ipc::session::to_recorder::Item;
 
 use crate::Error;
+use crate::audit::Log;
 pub(crate) use channel::{Channel, bound};
 use channel::{Received, Wave};
 use flight::Flight;
@@ -50,11 +52,13 @@ struct Open {
     silent: u32,
     flight: Flight,
     lost: Duration,
+    /// Where what is sent is recorded.
+    log: Log,
 }
 
 impl Sound {
     /// Begins, if there is sound and the client has the channel.
-    pub(crate) fn start(result: &AcceptorResult, source: Option<&Rc<Source>>) -> Sound {
+    pub(crate) fn start(result: &AcceptorResult, source: Option<&Rc<Source>>, log: Log) -> Sound {
         let channel_id = result.static_channels.get_channel_id_by_type::<Channel>();
         let (Some(source), Some(channel_id)) = (source, channel_id) else { return Sound(None) };
         Sound(Some(Open {
@@ -68,6 +72,7 @@ impl Sound {
             silent: 0,
             flight: Flight::default(),
             lost: Duration::ZERO,
+            log,
         }))
     }
 
@@ -153,6 +158,10 @@ impl Open {
         let (format, data) = encoder.encode(&piece, now)?;
         if data.is_empty() {
             return Ok(Vec::new());
+        }
+        if self.log.is_on() {
+            let bytes = encoder.piece(&data).write().into();
+            self.log.note(Item::Sound(lucid_ipc::session::Sound { bytes }));
         }
         // It wraps after 49 days; only differences matter to the client.
         let time = now.duration_since(self.began).as_millis() as u32;

@@ -33,6 +33,8 @@ pub(crate) enum Received {
     Wish(ClipboardFormatId),
     /// What the client was asked for; `None`: it has none.
     Data(Option<Vec<u8>>),
+    /// That had so many bytes, which are too many.
+    TooLarge(u32),
     /// The client wants a file's size, or a piece of it.
     ContentsWish(FileContentsRequest),
     /// A file's size, or a piece of it.
@@ -111,16 +113,8 @@ impl Channel {
             return Ok(None);
         }
         self.oversize = None;
-        // As if the client had answered that it has nothing.
-        let none = OwnedFormatDataResponse::new_error();
-        let mut whole = Vec::new();
-        let body = ironrdp_core::encode_vec(&ClipboardPdu::FormatDataResponse(none))
-            .map_err(|_| Error::Encode("a clipboard message"))?;
-        whole.extend_from_slice(&(body.len() as u32).to_le_bytes());
-        let both = ChannelControlFlags::FLAG_FIRST | ChannelControlFlags::FLAG_LAST;
-        whole.extend_from_slice(&both.bits().to_le_bytes());
-        whole.extend_from_slice(&body);
-        Ok(Some(Cow::Owned(whole)))
+        self.keep(Received::TooLarge(length)).map_err(|_| Error::Protocol("too many messages at once"))?;
+        Ok(None)
     }
 
     fn keep(&mut self, received: Received) -> PduResult<()> {

@@ -12,8 +12,12 @@ pub(crate) mod serve;
 use std::time::Duration;
 
 use lucid_desktop::files::{Answer, MAX_ENTRIES, Request, frame, header, lengths};
+use lucid_ipc::session::Actor;
+use lucid_ipc::session::to_recorder::Item;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+
+use crate::audit;
 
 /// What the client is asked for at once, in bytes.
 const PIECE: u32 = 512 * 1024;
@@ -23,6 +27,12 @@ pub(crate) const LARGEST: usize = if list::LARGEST > PIECE as usize { list::LARG
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const _: () = assert!(list::LARGEST == 4 + MAX_ENTRIES * 592);
+
+/// More files than may be copied at once.
+fn too_many_bytes(actor: Actor, files: usize, bytes: u64, limit: u64) -> Item {
+    let detail = format!("{bytes} bytes in {files} files and folders are beyond the limit of {limit}");
+    audit::violation(actor, "file.max_size_mb", detail)
+}
 
 /// A file's size, or a piece of it.
 #[derive(Debug)]

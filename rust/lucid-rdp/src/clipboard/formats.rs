@@ -25,6 +25,18 @@ pub(crate) enum Form {
     Files,
 }
 
+impl Form {
+    /// What the audit calls it: the type that the desktop's programs have, whose bytes are counted and hashed.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Form::Text => "text/plain",
+            Form::Html => HTML_TYPE,
+            Form::Png | Form::Dib | Form::DibV5 => PNG_TYPE,
+            Form::Files => URI_LIST,
+        }
+    }
+}
+
 /// Ids of the forms that have none of their own; from the range of registered formats.
 const HTML_ID: u32 = 0xC101;
 const PNG_ID: u32 = 0xC102;
@@ -99,6 +111,18 @@ pub(crate) fn for_client(mime_types: &[String], gates: &Gates) -> Vec<ClipboardF
     formats
 }
 
+/// Which form the client's wish is for.
+pub(crate) fn wanted(id: ClipboardFormatId) -> Option<Form> {
+    match id {
+        ClipboardFormatId::CF_UNICODETEXT => Some(Form::Text),
+        ClipboardFormatId::CF_DIB => Some(Form::Dib),
+        ClipboardFormatId(HTML_ID) => Some(Form::Html),
+        ClipboardFormatId(PNG_ID) => Some(Form::Png),
+        ClipboardFormatId(FILES_ID) => Some(Form::Files),
+        _ => None,
+    }
+}
+
 /// In which of the program's types the client's wish is had, and the form into which it is made.
 pub(crate) fn wish(
     id: ClipboardFormatId,
@@ -106,13 +130,12 @@ pub(crate) fn wish(
     gates: &Gates,
 ) -> Option<(&'static str, Form)> {
     let has = |wanted: &&str| mime_types.iter().any(|t| t == wanted);
-    let (types, form): (&[&'static str], Form) = match id {
-        ClipboardFormatId::CF_UNICODETEXT => (&TEXT_TYPES, Form::Text),
-        ClipboardFormatId::CF_DIB => (&[PNG_TYPE], Form::Dib),
-        ClipboardFormatId(HTML_ID) => (&[HTML_TYPE], Form::Html),
-        ClipboardFormatId(PNG_ID) => (&[PNG_TYPE], Form::Png),
-        ClipboardFormatId(FILES_ID) => (&FILE_TYPES, Form::Files),
-        _ => return None,
+    let form = wanted(id)?;
+    let types: &[&'static str] = match form {
+        Form::Text => &TEXT_TYPES,
+        Form::Html => &[HTML_TYPE],
+        Form::Png | Form::Dib | Form::DibV5 => &[PNG_TYPE],
+        Form::Files => &FILE_TYPES,
     };
     let open = if form == Form::Files { gates.files_to_client } else { gates.clipboard_to_client };
     if !open {

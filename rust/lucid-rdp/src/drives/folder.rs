@@ -12,6 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::crossing::Files;
 use super::fuse::{self, Answer, Changes, MAX_REQUEST, Operation, Owner, ROOT, Request, When};
 use super::irp::{self, Access, Attributes, Disposition, Entry, Function, Kind, Open, Time};
 use super::link::{Drive, File, Handle, Link};
@@ -36,11 +37,17 @@ impl Drop for Served {
 }
 
 /// Begins. `device` is the kernel's end, `writable` whether programs may change anything.
-pub(super) fn serve(device: OwnedFd, link: Rc<Link>, writable: bool) -> Result<Served, Error> {
+pub(super) fn serve(
+    device: OwnedFd,
+    link: Rc<Link>,
+    writable: bool,
+    crossing: Rc<Files>,
+) -> Result<Served, Error> {
     rustix::io::ioctl_fionbio(&device, true).map_err(|e| Error::Drives(e.into()))?;
     #[expect(deprecated, reason = "unsound for what changes its descriptor, which an OwnedFd does not")]
     let device = AsyncFd::with_interest(device, Interest::READABLE).map_err(Error::Drives)?;
-    let folder = Folder { link, writable, nodes: RefCell::new(Nodes::new()), table: RefCell::default() };
+    let (nodes, table) = (RefCell::new(Nodes::new()), RefCell::default());
+    let folder = Folder { link, writable, nodes, table, crossing };
     let served = Rc::new(Kernel { device, folder, interrupts: RefCell::default() });
     Ok(Served(tokio::task::spawn_local(served.run())))
 }
@@ -160,6 +167,8 @@ pub(super) struct Folder {
     writable: bool,
     nodes: RefCell<Nodes>,
     table: RefCell<Table>,
+    /// What is told to the recording.
+    crossing: Rc<Files>,
 }
 
 /// A place on a drive.
@@ -230,36 +239,43 @@ impl Folder {
             }
             Operation::Open { flags } => {
                 let access = self.access(*flags)?;
-                let place = self.place(&self.nodes.borrow().path(node)?)?;
+                let path = self.nodes.borrow().path(node)?;
                 let open = Open { access, disposition: Disposition::Open, kind: Kind::File };
+                let place = self.place(&path)?;
                 let file = self.open(&place, open).await?;
-                Ok(fuse::opened(self.keep(file)?))
+                let handle = self.keep(file)?;
+                self.crossing.opened(handle, &path, false);
+                Ok(fuse::opened(handle))
             }
             Operation::Create { name, flags } => {
                 let path = self.new_path(node, name)?;
                 let place = self.place(&path)?;
                 let access = self.access(*flags)?;
                 let open = Open { access, disposition: Disposition::Create, kind: Kind::File };
-                let file = match self.open(&place, open).await {
+                let (file, fresh) = match self.open(&place, open).await {
                     // Another program of the client's was quicker.
                     Err(Errno::EXIST) if flags & EXCLUSIVE == 0 => {
-                        self.open(&place, Open { disposition: Disposition::Open, ..open }).await?
+                        (self.open(&place, Open { disposition: Disposition::Open, ..open }).await?, false)
                     }
-                    file => file?,
+                    file => (file?, true),
                 };
                 let attributes = self.attributes_of(&file).await?;
                 let handle = self.keep(file)?;
+                self.crossing.opened(handle, &path, fresh);
                 let node = self.nodes.borrow_mut().tell(&path)?;
                 Ok(fuse::created(node, &self.shown(&attributes), owner, handle))
             }
             Operation::Read { handle, offset, length } => {
                 let file = self.table.borrow().file(*handle)?;
-                self.read(file, *offset, *length).await.map(|bytes| fuse::data(&bytes))
+                let bytes = self.read(file, *offset, *length).await?;
+                self.crossing.read(*handle, *offset, *length, &bytes);
+                Ok(fuse::data(&bytes))
             }
             Operation::Write { handle, offset, data } => {
                 self.may_write()?;
                 let file = self.table.borrow().file(*handle)?;
                 self.write(file, *offset, data).await?;
+                self.crossing.written(*handle, *offset, data);
                 Ok(fuse::written(data.len() as u32))
             }
             Operation::Statistics => self.statistics(node).await,
@@ -268,6 +284,7 @@ impl Folder {
                 if let Some(Opened::File(file)) = opened {
                     self.link.close_later(file);
                 }
+                self.crossing.closed(*handle).await;
                 Ok(fuse::done())
             }
             Operation::OpenFolder => {
@@ -288,7 +305,11 @@ impl Folder {
     }
 
     fn may_write(&self) -> Result<(), Errno> {
-        if self.writable { Ok(()) } else { Err(Errno::ROFS) }
+        if self.writable {
+            return Ok(());
+        }
+        self.crossing.refused();
+        Err(Errno::ROFS)
     }
 
     /// What `open`'s flags ask for.
@@ -388,6 +409,7 @@ impl Folder {
                 }
             };
             answer.done()?;
+            self.crossing.sized(&path, size);
         }
         let now = self.look(&place).await?;
         let readonly = changes.mode.map_or(now.readonly, |mode| mode & MAY_WRITE == 0) && !now.folder;

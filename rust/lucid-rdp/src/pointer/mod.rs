@@ -12,6 +12,7 @@ use ironrdp_pdu::pointer::{CachedPointerAttribute, ColorPointerAttribute, Point1
 use lucid_desktop::Pointer;
 use lucid_desktop::pointer::Shape;
 
+use crate::trail::Drawn;
 use crate::{Error, fastpath};
 use drawing::Image;
 
@@ -58,6 +59,19 @@ impl Cursors {
         let mut out = Vec::new();
         fastpath::append(code, &update, &mut out)?;
         Ok(out)
+    }
+
+    /// A pointer as the client draws it; nothing, if it draws none.
+    pub(crate) fn drawn(&self, pointer: Pointer) -> Option<Drawn> {
+        let Pointer::Shape(shape) = pointer else { return None };
+        let image = drawing::draw(shape, drawing::FIELD);
+        let deep = self.abilities.cache > 0;
+        let rgba = image.pixels.iter().flat_map(|[b, g, r, alpha]| match (deep, alpha) {
+            (true, alpha) => [*r, *g, *b, *alpha],
+            (false, 128..) => [*r, *g, *b, u8::MAX],
+            (false, _) => [0; 4],
+        });
+        Some(Drawn { side: image.side, hotspot: image.hotspot, rgba: rgba.collect() })
     }
 
     fn shape(&mut self, shape: Shape) -> Result<(UpdateCode, Vec<u8>), Error> {

@@ -88,7 +88,12 @@ impl Session<'_> {
             "the client wishes for another size"
         );
         if size == self.size && self.resizing == Resizing::Settled {
-            return self.running.take_monitors(layout);
+            let same = layout == self.running.layout;
+            self.running.take_monitors(layout)?;
+            if !same {
+                self.note_size();
+            }
+            return Ok(());
         }
         self.running.arrange(layout)?;
         self.resizing = Resizing::Asked { wanted: size, since: Instant::now() };
@@ -148,6 +153,7 @@ impl Session<'_> {
         tracing::info!(width = size.width, height = size.height, "the client's window has another size");
         self.size = size;
         self.facts.size.set(size);
+        self.note_size();
         self.resizing = Resizing::Settled;
         match codec {
             Codec::Graphics { .. } => {

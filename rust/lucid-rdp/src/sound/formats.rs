@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ironrdp_rdpsnd::codec::{AudioEncoder, ima_adpcm_format};
 use ironrdp_rdpsnd::pdu::{AudioFormat, WaveFormat};
 use lucid_desktop::sound::{CHANNELS, FRAME, RATE};
+use lucid_session::sound::{Coding, Piece};
 
 use crate::Error;
 
@@ -143,6 +144,19 @@ impl Encoder {
         }
         let (agreed, codec) = self.current();
         Ok((agreed.number, codec.encode(samples)?))
+    }
+
+    /// How what was encoded last is coded, for the recording.
+    pub(super) fn piece<'a>(&mut self, bytes: &'a [u8]) -> Piece<'a> {
+        let format = &self.current().0.format;
+        let coding = match format.format {
+            WaveFormat::OPUS => Coding::Opus,
+            WaveFormat::PCM => Coding::Pcm,
+            // The third that is offered.
+            _ => Coding::ImaAdpcm(format.n_block_align),
+        };
+        let channels = u8::try_from(format.n_channels).unwrap_or(u8::MAX);
+        Piece { coding, channels, rate: format.n_samples_per_sec, bytes }
     }
 
     /// So much had to be left out, because the link or the client was behind.

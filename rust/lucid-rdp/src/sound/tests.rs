@@ -13,6 +13,7 @@ fn open() -> (Open, std::io::PipeWriter) {
     let encoder = Encoder::new(&agreed, Instant::now()).unwrap().unwrap();
     let source = Rc::new(Source::new(reading.into()).unwrap());
     let open = Open {
+        log: crate::audit::Log::default(),
         source,
         channel_id: 1004,
         user_id: 1002,

@@ -130,7 +130,7 @@ fn what_is_too_large_is_never_held_and_the_next_message_comes_through() {
         let received = channel.channel_processor_downcast_mut::<Channel>().unwrap().take();
         match &received[..] {
             [Received::Data(Some(data))] => assert!(taken && data.len() == bytes),
-            [Received::Data(None)] => assert!(!taken),
+            [Received::TooLarge(length)] => assert!(!taken && *length as usize > bytes),
             other => panic!("{bytes}: {other:?}"),
         }
     }
@@ -221,7 +221,7 @@ fn damaged_messages_are_refused_or_taken_and_nothing_else() {
             match received {
                 Received::Formats(formats) => assert!(formats.len() <= MAX_FORMATS),
                 Received::Data(data) => assert!(data.is_none_or(|d| d.len() <= 100_000 + OVERHEAD)),
-                Received::Wish(_) | Received::ContentsWish(_) => {}
+                Received::Wish(_) | Received::ContentsWish(_) | Received::TooLarge(_) => {}
                 Received::Contents(contents) => {
                     assert!(contents.data.is_none_or(|d| d.len() <= 100_000 + OVERHEAD));
                 }

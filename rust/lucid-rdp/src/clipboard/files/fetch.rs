@@ -4,10 +4,12 @@
 
 use ironrdp_cliprdr::pdu::{FileContentsFlags, FileContentsRequest};
 use lucid_desktop::files::{Answer, Entry, Request};
+use lucid_ipc::session::{Actor, Direction, Outcome};
 use tokio::sync::mpsc;
 
 use super::list::Wanted;
-use super::{Contents, Launcher, PATIENCE, PIECE, Trouble};
+use super::{Contents, Launcher, PATIENCE, PIECE, Trouble, too_many_bytes};
+use crate::audit::{self, Crossing, Log};
 
 /// What the session has to see to.
 #[derive(Debug)]
@@ -75,9 +77,10 @@ pub(crate) async fn fetch(
     number: u64,
     answers: mpsc::Receiver<Contents>,
     steps: mpsc::Sender<(u64, Step)>,
+    log: Log,
 ) {
     let mut client = Client { steps: steps.clone(), number, answers, stream: 0 };
-    let done = all(&mut launcher, &mut client, wanted, limit).await;
+    let done = all(&mut launcher, &mut client, wanted, limit, &log).await;
     // Nobody waits for it when the session has ended.
     let _ = steps.send((number, Step::Done(done))).await;
 }
@@ -87,6 +90,7 @@ async fn all(
     client: &mut Client,
     wanted: Vec<Wanted>,
     limit: u64,
+    log: &Log,
 ) -> Result<Vec<String>, Trouble> {
     let mut entries = Vec::with_capacity(wanted.len());
     for (index, Wanted { mut entry, size_known }) in wanted.into_iter().enumerate() {
@@ -100,12 +104,13 @@ async fn all(
     }
     let bytes = lucid_desktop::files::check(&entries)?;
     if bytes > limit {
+        log.note(too_many_bytes(Actor::Client, entries.len(), bytes, limit));
         return Err(Trouble::Refused(format!(
             "{bytes} bytes of files are larger than the clipboard's limit of {limit}"
         )));
     }
     expect(launcher.call(&Request::Begin { entries: entries.clone() }, &[]).await?, &Answer::Done)?;
-    pieces(launcher, client, &entries, bytes).await?;
+    pieces(launcher, client, &entries, bytes, log).await?;
     match launcher.call(&Request::Finish, &[]).await? {
         (Answer::Finished { uris }, _) => checked(uris),
         _ => Err(Trouble::Lost("the desktop's files: another answer was expected".into())),
@@ -117,12 +122,14 @@ async fn pieces(
     client: &mut Client,
     entries: &[Entry],
     all: u64,
+    log: &Log,
 ) -> Result<(), Trouble> {
     let mut waiting: Option<(u32, u64, Vec<u8>)> = None;
     let mut come = 0;
     for (index, entry) in entries.iter().enumerate() {
         let place = u32::try_from(index).map_err(|_| "there are too many files")?;
         let mut offset = 0;
+        let mut coming = Coming::new(entry, log);
         while offset < entry.size {
             let length = u32::try_from(entry.size - offset).unwrap_or(u32::MAX).min(PIECE);
             client.ask(index, Some((offset, length))).await?;
@@ -131,14 +138,44 @@ async fn pieces(
             if data.is_empty() || data.len() > length as usize {
                 return Err("the client gave another piece of a file than it was asked for".into());
             }
+            if log.is_on() {
+                coming.crossing.piece(offset, &data);
+            }
             let end = offset + data.len() as u64;
             come += data.len() as u64;
             client.tell(Step::Come { all, come }).await?;
             waiting = Some((place, offset, data));
             offset = end;
         }
+        coming.whole = true;
     }
     write(launcher, waiting).await
+}
+
+/// A file that comes. It is told of when it is there, or will not be.
+struct Coming<'a> {
+    entry: &'a Entry,
+    log: &'a Log,
+    crossing: Crossing,
+    whole: bool,
+}
+
+impl<'a> Coming<'a> {
+    fn new(entry: &'a Entry, log: &'a Log) -> Coming<'a> {
+        Coming { entry, log, crossing: Crossing::default(), whole: false }
+    }
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let Coming { entry, log, crossing, whole } = self;
+        if !entry.folder {
+            let outcome = if *whole { Outcome::Allowed } else { Outcome::Failed };
+            let (way, path) = (Direction::ToDesktop, entry.path.clone());
+            let hash = crossing.hash(entry.size).filter(|_| *whole);
+            log.note(audit::file(outcome, "clipboard", way, path, crossing.bytes(), hash));
+        }
+    }
 }
 
 async fn write(launcher: &mut Launcher, piece: Option<(u32, u64, Vec<u8>)>) -> Result<(), Trouble> {

@@ -1,10 +1,14 @@
 //! From the desktop to the client: the list of what a program has copied, and pieces of these files as they are asked
 //! for. What was listed stays what can be had, until the client asks for a list again.
 
+use std::collections::BTreeMap;
+
 use ironrdp_cliprdr::pdu::{FileContentsFlags, FileContentsRequest};
 use lucid_desktop::files::{Answer, Entry, MAX_DATA, Request, check};
+use lucid_ipc::session::{Actor, Direction, Outcome};
 
-use super::{Launcher, Trouble};
+use super::{Launcher, Trouble, too_many_bytes};
+use crate::audit::{self, Crossing, Log};
 
 /// The most that is given at once, in bytes. Clients take fewer bytes than they asked for as the end of the file, so
 /// that those which ask for more are refused.
@@ -14,10 +18,18 @@ const MOST: u32 = 16 << 20;
 pub(crate) struct Served {
     launcher: Launcher,
     entries: Vec<Entry>,
+    log: Log,
+    /// What is crossing, by its place in the list.
+    crossing: BTreeMap<u32, Crossing>,
 }
 
 /// Makes the list of what `places` names (a program's URI list), at most `limit` bytes of files.
-pub(crate) async fn list(mut launcher: Launcher, places: &[u8], limit: u64) -> Result<Served, Trouble> {
+pub(crate) async fn list(
+    mut launcher: Launcher,
+    places: &[u8],
+    limit: u64,
+    log: Log,
+) -> Result<Served, Trouble> {
     let (Answer::Listed { entries, left_out }, _) = launcher.call(&Request::List, places).await? else {
         return Err(Trouble::Lost("the desktop's files: another answer was expected".into()));
     };
@@ -26,11 +38,12 @@ pub(crate) async fn list(mut launcher: Launcher, places: &[u8], limit: u64) -> R
     }
     let bytes = check(&entries)?;
     if bytes > limit {
+        log.note(too_many_bytes(Actor::Device, entries.len(), bytes, limit));
         return Err(Trouble::Refused(format!(
             "{bytes} bytes of files are larger than the clipboard's limit of {limit}"
         )));
     }
-    Ok(Served { launcher, entries })
+    Ok(Served { launcher, entries, log, crossing: BTreeMap::new() })
 }
 
 impl Served {
@@ -60,6 +73,93 @@ impl Served {
                 _ => return Err(Trouble::Lost("the desktop's files: another answer was expected".into())),
             }
         }
+        self.crossed(index, wish.position, &data);
         Ok(data)
+    }
+
+    /// A file is told of when all of it has crossed; asked for again, it crosses again.
+    fn crossed(&mut self, index: u32, offset: u64, data: &[u8]) {
+        let Some(entry) = self.entries.get(index as usize).filter(|_| self.log.is_on()) else { return };
+        let crossing = self.crossing.entry(index).or_default();
+        crossing.piece(offset, data);
+        if let Some(hash) = crossing.hash(entry.size) {
+            let (outcome, path) = (Outcome::Allowed, entry.path.clone());
+            let way = Direction::ToClient;
+            self.log.note(audit::file(outcome, "clipboard", way, path, crossing.bytes(), Some(hash)));
+            self.crossing.remove(&index);
+        }
+    }
+}
+
+impl Drop for Served {
+    /// What is still crossing will not come to its end, or came in another order.
+    fn drop(&mut self) {
+        for (index, crossing) in std::mem::take(&mut self.crossing) {
+            let Some(entry) = self.entries.get(index as usize) else { continue };
+            let whole = crossing.bytes() >= entry.size;
+            let outcome = if whole { Outcome::Allowed } else { Outcome::Failed };
+            let (way, path) = (Direction::ToClient, entry.path.clone());
+            self.log.note(audit::file(outcome, "clipboard", way, path, crossing.bytes(), None));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::To;
+    use crate::recording::State;
+    use lucid_ipc::session::Event;
+    use lucid_ipc::session::event::Data;
+    use lucid_ipc::session::to_recorder::Item;
+    use tokio::net::UnixStream;
+    use tokio::sync::{mpsc, watch};
+
+    #[tokio::test]
+    async fn a_file_is_told_when_all_of_it_has_crossed_and_one_that_has_not_when_its_list_goes() {
+        let ((items, mut from), (_state, state)) = (mpsc::channel(16), watch::channel(State::On(0)));
+        let log = Log::default();
+        log.set(Some(To { items, state }));
+        let sizes = [("a", 6), ("b", 6), ("c", 0), ("d", 6)];
+        let entry = |(path, size): (&str, u64)| Entry { path: path.into(), size, folder: false, modified: 0 };
+        let (socket, _other) = UnixStream::pair().unwrap();
+        let mut served = Served {
+            launcher: Launcher(socket),
+            entries: sizes.into_iter().map(entry).collect(),
+            log: log.clone(),
+            crossing: BTreeMap::new(),
+        };
+        // Whole, and once more; in another order; empty; a part; one that is not in the list.
+        for (index, offset, data) in [
+            (0, 0, &b"abc"[..]),
+            (0, 3, b"def"),
+            (0, 0, b"abcdef"),
+            (1, 3, b"def"),
+            (1, 0, b"abc"),
+            (2, 0, b""),
+            (3, 0, b"ab"),
+            (4, 0, b"ab"),
+        ] {
+            served.crossed(index, offset, data);
+        }
+        drop(served);
+        log.flush().await;
+        let mut told = Vec::new();
+        while let Ok(Item::Event(event)) = from.try_recv() {
+            let outcome = event.outcome();
+            let Event { data: Some(Data::File(file)), .. } = event else { panic!("{event:?}") };
+            assert_eq!(file.direction(), Direction::ToClient);
+            told.push((file.name, file.bytes, file.hash.to_vec(), outcome));
+        }
+        let hash = |data: &[u8]| blake3::hash(data).as_bytes().to_vec();
+        let (allowed, failed) = (Outcome::Allowed, Outcome::Failed);
+        let expected = [
+            ("a".to_owned(), 6, hash(b"abcdef"), allowed),
+            ("a".to_owned(), 6, hash(b"abcdef"), allowed),
+            ("c".to_owned(), 0, hash(b""), allowed),
+            ("b".to_owned(), 6, Vec::new(), allowed),
+            ("d".to_owned(), 2, Vec::new(), failed),
+        ];
+        assert_eq!(told, expected);
     }
 }

@@ -9,7 +9,8 @@ fn folder(writable: bool) -> Folder {
     let link = Rc::new(Link::default());
     link.attach();
     link.add(1, "home");
-    Folder { link, writable, nodes: RefCell::new(Nodes::new()), table: RefCell::default() }
+    let crossing = Rc::new(Files::new(crate::audit::Log::default()));
+    Folder { link, writable, nodes: RefCell::new(Nodes::new()), table: RefCell::default(), crossing }
 }
 
 fn with_length(buffer: &[u8]) -> Vec<u8> {
