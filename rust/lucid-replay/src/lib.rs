@@ -1,5 +1,6 @@
 //! A recorded session as its client was shown it: pictures, the pointer, sound and events, in order of time ([`Show`]);
-//! as a film ([`Export`]); and piece by piece for who watches it ([`Segments`]).
+//! at one moment ([`still`]); as a film
+//! ([`Export`]); and piece by piece for who watches it ([`Segments`]).
 
 mod canvas;
 mod error;
@@ -13,6 +14,7 @@ mod player;
 mod segments;
 mod show;
 mod sound;
+mod still;
 mod survey;
 pub mod words;
 
@@ -21,4 +23,5 @@ pub use export::{Export, Exported, Wanted};
 pub use player::{Picture, Player, Region};
 pub use segments::{SEGMENT_US, Segment, Segments};
 pub use show::{Item, Moment, Pointer, Show};
+pub use still::still;
 pub use survey::{Survey, survey};

@@ -46,7 +46,7 @@ enum Command {
     /// The RDP host.
     #[command(subcommand)]
     Rdp(Rdp),
-    /// Recordings of sessions, as files: none of these needs a service.
+    /// Recordings of sessions: proved, played, exported.
     #[command(subcommand)]
     Recording(recording::Recording),
     /// Prints completions for a shell.
@@ -127,6 +127,10 @@ enum Error {
     Exists(PathBuf),
     #[error("{0}")]
     Recording(lucid_recording::Error),
+    #[error(
+        "nothing was recorded at {0}: `lucidctl recording verify` lists the gaps; name another time with --at"
+    )]
+    NothingShown(String),
     #[error("{0}")]
     Replay(lucid_replay::Error),
     #[error(
@@ -155,6 +159,7 @@ impl Error {
             | Error::Write(..)
             | Error::KeyExists(_)
             | Error::Exists(_)
+            | Error::NothingShown(_)
             | Error::Replay(_)
             | Error::Listen(..)
             | Error::Recording(_) => 1,

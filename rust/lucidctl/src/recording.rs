@@ -1,8 +1,11 @@
-//! `lucidctl recording`: what can be done with the files of a recording alone, without any service.
+//! `lucidctl recording`: what can be done with the files of a recording alone, without any service; and what the recorder
+//! says of those that it has ([`service`]).
 
 mod export;
+mod picture;
 mod play;
 mod report;
+mod service;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -26,8 +29,8 @@ const QUIET: Duration = Duration::from_secs(2);
 /// How often it says so.
 const SHOWN: Duration = Duration::from_millis(200);
 
-/// Recordings: what they are, whether they are whole and unchanged, and who can open them. All of it works on the files
-/// alone, without any service.
+/// Recordings: what they are, whether they are whole and unchanged, what was shown, and who can open them. All of it works
+/// on the files alone, but for what says that it asks the recorder.
 #[derive(Subcommand)]
 pub(crate) enum Recording {
     /// Makes an owner's key: recordings are sealed to its public half, and opened with its secret one.
@@ -45,10 +48,22 @@ pub(crate) enum Recording {
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
-    /// Lists the recordings in a directory.
+    /// Lists the recordings in a directory, or those that the recorder has.
     List {
-        /// The directory that holds the recordings' directories.
-        directory: PathBuf,
+        /// The directory that holds the recordings' directories. The recorder is asked, if it is not given.
+        directory: Option<PathBuf>,
+        #[command(flatten)]
+        socket: service::Socket,
+    },
+    /// Shows the recorder: what it records now, how much room there is, and with which key it signs.
+    Status {
+        #[command(flatten)]
+        socket: service::Socket,
+    },
+    /// Has the recorder make its index of recordings again from their files.
+    RebuildIndex {
+        #[command(flatten)]
+        socket: service::Socket,
     },
     /// Says what of a recording is proved, what is missing, and what is wrong.
     ///
@@ -90,6 +105,10 @@ pub(crate) enum Recording {
     /// The recording is verified first, and it is said whether all of it is proved. Exit status: 0 written, and all is
     /// proved; 1 written, and something is missing or wrong, or nothing was written.
     Export(export::Arguments),
+    /// Writes what was shown at a moment as a picture.
+    ///
+    /// The part of the recording that it is in has to be as it was signed. Whether all of it is there, `verify` says.
+    Picture(picture::Arguments),
     /// Shows a recording in a browser on this machine: the pictures, its events beside them, and whether it is proved.
     ///
     /// Prints the address of a page that is there until Ctrl-C. Only programs of this machine that know the address can
@@ -138,7 +157,10 @@ pub(crate) fn run(command: &Recording, as_json: bool) -> Result<bool, Error> {
             let shown = show(directory, key.as_deref())?;
             print(&if as_json { json(&shown) } else { report::shown(&shown) })?;
         }
-        Recording::List { directory } => {
+        Recording::List { directory: None, socket } => service::list(socket, as_json)?,
+        Recording::Status { socket } => service::status(socket, as_json)?,
+        Recording::RebuildIndex { socket } => service::rebuild_index(socket, as_json)?,
+        Recording::List { directory: Some(directory), .. } => {
             let listed = list(directory)?;
             print(&if as_json { json(&listed) } else { report::listed(&listed) })?;
         }
@@ -170,6 +192,7 @@ pub(crate) fn run(command: &Recording, as_json: bool) -> Result<bool, Error> {
             print(&if as_json { json(&proved) } else { report::proof_holds(&proved) })?;
         }
         Recording::Export(arguments) => return export::run(arguments, as_json),
+        Recording::Picture(arguments) => picture::run(arguments, as_json)?,
         Recording::Play(arguments) => play::run(arguments, as_json)?,
         Recording::Rewrap { directory, key, to, to_observer, to_recovery } => {
             let old = OwnerSecret::read(key)?;

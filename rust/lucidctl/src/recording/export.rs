@@ -84,7 +84,7 @@ fn clock(text: &str) -> Option<u64> {
 }
 
 /// A file that has its name only when it is whole.
-struct Part {
+pub(super) struct Part {
     path: PathBuf,
     part: PathBuf,
     file: BufWriter<File>,
@@ -92,7 +92,7 @@ struct Part {
 }
 
 impl Part {
-    fn begin(path: &Path, force: bool) -> Result<Part, Error> {
+    pub(super) fn begin(path: &Path, force: bool) -> Result<Part, Error> {
         // Also when a name leads nowhere.
         if !force && path.symlink_metadata().is_ok() {
             return Err(Error::Exists(path.to_owned()));
@@ -104,7 +104,12 @@ impl Part {
         Ok(Part { path: path.to_owned(), part, file: BufWriter::with_capacity(1 << 20, file), whole: false })
     }
 
-    fn finish(mut self) -> Result<(), Error> {
+    /// Where its bytes go.
+    pub(super) fn out(&mut self) -> &mut BufWriter<File> {
+        &mut self.file
+    }
+
+    pub(super) fn finish(mut self) -> Result<(), Error> {
         let failed = |path: &Path| {
             let name = path.display().to_string();
             move |e| Error::Write(name, e)

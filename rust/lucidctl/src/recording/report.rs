@@ -131,6 +131,15 @@ pub(crate) struct Exported {
     pub(crate) device_given: bool,
 }
 
+/// `recording picture --json`
+#[derive(Serialize)]
+pub(crate) struct Still {
+    pub(crate) file: String,
+    pub(crate) at_us: u64,
+    pub(crate) width: u16,
+    pub(crate) height: u16,
+}
+
 /// `recording play --json`, once, when the page is there.
 #[derive(Serialize)]
 pub(crate) struct Playing {
@@ -469,7 +478,17 @@ pub(crate) fn rewrapped(rewrapped: &Rewrapped) -> String {
     out
 }
 
-/// How far a verification is.
+/// `lucidctl recording picture`
+pub(crate) fn still(still: &Still) -> String {
+    format!(
+        "{}: {}x{} pixels, {} after the start\n",
+        plain(&still.file),
+        still.width,
+        still.height,
+        length(still.at_us)
+    )
+}
+
 /// `lucidctl recording export`
 pub(crate) fn exported(exported: &Exported) -> String {
     let mut out = String::new();
@@ -528,6 +547,7 @@ pub(crate) fn exported(exported: &Exported) -> String {
     out
 }
 
+/// How far a verification is.
 pub(crate) fn progress(progress: Progress) -> String {
     let of = progress.of.map(|of| format!(" of {of}")).unwrap_or_default();
     format!("{}{of} chunks, {}", progress.chunks, size(progress.bytes))
@@ -565,7 +585,7 @@ fn counted(count: u64, what: &str) -> String {
 }
 
 /// In UTC, to the second.
-fn moment(ms: u64) -> String {
+pub(super) fn moment(ms: u64) -> String {
     match UNIX_EPOCH.checked_add(Duration::from_millis(ms)) {
         // The largest year that humantime writes is 9999.
         Some(time) if ms < 253_402_300_800_000 => humantime::format_rfc3339_seconds(time).to_string(),

@@ -53,7 +53,7 @@ pub(crate) fn run(project: &Project, steps: &Steps, arguments: &RecordingArgumen
         return Err(Error::CannotCheck(why.to_owned()));
     }
     setup(project, steps)?;
-    build::host(project, steps, build::Host::ImageTool)?;
+    build::host(project, steps, build::Host::Tools)?;
     let mut page =
         format!("# Recordings, measured\n\nMade by `scripts/bench recording`. {}.\n", table::machine());
     if !arguments.session_only {
