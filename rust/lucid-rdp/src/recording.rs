@@ -79,9 +79,14 @@ impl Link {
 
 impl Recording {
     /// Begins a recording; the session may begin when this is done. Must run within a [`tokio::task::LocalSet`].
-    pub(crate) async fn begin(socket: &Path, user: &str, size: DesktopSize) -> Result<Recording, Error> {
+    pub(crate) async fn begin(
+        socket: &Path,
+        user: &str,
+        size: DesktopSize,
+        encoder: String,
+    ) -> Result<Recording, Error> {
         let (width, height) = (size.width.into(), size.height.into());
-        let begin = |resume| Begin { user: user.to_owned(), resume, width, height };
+        let begin = |resume| Begin { user: user.to_owned(), resume, width, height, encoder: encoder.clone() };
         let first = begin(String::new());
         let link = timeout(PATIENCE, Link::open(socket, first))
             .await

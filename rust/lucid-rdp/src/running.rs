@@ -8,7 +8,7 @@ use std::time::Duration;
 use ironrdp_acceptor::DesktopSize;
 use lucid_desktop::pointer::Shape;
 use lucid_desktop::{Closed, Desktop, DesktopRequest, KeyboardLayout, Pointer};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::audit::{Focused, Log, Newest};
@@ -48,6 +48,8 @@ pub(crate) struct Opening {
     keyboard: KeyboardLayout,
     drives_writable: bool,
     recorder: Option<PathBuf>,
+    /// What encodes H.264, in words for people.
+    encoder: watch::Receiver<String>,
     size: DesktopSize,
 }
 
@@ -66,14 +68,25 @@ pub(crate) fn open(settings: &Settings, size: DesktopSize) -> Opening {
     let task = tokio::task::spawn_blocking(move || Desktop::open(&socket, &request, painter));
     let drives_writable = drives.unwrap_or_default();
     let (keyboard, recorder) = (keyboard.clone(), recorder.clone());
-    Opening { task, orders, curtain, focus, from_desktop, keyboard, drives_writable, recorder, size }
+    let encoder = encoders.description();
+    Opening { task, orders, curtain, focus, from_desktop, keyboard, drives_writable, recorder, encoder, size }
 }
 
 impl Opening {
     /// Waits for it.
     pub(crate) async fn running(self) -> Result<Running, Error> {
-        let Opening { task, orders, curtain, focus, from_desktop, keyboard, drives_writable, recorder, size } =
-            self;
+        let Opening {
+            task,
+            orders,
+            curtain,
+            focus,
+            from_desktop,
+            keyboard,
+            drives_writable,
+            recorder,
+            encoder,
+            size,
+        } = self;
         let mut desktop =
             task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
         let sound = desktop.take_sound().map(Source::new).transpose()?.map(Rc::new);
@@ -85,6 +98,7 @@ impl Opening {
             sound,
             drives: shelf,
             recorder,
+            encoder,
             recording: None,
             log,
             focus: Focused::new(focus),
@@ -131,6 +145,7 @@ pub(crate) struct Running {
     /// The folder with its client's drives, if the gate is open.
     pub(crate) drives: Option<Shelf>,
     recorder: Option<PathBuf>,
+    encoder: watch::Receiver<String>,
     /// Where what is shown is kept, if it has to be.
     pub(crate) recording: Option<Recording>,
     /// Where everything else is noted for it.
@@ -159,7 +174,7 @@ impl Running {
     pub(crate) async fn record(&mut self, user: &str, size: DesktopSize) -> Result<(), Error> {
         let Some(socket) = &self.recorder else { return Ok(()) };
         if matches!(self.recording.as_ref().map(Recording::state), None | Some(State::Off(_))) {
-            let recording = Recording::begin(socket, user, size).await?;
+            let recording = Recording::begin(socket, user, size, self.encoder.borrow().clone()).await?;
             self.log.set(Some(recording.queue()));
             self.recording = Some(recording);
             self.note_focus();

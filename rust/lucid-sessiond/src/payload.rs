@@ -5,12 +5,15 @@ use lucid_session::STREAMS;
 
 use crate::error::Result;
 
+/// The most bytes of what is said of the encoder.
+const MAX_ENCODER: usize = 96;
 /// The PNG goes to the encoder by so many bytes.
 const PIECE: usize = 256 << 10;
 
 /// What the opening says of the video stream.
-pub(crate) fn codec(width: u32, height: u32) -> String {
-    format!("lucid video 1: keys in PNG, frames as RDPGFX PDUs; begun at {width}x{height}")
+pub(crate) fn codec(width: u32, height: u32, encoder: &str) -> String {
+    let encoder = &encoder[..encoder.floor_char_boundary(MAX_ENCODER)];
+    format!("lucid video 1: keys in PNG, frames as RDPGFX PDUs; begun at {width}x{height}; H.264: {encoder}")
 }
 
 /// The streams of each recording.

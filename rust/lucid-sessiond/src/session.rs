@@ -196,8 +196,7 @@ impl Session {
     pub(crate) fn create(
         settings: Arc<Settings>,
         id: SessionId,
-        width: u32,
-        height: u32,
+        codec: String,
         facts: SharedFacts,
         commands: mpsc::Sender<Command>,
     ) -> Result<Self> {
@@ -214,7 +213,7 @@ impl Session {
             }],
             policy: no_policy(),
             consent: None,
-            codec: payload::codec(width, height),
+            codec,
             streams: payload::streams(),
             recorder: RECORDER.to_owned(),
         };

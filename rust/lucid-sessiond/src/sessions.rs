@@ -19,6 +19,7 @@ use crate::{
     error::{At, Error, Result},
     files::{self, Ending, Entry},
     index::Index,
+    payload,
     session::{Attached, Command, Facts, Session, Settings, SharedFacts},
 };
 
@@ -119,7 +120,7 @@ impl Sessions {
 
     /// Begins a session, or goes on with one.
     pub(crate) async fn begin(self: &Arc<Self>, begin: Begin) -> Result<Attached> {
-        let Begin { user, resume, width, height } = begin;
+        let Begin { user, resume, width, height, encoder } = begin;
         if self.stopping.load(Ordering::SeqCst) {
             return Err(Error::Stopping);
         }
@@ -131,7 +132,7 @@ impl Sessions {
         }
         let (answer, answered) = oneshot::channel();
         if resume.is_empty() {
-            self.begin_new(user, width, height, answer)?;
+            self.begin_new(user, payload::codec(width, height, &encoder), answer)?;
         } else {
             // What is shown is what it was: never more of a stranger's text than a UUID has.
             let named: String = resume.chars().take(36).collect();
@@ -147,8 +148,7 @@ impl Sessions {
     fn begin_new(
         self: &Arc<Self>,
         user: String,
-        width: u32,
-        height: u32,
+        codec: String,
         answer: oneshot::Sender<Result<Attached>>,
     ) -> Result<()> {
         let open = shared(&self.live).len();
@@ -161,7 +161,7 @@ impl Sessions {
         self.spawn(id, Arc::clone(&facts), move |commands| {
             let created = sessions.check_room().and_then(|()| {
                 let settings = Arc::clone(&sessions.settings);
-                let mut session = Session::create(settings, id, width, height, facts, commands)?;
+                let mut session = Session::create(settings, id, codec, facts, commands)?;
                 let attached = session.attach_first()?;
                 Ok((session, attached))
             });

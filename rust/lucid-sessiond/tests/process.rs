@@ -177,7 +177,13 @@ async fn one_life(
     oldest: &mut Duration,
 ) -> Option<String> {
     let (send, items) = mpsc::channel(8);
-    let begin = Begin { user: USER.to_owned(), resume: resume.to_owned(), width: 64, height: 64 };
+    let begin = Begin {
+        user: USER.to_owned(),
+        resume: resume.to_owned(),
+        width: 64,
+        height: 64,
+        encoder: "a test".into(),
+    };
     send.send(ToRecorder { item: Some(to_recorder::Item::Begin(begin)) }).await.unwrap();
     let socket = service.socket.clone();
     let log: Arc<Mutex<Vec<Logged>>> = Arc::default();

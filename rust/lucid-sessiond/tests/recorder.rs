@@ -342,8 +342,13 @@ fn what_is_not_as_agreed_ends_the_stream_and_not_the_session() {
         let recorder = Recorder::start(options(dir.path())).await;
         let socket = &recorder.socket;
         for (user, width) in [("", 640), (USER, 0), (USER, 8193)] {
-            let begin =
-                lucid_ipc::session::Begin { user: user.into(), resume: String::new(), width, height: 1 };
+            let begin = lucid_ipc::session::Begin {
+                user: user.into(),
+                resume: String::new(),
+                width,
+                height: 1,
+                encoder: "a test".into(),
+            };
             let begun = Caller::first(socket, to_recorder::Item::Begin(begin)).await;
             assert_eq!(code(begun), Code::InvalidArgument);
         }

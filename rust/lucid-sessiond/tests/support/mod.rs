@@ -165,7 +165,13 @@ pub struct Caller {
 
 impl Caller {
     pub async fn begin(socket: &Path, user: &str, resume: &str) -> Result<Self, Status> {
-        let begin = Begin { user: user.to_owned(), resume: resume.to_owned(), width: 640, height: 480 };
+        let begin = Begin {
+            user: user.to_owned(),
+            resume: resume.to_owned(),
+            width: 640,
+            height: 480,
+            encoder: "a test".into(),
+        };
         Self::first(socket, to_recorder::Item::Begin(begin)).await
     }
 
