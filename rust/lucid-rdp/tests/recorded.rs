@@ -73,8 +73,8 @@ struct Collector {
     items: mpsc::UnboundedSender<Item>,
     /// Asks for a key.
     cut: Arc<Notify>,
-    /// It takes nothing now.
-    away: watch::Receiver<bool>,
+    /// Told when its streams are to break.
+    away: watch::Receiver<()>,
 }
 
 #[async_trait]
@@ -86,9 +86,7 @@ impl Recorder for Collector {
         request: Request<Streaming<ToRecorder>>,
     ) -> Result<Response<Self::RecordStream>, Status> {
         let mut away = self.away.clone();
-        if *away.borrow_and_update() {
-            return Err(Status::unavailable("away"));
-        }
+        away.mark_unchanged();
         let (to, answers) = mpsc::channel(4);
         let (items, cut) = (self.items.clone(), Arc::clone(&self.cut));
         let mut coming = request.into_inner();
@@ -109,7 +107,7 @@ impl Recorder for Collector {
                         }
                         _ => return,
                     },
-                    _ = away.wait_for(|away| *away) => return,
+                    _ = away.changed() => return,
                     () = cut.notified() => from_recorder::Item::KeyWanted(KeyWanted {}),
                 };
                 if to.send(Ok(FromRecorder { item: Some(said) })).await.is_err() {
@@ -227,7 +225,7 @@ async fn until_there(path: &Path) -> Vec<u8> {
     tokio::time::timeout(PATIENCE, there).await.unwrap_or_else(|_| panic!("no {}", path.display()))
 }
 
-async fn start(test: &str, allow: &str) -> (House, Collected, Arc<Notify>, watch::Sender<bool>) {
+async fn start(test: &str, allow: &str) -> (House, Collected, Arc<Notify>, watch::Sender<()>) {
     let directory = std::env::temp_dir().join(format!("lucid-rdp-test-{test}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
@@ -254,7 +252,7 @@ async fn start(test: &str, allow: &str) -> (House, Collected, Arc<Notify>, watch
     let recorder = directory.join("recorder");
     let (items, coming) = mpsc::unbounded_channel();
     let cut = Arc::new(Notify::new());
-    let (leave, away) = watch::channel(false);
+    let (leave, away) = watch::channel(());
     let (listener, _guard) = lucid_ipc::bind(&recorder, lucid_ipc::Access::Owner).unwrap();
     let service = RecorderServer::new(Collector { items, cut: Arc::clone(&cut), away });
     let service = service.max_decoding_message_size(MAX_MESSAGE);
@@ -798,8 +796,7 @@ async fn a_recorder_that_comes_back_goes_on_with_the_recording_and_is_told_again
         _ => false,
     };
     client.while_waiting(told.until("pointer", rests)).await;
-    leave.send_replace(true);
-    leave.send_replace(false);
+    leave.send_replace(());
     let is_back = |item: &Item| matches!(item, Item::Begin(begin) if begin.resume == "a session");
     client.while_waiting(told.until("return", is_back)).await;
     let since = told.all.len();
