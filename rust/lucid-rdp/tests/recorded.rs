@@ -49,7 +49,7 @@ use lucid_session::pointer::{Change, entries};
 use prost::Message as _;
 use rustls_pki_types::{CertificateDer, ServerName as TlsName, UnixTime};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -73,6 +73,8 @@ struct Collector {
     items: mpsc::UnboundedSender<Item>,
     /// Asks for a key.
     cut: Arc<Notify>,
+    /// Told when its streams are to break.
+    away: watch::Receiver<()>,
 }
 
 #[async_trait]
@@ -83,6 +85,8 @@ impl Recorder for Collector {
         &self,
         request: Request<Streaming<ToRecorder>>,
     ) -> Result<Response<Self::RecordStream>, Status> {
+        let mut away = self.away.clone();
+        away.mark_unchanged();
         let (to, answers) = mpsc::channel(4);
         let (items, cut) = (self.items.clone(), Arc::clone(&self.cut));
         let mut coming = request.into_inner();
@@ -103,6 +107,7 @@ impl Recorder for Collector {
                         }
                         _ => return,
                     },
+                    _ = away.changed() => return,
                     () = cut.notified() => from_recorder::Item::KeyWanted(KeyWanted {}),
                 };
                 if to.send(Ok(FromRecorder { item: Some(said) })).await.is_err() {
@@ -220,7 +225,7 @@ async fn until_there(path: &Path) -> Vec<u8> {
     tokio::time::timeout(PATIENCE, there).await.unwrap_or_else(|_| panic!("no {}", path.display()))
 }
 
-async fn start(test: &str, allow: &str) -> (House, Collected, Arc<Notify>) {
+async fn start(test: &str, allow: &str) -> (House, Collected, Arc<Notify>, watch::Sender<()>) {
     let directory = std::env::temp_dir().join(format!("lucid-rdp-test-{test}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
@@ -247,8 +252,9 @@ async fn start(test: &str, allow: &str) -> (House, Collected, Arc<Notify>) {
     let recorder = directory.join("recorder");
     let (items, coming) = mpsc::unbounded_channel();
     let cut = Arc::new(Notify::new());
+    let (leave, away) = watch::channel(());
     let (listener, _guard) = lucid_ipc::bind(&recorder, lucid_ipc::Access::Owner).unwrap();
-    let service = RecorderServer::new(Collector { items, cut: Arc::clone(&cut) });
+    let service = RecorderServer::new(Collector { items, cut: Arc::clone(&cut), away });
     let service = service.max_decoding_message_size(MAX_MESSAGE);
     tokio::spawn(async move { Server::builder().serve_with_incoming(service, listener).await.unwrap() });
 
@@ -267,7 +273,7 @@ async fn start(test: &str, allow: &str) -> (House, Collected, Arc<Notify>) {
     let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
     let port = u16::try_from(status["port"].as_u64().unwrap()).unwrap();
     let house = House { directory, port, _programs: [rdp, desktop] };
-    (house, Collected { coming, all: Vec::new() }, cut)
+    (house, Collected { coming, all: Vec::new() }, cut, leave)
 }
 
 // ---- The client.
@@ -645,7 +651,7 @@ async fn what_is_done_is_told_to_the_recorder_and_what_is_typed_is_not() {
     if !parts_are_here() {
         return;
     }
-    let (house, mut told, cut) = start("recorded", "clipboard-to-desktop,clipboard-to-client").await;
+    let (house, mut told, cut, _leave) = start("recorded", "clipboard-to-desktop,clipboard-to-client").await;
     let mut client = Client::connect(house.port).await;
     let texts = [
         "printf '\\033]2;Ledger\\007'\n",
@@ -758,7 +764,7 @@ async fn a_channel_that_is_closed_to_a_client_that_wants_it_is_told_once() {
     if !parts_are_here() {
         return;
     }
-    let (house, mut told, _cut) = start("closed", "").await;
+    let (house, mut told, _cut, _leave) = start("closed", "").await;
     let mut client = Client::connect(house.port).await;
     client.while_waiting(told.until_title("foot")).await;
     drop(client);
@@ -772,4 +778,47 @@ async fn a_channel_that_is_closed_to_a_client_that_wants_it_is_told_once() {
         })
         .collect();
     assert_eq!(violations, [(Outcome::Refused, "clipboard".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_recorder_that_comes_back_goes_on_with_the_recording_and_is_told_again_what_holds() {
+    if !parts_are_here() {
+        return;
+    }
+    let (house, mut told, _cut, leave) = start("away", "clipboard-to-desktop,clipboard-to-client").await;
+    let mut client = Client::connect(house.port).await;
+    client.while_waiting(told.until_title("foot")).await;
+    client.mouse(PointerFlags::MOVE, 0, (77, 88)).await;
+    let rests = |item: &Item| match item {
+        Item::Pointer(pointer) => {
+            entries(&pointer.bytes).any(|entry| entry.unwrap().change == Change::Moved(77, 88))
+        }
+        _ => false,
+    };
+    client.while_waiting(told.until("pointer", rests)).await;
+    leave.send_replace(());
+    let is_back = |item: &Item| matches!(item, Item::Begin(begin) if begin.resume == "a session");
+    client.while_waiting(told.until("return", is_back)).await;
+    let since = told.all.len();
+    // Whichever comes first.
+    let mut focus = false;
+    let (mut key, mut pointer) = (false, false);
+    while !(focus && key && pointer) {
+        match client.while_waiting(told.next("focus, key and pointer")).await {
+            Item::Event(Event { data: Some(Data::Focus(told)), .. }) => {
+                focus |= told.title.as_deref() == Some("foot");
+            }
+            Item::Key(_) => key = true,
+            item @ Item::Pointer(_) => pointer |= key && rests(&item),
+            _ => {}
+        }
+    }
+    // It goes on.
+    client.type_text("a").await;
+    drop(client);
+    told.until_event("disconnect", |data| matches!(data, Data::Disconnect(_))).await;
+    let after: Vec<_> = told.all[since..].iter().collect();
+    assert!(!after.iter().any(|item| matches!(item, Item::Begin(_))), "{since}");
+    let events = told.events();
+    assert!(events.iter().any(|event| matches!(&event.data, Some(Data::Input(input)) if input.letters == 1)));
 }

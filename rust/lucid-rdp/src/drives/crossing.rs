@@ -37,6 +37,11 @@ impl Files {
         Files { log, open: RefCell::default(), refused: Cell::new(None) }
     }
 
+    #[cfg(test)]
+    pub(super) fn log(&self) -> &Log {
+        &self.log
+    }
+
     /// A program has opened a file, or made it. There are no more than the table of open files has room for.
     pub(super) fn opened(&self, handle: u64, path: &str, fresh: bool) {
         if self.log.is_on() {
@@ -53,6 +58,20 @@ impl Files {
             if data.len() < wanted as usize {
                 open.end = Some(offset.saturating_add(data.len() as u64));
             }
+        }
+    }
+
+    /// Whether the file's size would tell if all of it was read.
+    pub(super) fn wants_size(&self, handle: u64) -> bool {
+        let open = self.open.borrow();
+        let open = open.get(&handle).filter(|open| open.end.is_none() && open.read.bytes() > 0);
+        open.is_some_and(|open| open.read.so_far().is_some())
+    }
+
+    /// The file has this size.
+    pub(super) fn ends(&self, handle: u64, size: u64) {
+        if let Some(open) = self.open.borrow_mut().get_mut(&handle) {
+            open.end = Some(size);
         }
     }
 

@@ -282,6 +282,12 @@ impl Folder {
             Operation::Release { handle } | Operation::ReleaseFolder { handle } => {
                 let opened = self.table.borrow_mut().remove(*handle);
                 if let Some(Opened::File(file)) = opened {
+                    // The kernel reads no further than a size that it knows, so no answer was a short one.
+                    if self.crossing.wants_size(*handle)
+                        && let Ok(attributes) = self.attributes(file).await
+                    {
+                        self.crossing.ends(*handle, attributes.size);
+                    }
                     self.link.close_later(file);
                 }
                 self.crossing.closed(*handle).await;

@@ -49,6 +49,29 @@ fn sent(open: &mut Open) -> Vec<i16> {
     sent
 }
 
+#[tokio::test]
+async fn what_is_sent_is_what_is_recorded() {
+    use lucid_session::sound::{Coding, Piece};
+    let (mut open, mut writing) = open();
+    let (items, mut told) = tokio::sync::mpsc::channel(8);
+    let (_told, state) = tokio::sync::watch::channel(crate::recording::State::On(0));
+    open.log.set(Some(crate::audit::To { items, state }));
+    writing.write_all(&pieces(0..2)).unwrap();
+    readable(&open).await;
+    open.take(Instant::now());
+    let sent = sent(&mut open);
+    assert!(!sent.is_empty());
+    open.log.flush().await;
+    for first in sent {
+        let Ok(Item::Sound(sound)) = told.try_recv() else { panic!("piece {first} was not told") };
+        let piece = Piece::read(&sound.bytes).unwrap();
+        assert_eq!((piece.coding, piece.channels, piece.rate), (Coding::Pcm, 2, RATE));
+        assert_eq!(piece.bytes.len(), PIECE * 4);
+        assert_eq!(i16::from_le_bytes([piece.bytes[0], piece.bytes[1]]), first);
+    }
+    assert!(told.try_recv().is_err());
+}
+
 /// Waits until something was written, however much was read before.
 async fn readable(open: &Open) {
     open.source.forget();

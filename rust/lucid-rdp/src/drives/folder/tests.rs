@@ -81,6 +81,53 @@ async fn a_file_is_whole_though_its_client_gives_it_in_small_pieces() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_recording_is_told_of_a_file_when_it_is_closed_whether_its_end_was_seen_or_not() {
+    use lucid_ipc::session::to_recorder::Item;
+    use lucid_ipc::session::{Direction, Event, event::Data};
+    let content: Vec<u8> = (0..8192).map(|at| (at * 7) as u8).collect();
+    let folder = folder(true);
+    let (items, mut told) = tokio::sync::mpsc::channel(8);
+    let (_told, state) = tokio::sync::watch::channel(crate::recording::State::On(0));
+    folder.crossing.log().set(Some(crate::audit::To { items, state }));
+    let used = async {
+        let drive = number(ask(&folder, ROOT, Operation::Lookup { name: b"home" }).await);
+        for (name, length) in [(&b"pages"[..], 4096), (b"more", 5000), (b"half", 4096)] {
+            let node = number(ask(&folder, drive, Operation::Lookup { name }).await);
+            let handle = number(ask(&folder, node, Operation::Open { flags: 0 }).await);
+            let pieces = if name == b"half" { 1 } else { 2 };
+            for offset in (0..pieces).map(|at| at * u64::from(length)) {
+                ask(&folder, node, Operation::Read { handle, offset, length }).await.unwrap();
+            }
+            ask(&folder, node, Operation::Release { handle }).await.unwrap();
+        }
+        let node = number(ask(&folder, drive, Operation::Lookup { name: b"new" }).await);
+        let handle = number(ask(&folder, node, Operation::Open { flags: 1 }).await);
+        let emptied = Changes { size: Some(0), ..Changes::default() };
+        ask(&folder, node, Operation::SetAttributes(emptied)).await.unwrap();
+        ask(&folder, node, Operation::Write { handle, offset: 0, data: &content }).await.unwrap();
+        ask(&folder, node, Operation::Release { handle }).await.unwrap();
+    };
+    tokio::select! {
+        () = used => {}
+        () = play(&folder.link, one_file(&content, 3000)) => {}
+    }
+    let hash = blake3::hash(&content).as_bytes().to_vec();
+    let expected = [
+        ("home/pages", 8192, hash.clone(), Direction::ToDesktop),
+        ("home/more", 8192, hash.clone(), Direction::ToDesktop),
+        ("home/half", 4096, Vec::new(), Direction::ToDesktop),
+        ("home/new", 8192, hash, Direction::ToClient),
+    ];
+    for (name, bytes, hash, way) in expected {
+        let Ok(Item::Event(Event { data: Some(Data::File(file)), .. })) = told.try_recv() else {
+            panic!("{name} was not told")
+        };
+        assert_eq!((&*file.name, file.bytes, file.hash.to_vec(), file.direction()), (name, bytes, hash, way));
+    }
+    assert!(told.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_its_gate_nothing_is_changed_and_the_client_not_even_asked() {
     let folder = folder(false);
     let (drive, node, handle) = tokio::select! {
