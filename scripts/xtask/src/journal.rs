@@ -171,8 +171,13 @@ fn seconds(entry: &Value) -> Option<f64> {
 
 /// Copies a folder out of the data partition.
 pub(crate) fn dump(disks: &Disks, from: &str, to: &Path) -> Result<()> {
+    dump_of(&disks.data_name()?, from, to)
+}
+
+/// Copies a folder out of a file system, as e2fsprogs call it.
+pub(crate) fn dump_of(system: &str, from: &str, to: &Path) -> Result<()> {
     let mut debugfs = Command::new("debugfs");
-    debugfs.arg("-R").arg(format!("rdump {from} {}", to.display())).arg(disks.data_name()?);
+    debugfs.arg("-R").arg(format!("rdump {from} {}", to.display())).arg(system);
     let answer = ask(&mut debugfs, b"")?;
     // debugfs ends well even when it could not do what it was told; its first line is its version.
     let complaint: Vec<&str> = answer.err.lines().skip(1).filter(|line| !line.trim().is_empty()).collect();

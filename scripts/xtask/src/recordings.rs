@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     error::{At, Error, Result},
-    journal::dump,
+    journal::dump_of,
     machine::Disks,
 };
 
@@ -17,11 +17,16 @@ const PLACE: &str = "/var/lib/lucid-sessiond/recordings";
 
 /// Copies them into `to`, which is emptied first; gives their directories.
 pub(crate) fn copy(disks: &Disks, to: &Path) -> Result<Vec<PathBuf>> {
+    copy_of(&disks.data_name()?, to)
+}
+
+/// The same from a file system, as e2fsprogs call it.
+pub(crate) fn copy_of(system: &str, to: &Path) -> Result<Vec<PathBuf>> {
     if to.exists() {
         fs::remove_dir_all(to).at("emptying", to)?;
     }
     fs::create_dir_all(to).at("making", to)?;
-    dump(disks, PLACE, to)?;
+    dump_of(system, PLACE, to)?;
     let inside = to.join("recordings");
     let mut found = Vec::new();
     for entry in fs::read_dir(&inside).at("reading", &inside)? {

@@ -172,7 +172,7 @@ impl Owner {
         format!(
             "{said}  owner's key  {key} (unless lucid.toml names another)\n\nWhen it has ended, what was recorded is \
              copied off its disk and proved so:\n\n  scripts/run {keep}--recordings DIR\n  \
-             {tool} recording verify --key {key}{device} DIR/recordings/*\n"
+             {tool} recording verify --key {key}{device} DIR/recordings/SESSION\n"
         )
     }
 }
