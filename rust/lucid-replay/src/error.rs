@@ -69,6 +69,19 @@ pub enum Error {
         /// How long the recording is.
         length_us: u64,
     },
+    /// The pictures are larger than an encoder takes.
+    #[error(
+        "the pictures have up to {width} by {height} pixels, and a film has {} by {} at most; --from and --to choose \
+         a part with smaller ones",
+        lucid_video::MAX_WIDTH,
+        lucid_video::MAX_HEIGHT
+    )]
+    TooLarge {
+        /// In pixels.
+        width: u16,
+        /// In pixels.
+        height: u16,
+    },
     /// Encoding a picture failed.
     #[error("encoding a picture: {0}")]
     Encoder(#[from] lucid_video::Error),

@@ -6,7 +6,7 @@ use lucid_recording::Reader;
 use lucid_recording::statement::Gap;
 use lucid_session::sound::Piece;
 use lucid_session::video::Record;
-use lucid_video::{Encoder as _, OpenH264, Settings};
+use lucid_video::{Encoder as _, MAX_HEIGHT, MAX_WIDTH, OpenH264, Settings};
 
 use crate::canvas::{Canvas, Cursor};
 use crate::h264::{Parameters, Unit, cropped};
@@ -67,6 +67,11 @@ pub(crate) struct Film {
 impl Film {
     /// From a time on.
     pub(crate) fn new(reader: Arc<Reader>, from_us: u64, making: Making) -> Result<Film> {
+        let (width, height) = making.size;
+        let fits = u32::from(width) <= MAX_WIDTH && u32::from(height) <= MAX_HEIGHT;
+        if !making.copied && !fits {
+            return Err(Error::TooLarge { width, height });
+        }
         let mut show = Show::from(reader, from_us)?;
         let next = show.next()?;
         let mut film = Film {

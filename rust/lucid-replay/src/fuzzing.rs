@@ -1,9 +1,11 @@
 //! The door through which recordings of others come in, for the fuzz target and for tests. Built with the feature `fuzzing`
 //! and for tests alone.
 
+use lucid_session::sound::Piece;
 use lucid_session::video::Record;
 
 use crate::Player;
+use crate::sound::Track;
 
 /// The largest picture here: what is larger only costs time.
 const MAX_PIXELS: u32 = 1 << 20;
@@ -33,6 +35,26 @@ pub fn records(mut bytes: &[u8]) {
         } else {
             assert!(taken.is_err() || matches!(record, Record::Key { .. } | Record::More(_)));
         }
+    }
+}
+
+/// Pieces of sound, each with its length in 2 bytes before it, little-endian, 20 ms after each other: what comes out is a
+/// track without holes.
+pub fn pieces(mut bytes: &[u8]) {
+    let mut track = Track::new(0);
+    let (mut at_us, mut end) = (0, 0);
+    while let Some(([a, b], rest)) = bytes.split_first_chunk::<2>() {
+        let length = usize::from(u16::from_le_bytes([*a, *b]));
+        let (payload, rest) = rest.split_at(length.min(rest.len()));
+        (bytes, at_us) = (rest, at_us + 20_000);
+        let Ok(piece) = Piece::read(payload) else { continue };
+        if track.take(at_us, piece).is_err() {
+            continue;
+        }
+        let Ok((start, packets)) = track.until(at_us) else { return };
+        assert_eq!(start, end, "there is a hole");
+        end = start + packets.iter().map(|packet| u64::from(packet.duration)).sum::<u64>();
+        assert!(packets.iter().all(|packet| packet.duration > 0));
     }
 }
 
@@ -161,5 +183,28 @@ mod tests {
             }
             records(&together(&payloads));
         }
+    }
+
+    #[test]
+    fn sound_of_anybody_is_decoded_or_refused_and_nothing_else() {
+        let mut all = Vec::new();
+        let mut seed = 1_u32;
+        for number in 0..6000_u32 {
+            let mut random = || {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                seed >> 8
+            };
+            let rate = [8000, 11_025, 44_100, 48_000][random() as usize % 4];
+            let block = [1, 4, 7, 8, 9, 512, 1024, u16::MAX][random() as usize % 8];
+            let coding = number as u8 % 3;
+            let [b0, b1] = if coding == 2 { block.to_le_bytes() } else { [0; 2] };
+            let mut payload = vec![coding, 1 + random() as u8 % 2, b0, b1];
+            payload.extend(u32::to_le_bytes(rate));
+            let length = random() % [4, 40, 2100][random() as usize % 3];
+            payload.extend((0..length).map(|_| random() as u8));
+            all.extend((payload.len() as u16).to_le_bytes());
+            all.extend(payload);
+        }
+        pieces(&all);
     }
 }

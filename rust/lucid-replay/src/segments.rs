@@ -57,11 +57,11 @@ impl Segments {
         let found = survey(&self.reader, from_us, to_us, &mut |_| Ok(()))?;
         let size = found.size.unwrap_or(EMPTY);
         let making = Making { size, pointer: true, sound: true, copied: false, least_us: LEAST_US, to_us };
-        let film = match self.film.take() {
+        // One that failed is not gone on with.
+        let mut film = match self.film.take() {
             Some(film) if film.goes_on(from_us, &making) => film.until(to_us),
             _ => Film::new(Arc::clone(&self.reader), from_us, making)?,
         };
-        let film = self.film.insert(film);
         let mut bytes = Vec::new();
         let mut fragments = 0;
         let mut written = Vec::new();
@@ -72,6 +72,7 @@ impl Segments {
         let tracks = film.tracks(self.reader.opening().wall_ms.saturating_add(from_us / 1000), None)?;
         bytes.extend(tracks.head()?);
         bytes.extend(written);
+        self.film = Some(film);
         Ok(Segment { bytes, codecs: tracks.codecs() })
     }
 }

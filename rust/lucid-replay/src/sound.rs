@@ -93,6 +93,11 @@ impl Track {
         }
         let wrong = |_| lucid_session::Error { stream: "sound", why: "it cannot be decoded" };
         let channels = u16::from(piece.channels);
+        // ironrdp-rdpsnd 0.11 panics at a block that is shorter than its own head of 4 bytes a channel.
+        if matches!(piece.coding, Coding::ImaAdpcm(block) if block <= 4 * channels) {
+            let why = "a block of it is too short";
+            return Err(lucid_session::Error { stream: "sound", why }.into());
+        }
         let format = match piece.coding {
             Coding::ImaAdpcm(block) => ima_adpcm_format(channels, piece.rate, block),
             _ => AudioFormat {

@@ -53,7 +53,7 @@ pub fn survey(
                     Record::Key { width, height, png } => {
                         // What is shown until the next frame is that of before, or nothing.
                         alone &= now.is_none_or(|size| size == (width, height));
-                        alone &= within && (now.is_some() || png.is_empty());
+                        alone &= within && (survey.frames > 0 || png.is_empty());
                         if !within {
                             survey.size = None;
                         }

@@ -74,7 +74,7 @@ const PACKAGES: [(&str, &[&str]); 8] = [
             "xclip",
         ],
     ),
-    ("what real clients play", &["pulseaudio", "pulseaudio-utils"]),
+    ("what real clients and exported films play", &["pulseaudio", "pulseaudio-utils", "ffmpeg"]),
 ];
 
 /// The folders of a checkout.

@@ -154,13 +154,27 @@ pub(super) fn run(arguments: &Arguments, as_json: bool) -> Result<(), Error> {
     runtime.block_on(async {
         tokio::select! {
             () = serve(listener, server) => {}
-            _ = tokio::signal::ctrl_c() => {}
+            () = asked_to_end() => {}
         }
     });
     drop(door);
     // What is still being made is for nobody.
     runtime.shutdown_background();
     Ok(())
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn asked_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
 }
 
 /// Leads a browser to the page. Other users can see with what a program was started, so the address is not told that way

@@ -48,6 +48,7 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
         .check("both verifiers name every damage where it is, and nothing else", || damages(context, &tools));
     report.check("a proof holds for its chunk and for nothing else", || proofs(&tools));
     report.check("after a rewrap the new key opens every record and the old one none", || rewrap(&tools));
+    report.check("an exported film is what was recorded, as ffmpeg sees it", || film(context, &tools));
     report.check("exit statuses tell wrong from unreadable and from wrong usage", || statuses(&tools));
     if report.wants("host") {
         host::check(context, &tools, report)?;
@@ -409,6 +410,95 @@ fn rewrap(tools: &Tools) -> Result<String> {
         }
     }
     Ok(format!("{same} files untouched"))
+}
+
+/// Length of the recording whose pictures are known, in seconds; the example `session` of `lucid-replay` says what it shows.
+const FILM: u64 = 20;
+/// Size of its pictures.
+const FILM_SIZE: (usize, usize) = (640, 480);
+
+fn film(context: &Context, tools: &Tools) -> Result<String> {
+    let project = context.project;
+    let mut make = project.command(&project.target.join("debug/examples/session").to_string_lossy());
+    make.arg(tools.work.join("sessions")).arg(FILM.to_string());
+    let recording = PathBuf::from(ask_well("recording a session", &mut make, b"")?.text().trim());
+    let file = |name: &str| tools.work.join(name);
+    let (film, events, subtitles) = (file("film.mp4"), file("film.jsonl"), file("film.vtt"));
+    let export = |device: &str| {
+        let mut command = tools.lucidctl(["export", "--json", "--force", "--device", device, "--key"]);
+        command.arg(&tools.owner).arg("--mp4").arg(&film).arg("--events").arg(&events);
+        command.arg("--subtitles").arg(&subtitles).arg(&recording);
+        command
+    };
+    // By another device it is not.
+    ends(&mut export(DEVICE), 1)?;
+    must("what is there after an export that failed", film.exists(), false)?;
+    let opening = recording.join("opening.json");
+    let text = fs::read(&opening).at("reading", &opening)?;
+    let opening: Value = serde_json::from_slice(&text).map_err(|error| Error::talk("opening.json", error))?;
+    let device = opening["body"]["device"].as_str().unwrap_or_default();
+    let said = ends(&mut export(device), 0)?.out;
+    let said: Value =
+        serde_json::from_slice(&said).map_err(|error| Error::talk("lucidctl recording export", error))?;
+    must("the export's verdict", &said["verdict"], &json!("sound"))?;
+
+    let mut probe = Command::new("ffprobe");
+    probe.args(["-v", "error", "-of", "json", "-show_streams", "-show_format"]).arg(&film);
+    let about = ask_well("asking ffprobe", &mut probe, b"")?;
+    let about: Value = serde_json::from_slice(&about.out).map_err(|error| Error::talk("ffprobe", error))?;
+    let seconds = |value: &Value| value.as_str().and_then(|text| text.parse::<f64>().ok()).unwrap_or(-1.0);
+    must("the film's length", seconds(&about["format"]["duration"]), FILM as f64)?;
+    let (video, sound) = (&about["streams"][0], &about["streams"][1]);
+    let size = json!([video["width"], video["height"]]);
+    must("the film's pictures", (&video["codec_name"], size), (&json!("h264"), json!([640, 480])))?;
+    must("the film's sound", &sound["codec_name"], &json!("opus"))?;
+
+    for (at, colour, pointer) in [
+        (5.3, Some([80, 175, 128]), (205, 300)),
+        (8.5, None, (0, 0)),
+        (19.9, Some([48, 207, 128]), (219, 300)),
+    ] {
+        let picture = shown(&film, at)?;
+        let near = |(x, y): (usize, usize), wanted: [u8; 3]| {
+            let place = (y * FILM_SIZE.0 + x) * 3;
+            let found = picture.get(place..place + 3).unwrap_or_default();
+            if found.len() == 3 && found.iter().zip(wanted).all(|(found, wanted)| found.abs_diff(wanted) <= 6)
+            {
+                return Ok(());
+            }
+            Err(Error::broken(format!("at {at} s, ({x}, {y}) is {found:?} and not {wanted:?}")))
+        };
+        match colour {
+            Some(colour) => {
+                near((64, 64), colour)?;
+                near((pointer.0 + 4, pointer.1 + 4), [255, 0, 0])?;
+                near((400, 400), [40, 60, 80])?;
+            }
+            // The ground on which it says that nothing was recorded.
+            None => near((64, 64), [32, 38, 48])?,
+        }
+    }
+    let lines = fs::read_to_string(&events).at("reading", &events)?;
+    must("events", json!(lines.lines().count()), said["events"].clone())?;
+    let text = fs::read_to_string(&subtitles).at("reading", &subtitles)?;
+    for line in
+        ["00:00:00.500 --> 00:00:04.500\nfocus: foot — ~/notes\n", "not recorded: from 0:08.0 to 0:09.0"]
+    {
+        must(line, text.contains(line), true)?;
+    }
+    Ok(format!("{} pictures, {} events, {} bytes", said["pictures_encoded"], said["events"], said["bytes"]))
+}
+
+/// The picture that a player shows at a moment: the last one that came before. Red, green, blue.
+fn shown(film: &Path, seconds: f64) -> Result<Vec<u8>> {
+    let mut decode = Command::new("ffmpeg");
+    decode.args(["-v", "error", "-nostdin", "-i"]).arg(film);
+    decode.args(["-vf", &format!("select=lte(t\\,{seconds})"), "-vsync", "0"]);
+    let mut pictures =
+        ask_well("decoding the film", decode.args(["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]), b"")?.out;
+    let one = FILM_SIZE.0 * FILM_SIZE.1 * 3;
+    let before = pictures.len().saturating_sub(one);
+    Ok(pictures.split_off(before))
 }
 
 fn statuses(tools: &Tools) -> Result<String> {
