@@ -9,6 +9,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use super::Context;
 use crate::{
     build,
+    client::Picture,
     error::{At, Error, Result},
     progress::{Answer, ask, ask_well, program},
     suite::Report,
@@ -98,6 +100,20 @@ impl Tools {
         let mut command = Command::new(&self.lucidctl);
         command.arg("recording").args(words);
         command
+    }
+
+    /// What a recording shows at a time, without the pointer; the last picture, if no time is given.
+    fn picture(&self, key: &Path, recording: &Path, at: Option<Duration>) -> Result<Picture> {
+        let (png, ppm) = (self.work.join("shown.png"), self.work.join("shown.ppm"));
+        let mut command = self.lucidctl(["picture", "--no-pointer", "--force", "--png"]);
+        command.arg(&png).arg("--key").arg(key).arg(recording);
+        if let Some(at) = at {
+            command.arg("--at").arg(format!("{:.6}", at.as_secs_f64()));
+        }
+        ask_well("playing a recording", &mut command, b"")?;
+        let mut convert = Command::new("convert");
+        ask_well("reading a picture", convert.arg(&png).args(["-alpha", "off"]).arg(&ppm), b"")?;
+        Picture::read_ppm(&ppm)
     }
 
     /// What both verifiers say of a recording.

@@ -256,19 +256,6 @@ impl<'a> House<'a> {
         Ok(())
     }
 
-    /// How far the farthest pixel of a moment's picture is from a colour.
-    fn farthest(&self, recording: &Path, at: Duration, colour: [u8; 3], save: &Path) -> Result<u8> {
-        let mut command = self.tools.lucidctl(["picture", "--no-pointer", "--force", "--at"]);
-        command.arg(format!("{:.3}", at.as_secs_f64())).arg("--png").arg(save);
-        ask_well("playing a recording", command.arg("--key").arg(&self.owner).arg(recording), b"")?;
-        let mut convert = Command::new("convert");
-        convert.arg(save).args(["-alpha", "off", "-depth", "8", "rgb:-"]);
-        let rgb = ask_well("reading a picture", &mut convert, b"")?.out;
-        let off =
-            rgb.as_chunks::<3>().0.iter().map(|pixel| (0..3).map(|i| pixel[i].abs_diff(colour[i])).max());
-        off.max().flatten().ok_or_else(|| Error::broken("the picture has no pixels"))
-    }
-
     fn shows(&mut self, mode: &Mode) -> Result<String> {
         self.forget()?;
         let mut client = self.session("shows", mode)?;
@@ -294,10 +281,10 @@ impl<'a> House<'a> {
         let recording = self.only()?;
         let began = began_ms(&recording)?;
         let mut farthest = 0;
-        for (place, (at, colour)) in moments.into_iter().enumerate() {
+        for (at, colour) in moments {
             let at = Duration::from_millis(at.saturating_sub(began));
-            let save = self.dir.join(format!("{}-{place}.png", file_name(mode)));
-            farthest = farthest.max(self.farthest(&recording, at, colour, &save)?);
+            let picture = self.tools.picture(&self.owner, &recording, Some(at))?;
+            farthest = farthest.max(picture.farthest(colour));
         }
         let records = &reports[0]["opened"]["records"];
         if farthest > 3 {
@@ -425,10 +412,6 @@ impl<'a> House<'a> {
         self.forget()?;
         Ok(String::new())
     }
-}
-
-fn file_name(mode: &Mode) -> String {
-    mode.name().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
 
 /// Whether somewhere below there is a file of that name.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::{Said, Tools, agree, must};
 use crate::{
-    client::{Client, Generation, Login, Mode, Picture, Place},
+    client::{Client, Generation, Login, Mode, Place},
     error::{At, Error, Result},
     machine::{Announcement, Disks, Machine, Options, Scratch, copy_sparse},
     progress::{Interrupt, Steps, ask, ask_well},
@@ -128,15 +128,6 @@ impl Bench<'_> {
         }
         Ok(said)
     }
-
-    /// The picture with which a recording ends, and what the player says of it.
-    fn last_picture(&self, recording: &Path) -> Result<(Picture, String)> {
-        let file = recording.with_extension("ppm");
-        let program = self.project.target.join("debug/examples/last-picture");
-        let mut play = self.project.command(&program.to_string_lossy());
-        let answer = ask_well("playing a recording", play.arg(&self.key).arg(recording).arg(&file), b"")?;
-        Ok((Picture::read_ppm(&file)?, answer.text().trim().to_owned()))
-    }
 }
 
 /// A session with known pictures; gives the card, and the key that signs on it.
@@ -203,9 +194,9 @@ fn recorded(bench: &Bench, report: &mut Report) -> Result<Option<(Scratch, Strin
     report.check("qemu: it ends with the picture that the client showed last", || {
         let found = copy(&disks, &bench.tools.work.join("machine"))?;
         let recording = found.first().ok_or_else(|| Error::broken("there is no recording"))?;
-        let (picture, played) = bench.last_picture(recording)?;
+        let picture = bench.tools.picture(&bench.key, recording, None)?;
         if picture.is_even(LAST, TOLERANCE) {
-            return Ok(played);
+            return Ok("");
         }
         let file = recording.with_extension("png");
         picture.save(&file)?;
@@ -303,11 +294,15 @@ fn power_cuts(bench: &Bench, disks: &Disks, device: &str, report: &mut Report) -
             must("whether its gap is marked", gaps.is_empty(), false)?;
             let heads = report["heads"].as_u64().unwrap_or_default();
             must("whether all acknowledged heads are there", heads >= one.acknowledged, true)?;
+            let mut shown = f64::MAX;
             for one in gaps {
                 let us = |key: &str| one[key].as_f64().unwrap_or_default();
                 gap = us("to_us") - us("from_us");
+                shown = us("from_us").min(shown);
             }
-            bench.last_picture(dir)?;
+            // What was shown until then is shown.
+            let at = Duration::from_secs_f64((shown - 1.0).max(0.0) / 1e6);
+            bench.tools.picture(&bench.key, dir, Some(at))?;
         }
         Ok(format!("{} recordings; the last one's gap is {:.1} s", lost.len(), gap / 1e6))
     });
