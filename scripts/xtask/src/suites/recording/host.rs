@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{Tools, agree, must};
 use crate::{
     build,
-    client::{Client, Generation, Login, Mode, Place, foreign_wrapper},
+    client::{Client, Generation, Login, Mode, Picture, Place, foreign_wrapper},
     error::{At, Error, Result},
     machine,
     progress::{Background, ask_well},
@@ -101,6 +101,10 @@ pub(super) fn check(context: &Context, tools: &Tools, report: &mut Report) -> Re
         });
         context.steps.interrupt.check()?;
     }
+    report.check(
+        "host: the events say what was done and pasted, and not what was typed; the film shows it",
+        || house.tells(),
+    );
     report.check("host: without its recorder no session begins, and one that runs waits for it", || {
         house.waits()
     });
@@ -192,7 +196,7 @@ impl<'a> House<'a> {
         command.arg("--listen").arg(format!("127.0.0.1:{}", self.login.port));
         command.arg("--state").arg(dir.join("state")).arg("--run").arg(dir.join("run"));
         command.arg("--account").arg(dir.join("account.json")).arg("--desktop").arg(dir.join("desktop.sock"));
-        command.arg("--recorder").arg(self.socket());
+        command.arg("--recorder").arg(self.socket()).args(["--allow", "clipboard-to-desktop"]);
         let mut service = Background::start(&command, &dir.join("lucid-rdp.log"))?;
         let (port, desktop) = (self.login.port, &mut self.desktop);
         self.place.interrupt.wait_for("the services", self.bound, || {
@@ -293,6 +297,88 @@ impl<'a> House<'a> {
         Ok(format!("{records} records, farthest pixel off by {farthest} of 255"))
     }
 
+    fn tells(&mut self) -> Result<String> {
+        const PASTED: &str = "Ein Satz, der eingefügt wird: 4711, ελληνικά.";
+        const TYPED: &str = "marsh-harrier-83";
+        const COLOUR: [u8; 3] = [0x0b, 0x3d, 0x91];
+        self.forget()?;
+        let mode = Mode { options: &["/gfx-h264:AVC420", "+clipboard"], size: (1280, 720), ..MODES[1] };
+        let mut client = self.session("tells", &mode)?;
+        let text = self.dir.join("pasted.txt");
+        fs::write(&text, PASTED).at("writing", &text)?;
+        let mut copy = client.screen.command("timeout");
+        copy.args(["60", "xclip", "-quiet", "-selection", "clipboard", "-t", "UTF8_STRING", "-i"]).arg(&text);
+        let _holder = Background::start(&copy, &self.dir.join("xclip.log"))?;
+        client.screen.type_text(&format!("echo {TYPED} >typed"))?;
+        client.screen.key("Return")?;
+        let home = self.dir.join("home");
+        self.place.interrupt.wait_for("what is pasted", self.bound, || {
+            // A client that was asked too soon owes its answer.
+            client.screen.type_text("timeout 3 wl-paste -n >pasted")?;
+            client.screen.key("Return")?;
+            thread::sleep(Duration::from_secs(1));
+            Ok((content(&home, "pasted").is_some_and(|found| found == PASTED)).then_some(()))
+        })?;
+        let [r, g, b] = COLOUR;
+        client.screen.type_text(&format!(r"printf '\e]11;#{r:02x}{g:02x}{b:02x}\a\e[?25l\e[2J\e[H';read"))?;
+        client.screen.key("Return")?;
+        client.wait_colour(COLOUR, mode.tolerance, self.bound, self.place.interrupt)?;
+        thread::sleep(SETTLED);
+        let at = wall_ms()?;
+        thread::sleep(SETTLED);
+        client.screen.key("Return")?;
+        self.log_off(client)?;
+        self.proved()?;
+
+        let recording = self.only()?;
+        let (film, events) = (self.dir.join("film.mp4"), self.dir.join("film.jsonl"));
+        let mut export = self.tools.lucidctl(["export", "--force", "--key"]);
+        export.arg(&self.owner).arg("--mp4").arg(&film).arg("--events").arg(&events).arg(&recording);
+        ask_well("exporting a recording", &mut export, b"")?;
+        let text = fs::read_to_string(&events).at("reading", &events)?;
+        for secret in [TYPED, PASTED, "4711"] {
+            must("what was typed or pasted is in the events", text.contains(secret), false)?;
+        }
+        let lines: Vec<Value> = text
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|error| Error::talk("lucidctl recording export", error))?;
+        let of = |kind: &str| lines.iter().filter(|line| line["kind"] == kind).collect::<Vec<_>>();
+        for kind in ["connect", "authenticate", "focus", "input", "clipboard", "disconnect", "end"] {
+            must(&format!("events of the kind {kind}"), of(kind).is_empty(), false)?;
+        }
+        let focus = of("focus").iter().any(|line| line["data"]["app_id"] == "foot");
+        must("the terminal had the focus", focus, true)?;
+        let hash = blake3::hash(PASTED.as_bytes()).to_hex().to_string();
+        let pasted = of("clipboard").iter().any(|line| {
+            let data = &line["data"];
+            data["direction"] == "to_desktop"
+                && data["bytes"] == PASTED.len()
+                && data["hash"] == hash.as_str()
+        });
+        must("what was pasted is told with its size and hash", pasted, true)?;
+        let letters: u64 =
+            of("input").iter().filter_map(|line| line["data"]["keys"]["letters"].as_u64()).sum();
+        must("as many letters were typed at least", letters >= 15, true)?;
+
+        let seconds = at.saturating_sub(began_ms(&recording)?) as f64 / 1000.0;
+        let (shown, picture) = (self.dir.join("film.ppm"), format!("fps=4,trim=start={seconds:.3}"));
+        let mut decode = Command::new("ffmpeg");
+        decode.args(["-v", "error", "-nostdin", "-y", "-i"]).arg(&film).args(["-vf", &picture]);
+        ask_well("decoding the film", decode.args(["-frames:v", "1"]).arg(&shown), b"")?;
+        let farthest = Picture::read_ppm(&shown)?.farthest(COLOUR);
+        if farthest > 6 {
+            return Err(Error::broken(format!(
+                "the film's farthest pixel at {seconds} s is off by {farthest} of 255"
+            )));
+        }
+        Ok(format!(
+            "{} events, {letters} letters; the film's farthest pixel off by {farthest} of 255",
+            lines.len()
+        ))
+    }
+
     fn log_off(&self, client: Client) -> Result<()> {
         client.screen.type_text("swaymsg exit")?;
         client.screen.key("Return")?;
@@ -316,9 +402,13 @@ impl<'a> House<'a> {
             client.screen.type_text("touch goes-on")?;
             client.screen.key("Return")?;
             thread::sleep(Duration::from_millis(300));
-            Ok(found(&marker, "goes-on").then_some(()))
+            Ok(content(&marker, "goes-on").is_some().then_some(()))
         })?;
-        must("what was typed unrecorded has happened", found(&marker, "was-typed-unrecorded"), false)?;
+        must(
+            "what was typed unrecorded has happened",
+            content(&marker, "was-typed-unrecorded").is_some(),
+            false,
+        )?;
         self.log_off(client)?;
         let reports = self.proved()?;
         let gaps = reports[0]["gaps"].as_array().map_or(0, Vec::len);
@@ -414,12 +504,13 @@ impl<'a> House<'a> {
     }
 }
 
-/// Whether somewhere below there is a file of that name.
-fn found(dir: &Path, name: &str) -> bool {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.into_iter().any(|entry| {
-        entry.file_name() == name
-            || entry.file_type().is_ok_and(|kind| kind.is_dir()) && found(&entry.path(), name)
+/// What is in a file of that name, wherever below.
+fn content(dir: &Path, name: &str) -> Option<String> {
+    fs::read_dir(dir).into_iter().flatten().flatten().find_map(|entry| {
+        if entry.file_name() == name {
+            return fs::read_to_string(entry.path()).ok();
+        }
+        entry.file_type().is_ok_and(|kind| kind.is_dir()).then(|| content(&entry.path(), name)).flatten()
     })
 }
 
