@@ -28,7 +28,8 @@ pub struct Survey {
     pub h264_alone: bool,
 }
 
-/// Looks through what was recorded between two times. `each` is called with every item that is of that time.
+/// Looks through what was recorded between two times. `each` is called with every item that is of that time. What is of the
+/// recording's very end, as its last event, is of a time that reaches to the end.
 ///
 /// # Errors
 /// When the recording cannot be read, a record is malformed, or `each` fails.
@@ -44,7 +45,7 @@ pub fn survey(
     let (mut has_shape, mut before_idr) = (false, true);
     while let Some(moment) = show.next()? {
         let (at_us, within) = (moment.at_us, moment.at_us >= from_us);
-        if at_us >= to_us {
+        if at_us > to_us || at_us == to_us && to_us < reader.mono_us() {
             break;
         }
         let mut look = || -> Result<()> {
