@@ -92,7 +92,6 @@ pub(crate) async fn keep(
     if let Err(error) = running.record(&facts.user, first.connection.layout.size()).await {
         tracing::error!(id, peer = %first.peer, "no session begins, as nothing would record it: {error}");
         deny(first.connection).await;
-        running.finish().await;
         return;
     }
     tracing::info!(id, user = facts.user, peer = %first.peer, "session begins");
