@@ -110,6 +110,7 @@ pub(super) fn check(context: &Context, tools: &Tools, report: &mut Report) -> Re
     report.check("host: without its recorder no session begins, and one that runs waits for it", || {
         house.waits()
     });
+    report.check("host: an RDP host that stops in order leaves no gap", || house.stops());
     report.check("host: a session's sound, drives and pasted files are in its recording", || house.crosses());
     kills::check(&mut house, report)?;
     report.check("host: the services have not panicked", || house.calm());
@@ -451,6 +452,26 @@ impl<'a> House<'a> {
         self.log_off(self.session("let-in", &MODES[0])?)?;
         self.proved()?;
         Ok("one gap, which both verifiers name".to_owned())
+    }
+
+    fn stops(&mut self) -> Result<String> {
+        self.forget()?;
+        // One with its client, and one whose client has gone; the second client is the same user's.
+        for gone in [false, true] {
+            let mut client = self.session("stops", &MODES[0])?;
+            if gone {
+                client.kill();
+            }
+            drop(self.rdp.take());
+            self.start_rdp(WAYS)?;
+        }
+        let reports = self.proved()?;
+        must("recordings", reports.len(), 2)?;
+        for report in &reports {
+            must("gaps", report["gaps"].as_array().map_or(0, Vec::len), 0)?;
+            must("how it ended", &report["ended"], &Value::from("finished"))?;
+        }
+        Ok(String::new())
     }
 
     fn calm(&mut self) -> Result<String> {

@@ -28,7 +28,7 @@ const LOST_MS: u64 = 1500;
 /// A kill comes within so many milliseconds after what it waits for.
 const WITHIN_MS: u64 = 1500;
 /// The recorder is killed so soon again when it is to be taking its recording up.
-const AGAIN_MS: u64 = 400;
+const AGAIN_MS: u64 = 300;
 /// A recording with so many heads has pictures in it.
 const PICTURES: usize = 3;
 
