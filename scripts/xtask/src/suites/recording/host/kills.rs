@@ -244,17 +244,18 @@ impl Tally {
 
     fn describe(&self, victim: Victim) -> String {
         let Self { kills, early, recordings, records, gaps, seen: Seen { missing_ms, back_ms } } = self;
-        let early = match victim {
-            Victim::Recorder => format!("{early} before it had gone on"),
-            Victim::Rdp | Victim::Desktop => format!("{early} before anything was shown"),
-        };
-        let back = match victim {
-            Victim::Recorder => format!(", on again after at most {back_ms} ms"),
-            Victim::Rdp | Victim::Desktop => String::new(),
+        let (early, missing) = match victim {
+            Victim::Recorder => (
+                format!("{early} before it had gone on"),
+                format!(
+                    "; at most {missing_ms} ms before a kill missing, on again after at most {back_ms} ms"
+                ),
+            ),
+            // The recorder has seen them end, so its own last word says nothing of what did not reach it.
+            Victim::Rdp | Victim::Desktop => (format!("{early} before anything was shown"), String::new()),
         };
         format!(
-            "{kills} kills, {early}; {recordings} recordings with {records} records, {gaps} gaps; at most {missing_ms} ms \
-             before a kill missing{back}"
+            "{kills} kills, {early}; {recordings} recordings with {records} records, {gaps} gaps{missing}"
         )
     }
 }
