@@ -164,7 +164,7 @@ fn files(project: &Project, steps: &Steps, rounds: u32, page: &mut String) -> Re
     };
     let mb = |rate: f64| format!("{:.0}", rate / 1e6);
     put("\n## Sealing, one core\n".to_owned());
-    put("Bytes a second of CPU, the best of five rounds in turns; records of 64 KiB that do not compress.\n"
+    put("Bytes a second of CPU, the median of seven rounds in turns; records of 64 KiB that do not compress.\n"
         .to_owned());
     put("| | MB/s |\n| --- | ---: |".to_owned());
     put(format!("| XChaCha20-Poly1305 (ring) | {} |", mb(rate("seal")?)));
