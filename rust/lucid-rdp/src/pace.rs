@@ -223,6 +223,28 @@ mod tests {
     }
 
     #[test]
+    fn a_long_link_is_idle_when_it_has_taken_all_though_nothing_is_acknowledged() {
+        let (mut pace, _) = simulate(200_000.0, Duration::from_millis(400), |budget| budget);
+        pace.forget();
+        let now = Instant::now() + Duration::from_secs(60);
+        assert_eq!(pace.idle_from(now), Some(now));
+        pace.sent(1_000_000, 20_000, now);
+        pace.sent(1_000_001, 20_000, now);
+        let idle = pace.idle_from(now).unwrap().duration_since(now);
+        assert!((150..300).contains(&idle.as_millis()), "{idle:?}");
+        for number in 2..32 {
+            pace.sent(1_000_000 + number, 100, now);
+        }
+        assert_eq!(pace.idle_from(now), None, "more are under way than any link needs");
+        // Of a link of which nothing is known, only the acknowledgement tells.
+        let mut pace = Pace::default();
+        pace.sent(0, 20_000, now);
+        assert_eq!(pace.idle_from(now), None);
+        pace.acknowledged(0, now);
+        assert_eq!(pace.idle_from(now), Some(now));
+    }
+
+    #[test]
     fn a_picture_in_two_parts_is_one() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         for picture in 0..2 {

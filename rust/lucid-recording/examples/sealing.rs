@@ -1,10 +1,10 @@
 //! How fast recordings are made and verified, for `scripts/bench recording`: each call prints one line of JSON.
 //!
-//! `speed input DIR`: makes what is recorded: `video` (512 MiB that do not compress) and `events` (64 MiB of lines).
-//! `speed parts DIR`: the parts of sealing, each alone, and the writer, in turns; the median of some rounds of each.
-//! `speed write INPUT DIR [MIB]`: records the input, or so many MiB of it, and says how much memory that took.
-//! `speed verify DIR`: verifies what `write` made; `speed verify DIR key` opens every record as well.
-//! `speed seek DIR`: how long it takes from opening a recording to the first record of its middle.
+//! `sealing input DIR`: makes what is recorded: `video` (512 MiB that do not compress) and `events` (64 MiB of lines).
+//! `sealing parts DIR`: the parts of sealing, each alone, and the writer, in turns; the median of some rounds of each.
+//! `sealing write INPUT DIR [MIB]`: records the input, or so many MiB of it, and says how much memory that took.
+//! `sealing verify DIR`: verifies what `write` made; `sealing verify DIR key` opens every record as well.
+//! `sealing seek DIR`: how long it takes from opening a recording to the first record of its middle.
 //!
 //! CPU is this thread's, in seconds: that it waits for the disk is not in it.
 
@@ -54,7 +54,7 @@ fn main() {
         ["verify", dir, "key"] => verification(Path::new(dir), true),
         ["seek", dir] => seek(Path::new(dir)),
         _ => {
-            eprintln!("what can be measured stands at the head of speed.rs");
+            eprintln!("what can be measured stands at the head of sealing.rs");
             std::process::exit(2);
         }
     };
@@ -205,7 +205,7 @@ fn writer(parent: &Path, number: u8) -> Writer {
             role: "user".to_owned(),
         }],
         policy: Hex([0; 32]),
-        recorder: "speed".to_owned(),
+        recorder: "sealing".to_owned(),
         streams: vec![stream(1, "video", Compression::None), stream(2, "audit", Compression::Zstd)],
     };
     let recipients = [Recipient { key: owner().public().expect("a key"), role: Role::Owner }];
