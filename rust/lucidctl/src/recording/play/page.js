@@ -254,7 +254,8 @@ function filter() {
 function counted() {
   $("count").textContent = !about?.events ? "listing …"
     : (shown.length < events.length ? shown.length + " of " : "") + events.length +
-      (about.more_events ? " (" + about.more_events + " more are not listed)" : "");
+      (about.more_events ? " (" + about.more_events + " more are not listed)" : "") +
+      (about.problem ? " (not all)" : "");
 }
 
 // Only what is in view is there.
@@ -331,6 +332,8 @@ async function listed() {
 
 const WORDS = {
   sound: "PROVED: complete and unchanged",
+  gaps: "PROVED: unchanged, with gaps",
+  unreadable: "PROVED: unchanged, but NOT ALL CAN BE SHOWN",
   unfinished: "NOT COMPLETE: no signed end",
   damaged: "WRONG: changed or missing",
 };
@@ -351,11 +354,13 @@ async function learn() {
     counted();
     const known = about.verdict;
     $("verdict").className = known || (about.problem ? "damaged" : "wait");
+    // What a device signed may still be nothing that can be shown.
+    if (known === "sound" && about.problem) $("verdict").className = "unfinished";
     $("word").textContent = known
-      ? (about.gaps.length && known === "sound" ? "PROVED: unchanged, with gaps" : WORDS[known])
+      ? WORDS[known !== "sound" ? known : about.problem ? "unreadable" : about.gaps.length ? "gaps" : "sound"]
       : about.progress < 1000 ? "Verifying … " + Math.floor(about.progress / 10) + " %"
       : "NOT PROVED: it cannot be read";
-    $("report").textContent = [about.problem, about.report].filter(Boolean).join("\n\n");
+    $("report").textContent = [about.problem && "Not all can be shown: " + about.problem, about.report].filter(Boolean).join("\n\n");
     draw();
     state();
     pump();
