@@ -12,8 +12,14 @@ const MAX_PIXELS: u32 = 1 << 20;
 
 /// Payloads of the video stream, one after the other, each with its length in 3 bytes before it, little-endian. Whatever they
 /// are, the player takes or refuses them, and what it shows is of the size that it says.
-pub fn records(mut bytes: &[u8]) {
+pub fn records(bytes: &[u8]) {
+    play(bytes);
+}
+
+/// How many were taken, and how many were not.
+fn play(mut bytes: &[u8]) -> (usize, usize) {
     let mut player = Player::default();
+    let mut counts = (0, 0);
     while let Some(([a, b, c], rest)) = bytes.split_first_chunk::<3>() {
         let length = u32::from_le_bytes([*a, *b, *c, 0]) as usize;
         let (payload, rest) = rest.split_at(length.min(rest.len()));
@@ -130,7 +136,7 @@ mod tests {
             ("plain", wire(Codec1Type::Uncompressed, &part, [9, 8, 7, 0].repeat(16 * 16))),
             ("h264", wire(Codec1Type::Avc420, &whole, stream(&units[0]))),
             ("h264-more", wire(Codec1Type::Avc420, &whole, stream(&units[1]))),
-            ("planar", wire(Codec1Type::Planar, &part, [&[0x20][..], &[7; 3 * 16 * 16]].concat())),
+            ("planar", wire(Codec1Type::Planar, &part, [&[0x20][..], &[7; 3 * 16 * 16 + 1]].concat())),
             ("clear", wire(Codec1Type::ClearCodec, &part, clear)),
             ("clear-again", wire(Codec1Type::ClearCodec, &part, again)),
             (
