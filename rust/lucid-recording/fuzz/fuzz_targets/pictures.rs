@@ -1,0 +1,3 @@
+#![no_main]
+
+lucid_fuzz::door!(lucid_replay::fuzzing::records, 320 << 20);
