@@ -9,6 +9,7 @@ use ironrdp_pdu::rdp::server_error_info::ProtocolIndependentCode;
 use lucid_ipc::session::Actor;
 use lucid_ipc::session::to_recorder::Item;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
 use crate::Error;
@@ -70,7 +71,8 @@ enum Event {
     Over(Over),
 }
 
-/// Keeps a session: `first` is the client for which its desktop is opening.
+/// Keeps a session: `first` is the client for which its desktop is opening. What is returned, if it was recorded, is done
+/// when the end of its recording is kept.
 pub(crate) async fn keep(
     facts: Rc<Facts>,
     opening: Opening,
@@ -78,7 +80,7 @@ pub(crate) async fn keep(
     calls: mpsc::Receiver<Call>,
     sessions: &Sessions,
     stopping: watch::Receiver<bool>,
-) {
+) -> Option<JoinHandle<()>> {
     let limits = sessions.limits;
     let id = facts.id;
     let mut running = match opening.running().await {
@@ -86,13 +88,13 @@ pub(crate) async fn keep(
         Err(error) => {
             tracing::error!(id, peer = %first.peer, "no session begins: {error}");
             deny(first.connection).await;
-            return;
+            return None;
         }
     };
     if let Err(error) = running.record(&facts.user, first.connection.layout.size()).await {
         tracing::error!(id, peer = %first.peer, "no session begins, as nothing would record it: {error}");
         deny(first.connection).await;
-        return;
+        return None;
     }
     tracing::info!(id, user = facts.user, peer = %first.peer, "session begins");
     facts.started.set(true);
@@ -170,7 +172,7 @@ pub(crate) async fn keep(
     tracing::info!(id, user = facts.user, "session ends: {over}");
     // From here on its user gets a new one.
     drop(keeper);
-    running.finish().await;
+    running.finish().await
 }
 
 /// Notes who has come, how, and what is closed to him that his client wanted.

@@ -156,8 +156,14 @@ async fn client(
             Place::New(facts, calls) => {
                 let opening = opening.unwrap_or_else(|| running::open(&settings, size));
                 let id = facts.id;
-                keeper::keep(facts, opening, arrival, calls, &sessions, stopping).await;
+                let recorded = keeper::keep(facts, opening, arrival, calls, &sessions, stopping).await;
                 sessions.ended(id);
+                // A host that stops waits for this task.
+                if let Some(recorded) = recorded
+                    && let Err(error) = recorded.await
+                {
+                    tracing::error!("a recording was not ended: {error}");
+                }
                 return;
             }
             Place::Full => {

@@ -20,6 +20,7 @@ use lucid_ipc::session::to_recorder::Item;
 use lucid_ipc::session::{Begin, End, Frame, FromRecorder, Key, Pointer, ToRecorder};
 use lucid_ipc::tonic::{Status, Streaming};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -52,6 +53,7 @@ pub(crate) enum State {
 pub(crate) struct Recording {
     items: mpsc::Sender<Item>,
     state: watch::Receiver<State>,
+    feeding: JoinHandle<()>,
 }
 
 /// One connection to the recorder.
@@ -95,8 +97,8 @@ impl Recording {
         let (told, state) = watch::channel(State::On(0));
         tracing::info!(recording = link.session, "the session is recorded");
         let again = begin(link.session.clone());
-        tokio::task::spawn_local(feed(socket.to_owned(), again, link, waiting, told));
-        Ok(Recording { items, state })
+        let feeding = tokio::task::spawn_local(feed(socket.to_owned(), again, link, waiting, told));
+        Ok(Recording { items, state, feeding })
     }
 
     /// How it stands.
@@ -130,6 +132,12 @@ impl Recording {
     /// Its queue, for what is not shown.
     pub(crate) fn queue(&self) -> To {
         To { items: self.items.clone(), state: self.state.clone() }
+    }
+
+    /// Ends it, as far as its other queues are gone. When what is returned is done, the recorder has the end, or was away
+    /// for too long: a host that stops before leaves a gap.
+    pub(crate) fn end(self) -> JoinHandle<()> {
+        self.feeding
     }
 
     /// Waits for room; while the recording is paused it takes everything, for nobody.

@@ -189,8 +189,9 @@ impl Running {
         }
     }
 
-    /// The last of what happened, for the recording, which ends with this.
-    pub(crate) async fn finish(&mut self) {
+    /// The last of what happened, for the recording, which ends with this and the desktop: what is returned, if there is
+    /// one, is done when its end is kept.
+    pub(crate) async fn finish(mut self) -> Option<JoinHandle<()>> {
         if let Some(focus) = self.focus.rest() {
             self.log.note(focus);
         }
@@ -199,6 +200,7 @@ impl Running {
         }
         self.log.flush().await;
         self.log.set(None);
+        self.recording.take().map(Recording::end)
     }
 
     /// Lets go of what belonged to the last client: keys and buttons, its pictures, the encoder and its memory.

@@ -185,7 +185,8 @@ impl Drop for Program {
 struct House {
     directory: PathBuf,
     port: u16,
-    _programs: [Program; 2],
+    rdp: Program,
+    _desktop: Program,
 }
 
 impl Drop for House {
@@ -272,7 +273,7 @@ async fn start(test: &str, allow: &str) -> (House, Collected, Arc<Notify>, watch
     let status = until_there(&run.join("status.json")).await;
     let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
     let port = u16::try_from(status["port"].as_u64().unwrap()).unwrap();
-    let house = House { directory, port, _programs: [rdp, desktop] };
+    let house = House { directory, port, rdp, _desktop: desktop };
     (house, Collected { coming, all: Vec::new() }, cut, leave)
 }
 
@@ -778,6 +779,21 @@ async fn a_channel_that_is_closed_to_a_client_that_wants_it_is_told_once() {
         })
         .collect();
     assert_eq!(violations, [(Outcome::Refused, "clipboard".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_host_that_stops_tells_the_recorder_that_its_sessions_are_over() {
+    if !parts_are_here() {
+        return;
+    }
+    let (house, mut told, _cut, _leave) = start("stops", "").await;
+    let mut client = Client::connect(house.port).await;
+    client.while_waiting(told.until_title("foot")).await;
+    drop(client);
+    told.until_event("disconnect", |data| matches!(data, Data::Disconnect(_))).await;
+    let stopped = Command::new("kill").arg(house.rdp.0.id().to_string()).status().unwrap();
+    assert!(stopped.success());
+    told.until("end", |item| matches!(item, Item::End(_))).await;
 }
 
 #[tokio::test]

@@ -694,7 +694,8 @@ impl Session {
         if !matches!(self.store, Store::Open(..)) {
             return Ok(());
         }
-        let time = Time { wall_ms: self.clock.wall_ms(), ..self.last };
+        // Both clocks of the newest item: a recorder that starts again counts on from there.
+        let time = self.last;
         self.flush(time)?;
         let (writer, chain) = self.open()?;
         writer.commit(time, chain.last())?;

@@ -4,7 +4,10 @@
 
 mod support;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use lucid_audit::{Data, Kind, MAX_UNCONFIRMED};
 use lucid_ipc::{
@@ -309,6 +312,34 @@ fn a_clock_that_jumps_back_an_hour_leaves_a_sound_recording_in_order() {
         assert_eq!(events.iter().filter(|event| event.kind == Kind::Focus).count(), 4);
         assert!(events.is_sorted_by_key(|event| event.mono_us));
         assert!(!events.is_sorted_by_key(|event| event.wall_ms));
+        recorder.stop().await;
+    });
+}
+
+#[test]
+fn a_gap_is_as_long_as_nothing_was_recorded_however_late_the_last_item_was_committed() {
+    within(async {
+        let dir = temp();
+        let wall = Wall::default();
+        let recorder = Recorder::start(with_wall(options(dir.path()), &wall)).await;
+        let mut caller = Caller::begin(&recorder.socket, USER, "").await.unwrap();
+        let session = caller.session.clone();
+        caller.send(focus("x")).await;
+        let sent = Instant::now();
+        // Most of a second later.
+        caller.all_kept().await;
+        recorder.stop().await;
+        drop(caller);
+        wall.jump(3_600_000);
+        let recorder = Recorder::start(with_wall(options(dir.path()), &wall)).await;
+        until(&recorder.socket, &session, State::Waiting).await;
+        let away = sent.elapsed() + Duration::from_secs(3600);
+        let caller = Caller::begin(&recorder.socket, USER, &session).await.unwrap();
+        caller.end().await;
+        let gap = &sound_recording(&recorder.dir(&session)).gaps[0];
+        let gap = Duration::from_micros(gap.to_us - gap.from_us);
+        // It came a moment after it was sent.
+        assert!(gap + Duration::from_millis(300) > away, "{gap:?} of {away:?}");
         recorder.stop().await;
     });
 }

@@ -398,7 +398,7 @@ impl Client {
 
     /// Starts a client of a host at another address, as the command that [`Generation::command`] gave or a wrapped one.
     pub(crate) fn start_command(
-        mut command: Command,
+        command: Command,
         place: Place,
         dir: &Path,
         mode: &Mode,
@@ -407,8 +407,20 @@ impl Client {
         more: &[&str],
     ) -> Result<Self> {
         let screen = Screen::start(dir, mode.size, place.interrupt)?;
+        Self::start_in(screen, command, mode, login, address, more)
+    }
+
+    /// The same on a screen that is there, of the mode's size.
+    pub(crate) fn start_in(
+        screen: Screen,
+        mut command: Command,
+        mode: &Mode,
+        login: &Login,
+        address: &str,
+        more: &[&str],
+    ) -> Result<Self> {
         command.arg(format!("/size:{}x{}", mode.size.0, mode.size.1));
-        mode.arguments(&mut command, dir, login, address, more);
+        mode.arguments(&mut command, &screen.dir, login, address, more);
         Self::start_on(screen, command)
     }
 
@@ -461,6 +473,12 @@ impl Client {
     /// Ends it without any good-bye.
     pub(crate) fn kill(&mut self) {
         self.program.kill();
+    }
+
+    /// Ends it so, and gives its screen to another one.
+    pub(crate) fn into_screen(mut self) -> Screen {
+        self.kill();
+        self.screen
     }
 
     /// Waits until a terminal with a prompt is shown and nothing changes any more.

@@ -1,7 +1,7 @@
 //! The clipboard between a real client's X server and the desktop, on this machine: `xclip` on one side, `wl-copy` and
 //! `wl-paste` on the other.
 
-mod files;
+pub(in crate::suites) mod files;
 
 use std::{
     fs,

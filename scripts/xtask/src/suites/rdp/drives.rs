@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The folder, in the desktop's home.
-const FOLDER: &str = "Client";
+pub(in crate::suites) const FOLDER: &str = "Client";
 /// What the client calls its drive.
 const DRIVE: &str = "papers";
 /// In bytes: around what is carried at once (128 KiB) and what the kernel reads ahead.
@@ -169,7 +169,7 @@ fn tree(top: &Path) -> Result<()> {
 }
 
 /// Whether this machine has what the folder needs.
-fn possible() -> Result<()> {
+pub(in crate::suites) fn possible() -> Result<()> {
     let mut unshare = Command::new("unshare");
     unshare.args(["--map-root-user", "--mount", "sh", "-c", "exec 3<>/dev/fuse"]);
     let answer = ask(&mut unshare, b"")?;

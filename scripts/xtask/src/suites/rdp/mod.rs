@@ -1,6 +1,6 @@
 //! Real RDP clients, against the services on this machine and against the machine in QEMU.
 
-mod clipboard;
+pub(super) mod clipboard;
 
 use std::{
     collections::BTreeSet,
@@ -17,12 +17,12 @@ mod administration;
 mod cache;
 mod clients;
 mod desktop;
-mod drives;
+pub(super) mod drives;
 mod keyboard;
 mod monitors;
 mod mouse;
 mod sessions;
-mod sound;
+pub(super) mod sound;
 mod touch;
 mod window;
 

@@ -6,6 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use super::{Mode, Target, marked};
@@ -13,13 +14,13 @@ use crate::{
     client::{Client, Generation, Login, foreign_wrapper},
     error::{At, Error, Result},
     machine,
-    progress::Background,
+    progress::{Background, Interrupt},
     setup::Project,
     suite::Report,
 };
 
 /// Frames a second of everything here.
-const RATE: usize = 48_000;
+pub(in crate::suites) const RATE: usize = 48_000;
 /// The tones for the left and the right ear, in Hz.
 const TONES: [f64; 2] = [1000.0, 440.0];
 /// How long they are played.
@@ -61,23 +62,25 @@ static CLIENTS: [(Mode, Player, &str); 2] = [
 
 /// What plays in the desktop: programs speak either protocol.
 #[derive(Clone, Copy, Debug)]
-enum Player {
+pub(in crate::suites) enum Player {
+    /// `paplay`.
     PulseAudio,
+    /// `pw-cat`.
     PipeWire,
 }
 
 /// Scripts at paths for the sound programs of another Debian release.
-pub(super) struct Programs {
+pub(in crate::suites) struct Programs {
     /// The desktop's sound server.
-    pub(super) pipewire: PathBuf,
+    pub(in crate::suites) pipewire: PathBuf,
     /// What links programs to its device.
-    pub(super) wireplumber: PathBuf,
+    pub(in crate::suites) wireplumber: PathBuf,
     player: PathBuf,
 }
 
 impl Programs {
     /// Writes them into `dir`.
-    pub(super) fn write(project: &Project, tree: &Path, dir: &Path) -> Result<Self> {
+    pub(in crate::suites) fn write(project: &Project, tree: &Path, dir: &Path) -> Result<Self> {
         let write = |program: &str| -> Result<PathBuf> {
             let inner = foreign_wrapper(
                 project,
@@ -113,7 +116,7 @@ impl Programs {
     }
 
     /// What to type to play a file.
-    fn play(&self, player: Player, file: &Path) -> String {
+    pub(in crate::suites) fn play(&self, player: Player, file: &Path) -> String {
         match player {
             Player::PulseAudio => format!("paplay {}", file.display()),
             Player::PipeWire => format!("{} -p {}", self.player.display(), file.display()),
@@ -122,15 +125,17 @@ impl Programs {
 }
 
 /// The client's own sound server, which has no device, and a recording of what it is given.
-struct Ear {
+pub(in crate::suites) struct Ear {
     _server: Background,
     _recorder: Background,
-    socket: String,
+    /// Where clients find it: their `PULSE_SERVER`.
+    pub(in crate::suites) socket: String,
     recording: PathBuf,
 }
 
 impl Ear {
-    fn start(target: &Target, dir: &Path) -> Result<Self> {
+    /// Starts one in `dir`.
+    pub(in crate::suites) fn start(interrupt: &Interrupt, bound: Duration, dir: &Path) -> Result<Self> {
         let home = dir.join("ear");
         fs::create_dir_all(&home).at("making", &home)?;
         let socket = home.join("socket");
@@ -142,8 +147,7 @@ impl Ear {
         let module = format!("module-native-protocol-unix socket={} auth-anonymous=1", socket.display());
         command.args(["-L", &module]);
         let mut server = Background::start(&command, &dir.join("pulseaudio.log"))?;
-        let interrupt = target.place.interrupt;
-        interrupt.wait_for("the client's sound server", target.bound, || {
+        interrupt.wait_for("the client's sound server", bound, || {
             server.must_run("serving sound")?;
             Ok(socket.exists().then_some(()))
         })?;
@@ -159,7 +163,7 @@ impl Ear {
         ]);
         command.arg(format!("--rate={RATE}")).arg(&recording);
         let mut recorder = Background::start(&command, &dir.join("parec.log"))?;
-        interrupt.wait_for("the recording", target.bound, || {
+        interrupt.wait_for("the recording", bound, || {
             recorder.must_run("recording sound")?;
             Ok(fs::metadata(&recording).is_ok_and(|file| file.len() > 0).then_some(()))
         })?;
@@ -189,7 +193,7 @@ impl Ear {
 
 /// Windows of a recording.
 #[derive(Debug, Default)]
-struct Heard {
+pub(in crate::suites) struct Heard {
     /// With the right tone in each ear and little else.
     right: usize,
     /// With anything but silence.
@@ -197,7 +201,8 @@ struct Heard {
 }
 
 impl Heard {
-    fn new(bytes: &[u8]) -> Self {
+    /// Of 16-bit samples for two ears.
+    pub(in crate::suites) fn new(bytes: &[u8]) -> Self {
         let samples: Vec<f64> =
             bytes.as_chunks().0.iter().map(|sample| f64::from(i16::from_le_bytes(*sample))).collect();
         let mut heard = Self::default();
@@ -223,7 +228,7 @@ impl Heard {
     }
 
     /// Whether both tones were heard for most of their time.
-    fn tones(&self) -> Result<String> {
+    pub(in crate::suites) fn tones(&self) -> Result<String> {
         if self.right as f64 * WINDOW as f64 >= HEARD * (SECONDS * RATE) as f64 {
             Ok(self.describe())
         } else {
@@ -242,7 +247,7 @@ fn power(samples: &[f64], frequency: f64) -> f64 {
 }
 
 /// Both tones as a WAV file.
-fn tones() -> Vec<u8> {
+pub(in crate::suites) fn tones() -> Vec<u8> {
     let frames = SECONDS * RATE;
     let size = (frames * 4) as u32;
     let mut bytes = b"RIFF".to_vec();
@@ -291,7 +296,7 @@ impl<'a> Setting<'a> {
         self.rdp.must_run("serving RDP")?;
         let dir = self.dir.join(name);
         fs::create_dir_all(&dir).at("making", &dir)?;
-        let ear = Ear::start(self.target, &dir)?;
+        let ear = Ear::start(place.interrupt, *bound, &dir)?;
         let mut command = mode.client.command(place)?;
         command.env("PULSE_SERVER", &ear.socket);
         let mut client = Client::start_command(command, *place, &dir, mode, &self.login, "127.0.0.1", &[])?;

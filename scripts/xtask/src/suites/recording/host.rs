@@ -1,8 +1,11 @@
-//! Sessions of real clients on this machine, recorded: what was shown is what is played, and whatever dies, what there is
-//! of the recording holds.
+//! Sessions of real clients on this machine, recorded: what was shown is what is played, what crossed is told
+//! ([`crossing`]), and whatever dies, what there is of the recording holds ([`kills`]).
+
+mod crossing;
+mod kills;
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -18,18 +21,16 @@ use crate::{
     error::{At, Error, Result},
     machine,
     progress::{Background, ask_well},
-    suite::{Picks, Report},
+    suite::Report,
     suites::{Context, rdp},
 };
 
-/// How often each program is killed; `LUCID_KILLS` in the environment says otherwise.
-const KILLS: usize = 5;
+/// What may cross beside pictures and input.
+const WAYS: &str = "clipboard-to-desktop";
 /// The longest that a session is taken up again after.
 const RESUME_FOR: &str = "3s";
 /// What is on the screen is in the recording no later than this.
 const SETTLED: Duration = Duration::from_millis(1500);
-/// The most that may be lost: a second, and the moment in which it was noticed.
-const LOST: Duration = Duration::from_millis(1500);
 
 /// The clients whose sessions are recorded: with H.264, exactly, and without the graphics pipeline.
 static MODES: [Mode; 4] = [
@@ -79,7 +80,8 @@ struct House<'a> {
     /// The file with the owner's key, and its public half.
     owner: PathBuf,
     public: String,
-    desktop: Background,
+    sound: rdp::sound::Programs,
+    desktop: Option<Background>,
     recorder: Option<Background>,
     rdp: Option<Background>,
     bound: Duration,
@@ -108,29 +110,11 @@ pub(super) fn check(context: &Context, tools: &Tools, report: &mut Report) -> Re
     report.check("host: without its recorder no session begins, and one that runs waits for it", || {
         house.waits()
     });
-    let kills = match env::var("LUCID_KILLS") {
-        Ok(text) => {
-            text.parse().map_err(|_| Error::CannotCheck(format!("LUCID_KILLS is {text}: no number")))?
-        }
-        Err(_) => KILLS,
-    };
-    report.check(
-        format!("host: lucid-sessiond killed at {kills} moments of sessions loses nothing it confirmed"),
-        || house.kills(Victim::Recorder, kills),
-    );
-    report.check(
-        format!("host: lucid-rdp killed at {kills} moments of sessions leaves recordings that hold"),
-        || house.kills(Victim::Rdp, kills),
-    );
+    report.check("host: an RDP host that stops in order leaves no gap", || house.stops());
+    report.check("host: a session's sound, drives and pasted files are in its recording", || house.crosses());
+    kills::check(&mut house, report)?;
     report.check("host: the services have not panicked", || house.calm());
     Ok(())
-}
-
-/// What is killed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Victim {
-    Recorder,
-    Rdp,
 }
 
 impl<'a> House<'a> {
@@ -153,18 +137,25 @@ impl<'a> House<'a> {
         let made: Value = serde_json::from_slice(&made.out)
             .map_err(|error| Error::talk("lucidctl recording new-key", error))?;
         let public = made["public"].as_str().unwrap_or_default().to_owned();
-        let mut desktop = Command::new(build::host_program(project, "lucid-desktop"));
-        desktop.arg("--listen").arg(dir.join("desktop.sock")).arg("--home").arg(dir.join("home"));
-        desktop.arg("--runtime").arg(dir.join("runtime"));
-        desktop.arg("--sway").arg(foreign_wrapper(project, trixie, "usr/bin/sway", &dir.join("sway"))?);
-        desktop.arg("--sway-config").arg(rdp::sway_config(project, &dir)?);
-        let desktop = Background::start(&desktop, &dir.join("lucid-desktop.log"))?;
+        let sound = rdp::sound::Programs::write(project, trixie, &dir)?;
         let place = Place { project, tools: trixie, interrupt: &steps.interrupt };
         let bound = Duration::from_secs(30);
-        let mut house =
-            Self { tools, place, dir, login, owner, public, desktop, recorder: None, rdp: None, bound };
+        let mut house = Self {
+            tools,
+            place,
+            dir,
+            login,
+            owner,
+            public,
+            sound,
+            desktop: None,
+            recorder: None,
+            rdp: None,
+            bound,
+        };
+        house.start_desktop()?;
         house.start_recorder()?;
-        house.start_rdp()?;
+        house.start_rdp(WAYS)?;
         Ok(house)
     }
 
@@ -176,11 +167,30 @@ impl<'a> House<'a> {
         self.dir.join("recorder/recordings")
     }
 
+    fn start_desktop(&mut self) -> Result<()> {
+        let (dir, Place { project, tools, interrupt }) = (&self.dir, self.place);
+        let socket = dir.join("desktop.sock");
+        // That of one which was killed says nothing of this one.
+        if socket.exists() {
+            fs::remove_file(&socket).at("removing", &socket)?;
+        }
+        let mut command = Command::new(build::host_program(project, "lucid-desktop"));
+        command.arg("--listen").arg(&socket).arg("--home").arg(dir.join("home"));
+        command.arg("--runtime").arg(dir.join("runtime"));
+        command.arg("--sway").arg(foreign_wrapper(project, tools, "usr/bin/sway", &dir.join("sway"))?);
+        command.arg("--sway-config").arg(rdp::sway_config(project, dir)?);
+        command.arg("--pipewire").arg(&self.sound.pipewire).arg("--wireplumber").arg(&self.sound.wireplumber);
+        let mut desktop = Background::start(&command, &dir.join("lucid-desktop.log"))?;
+        interrupt.wait_for("the desktops' socket", self.bound, || {
+            desktop.must_run("serving desktops")?;
+            Ok(socket.exists().then_some(()))
+        })?;
+        self.desktop = Some(desktop);
+        Ok(())
+    }
+
     fn start_recorder(&mut self) -> Result<()> {
-        let mut command = Command::new(build::host_program(self.place.project, "lucid-sessiond"));
-        command.arg("--state").arg(self.dir.join("recorder")).arg("--run").arg(self.dir.join("recorder-run"));
-        command.args(["--owner", &self.public, "--resume-for", RESUME_FOR]);
-        let mut recorder = Background::start(&command, &self.dir.join("lucid-sessiond.log"))?;
+        let mut recorder = self.spawn_recorder()?;
         let socket = self.socket();
         self.place.interrupt.wait_for("the recorder", self.bound, || {
             recorder.must_run("recording")?;
@@ -190,19 +200,26 @@ impl<'a> House<'a> {
         Ok(())
     }
 
-    fn start_rdp(&mut self) -> Result<()> {
+    /// Starts it and waits for nothing.
+    fn spawn_recorder(&self) -> Result<Background> {
+        let mut command = Command::new(build::host_program(self.place.project, "lucid-sessiond"));
+        command.arg("--state").arg(self.dir.join("recorder")).arg("--run").arg(self.dir.join("recorder-run"));
+        command.args(["--owner", &self.public, "--resume-for", RESUME_FOR]);
+        Background::start(&command, &self.dir.join("lucid-sessiond.log"))
+    }
+
+    fn start_rdp(&mut self, ways: &str) -> Result<()> {
         let dir = &self.dir;
         let mut command = Command::new(build::host_program(self.place.project, "lucid-rdp"));
         command.arg("--listen").arg(format!("127.0.0.1:{}", self.login.port));
         command.arg("--state").arg(dir.join("state")).arg("--run").arg(dir.join("run"));
         command.arg("--account").arg(dir.join("account.json")).arg("--desktop").arg(dir.join("desktop.sock"));
-        command.arg("--recorder").arg(self.socket()).args(["--allow", "clipboard-to-desktop"]);
+        command.arg("--recorder").arg(self.socket()).args(["--allow", ways]);
         let mut service = Background::start(&command, &dir.join("lucid-rdp.log"))?;
-        let (port, desktop) = (self.login.port, &mut self.desktop);
-        self.place.interrupt.wait_for("the services", self.bound, || {
+        let port = self.login.port;
+        self.place.interrupt.wait_for("the RDP host", self.bound, || {
             service.must_run("serving RDP")?;
-            desktop.must_run("serving desktops")?;
-            Ok((dir.join("desktop.sock").exists() && machine::answers(port).is_ok()).then_some(()))
+            Ok(machine::answers(port).is_ok().then_some(()))
         })?;
         self.rdp = Some(service);
         Ok(())
@@ -331,19 +348,10 @@ impl<'a> House<'a> {
         self.proved()?;
 
         let recording = self.only()?;
-        let (film, events) = (self.dir.join("film.mp4"), self.dir.join("film.jsonl"));
-        let mut export = self.tools.lucidctl(["export", "--force", "--key"]);
-        export.arg(&self.owner).arg("--mp4").arg(&film).arg("--events").arg(&events).arg(&recording);
-        ask_well("exporting a recording", &mut export, b"")?;
-        let text = fs::read_to_string(&events).at("reading", &events)?;
+        let (film, text, lines) = self.export(&recording)?;
         for secret in [TYPED, PASTED, "4711"] {
             must("what was typed or pasted is in the events", text.contains(secret), false)?;
         }
-        let lines: Vec<Value> = text
-            .lines()
-            .map(serde_json::from_str)
-            .collect::<std::result::Result<_, _>>()
-            .map_err(|error| Error::talk("lucidctl recording export", error))?;
         let of = |kind: &str| lines.iter().filter(|line| line["kind"] == kind).collect::<Vec<_>>();
         for kind in ["connect", "authenticate", "focus", "input", "clipboard", "disconnect", "end"] {
             must(&format!("events of the kind {kind}"), of(kind).is_empty(), false)?;
@@ -377,6 +385,21 @@ impl<'a> House<'a> {
             "{} events, {letters} letters; the film's farthest pixel off by {farthest} of 255",
             lines.len()
         ))
+    }
+
+    /// A recording as a film, and its events: as a text, and each.
+    fn export(&self, recording: &Path) -> Result<(PathBuf, String, Vec<Value>)> {
+        let (film, events) = (self.dir.join("film.mp4"), self.dir.join("film.jsonl"));
+        let mut export = self.tools.lucidctl(["export", "--force", "--key"]);
+        export.arg(&self.owner).arg("--mp4").arg(&film).arg("--events").arg(&events).arg(recording);
+        ask_well("exporting a recording", &mut export, b"")?;
+        let text = fs::read_to_string(&events).at("reading", &events)?;
+        let lines = text
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|error| Error::talk("lucidctl recording export", error))?;
+        Ok((film, text, lines))
     }
 
     fn log_off(&self, client: Client) -> Result<()> {
@@ -431,68 +454,28 @@ impl<'a> House<'a> {
         Ok("one gap, which both verifiers name".to_owned())
     }
 
-    fn kills(&mut self, victim: Victim, kills: usize) -> Result<String> {
-        let mut picks = Picks::new(11);
-        let (mut lost, mut gaps) = (0, 0);
-        for _ in 0..kills {
-            self.forget()?;
-            let client = self.session("killed", &MODES[0])?;
-            // Something changes all the time.
-            client.screen.type_text("while date +%N; do :; done")?;
-            client.screen.key("Return")?;
-            thread::sleep(Duration::from_millis(800 + picks.below(1500)));
-            let at = wall_ms()?;
-            match victim {
-                Victim::Recorder => {
-                    if let Some(mut recorder) = self.recorder.take() {
-                        recorder.kill();
-                    }
-                    self.start_recorder()?;
-                    // It is taken up again, and its client goes.
-                    thread::sleep(Duration::from_secs(1));
-                }
-                Victim::Rdp => {
-                    if let Some(mut service) = self.rdp.take() {
-                        service.kill();
-                    }
-                    self.start_rdp()?;
-                }
+    fn stops(&mut self) -> Result<String> {
+        self.forget()?;
+        // One with its client, and one whose client has gone; the second client is the same user's.
+        for gone in [false, true] {
+            let mut client = self.session("stops", &MODES[0])?;
+            if gone {
+                client.kill();
             }
-            let mut client = client;
-            client.kill();
-            drop(client);
-            if victim == Victim::Recorder {
-                // Its desktop would be the next client's.
-                if let Some(mut service) = self.rdp.take() {
-                    service.kill();
-                }
-                self.start_rdp()?;
-            }
-            let reports = self.proved()?;
-            must("recordings", reports.len(), 1)?;
-            let recording = self.only()?;
-            let began = began_ms(&recording)?;
-            let these = reports[0]["gaps"].as_array().cloned().unwrap_or_default();
-            let Some(first) = these.first() else {
-                return Err(Error::broken(format!("no gap is marked in {}", recording.display())));
-            };
-            gaps += these.len();
-            let kept_ms = first["from_us"].as_u64().unwrap_or_default() / 1000;
-            let missing = at.saturating_sub(began).saturating_sub(kept_ms);
-            lost = lost.max(missing);
-            if u128::from(missing) > LOST.as_millis() {
-                return Err(Error::broken(format!(
-                    "{missing} ms before the kill are missing in {}",
-                    recording.display()
-                )));
-            }
+            drop(self.rdp.take());
+            self.start_rdp(WAYS)?;
         }
-        Ok(format!("{gaps} gaps, at most {lost} ms before a kill missing"))
+        let reports = self.proved()?;
+        must("recordings", reports.len(), 2)?;
+        for report in &reports {
+            must("gaps", report["gaps"].as_array().map_or(0, Vec::len), 0)?;
+            must("how it ended", &report["ended"], &Value::from("finished"))?;
+        }
+        Ok(String::new())
     }
 
     fn calm(&mut self) -> Result<String> {
-        self.desktop.must_run("serving desktops")?;
-        for service in [self.recorder.as_mut(), self.rdp.as_mut()].into_iter().flatten() {
+        for service in [&mut self.desktop, &mut self.recorder, &mut self.rdp].into_iter().flatten() {
             service.must_run("serving")?;
             let text = service.output()?;
             if let Some(line) = text.lines().find(|line| line.contains("panicked at")) {

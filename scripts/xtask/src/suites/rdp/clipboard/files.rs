@@ -25,7 +25,8 @@ pub(super) const LIMIT: u64 = 3 << 30;
 fn large_bytes(client: Generation) -> u64 {
     if client == Generation::Three { 1 << 30 } else { 128 << 20 }
 }
-pub(super) const LIST: &str = "text/uri-list";
+/// What a list of files is called.
+pub(in crate::suites) const LIST: &str = "text/uri-list";
 const FETCHES: &str = "the client's files are fetched";
 const GIVEN_UP: &str = "nobody waits for the client's files any more";
 const REFUSED: &str = "are larger than the clipboard's limit of";
@@ -81,7 +82,7 @@ fn sparse(dir: &Path, bytes: u64) -> Result<PathBuf> {
 }
 
 /// The list of files as it is copied.
-fn list(paths: &[&Path]) -> Vec<u8> {
+pub(in crate::suites) fn list(paths: &[&Path]) -> Vec<u8> {
     let mut list = Vec::new();
     for path in paths {
         list.extend(b"file://");
