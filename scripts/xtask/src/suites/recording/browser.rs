@@ -28,8 +28,9 @@ const BOUND: Duration = Duration::from_secs(60);
 const NEAR: u8 = 6;
 const NEAR_IN_FIREFOX: u8 = 20;
 
-/// What is to be seen at a time, in seconds: the colour at (64, 64), and that of the pointer.
-const MOMENTS: [(f64, [u8; 3], Option<(u16, u16)>); 4] = [
+/// A time in seconds, the colour that is to be seen then at (64, 64), and where the pointer is.
+type Moment = (f64, [u8; 3], Option<(u16, u16)>);
+const MOMENTS: [Moment; 4] = [
     (5.5, [80, 175, 128], Some((209, 304))),
     (15.9, [240, 15, 128], Some((219, 304))),
     // The ground on which it says that nothing was recorded.
