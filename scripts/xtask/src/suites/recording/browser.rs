@@ -28,14 +28,22 @@ const BOUND: Duration = Duration::from_secs(60);
 const NEAR: u8 = 6;
 const NEAR_IN_FIREFOX: u8 = 20;
 
-/// A time in seconds, the colour that is to be seen then at (64, 64), and where the pointer is.
-type Moment = (f64, [u8; 3], Option<(u16, u16)>);
+/// What is to be seen at a time.
+struct Moment {
+    /// In seconds.
+    at: f64,
+    /// The colour at (64, 64).
+    colour: [u8; 3],
+    /// Where the pointer is, if there is a picture.
+    pointer: Option<(u16, u16)>,
+}
+
 const MOMENTS: [Moment; 4] = [
-    (5.5, [80, 175, 128], Some((209, 304))),
-    (15.9, [240, 15, 128], Some((219, 304))),
+    Moment { at: 5.5, colour: [80, 175, 128], pointer: Some((209, 304)) },
+    Moment { at: 15.9, colour: [240, 15, 128], pointer: Some((219, 304)) },
     // The ground on which it says that nothing was recorded.
-    (8.5, [32, 38, 48], None),
-    (2.5, [32, 223, 128], Some((206, 304))),
+    Moment { at: 8.5, colour: [32, 38, 48], pointer: None },
+    Moment { at: 2.5, colour: [32, 223, 128], pointer: Some((206, 304)) },
 ];
 
 /// What the page shows. The pixels are those of the video.
@@ -103,7 +111,7 @@ fn page(context: &Context, tools: &Tools, kind: Kind) -> Result<String> {
         Kind::Firefox => NEAR_IN_FIREFOX,
     };
     let mut farthest = 0;
-    for (at, colour, pointer) in MOMENTS {
+    for Moment { at, colour, pointer } in MOMENTS {
         browser.run(&format!("document.getElementById('video').currentTime = {at};"))?;
         let (x, y) = pointer.unwrap_or((64, 64));
         let state =
