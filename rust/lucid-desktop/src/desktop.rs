@@ -196,6 +196,11 @@ impl Desktop {
         self.shared.command(|commands| commands.refresh = true);
     }
 
+    /// The next frame is given (if one is asked for) even when nothing changes; then its damage is empty.
+    pub fn repeat_frame(&self) {
+        self.shared.command(|commands| commands.repeat = true);
+    }
+
     /// Asks for a monitor at each of these places in the picture, which do not overlap; the first is the one where
     /// programs begin. The picture is the smallest one that holds all of them. Returns at once; a later frame has the new
     /// size, or [`FrameSink::resize_failed`] is called. Of several arrangements in a row the last one counts.

@@ -190,6 +190,8 @@ pub(crate) struct Session {
     /// Rows of the compositor's buffer on their way into the picture.
     band: Vec<u8>,
     credits: u32,
+    /// The next frame is given though nothing has changed.
+    repeat: bool,
     /// Windows, and which has the focus.
     windows: Windows,
     /// What the sink knows of the pointer.
@@ -234,6 +236,7 @@ impl Session {
             damage: Damage::default(),
             band: Vec::new(),
             credits: 0,
+            repeat: false,
             windows: Windows::default(),
             pointer_told: None,
             output_manager: None,
@@ -322,6 +325,7 @@ impl Session {
         if commands.refresh && !self.picture.is_empty() {
             self.damage.all(self.picture_size);
         }
+        self.repeat |= commands.repeat;
         if let Some(arrangement) = commands.resize {
             self.resize_wanted = Some(Resize { arrangement, begin: 0, tries: 0 });
         }
@@ -335,9 +339,10 @@ impl Session {
 
     /// Gives the sink what it has not seen, if it asked for a frame.
     fn deliver(&mut self) {
-        if self.credits == 0 || self.damage.is_empty() || !self.complete {
+        if self.credits == 0 || self.damage.is_empty() && !self.repeat || !self.complete {
             return;
         }
+        self.repeat = false;
         if self.delivered_size != self.picture_size {
             self.damage.all(self.picture_size);
             self.delivered_size = self.picture_size;

@@ -44,6 +44,7 @@ pub(crate) struct Targets {
 pub(crate) struct Commands {
     pub(crate) credits: u32,
     pub(crate) refresh: bool,
+    pub(crate) repeat: bool,
     pub(crate) resize: Option<Arrangement>,
     pub(crate) keyboard: Option<KeyboardLayout>,
     pub(crate) stop: bool,

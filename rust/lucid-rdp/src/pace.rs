@@ -48,6 +48,8 @@ pub(crate) struct Pace {
     last: Option<Instant>,
     /// Bytes a second.
     rate: Option<f64>,
+    /// When the link has taken all that was sent, at that rate.
+    free: Option<Instant>,
 }
 
 impl Pace {
@@ -57,11 +59,13 @@ impl Pace {
 
     /// A picture, or the rest of one, was handed to the socket.
     pub(crate) fn sent(&mut self, frame: u32, bytes: usize, now: Instant) {
+        self.load(bytes, now);
         self.flying.push_back(Flight { frame, sent: now, bytes, ahead: false });
     }
 
     /// A part of a picture was handed to the socket. It counts as a picture only together with its rest.
     pub(crate) fn sent_ahead(&mut self, frame: u32, bytes: usize, now: Instant) {
+        self.load(bytes, now);
         self.flying.push_back(Flight { frame, sent: now, bytes, ahead: true });
     }
 
@@ -132,9 +136,20 @@ impl Pace {
         pictures < count && under_way < window
     }
 
-    /// Whether nothing is under way.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.flying.is_empty()
+    #[expect(clippy::cast_precision_loss, reason = "bytes of a picture fit a double")]
+    fn load(&mut self, bytes: usize, now: Instant) {
+        let Some(rate) = self.rate else { return };
+        let begins = self.free.map_or(now, |free| free.max(now));
+        self.free = Some(begins + Duration::from_secs_f64(bytes as f64 / rate));
+    }
+
+    /// From when on the link has nothing to do, though what it took may not be there yet; `None` when that is not known
+    /// before the next acknowledgement.
+    pub(crate) fn idle_from(&self, now: Instant) -> Option<Instant> {
+        if self.flying.is_empty() {
+            return Some(now);
+        }
+        self.free.filter(|_| self.flying.len() < MANY)
     }
 
     /// What the next picture may take, in bytes, if it can be helped.
@@ -205,6 +220,28 @@ mod tests {
             count += 1;
         }
         assert_eq!(count, 2);
+    }
+
+    #[test]
+    fn a_long_link_is_idle_when_it_has_taken_all_though_nothing_is_acknowledged() {
+        let (mut pace, _) = simulate(200_000.0, Duration::from_millis(400), |budget| budget);
+        pace.forget();
+        let now = Instant::now() + Duration::from_secs(60);
+        assert_eq!(pace.idle_from(now), Some(now));
+        pace.sent(1_000_000, 20_000, now);
+        pace.sent(1_000_001, 20_000, now);
+        let idle = pace.idle_from(now).unwrap().duration_since(now);
+        assert!((150..300).contains(&idle.as_millis()), "{idle:?}");
+        for number in 2..32 {
+            pace.sent(1_000_000 + number, 100, now);
+        }
+        assert_eq!(pace.idle_from(now), None, "more are under way than any link needs");
+        // Of a link of which nothing is known, only the acknowledgement tells.
+        let mut pace = Pace::default();
+        pace.sent(0, 20_000, now);
+        assert_eq!(pace.idle_from(now), None);
+        pace.acknowledged(0, now);
+        assert_eq!(pace.idle_from(now), Some(now));
     }
 
     #[test]

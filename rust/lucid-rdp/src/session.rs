@@ -269,7 +269,7 @@ impl Session<'_> {
                 self.running.log.flush().await;
             }
             let (gathered, counted) = (self.trail.due(), self.period.due().map(Into::into));
-            let refinement = self.refine_at.filter(|_| self.may_refine());
+            let refinement = self.refinement();
             let touch = self.touches.deadline();
             let (may_resize, resize_deadline) = (self.may_resize(), self.resizing.deadline());
             tokio::select! {
@@ -484,10 +484,11 @@ impl Session<'_> {
         }
     }
 
-    /// Refinements wait until the link has nothing else to do.
-    fn may_refine(&self) -> bool {
+    /// When to refine; that waits until the link has nothing else to do.
+    fn refinement(&self) -> Option<Instant> {
         let quiet = self.writing.is_none() && !self.suppressed && !self.is_paused();
-        self.running.asked && quiet && self.pace.is_idle()
+        let wanted = self.refine_at.filter(|_| self.running.asked && quiet)?;
+        self.pace.idle_from(wanted).map(|idle| idle.max(wanted))
     }
 
     /// Wishes for a picture now, though nothing has changed, that makes still parts exact.
@@ -497,7 +498,7 @@ impl Session<'_> {
             order.refine = true;
             order.budget = budget;
         });
-        self.running.desktop.refresh_all();
+        self.running.desktop.repeat_frame();
     }
 
     /// Nobody records what is shown, though somebody has to.

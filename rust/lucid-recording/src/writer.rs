@@ -3,8 +3,11 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    num::NonZeroU64,
     path::{Path, PathBuf},
 };
+
+use rustix::fs::{Advice, fadvise};
 
 use crate::{
     chain::{Chain, check_opening},
@@ -26,6 +29,8 @@ use crate::{
 const ZSTD_LEVEL: i32 = 3;
 /// So many sealed bytes go to the file, and to the hash, at a time.
 const BUFFER: usize = 256 << 10;
+/// Whenever there are so many more, the disk is given them ahead of the sync, which then waits for less.
+const AHEAD: u64 = 2 << 20;
 
 /// How large chunks get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +179,8 @@ struct Growing {
     buffer: Vec<u8>,
     hasher: blake3::Hasher,
     written: u64,
+    /// So much of it is on its way to the disk.
+    begun: u64,
     records: u64,
     key: bool,
     first_us: u64,
@@ -201,6 +208,14 @@ impl Growing {
         self.hasher.update(&self.buffer);
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
+        let Some(more) = NonZeroU64::new(self.written - self.begun).filter(|more| more.get() >= AHEAD) else {
+            return Ok(());
+        };
+        // posix_fadvise(2): Linux begins to write what is dirty there.
+        fadvise(&self.file, self.begun, Some(more), Advice::DontNeed)
+            .map_err(io::Error::from)
+            .at("writing", &self.path)?;
+        self.begun = self.written;
         Ok(())
     }
 
@@ -512,6 +527,7 @@ impl Writer {
             buffer,
             hasher: merkle::leaf_hasher(),
             written: 0,
+            begun: 0,
             records: 0,
             key: false,
             first_us: 0,

@@ -3,7 +3,7 @@
 //! `cargo run -p lucid-replay --example session -- DIRECTORY [SECONDS]` makes a recording of 640 by 480 pixels below
 //! `DIRECTORY`, whose owner's secret key is 32 bytes of 0x0a, and prints where it is. From second `n` to `n + 1` the
 //! rectangle at (32, 32), 64 by 64 pixels, has the colour (n * 16 % 256, 255 - n * 16 % 256, 128); from 8 s to 9 s nothing
-//! was recorded; the pointer, a red square of 8 pixels, is at (200 + n, 300).
+//! was recorded; the pointer, a red square of 8 pixels, is at (200 + n % 400, 300).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a tool of the tests")]
 
@@ -44,10 +44,10 @@ fn main() {
         }
         let shade = (second * 16 % 256) as u8;
         session.tile(at, (32, 32, 64, 64), [shade, 255 - shade, 128]);
-        session.pointer(at + 400_000, &[(400, Change::Moved(200 + second as u16, 300))]);
+        session.pointer(at + 400_000, &[(400, Change::Moved(200 + (second % 400) as u16, 300))]);
         if second % 5 == 0 {
             session.key(at + 410_000, 4096);
-            session.shape(at + 411_000, 8, [255, 0, 0, 255], (200 + second as u16, 300));
+            session.shape(at + 411_000, 8, [255, 0, 0, 255], (200 + (second % 400) as u16, 300));
             session.input(at + 420_000, 12, 3);
             session.paste(at + 430_000, 1234);
         }

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::mp4::{SOUND_SCALE, Sample};
 
 /// A packet of Opus with 20 ms of silence: full band, two channels, and a frame that says so (RFC 6716, 3.1).
-const SILENCE: [u8; 3] = [0xfc, 0xff, 0xfe];
+pub(crate) const SILENCE: [u8; 3] = [0xfc, 0xff, 0xfe];
 /// What Opus takes at a time: 20 ms.
 const PIECE: u64 = SOUND_SCALE as u64 / 50;
 /// Sound comes in bursts; only what comes later than this after the sound before it has silence before it.

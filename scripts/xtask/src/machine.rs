@@ -29,6 +29,9 @@ pub(crate) const BOOT_BOUND: Duration = Duration::from_secs(240);
 const POWER_OFF_BOUND: Duration = Duration::from_secs(60);
 /// How long the power button may seem to do nothing before it is pressed again.
 const PRESS_AGAIN: Duration = Duration::from_secs(8);
+/// The card of a machine with a log of writes, and that log, as QEMU's block devices.
+const CARD: &str = "card";
+const LOG: &str = "log";
 /// First line of what the announce service prints on every console.
 const ANNOUNCE: &str = "Lucid is ready.";
 /// What the announcement's last line for every machine is about.
@@ -390,12 +393,17 @@ impl Machine {
                 // This machine goes on running, so what QEMU itself would flush may stay in memory.
                 let file =
                     |path: &Path| json!({"driver": "file", "filename": path, "cache": {"no-flush": true}});
+                // The device is given what is above the log, so that something can be put between them.
                 let node = json!({
-                    "driver": "blklogwrites",
-                    "node-name": "card",
-                    "log-sector-size": 512,
-                    "file": file(&disks.os),
-                    "log": file(log),
+                    "driver": "raw",
+                    "node-name": CARD,
+                    "file": {
+                        "driver": "blklogwrites",
+                        "node-name": LOG,
+                        "log-sector-size": 512,
+                        "file": file(&disks.os),
+                        "log": file(log),
+                    },
                 });
                 vec!["-blockdev".to_owned(), node.to_string()]
             }
@@ -537,6 +545,20 @@ impl Machine {
     /// Pulls the plug: QEMU ends at once. What the machine's disk keeps of it is another matter ([`crate::writes`]).
     pub(crate) fn cut(mut self) {
         self.qemu.kill();
+    }
+
+    /// From now on every write to the card fails, and nothing of it is done; what is on it can be read. The machine has to
+    /// have a log of its writes, in which no such write is.
+    pub(crate) fn fail_writes(&mut self) -> Result<()> {
+        const FAILING: &str = "failing";
+        const EIO: u32 = 5;
+        // "none" is what happens when the device is added.
+        let rule = |what| json!({"event": "none", "iotype": what, "errno": EIO});
+        let rules = ["write", "write-zeroes", "discard"].map(rule);
+        let node = json!({"driver": "blkdebug", "node-name": FAILING, "image": LOG, "inject-error": rules});
+        self.qmp.command("blockdev-add", &node)?;
+        let between = json!({"options": [{"driver": "raw", "node-name": CARD, "file": FAILING}]});
+        self.qmp.command("blockdev-reopen", &between).map(drop)
     }
 
     /// Presses the reset button.

@@ -12,22 +12,35 @@ use crate::{
     machine::Disks,
 };
 
-/// Where they are on the data partition.
-const PLACE: &str = "/var/lib/lucid-sessiond/recordings";
+/// What the recorder keeps on the data partition.
+const STATE: &str = "/var/lib/lucid-sessiond";
+/// The folder in it with the recordings.
+const RECORDINGS: &str = "recordings";
 
 /// Copies them into `to`, which is emptied first; gives their directories.
 pub(crate) fn copy(disks: &Disks, to: &Path) -> Result<Vec<PathBuf>> {
-    copy_of(&disks.data_name()?, to)
+    copy_folder(&disks.data_name()?, &format!("{STATE}/{RECORDINGS}"), to)?;
+    list(to)
 }
 
-/// The same from a file system, as e2fsprogs call it.
-pub(crate) fn copy_of(system: &str, to: &Path) -> Result<Vec<PathBuf>> {
+/// Copies all that a recorder has in a file system, as e2fsprogs call it, into `to`, which is emptied first; gives its
+/// state directory.
+pub(crate) fn copy_state(system: &str, to: &Path) -> Result<PathBuf> {
+    copy_folder(system, STATE, to)?;
+    Ok(to.join("lucid-sessiond"))
+}
+
+fn copy_folder(system: &str, from: &str, to: &Path) -> Result<()> {
     if to.exists() {
         fs::remove_dir_all(to).at("emptying", to)?;
     }
     fs::create_dir_all(to).at("making", to)?;
-    dump_of(system, PLACE, to)?;
-    let inside = to.join("recordings");
+    dump_of(system, from, to)
+}
+
+/// The directories of the recordings in a copied folder or a recorder's state directory.
+pub(crate) fn list(copied: &Path) -> Result<Vec<PathBuf>> {
+    let inside = copied.join(RECORDINGS);
     let mut found = Vec::new();
     for entry in fs::read_dir(&inside).at("reading", &inside)? {
         found.push(entry.at("reading", &inside)?.path());

@@ -7,15 +7,21 @@
 //! The model of a power cut: what was written before the last flush that the disk confirmed is there; of every later
 //! write it is a matter of chance whether all of it is there, some of its first sectors, or nothing. That is what a disk
 //! with a cache of its own may do, and more than most do.
+//!
+//! An entry comes into the log when the disk has done what it says, and our disk confirms a flush at once: what is before
+//! a flush in the log was done before it was asked for, so the log's order is all that has to be known of time.
 
 use std::{
     fs::{self, File, OpenOptions},
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use crate::{
     error::{At, Error, Result},
+    machine::copy_sparse,
     suite::Picks,
 };
 
@@ -37,6 +43,15 @@ struct Entry {
     flags: u64,
     /// Where its data is in the log.
     data: u64,
+    /// When it was found in the log: no earlier than it came there.
+    seen: Instant,
+}
+
+impl Entry {
+    /// Whether a power cut may keep it from the disk for as long as no flush follows.
+    fn may_be_lost(&self) -> bool {
+        self.length > 0 && self.flags & FUA == 0
+    }
 }
 
 /// A log that may still grow.
@@ -49,6 +64,7 @@ pub(crate) struct Writes {
 }
 
 /// What became of the writes.
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Cut {
     /// Before the last flush.
     pub(crate) kept: usize,
@@ -56,6 +72,18 @@ pub(crate) struct Cut {
     pub(crate) in_doubt: usize,
     /// Of those, not there or not whole.
     pub(crate) lost: usize,
+}
+
+/// A disk, or a part of one, that follows a log: in its image is what is certainly on it.
+pub(crate) struct Replay {
+    path: PathBuf,
+    image: File,
+    /// Which bytes of the disk the image has.
+    part: Range<u64>,
+    /// The entry that comes next.
+    next: usize,
+    /// Writes so far.
+    kept: usize,
 }
 
 impl Writes {
@@ -71,12 +99,14 @@ impl Writes {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// Reads the entries that have come, and gives the data of those that are writes to `look`, in order.
-    pub(crate) fn advance(&mut self, mut look: impl FnMut(&[u8])) -> Result<()> {
+    /// Reads the entries that have come, and gives the data of those that are writes to `look`, in order, with their
+    /// numbers.
+    pub(crate) fn advance(&mut self, mut look: impl FnMut(usize, &[u8])) -> Result<()> {
         let end = self.file.metadata().at("looking at", &self.path)?.len();
         if end < SECTOR {
             return Ok(());
         }
+        let seen = Instant::now();
         if self.number(0)? != MAGIC {
             return Err(Error::talk("QEMU", format!("{} is no log of writes", self.path.display())));
         }
@@ -93,9 +123,9 @@ impl Writes {
                 break;
             }
             if length > 0 {
-                look(&self.data(data, length)?);
+                look(self.entries.len(), &self.data(data, length)?);
             }
-            self.entries.push(Entry { at: sector * SECTOR, length, flags, data });
+            self.entries.push(Entry { at: sector * SECTOR, length, flags, data, seen });
             self.next = data + length;
         }
         Ok(())
@@ -108,28 +138,113 @@ impl Writes {
         Ok(bytes)
     }
 
+    /// How many entries there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// When an entry was found, if there is one of that number.
+    pub(crate) fn seen(&self, number: usize) -> Option<Instant> {
+        self.entries.get(number).map(|entry| entry.seen)
+    }
+
+    /// The moments from `first` on at which a power cut may lose something, each as the number of the entries before it,
+    /// with whether the next entry is a flush that would have saved it.
+    pub(crate) fn in_doubt(&self, first: usize) -> Vec<(usize, bool)> {
+        let mut doubt = false;
+        let mut found = Vec::new();
+        for (number, entry) in self.entries.iter().enumerate() {
+            let flush = entry.flags & FLUSH != 0;
+            if doubt && number >= first {
+                found.push((number, flush));
+            }
+            doubt = entry.may_be_lost() || doubt && !flush;
+        }
+        found
+    }
+
+    /// So many of the first `at` entries are before a flush that is among them.
+    fn flushed(&self, at: usize) -> usize {
+        let before = self.entries.get(..at).unwrap_or(&self.entries);
+        before.iter().rposition(|entry| entry.flags & FLUSH != 0).map_or(0, |last| last + 1)
+    }
+
     /// Makes of `disk`, as it was at the machine's start, what a power cut at the log's end leaves.
     pub(crate) fn cut(&self, disk: &Path, picks: &mut Picks) -> Result<Cut> {
-        let target = OpenOptions::new().write(true).open(disk).at("opening", disk)?;
-        let flushed = self.entries.iter().rposition(|entry| entry.flags & FLUSH != 0).map_or(0, |at| at + 1);
-        let mut cut = Cut { kept: 0, in_doubt: 0, lost: 0 };
-        for (number, entry) in self.entries.iter().enumerate().filter(|(_, entry)| entry.length > 0) {
-            let mut data = self.data(entry.data, entry.length)?;
-            if number < flushed || entry.flags & FUA != 0 {
+        let mut replay = Replay::new(disk, 0..u64::MAX)?;
+        replay.settle(self, self.len())?;
+        replay.lose(self, self.len(), picks, &replay.image)
+    }
+}
+
+impl Replay {
+    /// Begins with an image of that part of the disk, as it was at the machine's start.
+    pub(crate) fn new(image: &Path, part: Range<u64>) -> Result<Self> {
+        let file = OpenOptions::new().write(true).open(image).at("opening", image)?;
+        Ok(Self { path: image.to_owned(), image: file, part, next: 0, kept: 0 })
+    }
+
+    /// Makes a copy of what a power cut leaves that comes after the log's first `at` entries. Later calls may not go back.
+    pub(crate) fn cut_to(
+        &mut self,
+        writes: &Writes,
+        at: usize,
+        picks: &mut Picks,
+        copy: &Path,
+    ) -> Result<Cut> {
+        self.settle(writes, at)?;
+        copy_sparse(&self.path, copy)?;
+        let file = OpenOptions::new().write(true).open(copy).at("opening", copy)?;
+        self.lose(writes, at, picks, &file)
+    }
+
+    /// Writes everything that is flushed before `at`.
+    fn settle(&mut self, writes: &Writes, at: usize) -> Result<()> {
+        let end = writes.flushed(at);
+        if end < self.next {
+            return Err(Error::broken("a disk that follows its log cannot go back in it"));
+        }
+        for entry in writes.entries.iter().take(end).skip(self.next) {
+            self.write(writes, entry, entry.length, &self.image)?;
+            self.kept += usize::from(entry.length > 0);
+        }
+        self.next = end;
+        Ok(())
+    }
+
+    /// Writes what chance leaves of the entries that are not flushed before `at`.
+    fn lose(&self, writes: &Writes, at: usize, picks: &mut Picks, image: &File) -> Result<Cut> {
+        let mut cut = Cut { kept: self.kept, ..Cut::default() };
+        // A cache that has written nothing yet is the plainest case, and chance alone would hardly ever have it.
+        let nothing = picks.below(4) == 0;
+        for entry in writes.entries.iter().take(at).skip(self.next).filter(|entry| entry.length > 0) {
+            if !entry.may_be_lost() {
                 cut.kept += 1;
-            } else {
-                cut.in_doubt += 1;
-                let sectors = match picks.below(3) {
-                    0 => 0,
-                    1 => picks.below(entry.length / SECTOR),
-                    _ => entry.length / SECTOR,
-                };
-                data.truncate(usize::try_from(sectors * SECTOR).unwrap_or(usize::MAX));
-                cut.lost += usize::from(sectors * SECTOR < entry.length);
+                self.write(writes, entry, entry.length, image)?;
+                continue;
             }
-            target.write_all_at(&data, entry.at).at("writing", disk)?;
+            let there = match picks.below(3) {
+                _ if nothing => 0,
+                0 => 0,
+                1 => picks.below(entry.length / SECTOR) * SECTOR,
+                _ => entry.length,
+            };
+            cut.in_doubt += 1;
+            cut.lost += usize::from(there < entry.length);
+            self.write(writes, entry, there, image)?;
         }
         Ok(cut)
+    }
+
+    /// Writes the first `there` bytes of an entry, as far as they are in our part of the disk.
+    fn write(&self, writes: &Writes, entry: &Entry, there: u64, image: &File) -> Result<()> {
+        let from = entry.at.max(self.part.start);
+        let to = (entry.at + there).min(self.part.end);
+        if from >= to {
+            return Ok(());
+        }
+        let data = writes.data(entry.data + (from - entry.at), to - from)?;
+        image.write_all_at(&data, from - self.part.start).at("writing", &self.path)
     }
 }
 
@@ -170,7 +285,7 @@ mod tests {
             fs::write(&disk, vec![9; 4096]).unwrap();
             let mut writes = Writes::open(&path).unwrap();
             let mut looked = 0;
-            writes.advance(|data| looked += data.len()).unwrap();
+            writes.advance(|_, data| looked += data.len()).unwrap();
             assert_eq!(looked, 2048);
             let cut = writes.cut(&disk, &mut Picks::new(seed)).unwrap();
             assert_eq!((cut.kept, cut.in_doubt), (1, 1));
@@ -182,9 +297,41 @@ mod tests {
         // An entry that is still being written does not count.
         fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         let mut writes = Writes::open(&path).unwrap();
-        writes.advance(|_| ()).unwrap();
+        writes.advance(|_, _| ()).unwrap();
         assert_eq!(writes.entries.len(), 2);
         fs::remove_dir_all(&dir).unwrap();
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [0, 512, 1024]);
+    }
+
+    #[test]
+    fn a_part_of_a_disk_follows_the_log_from_moment_to_moment() {
+        let dir = std::env::temp_dir().join(format!("xtask-writes-part-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let (path, part, copy) = (dir.join("log"), dir.join("part"), dir.join("copy"));
+        let (a, b, c) = ([1; 1024], [2; 1024], [3; 512]);
+        // The part is sectors 1 to 4; the first write begins before it, the second one ends after it.
+        fs::write(&path, log(&[(0, 0, &a), (0, FLUSH, &[]), (4, FUA, &b), (2, 0, &c), (0, FLUSH, &[])]))
+            .unwrap();
+        fs::write(&part, [9; 2048]).unwrap();
+        let mut writes = Writes::open(&path).unwrap();
+        writes.advance(|_, _| ()).unwrap();
+        assert_eq!(writes.in_doubt(0), [(1, true), (4, true)]);
+        assert_eq!(writes.in_doubt(2), [(4, true)]);
+        let mut replay = Replay::new(&part, 512..2560).unwrap();
+        let mut picks = Picks::new(0);
+        let mut left = |replay: &mut Replay, at| {
+            let cut = replay.cut_to(&writes, at, &mut picks, &copy)?;
+            let firsts: Vec<u8> = fs::read(&copy).unwrap().chunks(512).map(|sector| sector[0]).collect();
+            Ok::<_, Error>(((cut.kept, cut.in_doubt), firsts))
+        };
+        assert_eq!(left(&mut replay, 0).unwrap(), ((0, 0), vec![9, 9, 9, 9]));
+        assert_eq!(left(&mut replay, 2).unwrap(), ((1, 0), vec![1, 9, 9, 9]));
+        assert_eq!(left(&mut replay, 3).unwrap(), ((2, 0), vec![1, 9, 9, 2]));
+        let fates: std::collections::BTreeSet<_> =
+            (0..50).map(|_| left(&mut replay, 4).unwrap()).map(|(counts, left)| (counts, left[1])).collect();
+        assert_eq!(fates.into_iter().collect::<Vec<_>>(), [((2, 1), 3), ((2, 1), 9)]);
+        assert_eq!(left(&mut replay, 5).unwrap(), ((3, 0), vec![1, 3, 9, 2]));
+        assert!(left(&mut replay, 2).is_err());
+        fs::remove_dir_all(&dir).unwrap();
     }
 }

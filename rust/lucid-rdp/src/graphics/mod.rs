@@ -138,8 +138,11 @@ const FEW_COLOURS: usize = 64;
 const LOOK_EACH: u8 = 8;
 /// While a film runs and nothing was found to have only moved, that is searched for each so many pictures, at last.
 const SEARCH_EACH: u8 = 8;
-/// Fewer bytes say nothing about [`Surface::thrift`].
+/// Fewer bytes say nothing about [`Surface::thrift`], which is at most [`MOST_THRIFT`].
 const LEARN_FROM: usize = 2 * 1024;
+const MOST_THRIFT: usize = 200;
+/// What was thought to fit what a picture may take, and takes so many times that, goes on as H.264.
+const OVERDRAFT: usize = 2;
 /// A refinement takes at most this, in bytes, so that it delays nothing for long.
 const REFINEMENT: usize = 512 * 1024;
 
@@ -321,19 +324,22 @@ impl Surface {
                 for (column, row) in cells.marked() {
                     self.dirty.set(column, row, false);
                 }
-                self.lossless(new, &mut commands)?;
+                self.lossless(new, usize::MAX, &mut commands)?;
                 if !commands.is_empty() {
                     spent += sizes(&commands);
                     ahead(std::mem::take(&mut commands));
                 }
-                commands.push(self.moving(frame, rects, cells.count(), wishes.budget, now)?);
+                commands.push(self.moving(frame, rects, wishes.budget, now)?);
             } else {
-                self.lossless(new, &mut commands)?;
-                let thought: usize = judged.iter().filter(|t| !t.moving).map(|t| t.bytes).sum();
-                let took = sizes(&commands[copied..]);
-                if thought >= LEARN_FROM && judged.iter().all(|t| !t.moving) {
-                    let now = (self.thrift * took / thought).clamp(5, 200);
-                    self.thrift = (self.thrift * 3 + now) / 4;
+                let most = if wishes.avc420 { wishes.budget * OVERDRAFT } else { usize::MAX };
+                let left = self.lossless(new, most, &mut commands)?;
+                if !left.is_empty() {
+                    self.thrift = (self.thrift * 2).min(MOST_THRIFT);
+                    spent += sizes(&commands);
+                    ahead(std::mem::take(&mut commands));
+                    commands.push(self.moving(frame, left, wishes.budget, now)?);
+                } else if judged.iter().all(|t| !t.moving) {
+                    self.learn(judged.iter().map(|t| t.bytes).sum(), sizes(&commands[copied..]));
                 }
             }
         }
@@ -398,12 +404,7 @@ impl Surface {
             let restless = tile.changes >= RESTLESS_CHANGES || was_moving;
             let limit = if restless { FEW_COLOURS } else { MANY_COLOURS };
             let many = (rich || restless) && pixels::has_more_colours(new, place, limit, &mut self.pixels);
-            let bytes = if rich && many {
-                // Raw: there is no palette for that.
-                area as usize * 3
-            } else {
-                (changes * 2).min(area * 3) as usize * self.thrift / 100
-            };
+            let bytes = lossless_bytes(changes, area, rich && many, self.thrift);
             let moving = many && (rich || bytes > SMALL_TILE);
             // Not all tiles in the same picture.
             let film_for = LOOK_EACH + (index % usize::from(LOOK_EACH)) as u8;
@@ -432,18 +433,38 @@ impl Surface {
         (!cells.is_empty()).then_some(cells)
     }
 
-    /// Sends the dirty squares exactly.
-    fn lossless(&mut self, new: Rows<'_>, commands: &mut Vec<Command>) -> Result<(), Error> {
+    /// What was thought to take so many bytes took so many.
+    fn learn(&mut self, thought: usize, took: usize) {
+        if thought >= LEARN_FROM {
+            let now = (self.thrift * took / thought).clamp(5, MOST_THRIFT);
+            self.thrift = (self.thrift * 3 + now) / 4;
+        }
+    }
+
+    /// Sends the dirty squares exactly, until that has taken `most` bytes; gives what is left.
+    fn lossless(
+        &mut self,
+        new: Rows<'_>,
+        most: usize,
+        commands: &mut Vec<Command>,
+    ) -> Result<Vec<Rect>, Error> {
+        let (mut spent, mut left) = (0, Vec::new());
         for rect in self.dirty.rects() {
             let old = Rows { pixels: &self.mirror, stride: self.stride };
             let changed = if self.blank { Some(rect) } else { pixels::trim(old, new, rect) };
             let Some(changed) = changed else { continue };
             for part in split(changed, clearcodec::MAX_WIDTH as u32, clearcodec::MAX_HEIGHT as u32) {
+                if spent >= most {
+                    left.push(part);
+                    continue;
+                }
+                let before = commands.len();
                 self.exactly(new, part, commands)?;
+                spent += sizes(&commands[before..]);
+                pixels::copy(new, &mut self.mirror, part);
             }
-            pixels::copy(new, &mut self.mirror, changed);
         }
-        Ok(())
+        Ok(left)
     }
 
     /// Sends a rectangle exactly, as a fill if it is of one colour.
@@ -472,14 +493,13 @@ impl Surface {
         &mut self,
         frame: &Frame<'_>,
         rects: Vec<Rect>,
-        cells: usize,
         budget: usize,
         now: Instant,
     ) -> Result<Command, Error> {
         let video = match &mut self.video {
             Some(video) => video,
             none => {
-                let pixels = cells * (cells::CELL * cells::CELL) as usize;
+                let pixels = rects.iter().map(|rect| (rect.width * rect.height) as usize).sum();
                 none.insert(Video::new(&self.encoders, (self.width, self.height), pixels, budget)?)
             }
         };
@@ -500,24 +520,44 @@ impl Surface {
         now: Instant,
         commands: &mut Vec<Command>,
     ) -> Result<(), Error> {
-        let mut spent = 0;
+        let (mut thought, mut text) = (0, true);
         self.dirty.clear();
         for (column, row) in self.inexact.still(now) {
-            if spent >= room {
+            if thought >= room {
                 break;
             }
             let cell = self.dirty.rect(column, row);
-            let changes = pixels::changes(new, cell) + 1;
-            spent += (changes * 2).min(cell.width * cell.height * 3) as usize;
+            let (changes, area) = (pixels::changes(new, cell) + 1, cell.width * cell.height);
+            let rich = is_photograph(changes, area)
+                && pixels::has_more_colours(new, cell, FEW_COLOURS, &mut self.pixels);
+            text &= !rich;
+            thought += lossless_bytes(changes, area, rich, self.thrift);
             self.dirty.set(column, row, true);
         }
+        let (before, mut spent) = (commands.len(), 0);
         for rect in self.dirty.rects() {
             for part in split(rect, clearcodec::MAX_WIDTH as u32, clearcodec::MAX_HEIGHT as u32) {
+                // The rest comes next time.
+                if spent >= room * OVERDRAFT {
+                    text = false;
+                    break;
+                }
+                let last = commands.len();
                 self.exactly(new, part, commands)?;
+                spent += sizes(&commands[last..]);
             }
+        }
+        if text {
+            self.learn(thought, sizes(&commands[before..]));
         }
         Ok(())
     }
+}
+
+/// About as many bytes as so many changes of colour on so many pixels take, lossless.
+fn lossless_bytes(changes: u32, area: u32, rich: bool, thrift: usize) -> usize {
+    // Raw: there is no palette for what is rich in colours.
+    if rich { area as usize * 3 } else { (changes * 2).min(area * 3) as usize * thrift / 100 }
 }
 
 /// About as many bytes as it takes to send them.

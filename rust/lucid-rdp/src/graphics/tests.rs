@@ -312,13 +312,12 @@ fn whatever_happens_the_client_shows_it_exactly_after_a_second_of_stillness() {
             if round % 20 == 19 {
                 // Stillness: what the session does when its timer runs out.
                 let deadline = now + Duration::from_secs(1);
-                let whole = [Rect { x: 0, y: 0, width, height }];
                 let mut wait = drawing.refine_in;
                 while let Some(some) = wait {
                     now += some + Duration::from_millis(1);
                     assert!(now < deadline || wishes.budget < 100_000, "not exact after a second");
                     let wishes = Wishes { refine: true, ..wishes };
-                    let drawing = draw(&mut surface, &desk.frame(&whole), wishes, now);
+                    let drawing = draw(&mut surface, &desk.frame(&[]), wishes, now);
                     assert!(drawing.commands.iter().all(|c| !matches!(c, Command::Avc420 { .. })));
                     for command in &drawing.commands {
                         client.run(command);
@@ -571,6 +570,74 @@ fn what_is_kept_takes_a_part_of_what_a_slow_link_bears() {
         kept.push(naming.map(Command::size).sum::<usize>());
     }
     assert!(kept[1..].iter().all(|bytes| (1000..=2 << 10).contains(bytes)), "{kept:?}");
+}
+
+/// Lets the desktop rest until all is exact; gives the bytes of each refinement.
+fn refined(
+    surface: &mut Surface,
+    client: &mut Client,
+    desk: &Desk,
+    wishes: Wishes,
+    now: Instant,
+) -> Vec<usize> {
+    let (mut now, mut pieces) = (now, Vec::new());
+    while let Some(wait) = surface.inexact.wait(now) {
+        now += wait;
+        let wishes = Wishes { refine: true, ..wishes };
+        let drawing = draw(surface, &desk.frame(&[]), wishes, now);
+        drawing.commands.iter().for_each(|c| client.run(c));
+        pieces.push(size(&drawing.commands));
+    }
+    pieces
+}
+
+#[test]
+fn what_takes_far_more_than_was_thought_goes_on_as_h264_and_is_exact_a_moment_later() {
+    let mut random = Random(9);
+    let mut desk = Desk::new(640, 480);
+    let mut surface = Surface::new(640, 480, Room::Small, VideoEncoders::software());
+    let mut client = Client::new(640, 480);
+    let now = Instant::now();
+    show(&mut surface, &mut client, &desk, now);
+    // As after much text that was there before.
+    surface.thrift = 5;
+    let place = Rect { x: 30, y: 40, width: 256, height: 256 };
+    desk.paint(place, |_, _| random.below(2) * 0x00ff_ffff);
+    let wishes = Wishes { avc420: true, budget: 8 << 10, refine: false };
+    let drawing = draw(&mut surface, &desk.frame(&[place]), wishes, now);
+    drawing.commands.iter().for_each(|c| client.run(c));
+    check(&surface, &client, &desk, "more than was thought");
+    let (avc, lossless): (Vec<_>, Vec<_>) =
+        drawing.commands.into_iter().partition(|c| matches!(c, Command::Avc420 { .. }));
+    assert_eq!(avc.len(), 1);
+    let bytes = size(&lossless);
+    assert!((2 * wishes.budget..4 * wishes.budget).contains(&bytes), "{bytes} bytes");
+    assert!(surface.thrift > 5);
+    // The rest in pieces that the link bears, and from what they take it is learnt what the next will.
+    let pieces = refined(&mut surface, &mut client, &desk, wishes, now);
+    assert!(pieces.iter().all(|bytes| *bytes < 4 * wishes.budget), "{pieces:?}");
+    let seen = client.pixels.chunks(4).zip(desk.pixels.chunks(4));
+    assert!(seen.into_iter().all(|(a, b)| a[..3] == b[..3]));
+}
+
+#[test]
+fn text_that_was_coarse_is_made_exact_in_few_pieces_once_it_is_known_what_text_takes() {
+    let mut random = Random(10);
+    let mut desk = Desk::new(1280, 720);
+    let mut surface = Surface::new(1280, 720, Room::Small, VideoEncoders::software());
+    let mut client = Client::new(1280, 720);
+    let whole = [Rect { x: 0, y: 0, width: 1280, height: 720 }];
+    let wishes = Wishes { avc420: true, budget: 16 << 10, refine: false };
+    let now = Instant::now();
+    desk.write(Rect { x: 0, y: 0, width: 1280, height: 704 }, &mut random);
+    let drawing = draw(&mut surface, &desk.frame(&whole), wishes, now);
+    drawing.commands.iter().for_each(|c| client.run(c));
+    let pieces = refined(&mut surface, &mut client, &desk, wishes, now);
+    check(&surface, &client, &desk, "text");
+    // The first takes what is thought of text that was never seen; later ones fill what the link bears.
+    let fullest = pieces.iter().copied().max().unwrap_or_default();
+    assert!((8 << 10..48 << 10).contains(&fullest), "{pieces:?}");
+    assert!(pieces.len() < 20, "{pieces:?}");
 }
 
 #[test]

@@ -5,14 +5,16 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use serde_json::Value;
 
 use super::link::HOST;
 use crate::{
     build,
     client::{Login, foreign_wrapper},
-    error::{At, Result},
+    error::{At, Error, Result},
     machine,
     progress::{Background, Interrupt, Steps, ask_well},
     setup::Project,
@@ -23,8 +25,8 @@ const START: Duration = Duration::from_secs(30);
 /// The account on both.
 const USER: &str = "bench";
 const PASSWORD: &str = "Quiet-Otter-58";
-/// Recordings are sealed to this; nobody opens them.
-const OWNER: &str = "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f";
+/// How often a picture of a recording is asked for.
+const SEEKS: usize = 7;
 
 /// A host that is running.
 pub(super) struct Host {
@@ -91,6 +93,17 @@ pub(super) struct Lucid {
     dir: PathBuf,
     programs: PathBuf,
     sway: PathBuf,
+    /// The key to which recordings are sealed.
+    owner: String,
+}
+
+/// What it takes to see the middle of a recording.
+pub(super) struct Sought {
+    /// Of the recording, in seconds.
+    pub(super) length: f64,
+    pub(super) chunks: f64,
+    /// From the command's start to its end, with the picture written, in milliseconds: the median.
+    pub(super) milliseconds: f64,
 }
 
 impl Lucid {
@@ -98,7 +111,7 @@ impl Lucid {
     pub(super) fn prepare(project: &Project, steps: &Steps, tools: &Path) -> Result<Self> {
         let mut cargo = project.command("cargo");
         cargo.args(["build", "--release"]);
-        for package in ["lucid-rdp", "lucid-desktop", "lucid-sessiond", "bench-scene"] {
+        for package in ["lucid-rdp", "lucid-desktop", "lucid-sessiond", "lucidctl", "bench-scene"] {
             cargo.args(["--package", package]);
         }
         steps.run("building the services as they are released", &mut cargo)?;
@@ -111,7 +124,39 @@ impl Lucid {
             format!("xwayland disable\ndefault_border none\nswaybg_command -\nexec '{}'\n", scene.display());
         let path = dir.join("sway-config");
         fs::write(&path, config).at("writing", &path)?;
-        Ok(Self { dir, programs, sway })
+        let mut key = Command::new(programs.join("lucidctl"));
+        key.args(["recording", "new-key", "--json"]).arg(dir.join("owner.key"));
+        let owner = said(&mut key)?["public"].as_str().unwrap_or_default().to_owned();
+        Ok(Self { dir, programs, sway, owner })
+    }
+
+    /// Looks at the middle of what was recorded last.
+    pub(super) fn seek(&self) -> Result<Sought> {
+        let recordings = self.dir.join("recorder/recordings");
+        let found = fs::read_dir(&recordings).at("reading", &recordings)?.next();
+        let recording =
+            found.ok_or_else(|| Error::broken("nothing was recorded"))?.at("reading", &recordings)?.path();
+        let command = |words: &[&str]| {
+            let mut command = Command::new(self.programs.join("lucidctl"));
+            command.arg("recording").args(words).arg("--key").arg(self.dir.join("owner.key"));
+            command
+        };
+        let about = said(command(&["show", "--json"]).arg(&recording))?;
+        let (length, chunks) = (number(&about, "length_us")? / 1e6, number(&about, "chunks")?);
+        let mut times = Vec::new();
+        for _ in 0..SEEKS {
+            let start = Instant::now();
+            let mut picture = command(&["picture", "--force"]);
+            picture
+                .arg("--png")
+                .arg(self.dir.join("middle.png"))
+                .arg("--at")
+                .arg(format!("{:.3}", length / 2.0));
+            ask_well("showing a picture of a recording", picture.arg(&recording), b"")?;
+            times.push(start.elapsed().as_secs_f64() * 1000.0);
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(Sought { length, chunks, milliseconds: times[SEEKS / 2] })
     }
 
     /// Starts them; with the recorder, if sessions are to be recorded.
@@ -139,13 +184,23 @@ impl Lucid {
             name.push_str(", recorded");
             let mut recorder = Command::new(self.programs.join("lucid-sessiond"));
             recorder.arg("--state").arg(file("recorder")).arg("--run").arg(file("recorder"));
-            recorder.args(["--owner", OWNER]);
+            recorder.args(["--owner", &self.owner]);
             rdp.arg("--recorder").arg(file("recorder/recorder.sock"));
             commands.push(("lucid-sessiond.log", recorder));
         }
         commands.push(("lucid-rdp.log", rdp));
         Host::start(&name, port, &commands, &self.dir, interrupt)
     }
+}
+
+/// What a command of `lucidctl` says with `--json`.
+fn said(command: &mut Command) -> Result<Value> {
+    let answer = ask_well("asking about recordings", command, b"")?;
+    serde_json::from_slice(&answer.out).map_err(|error| Error::talk("lucidctl", error))
+}
+
+fn number(about: &Value, name: &str) -> Result<f64> {
+    about[name].as_f64().ok_or_else(|| Error::talk("lucidctl", format!("no {name} in {about}")))
 }
 
 /// xrdp as Debian packages it, with H.264 by x264.

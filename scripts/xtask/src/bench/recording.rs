@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{
-    hosts::{Lucid, debian},
+    hosts::{Lucid, Sought, debian},
     link::Link,
     measure::{self, Figures, Plan},
     table,
@@ -69,19 +69,19 @@ pub(crate) fn run(project: &Project, steps: &Steps, arguments: &RecordingArgumen
     Ok(())
 }
 
-/// `speed`, the example of lucid-recording, as released.
-struct Speed(PathBuf);
+/// `sealing`, the example of lucid-recording, as released.
+struct Sealing(PathBuf);
 
-impl Speed {
+impl Sealing {
     fn say(&self, words: &[&str], paths: &[&Path], last: &[&str]) -> Result<Value> {
         let mut command = Command::new(&self.0);
         let answer = ask_well("measuring recordings", command.args(words).args(paths).args(last), b"")?;
-        serde_json::from_slice(&answer.out).map_err(|error| Error::talk("speed", error))
+        serde_json::from_slice(&answer.out).map_err(|error| Error::talk("sealing", error))
     }
 }
 
 fn figure(value: &Value, name: &str) -> Result<f64> {
-    value[name].as_f64().ok_or_else(|| Error::talk("speed", format!("no {name} in {value}")))
+    value[name].as_f64().ok_or_else(|| Error::talk("sealing", format!("no {name} in {value}")))
 }
 
 /// A program that keeps files, its version, and what it took for all of them: wall and CPU, in seconds, and bytes kept.
@@ -94,9 +94,9 @@ struct Kept {
 
 fn files(project: &Project, steps: &Steps, rounds: u32, page: &mut String) -> Result<()> {
     let mut cargo = project.command("cargo");
-    cargo.args(["build", "--release", "--package", "lucid-recording", "--example", "speed"]);
+    cargo.args(["build", "--release", "--package", "lucid-recording", "--example", "sealing"]);
     steps.run("building what measures recordings, as it would be released", &mut cargo)?;
-    let speed = Speed(project.target.join("release/examples/speed"));
+    let sealing = Sealing(project.target.join("release/examples/sealing"));
     let dir = project.lucid.join("bench/recording");
     fs::create_dir_all(&dir).at("making", &dir)?;
     let root = dir.join("root");
@@ -115,12 +115,12 @@ fn files(project: &Project, steps: &Steps, rounds: u32, page: &mut String) -> Re
     fresh(&work)?;
     let input = work.join("input");
     eprintln!("making what is recorded ...");
-    let made = speed.say(&["input"], &[&input], &[])?;
+    let made = sealing.say(&["input"], &[&input], &[])?;
     let (video, events) = (figure(&made, "video")?, figure(&made, "events")?);
     let bytes = video + events;
 
     eprintln!("sealing and its parts ...");
-    let parts = speed.say(&["parts"], &[&work], &[])?;
+    let parts = sealing.say(&["parts"], &[&work], &[])?;
     let rate = |name: &str| figure(&parts, name);
     let limit = 1.0 / (1.0 / rate("seal")? + 1.0 / rate("hash")? + 1.0 / rate("write")?);
     let writer = rate("writer")?;
@@ -130,7 +130,7 @@ fn files(project: &Project, steps: &Steps, rounds: u32, page: &mut String) -> Re
     for round in 1..=rounds {
         eprintln!("Lucid, restic and borg, round {round} of {rounds} ...");
         fresh(&recordings)?;
-        let made = speed.say(&["write"], &[&input, &recordings], &[])?;
+        let made = sealing.say(&["write"], &[&input, &recordings], &[])?;
         peak = figure(&made, "peak_kb")?;
         let (wall, cpu, kept) = (figure(&made, "wall")?, figure(&made, "cpu")?, figure(&made, "kept")?);
         all.push(Kept { name: format!("Lucid {}", env!("CARGO_PKG_VERSION")), wall, cpu, bytes: kept });
@@ -151,11 +151,11 @@ fn files(project: &Project, steps: &Steps, rounds: u32, page: &mut String) -> Re
         steps.interrupt.check()?;
     }
     eprintln!("verification and seeking ...");
-    let proved = speed.say(&["verify"], &[&recordings], &[])?;
-    let opened = speed.say(&["verify"], &[&recordings], &["key"])?;
-    let sought = speed.say(&["seek"], &[&recordings], &[])?;
+    let proved = sealing.say(&["verify"], &[&recordings], &[])?;
+    let opened = sealing.say(&["verify"], &[&recordings], &["key"])?;
+    let sought = sealing.say(&["seek"], &[&recordings], &[])?;
     fresh(&recordings)?;
-    let short = figure(&speed.say(&["write"], &[&input, &recordings], &[SHORT])?, "peak_kb")?;
+    let short = figure(&sealing.say(&["write"], &[&input, &recordings], &[SHORT])?, "peak_kb")?;
     fs::remove_dir_all(&work).at("emptying", &work)?;
 
     let mut put = |line: String| {
@@ -164,7 +164,7 @@ fn files(project: &Project, steps: &Steps, rounds: u32, page: &mut String) -> Re
     };
     let mb = |rate: f64| format!("{:.0}", rate / 1e6);
     put("\n## Sealing, one core\n".to_owned());
-    put("Bytes a second of CPU, the best of five rounds in turns; records of 64 KiB that do not compress.\n"
+    put("Bytes a second of CPU, the median of seven rounds in turns; records of 64 KiB that do not compress.\n"
         .to_owned());
     put("| | MB/s |\n| --- | ---: |".to_owned());
     put(format!("| XChaCha20-Poly1305 (ring) | {} |", mb(rate("seal")?)));
@@ -264,6 +264,7 @@ fn session(project: &Project, steps: &Steps, rounds: u32, page: &mut String) -> 
     let place = Place { project, tools: &tools, interrupt: &steps.interrupt };
     let dir = project.lucid.join("bench");
     let mut all: Vec<(String, Figures)> = Vec::new();
+    let mut sought = None;
     for round in 1..=rounds {
         for recorded in [true, false] {
             let link = Link::new()?;
@@ -272,6 +273,10 @@ fn session(project: &Project, steps: &Steps, rounds: u32, page: &mut String) -> 
             let plan = Plan::new(false, false, None);
             let figures = measure::host(&host, &link, None, &plan, place, Generation::Three, &dir)?;
             all.push((host.name.clone(), figures));
+            drop(host);
+            if recorded {
+                sought = Some(lucid.seek()?);
+            }
             steps.interrupt.check()?;
         }
     }
@@ -296,6 +301,13 @@ fn session(project: &Project, steps: &Steps, rounds: u32, page: &mut String) -> 
          recorded: **{:.1} % more** (goal 3).\n",
         (same / plain - 1.0) * 100.0
     );
+    if let Some(Sought { length, chunks, milliseconds }) = sought {
+        let _ = writeln!(
+            page,
+            "The picture in the middle of such a session ({length:.0} s, {chunks:.0} chunks) is there as a PNG \
+             {milliseconds:.0} ms after `lucidctl recording picture --at` was started.\n"
+        );
+    }
     let _ = writeln!(page, "{}", table::rows(all.iter().map(|(name, figures)| (name, figures)), false));
     Ok(())
 }

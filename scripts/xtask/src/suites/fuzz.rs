@@ -53,6 +53,8 @@ const RECORDING: &[(&str, u32)] = &[
     ("chunk", 300_000),
     ("directory", 4_000),
     ("events", 30_000),
+    ("pictures", 10_000),
+    ("sounds", 60_000),
     ("statements", 100_000),
     ("streams", 300_000),
 ];

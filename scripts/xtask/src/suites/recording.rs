@@ -2,6 +2,7 @@
 //! format, are held to each other and to what was done to thousands of recordings. Then sessions are recorded, on this machine
 //! ([`host`]) and on the one in QEMU ([`qemu`]).
 
+mod browser;
 mod host;
 mod qemu;
 
@@ -51,6 +52,7 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     report.check("a proof holds for its chunk and for nothing else", || proofs(&tools));
     report.check("after a rewrap the new key opens every record and the old one none", || rewrap(&tools));
     report.check("an exported film is what was recorded, as ffmpeg sees it", || film(context, &tools));
+    browser::check(context, &tools, report);
     report.check("exit statuses tell wrong from unreadable and from wrong usage", || statuses(&tools));
     if report.wants("host") {
         host::check(context, &tools, report)?;
@@ -433,11 +435,16 @@ const FILM: u64 = 20;
 /// Size of its pictures.
 const FILM_SIZE: (usize, usize) = (640, 480);
 
-fn film(context: &Context, tools: &Tools) -> Result<String> {
+/// Makes that recording below a directory.
+fn session(context: &Context, parent: &Path) -> Result<PathBuf> {
     let project = context.project;
     let mut make = project.command(&project.target.join("debug/examples/session").to_string_lossy());
-    make.arg(tools.work.join("sessions")).arg(FILM.to_string());
-    let recording = PathBuf::from(ask_well("recording a session", &mut make, b"")?.text().trim());
+    make.arg(parent).arg(FILM.to_string());
+    Ok(PathBuf::from(ask_well("recording a session", &mut make, b"")?.text().trim()))
+}
+
+fn film(context: &Context, tools: &Tools) -> Result<String> {
+    let recording = session(context, &tools.work.join("sessions"))?;
     let file = |name: &str| tools.work.join(name);
     let (film, events, subtitles) = (file("film.mp4"), file("film.jsonl"), file("film.vtt"));
     let export = |device: &str| {
