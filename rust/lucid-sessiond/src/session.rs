@@ -37,8 +37,8 @@ use crate::{
     payload,
 };
 
-/// An item is on the disk a second after it came; a quarter of that is the disk's.
-const COMMIT_AFTER: Duration = Duration::from_millis(750);
+/// An item is on the disk a second after it came; half of that is for a busy processor and a slow disk.
+const COMMIT_AFTER: Duration = Duration::from_millis(500);
 /// A disk that is slower than its items is not asked more often than this.
 const COMMIT_EVERY: Duration = Duration::from_millis(250);
 /// What the disk did not let happen is tried again after this.
