@@ -48,8 +48,6 @@ pub(crate) struct Pace {
     last: Option<Instant>,
     /// Bytes a second.
     rate: Option<f64>,
-    /// When the link has taken all that was sent, at that rate.
-    free: Option<Instant>,
 }
 
 impl Pace {
@@ -59,13 +57,11 @@ impl Pace {
 
     /// A picture, or the rest of one, was handed to the socket.
     pub(crate) fn sent(&mut self, frame: u32, bytes: usize, now: Instant) {
-        self.load(bytes, now);
         self.flying.push_back(Flight { frame, sent: now, bytes, ahead: false });
     }
 
     /// A part of a picture was handed to the socket. It counts as a picture only together with its rest.
     pub(crate) fn sent_ahead(&mut self, frame: u32, bytes: usize, now: Instant) {
-        self.load(bytes, now);
         self.flying.push_back(Flight { frame, sent: now, bytes, ahead: true });
     }
 
@@ -136,20 +132,14 @@ impl Pace {
         pictures < count && under_way < window
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "bytes of a picture fit a double")]
-    fn load(&mut self, bytes: usize, now: Instant) {
-        let Some(rate) = self.rate else { return };
-        let begins = self.free.map_or(now, |free| free.max(now));
-        self.free = Some(begins + Duration::from_secs_f64(bytes as f64 / rate));
-    }
-
     /// From when on the link has nothing to do, though what it took may not be there yet; `None` when that is not known
     /// before the next acknowledgement.
     pub(crate) fn idle_from(&self, now: Instant) -> Option<Instant> {
-        if self.flying.is_empty() {
-            return Some(now);
-        }
-        self.free.filter(|_| self.flying.len() < MANY)
+        let Some(first) = self.flying.front() else { return Some(now) };
+        let rate = self.rate.filter(|_| self.flying.len() < MANY)?;
+        #[expect(clippy::cast_precision_loss, reason = "bytes of a picture fit a double")]
+        let takes = |flight: &Flight| Duration::from_secs_f64(flight.bytes as f64 / rate);
+        Some(self.flying.iter().fold(first.sent, |free, flight| free.max(flight.sent) + takes(flight)))
     }
 
     /// What the next picture may take, in bytes, if it can be helped.
