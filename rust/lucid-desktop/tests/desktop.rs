@@ -121,20 +121,7 @@ impl Launcher {
     }
 
     fn open(&self, width: u32, height: u32, layout: &str) -> Screen {
-        let keyboard = KeyboardLayout { layout: layout.into(), variant: String::new() };
-        let request = DesktopRequest { width, height, keyboard, sound: false, drives: false };
-        let (events, received) = channel();
-        let desktop = Desktop::open(&self.socket(), &request, Sink { events }).unwrap();
-        Screen {
-            desktop,
-            received,
-            size: (0, 0),
-            pixels: Vec::new(),
-            frames: 0,
-            repeats: false,
-            pointer: None,
-            focus: None,
-        }
+        Screen::open(&self.socket(), width, height, layout)
     }
 }
 
@@ -202,6 +189,22 @@ struct Screen {
 }
 
 impl Screen {
+    fn open(socket: &Path, width: u32, height: u32, layout: &str) -> Self {
+        let keyboard = KeyboardLayout { layout: layout.into(), variant: String::new() };
+        let request = DesktopRequest { width, height, keyboard, sound: false, drives: false };
+        let (events, received) = channel();
+        Self {
+            desktop: Desktop::open(socket, &request, Sink { events }).unwrap(),
+            received,
+            size: (0, 0),
+            pixels: Vec::new(),
+            frames: 0,
+            repeats: false,
+            pointer: None,
+            focus: None,
+        }
+    }
+
     /// The next frame; everything outside of its damage must be as before.
     fn next(&mut self) -> Vec<Rect> {
         loop {
@@ -1307,20 +1310,7 @@ fn a_client_that_is_killed_leaves_nothing_running() {
     needs_sway!();
     // The client is this test program once more, so that it can be killed like one.
     if let Some(socket) = std::env::var_os("LUCID_TEST_CLIENT_OF") {
-        let keyboard = KeyboardLayout { layout: "us".into(), variant: String::new() };
-        let request = DesktopRequest { width: 640, height: 480, keyboard, sound: false, drives: false };
-        let (events, received) = channel();
-        let desktop = Desktop::open(Path::new(&socket), &request, Sink { events }).unwrap();
-        let mut screen = Screen {
-            desktop,
-            received,
-            size: (0, 0),
-            pixels: Vec::new(),
-            frames: 0,
-            repeats: false,
-            pointer: None,
-            focus: None,
-        };
+        let mut screen = Screen::open(Path::new(&socket), 640, 480, "us");
         screen.terminal();
         screen.type_text("(setsid sh -c 'trap \"\" HUP TERM INT; echo x > up; sleep 12345' &); read x\n");
         loop {
