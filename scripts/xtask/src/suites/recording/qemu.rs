@@ -32,7 +32,7 @@ use crate::{
 const CARD_BYTES: u64 = 2 << 30;
 /// The longest that anything in a session may take on a busy machine in QEMU.
 const BOUND: Duration = Duration::from_secs(120);
-/// Heads that are on the disk before anything is done to it, so that there is something to lose.
+/// Heads of a busy session that are on the disk before anything is done to it.
 const HEADS_BEFORE: u64 = 3;
 const USER: &str = "visitor";
 const PASSWORD: &str = "Six-Grey-Owls-27";
@@ -120,11 +120,22 @@ impl Bench<'_> {
         Ok(client)
     }
 
-    /// A session in which something new is shown all the time.
-    fn busy_session(&self, machine: &Machine, dir: &Path) -> Result<Client> {
-        let client = self.session(machine, dir)?;
+    /// A session in which something new is shown all the time, and of which some heads are on the disk, so that there is
+    /// something to lose. `newest` says which the newest head is that was seen there.
+    fn busy_session(
+        &self,
+        machine: &Machine,
+        dir: &Path,
+        newest: impl Fn() -> Option<u64>,
+    ) -> Result<Client> {
+        let mut client = self.session(machine, dir)?;
         client.screen.type_text(BUSY)?;
         client.screen.key("Return")?;
+        let wanted = newest().unwrap_or(0) + HEADS_BEFORE;
+        self.interrupt().wait_for("heads of the recording on the disk", BOUND, || {
+            client.must_run()?;
+            Ok(newest().filter(|number| *number >= wanted))
+        })?;
         Ok(client)
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    BOUND, Bench, HEADS_BEFORE,
+    BOUND, Bench,
     left::{Left, extract, must_be_kept, recover},
     must,
     watch::{Seen, shared, while_watched},
@@ -69,13 +69,8 @@ fn failing(bench: &Bench) -> Result<(Watched, Left, String)> {
     machine.wait_ready(0)?;
     let device = bench.device(&mut machine)?;
     let (watched, Seen { writes, mut sessions }) = while_watched(&log, |seen| {
-        let newest = || shared(seen).newest(|_| true);
-        let mut client = bench.busy_session(&machine, &disks.dir.join("client"))?;
-        let wanted = newest().unwrap_or(0) + HEADS_BEFORE;
-        bench.interrupt().wait_for("heads of the recording on the disk", BOUND, || {
-            client.must_run()?;
-            Ok(newest().filter(|number| *number >= wanted))
-        })?;
+        let client =
+            bench.busy_session(&machine, &disks.dir.join("client"), || shared(seen).newest(|_| true))?;
         let from = machine.console()?.len();
         machine.fail_writes()?;
         let (shown, stayed) = shown(bench, client)?;

@@ -14,7 +14,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    BOUND, Bench, HEADS_BEFORE,
+    Bench,
     left::{Left, all_of, extract, must_be_kept, must_be_recovered, recover},
     must,
     watch::{Head, Seen, shared, while_watched},
@@ -171,13 +171,8 @@ fn power_cut(bench: &Bench, disks: &Disks, device: &str, lost: &[Lost], picks: &
     let mut machine = Machine::start(disks, &options, bench.interrupt())?;
     machine.wait_ready(0)?;
     let ((busy, end), Seen { writes, mut sessions }) = while_watched(&log, |seen| {
-        let newest = || shared(seen).newest(is_new);
-        let mut client = bench.busy_session(&machine, &disks.dir.join("client"))?;
-        let wanted = newest().unwrap_or(0) + HEADS_BEFORE;
-        bench.interrupt().wait_for("heads of the recording on the disk", BOUND, || {
-            client.must_run()?;
-            Ok(newest().filter(|number| *number >= wanted))
-        })?;
+        let mut client =
+            bench.busy_session(&machine, &disks.dir.join("client"), || shared(seen).newest(is_new))?;
         let busy = Instant::now();
         thread::sleep(CUT_AFTER + Duration::from_millis(picks.below(CUT_WITHIN)));
         client.must_run()?;
