@@ -5,16 +5,17 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use serde_json::Value;
-
-use super::link::HOST;
+use super::{
+    cost::{self, Cost},
+    link::HOST,
+};
 use crate::{
     build,
     client::{Login, foreign_wrapper},
-    error::{At, Error, Result},
+    error::{At, Result},
     machine,
     progress::{Background, Interrupt, Steps, ask_well},
     setup::Project,
@@ -25,8 +26,6 @@ const START: Duration = Duration::from_secs(30);
 /// The account on both.
 const USER: &str = "bench";
 const PASSWORD: &str = "Quiet-Otter-58";
-/// How often a picture of a recording is asked for.
-const SEEKS: usize = 7;
 
 /// A host that is running.
 pub(super) struct Host {
@@ -34,13 +33,20 @@ pub(super) struct Host {
     pub(super) name: String,
     /// How to come in.
     pub(super) login: Login,
-    programs: Vec<Background>,
+    /// By name.
+    programs: Vec<(String, Background)>,
 }
 
 impl Host {
-    /// The processes whose cost counts, with all that they start.
-    pub(super) fn roots(&self) -> Vec<u32> {
-        self.programs.iter().map(Background::id).collect()
+    /// What all its processes have cost so far, with all that they start.
+    pub(super) fn cost(&self) -> Cost {
+        cost::of(&self.programs.iter().map(|(_, program)| program.id()).collect::<Vec<_>>())
+    }
+
+    /// What one of them has cost so far; nothing if it has none of that name.
+    pub(super) fn cost_of(&self, name: &str) -> Cost {
+        let named = self.programs.iter().filter(|(program, _)| program == name);
+        cost::of(&named.map(|(_, program)| program.id()).collect::<Vec<_>>())
     }
 
     fn start(
@@ -51,11 +57,12 @@ impl Host {
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let mut programs = Vec::new();
-        for (log, command) in commands {
-            programs.push(Background::start(command, &dir.join(log))?);
+        for (program, command) in commands {
+            let log = dir.join(format!("{program}.log"));
+            programs.push(((*program).to_owned(), Background::start(command, &log)?));
         }
         interrupt.wait_for(name, START, || {
-            for program in &mut programs {
+            for (_, program) in &mut programs {
                 program.must_run(&format!("serving as {name}"))?;
             }
             Ok(std::net::TcpStream::connect((HOST, port)).is_ok().then_some(()))
@@ -93,25 +100,14 @@ pub(super) struct Lucid {
     dir: PathBuf,
     programs: PathBuf,
     sway: PathBuf,
-    /// The key to which recordings are sealed.
-    owner: String,
-}
-
-/// What it takes to see the middle of a recording.
-pub(super) struct Sought {
-    /// Of the recording, in seconds.
-    pub(super) length: f64,
-    pub(super) chunks: f64,
-    /// From the command's start to its end, with the picture written, in milliseconds: the median.
-    pub(super) milliseconds: f64,
 }
 
 impl Lucid {
-    /// Builds the services as they are released, for this machine.
-    pub(super) fn prepare(project: &Project, steps: &Steps, tools: &Path) -> Result<Self> {
+    /// Builds the services as they are released, for this machine, and other programs of ours besides.
+    pub(super) fn prepare(project: &Project, steps: &Steps, tools: &Path, besides: &[&str]) -> Result<Self> {
         let mut cargo = project.command("cargo");
         cargo.args(["build", "--release"]);
-        for package in ["lucid-rdp", "lucid-desktop", "lucid-sessiond", "lucidctl", "bench-scene"] {
+        for package in ["lucid-rdp", "lucid-desktop", "bench-scene"].iter().chain(besides) {
             cargo.args(["--package", package]);
         }
         steps.run("building the services as they are released", &mut cargo)?;
@@ -124,44 +120,27 @@ impl Lucid {
             format!("xwayland disable\ndefault_border none\nswaybg_command -\nexec '{}'\n", scene.display());
         let path = dir.join("sway-config");
         fs::write(&path, config).at("writing", &path)?;
-        let mut key = Command::new(programs.join("lucidctl"));
-        key.args(["recording", "new-key", "--json"]).arg(dir.join("owner.key"));
-        let owner = said(&mut key)?["public"].as_str().unwrap_or_default().to_owned();
-        Ok(Self { dir, programs, sway, owner })
+        Ok(Self { dir, programs, sway })
     }
 
-    /// Looks at the middle of what was recorded last.
-    pub(super) fn seek(&self) -> Result<Sought> {
-        let recordings = self.dir.join("recorder/recordings");
-        let found = fs::read_dir(&recordings).at("reading", &recordings)?.next();
-        let recording =
-            found.ok_or_else(|| Error::broken("nothing was recorded"))?.at("reading", &recordings)?.path();
-        let command = |words: &[&str]| {
-            let mut command = Command::new(self.programs.join("lucidctl"));
-            command.arg("recording").args(words).arg("--key").arg(self.dir.join("owner.key"));
-            command
-        };
-        let about = said(command(&["show", "--json"]).arg(&recording))?;
-        let (length, chunks) = (number(&about, "length_us")? / 1e6, number(&about, "chunks")?);
-        let mut times = Vec::new();
-        for _ in 0..SEEKS {
-            let start = Instant::now();
-            let mut picture = command(&["picture", "--force"]);
-            picture
-                .arg("--png")
-                .arg(self.dir.join("middle.png"))
-                .arg("--at")
-                .arg(format!("{:.3}", length / 2.0));
-            ask_well("showing a picture of a recording", picture.arg(&recording), b"")?;
-            times.push(start.elapsed().as_secs_f64() * 1000.0);
-        }
-        times.sort_by(f64::total_cmp);
-        Ok(Sought { length, chunks, milliseconds: times[SEEKS / 2] })
+    /// A program of ours, as released.
+    pub(super) fn program(&self, name: &str) -> Command {
+        Command::new(self.programs.join(name))
     }
 
-    /// Starts them; with the recorder, if sessions are to be recorded.
-    pub(super) fn start(&self, recorded: bool, interrupt: &Interrupt) -> Result<Host> {
-        let file = |name: &str| self.dir.join(name);
+    /// A file beside what the services keep.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Where the recorder keeps what it has recorded since the services were started.
+    pub(super) fn recordings(&self) -> PathBuf {
+        self.file("recorder/recordings")
+    }
+
+    /// Starts them; with the recorder, where recordings have an owner's key to be sealed to.
+    pub(super) fn start(&self, owner: Option<&str>, interrupt: &Interrupt) -> Result<Host> {
+        let file = |name: &str| self.file(name);
         for folder in ["state", "run", "home", "runtime", "recorder"] {
             fresh(&file(folder))?;
         }
@@ -170,37 +149,27 @@ impl Lucid {
         let port = machine::free_port()?;
         let login = Login { port, user: USER.to_owned(), password: Some(PASSWORD.to_owned()) };
         login.write_account(&file("account.json"))?;
-        let mut desktop = Command::new(self.programs.join("lucid-desktop"));
+        let mut desktop = self.program("lucid-desktop");
         desktop.arg("--listen").arg(file("desktop.sock")).arg("--home").arg(file("home"));
         desktop.arg("--runtime").arg(file("runtime")).arg("--sway").arg(&self.sway);
         desktop.arg("--sway-config").arg(file("sway-config"));
-        let mut rdp = Command::new(self.programs.join("lucid-rdp"));
+        let mut rdp = self.program("lucid-rdp");
         rdp.arg("--listen").arg(format!("{HOST}:{port}")).arg("--state").arg(file("state"));
         rdp.arg("--run").arg(file("run")).arg("--account").arg(file("account.json"));
         rdp.arg("--desktop").arg(file("desktop.sock"));
         let mut name = format!("Lucid {}", env!("CARGO_PKG_VERSION"));
-        let mut commands = vec![("lucid-desktop.log", desktop)];
-        if recorded {
+        let mut commands = vec![("lucid-desktop", desktop)];
+        if let Some(owner) = owner {
             name.push_str(", recorded");
-            let mut recorder = Command::new(self.programs.join("lucid-sessiond"));
+            let mut recorder = self.program("lucid-sessiond");
             recorder.arg("--state").arg(file("recorder")).arg("--run").arg(file("recorder"));
-            recorder.args(["--owner", &self.owner]);
+            recorder.args(["--owner", owner]);
             rdp.arg("--recorder").arg(file("recorder/recorder.sock"));
-            commands.push(("lucid-sessiond.log", recorder));
+            commands.push(("lucid-sessiond", recorder));
         }
-        commands.push(("lucid-rdp.log", rdp));
+        commands.push(("lucid-rdp", rdp));
         Host::start(&name, port, &commands, &self.dir, interrupt)
     }
-}
-
-/// What a command of `lucidctl` says with `--json`.
-fn said(command: &mut Command) -> Result<Value> {
-    let answer = ask_well("asking about recordings", command, b"")?;
-    serde_json::from_slice(&answer.out).map_err(|error| Error::talk("lucidctl", error))
-}
-
-fn number(about: &Value, name: &str) -> Result<f64> {
-    about[name].as_f64().ok_or_else(|| Error::talk("lucidctl", format!("no {name} in {about}")))
 }
 
 /// xrdp as Debian packages it, with H.264 by x264.
@@ -278,7 +247,7 @@ impl Xrdp {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--ipc", "--fork", "--kill-child", "sh", "-c", &script]);
         let name = format!("xrdp {}", self.version);
-        Host::start(&name, port, &[("xrdp.log", command)], &self.dir, interrupt)
+        Host::start(&name, port, &[("xrdp", command)], &self.dir, interrupt)
     }
 
     /// Changes lines of one of its files.

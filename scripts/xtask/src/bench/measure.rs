@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    cost::{self, Cost},
+    cost::Cost,
     hosts::Host,
     link::{HOST, Link},
     probe::{Probe, key},
@@ -176,7 +176,7 @@ pub(super) fn host(
         figures.under_video = bench.keys(key::SMALL, plan.keys_under_load)?.0;
     }
     client.must_run()?;
-    figures.memory = cost::of(&host.roots()).memory;
+    figures.memory = host.cost().memory;
     Ok(figures)
 }
 
@@ -190,7 +190,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// What the host has cost so far: processors and bytes.
     fn meter(&self) -> Result<(Cost, u64)> {
-        Ok((cost::of(&self.host.roots()), self.link.sent()?))
+        Ok((self.host.cost(), self.link.sent()?))
     }
 
     /// Lets a work run for the plan's span.

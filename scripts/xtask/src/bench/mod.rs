@@ -66,7 +66,7 @@ pub(crate) fn run(project: &Project, steps: &Steps, arguments: &BenchArguments) 
     setup(project, steps)?;
     build::host(project, steps, build::Host::Tools)?;
     let tools = build::trixie_tools(project, steps)?;
-    let lucid = Lucid::prepare(project, steps, &tools)?;
+    let lucid = Lucid::prepare(project, steps, &tools, &[])?;
     let xrdp = if arguments.lucid_only { None } else { Some(Xrdp::prepare(project, steps)?) };
     let place = Place { project, tools: &tools, interrupt: &steps.interrupt };
     let dir = project.lucid.join("bench");
@@ -82,7 +82,7 @@ pub(crate) fn run(project: &Project, steps: &Steps, arguments: &BenchArguments) 
             let plan = Plan::new(shape.is_some(), arguments.quick, arguments.only);
             for round in 1..=arguments.rounds {
                 type Start<'a> = Box<dyn Fn() -> Result<Host> + 'a>;
-                let mut starts: Vec<Start> = vec![Box::new(|| lucid.start(false, &steps.interrupt))];
+                let mut starts: Vec<Start> = vec![Box::new(|| lucid.start(None, &steps.interrupt))];
                 if let Some(xrdp) = &xrdp {
                     starts.push(Box::new(|| xrdp.start(&steps.interrupt)));
                 }
