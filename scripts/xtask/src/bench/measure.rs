@@ -193,27 +193,30 @@ impl Bench<'_> {
         Ok((self.host.cost(), self.link.sent()?))
     }
 
+    /// What it has cost since then: seconds of processors, and bytes.
+    fn since(&self, (before, sent): (Cost, u64)) -> Result<(f64, u64)> {
+        let (after, sent_after) = self.meter()?;
+        let bytes = sent_after.checked_sub(sent).ok_or_else(|| {
+            Error::broken("the link's counter went back: another bench took it; run one at a time")
+        })?;
+        Ok((after.cpu - before.cpu, bytes))
+    }
+
     /// Lets a work run for the plan's span.
     fn moving(&self, work: u8) -> Result<Moving> {
         self.probe.press(work)?;
         // The change to that work is no part of it.
         std::thread::sleep(Duration::from_secs(1));
-        let (before, sent) = self.meter()?;
+        let before = self.meter()?;
         let start = Instant::now();
         let (shown, made) = self.probe.frames(self.plan.span)?;
-        let (after, sent_after) = self.meter()?;
-        Ok(Moving {
-            seconds: start.elapsed().as_secs_f64(),
-            shown,
-            made,
-            cpu: after.cpu - before.cpu,
-            bytes: sent_after - sent,
-        })
+        let (cpu, bytes) = self.since(before)?;
+        Ok(Moving { seconds: start.elapsed().as_secs_f64(), shown, made, cpu, bytes })
     }
 
     /// Presses a key again and again; what it costs is told in keys instead of frames.
     fn keys(&self, key: u8, count: usize) -> Result<(Latencies, Moving)> {
-        let (before, sent) = self.meter()?;
+        let before = self.meter()?;
         let start = Instant::now();
         let mut latencies = Vec::new();
         for index in 0..count {
@@ -225,16 +228,10 @@ impl Bench<'_> {
             // Not in step with any clock of the host.
             std::thread::sleep(self.plan.pause + Duration::from_millis((index * 37 % 50) as u64));
         }
-        let (after, sent_after) = self.meter()?;
+        let (cpu, bytes) = self.since(before)?;
         latencies.sort_by(f64::total_cmp);
         let count = u32::try_from(latencies.len()).map_err(|_| Error::broken("too many keys"))?;
-        let cost = Moving {
-            seconds: start.elapsed().as_secs_f64(),
-            shown: count,
-            made: count,
-            cpu: after.cpu - before.cpu,
-            bytes: sent_after - sent,
-        };
+        let cost = Moving { seconds: start.elapsed().as_secs_f64(), shown: count, made: count, cpu, bytes };
         Ok((Latencies(latencies), cost))
     }
 
