@@ -1,5 +1,6 @@
 //! `lucidctl`: asks Lucid's services how they are, and tells them what to do. Exit status: see [`EXIT`].
 
+mod policy;
 mod recording;
 mod report;
 
@@ -16,7 +17,7 @@ use lucid_ipc::tonic::{Code, Status};
 
 /// Stands at the end of the help.
 const EXIT: &str = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 the service is not running, \
-    4 not permitted, 5 there is no such session, 6 a recording, a key or a proof cannot be read. What is wrong in a \
+    4 not permitted, 5 there is no such session, 6 a recording, a key, a proof or a policy cannot be read. What is wrong in a \
     recording, or missing from it, is a failure: 1.";
 
 /// How long a message is shown before a session ends, unless said otherwise.
@@ -49,6 +50,9 @@ enum Command {
     /// Recordings of sessions: proved, played, exported.
     #[command(subcommand)]
     Recording(recording::Recording),
+    /// Policies: what a session may do, in plain words.
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Prints completions for a shell.
     Completions {
         /// Which shell.
@@ -133,6 +137,10 @@ enum Error {
     NothingShown(String),
     #[error("{0}")]
     Replay(lucid_replay::Error),
+    #[error("{}: {}", .0.display(), .1)]
+    Policy(PathBuf, lucid_policy::Error),
+    #[error("there is no profile {0:?}; there are `profile:strict` and `profile:standard`")]
+    NoProfile(String),
     #[error(
         "{0} is not an address of this machine alone (127.0.0.1 or ::1): what is played is shown to nobody else"
     )]
@@ -147,8 +155,9 @@ impl Error {
             Error::NotRunning(_) => 3,
             Error::Denied(_) | Error::Refused(_) => 4,
             Error::NotFound(_) => 5,
-            Error::NoDevice | Error::NotLoopback(_) => 2,
+            Error::NoDevice | Error::NotLoopback(_) | Error::NoProfile(_) => 2,
             Error::Read(..)
+            | Error::Policy(..)
             | Error::NoRecording(_)
             | Error::Recording(
                 lucid_recording::Error::Io { doing: "opening" | "reading", .. }
@@ -226,6 +235,7 @@ fn run(arguments: Arguments) -> Result<bool, Error> {
         }
         Command::Man { directory } => return manual(directory).map(|()| true),
         Command::Recording(command) => return recording::run(command, arguments.json),
+        Command::Policy(command) => return policy::run(command, arguments.json),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -276,7 +286,9 @@ async fn ask(arguments: Arguments) -> Result<(), Error> {
             print(&if json { report::json(&fingerprint) } else { fingerprint.certificate_sha256 + "\n" })
         }
         // Answered without a service.
-        Command::Completions { .. } | Command::Man { .. } | Command::Recording(_) => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } | Command::Recording(_) | Command::Policy(_) => {
+            Ok(())
+        }
     }
 }
 

@@ -1,0 +1,151 @@
+//! What may happen or not.
+
+/// Who wants something. Whoever has several roles is asked about with each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Whom the device belongs to, and its recordings.
+    Owner,
+    /// Who uses the desktop.
+    Operator,
+    /// Who may decide on requests.
+    Approver,
+    /// Who may watch.
+    Observer,
+    /// The device itself.
+    Device,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 5] = [Self::Owner, Self::Operator, Self::Approver, Self::Observer, Self::Device];
+
+    /// As Cedar knows it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Operator => "operator",
+            Self::Approver => "approver",
+            Self::Observer => "observer",
+            Self::Device => "device",
+        }
+    }
+}
+
+/// A file that is to pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transfer<'a> {
+    /// Of it, or of all that are pasted at once.
+    pub bytes: u64,
+    /// Where it is on the client's drives, from the drive's name on, parted by `/`; none for one that is copied and pasted.
+    pub dir: Option<&'a str>,
+    /// Its name.
+    pub name: &'a str,
+    /// Whether there is one of that name already, which it would replace.
+    pub replaces: bool,
+}
+
+/// What is to happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action<'a> {
+    /// A key is pressed, by its name in [`KEYS`](crate::KEYS).
+    Key(&'a str),
+    /// A character comes without a key (Unicode input).
+    Character,
+    /// The pointer moves for so many times within a second, or does something else.
+    Point {
+        /// With this one.
+        rate_hz: u32,
+    },
+    /// Something that was copied on the desktop is pasted at the client.
+    CopyToClient {
+        /// How much.
+        bytes: u64,
+    },
+    /// Something that was copied at the client is pasted on the desktop.
+    CopyToDesktop {
+        /// How much.
+        bytes: u64,
+    },
+    /// A file goes from the client to the desktop.
+    Upload(Transfer<'a>),
+    /// A file goes from the desktop to the client.
+    Download(Transfer<'a>),
+    /// The client hears the desktop.
+    PlaySound,
+    /// The desktop hears the client.
+    RecordSound,
+    /// The desktop sees the client's camera.
+    UseCamera,
+    /// The desktop prints on the client's printer.
+    Print,
+    /// A program takes a picture of the screen.
+    TakeScreenshot,
+    /// A program talks to the client through a channel of its own.
+    OpenChannel,
+    /// A window is shown.
+    Show {
+        /// Its application's id.
+        app_id: &'a str,
+    },
+    /// A pixel of the desktop is shown.
+    Reveal {
+        /// From the left.
+        x: u32,
+        /// From the top.
+        y: u32,
+    },
+    /// A session begins.
+    Connect {
+        /// How many there are already.
+        sessions: u32,
+    },
+    /// A session goes on.
+    Stay {
+        /// Since it began.
+        age_seconds: u64,
+        /// Since something was typed or pointed at.
+        idle_seconds: u64,
+    },
+    /// A session goes on after something was refused.
+    GoOn,
+    /// A session is watched.
+    Observe,
+    /// A recording is exported.
+    Export,
+    /// A request is granted.
+    Approve {
+        /// Whoever grants it has asked for it himself.
+        own: bool,
+    },
+}
+
+impl Action<'_> {
+    /// As Cedar knows it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Key(_) => "key",
+            Self::Character => "character",
+            Self::Point { .. } => "point",
+            Self::CopyToClient { .. } => "copy_to_client",
+            Self::CopyToDesktop { .. } => "copy_to_desktop",
+            Self::Upload(_) => "upload",
+            Self::Download(_) => "download",
+            Self::PlaySound => "play_sound",
+            Self::RecordSound => "record_sound",
+            Self::UseCamera => "use_camera",
+            Self::Print => "print",
+            Self::TakeScreenshot => "take_screenshot",
+            Self::OpenChannel => "open_channel",
+            Self::Show { .. } => "show",
+            Self::Reveal { .. } => "reveal",
+            Self::Connect { .. } => "connect",
+            Self::Stay { .. } => "stay",
+            Self::GoOn => "go_on",
+            Self::Observe => "observe",
+            Self::Export => "export",
+            Self::Approve { .. } => "approve",
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Decisions.
+
+use std::str::FromStr as _;
+
+use cedar_policy::{
+    Authorizer, Context, Entities, Entity, EntityUid, PolicySet, Request, RestrictedExpression, Schema,
+    ValidationMode, Validator,
+};
+
+use crate::{
+    action::{Action, Role, Transfer},
+    cedar::{FIXED, SCHEMA, gate_of},
+    error::{Error, Result},
+    policy::{EVERY, Policy},
+};
+
+/// What was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It may happen.
+    Allowed,
+    /// It may not.
+    Refused {
+        /// The gate that is closed, by its key in the table, such as `clipboard.host_to_remote`; or what holds whatever the
+        /// table says: `observe`, `export`, `approve`.
+        gate: &'static str,
+    },
+}
+
+impl Decision {
+    /// Whether it may happen.
+    #[must_use]
+    pub fn is_allowed(self) -> bool {
+        self == Self::Allowed
+    }
+}
+
+/// Decides what may happen under one table.
+pub struct Decider {
+    authorizer: Authorizer,
+    policies: PolicySet,
+    entities: Entities,
+    schema: Schema,
+    session: EntityUid,
+}
+
+fn uid(kind: &str, id: &str) -> Result<EntityUid> {
+    EntityUid::from_str(&format!("Lucid::{kind}::\"{id}\"")).map_err(Error::cedar)
+}
+
+impl Decider {
+    /// For a table.
+    ///
+    /// # Errors
+    /// When Cedar refuses the table's policies, which would be a fault of this crate.
+    pub fn new(policy: &Policy) -> Result<Self> {
+        let (schema, warnings) = Schema::from_cedarschema_str(SCHEMA).map_err(Error::cedar)?;
+        if let Some(warning) = warnings.into_iter().next() {
+            return Err(Error::cedar(warning));
+        }
+        let policies = PolicySet::from_str(&(policy.to_cedar() + FIXED)).map_err(Error::cedar)?;
+        let validation = Validator::new(schema.clone()).validate(&policies, ValidationMode::Strict);
+        if let Some(error) = validation.validation_errors().next() {
+            return Err(Error::cedar(error));
+        }
+        let mut entities = Vec::new();
+        for role in Role::ALL {
+            let group = uid("Role", role.name())?;
+            let person = uid("Person", role.name())?;
+            entities.push(Entity::new_no_attrs(person, [group.clone()].into()));
+            entities.push(Entity::new_no_attrs(group, [].into()));
+        }
+        let session = uid("Session", "this")?;
+        entities.push(Entity::new_no_attrs(session.clone(), [].into()));
+        let entities = Entities::from_entities(entities, Some(&schema)).map_err(Error::cedar)?;
+        Ok(Self { authorizer: Authorizer::new(), policies, entities, schema, session })
+    }
+
+    /// Whether somebody in a role may do that. What cannot be decided is refused.
+    #[must_use]
+    pub fn decide(&self, role: Role, action: &Action<'_>) -> Decision {
+        let allowed = self.ask(role, action).unwrap_or(false);
+        if allowed { Decision::Allowed } else { Decision::Refused { gate: gate_of(action.name()) } }
+    }
+
+    fn ask(&self, role: Role, action: &Action<'_>) -> Result<bool> {
+        let context = Context::from_pairs(context(action)).map_err(Error::cedar)?;
+        let request = Request::new(
+            uid("Person", role.name())?,
+            uid("Action", action.name())?,
+            self.session.clone(),
+            context,
+            Some(&self.schema),
+        )
+        .map_err(Error::cedar)?;
+        let response = self.authorizer.is_authorized(&request, &self.policies, &self.entities);
+        // Cedar leaves out a policy that fails; one that forbids would then be missing.
+        let whole = response.diagnostics().errors().next().is_none();
+        Ok(whole && response.decision() == cedar_policy::Decision::Allow)
+    }
+}
+
+/// What matters of an action.
+fn context(action: &Action<'_>) -> Vec<(String, RestrictedExpression)> {
+    // What is larger than any limit is refused by each.
+    let long = |value: u64| RestrictedExpression::new_long(i64::try_from(value).unwrap_or(i64::MAX));
+    let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
+    let set = |texts: Vec<&str>| RestrictedExpression::new_set(texts.into_iter().map(text));
+    let pairs = match action {
+        Action::Key(code) => vec![("code", text(code))],
+        Action::Point { rate_hz } => vec![("rate_hz", long((*rate_hz).into()))],
+        Action::CopyToClient { bytes } | Action::CopyToDesktop { bytes } => vec![("bytes", long(*bytes))],
+        Action::Upload(transfer) | Action::Download(transfer) => {
+            let Transfer { bytes, dir, name, replaces } = transfer;
+            let extension = extension(name);
+            let extensions = [EVERY].into_iter().chain(extension.as_deref()).collect();
+            vec![
+                ("bytes", long(*bytes)),
+                ("dirs", set(dirs(*dir))),
+                ("extensions", set(extensions)),
+                ("pasted", RestrictedExpression::new_bool(dir.is_none())),
+                ("replaces", RestrictedExpression::new_bool(*replaces)),
+            ]
+        }
+        Action::Show { app_id } => vec![("app_id", text(app_id))],
+        Action::Reveal { x, y } => vec![("x", long((*x).into())), ("y", long((*y).into()))],
+        Action::Connect { sessions } => vec![("sessions", long((*sessions).into()))],
+        Action::Stay { age_seconds, idle_seconds } => {
+            vec![("age_seconds", long(*age_seconds)), ("idle_seconds", long(*idle_seconds))]
+        }
+        Action::Approve { own } => vec![("own", RestrictedExpression::new_bool(*own))],
+        Action::Character
+        | Action::PlaySound
+        | Action::RecordSound
+        | Action::UseCamera
+        | Action::Print
+        | Action::TakeScreenshot
+        | Action::OpenChannel
+        | Action::GoOn
+        | Action::Observe
+        | Action::Export => Vec::new(),
+    };
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The ending of a file's name after its last dot, in lower case; none for a name without one, or that begins with its
+/// only one.
+fn extension(name: &str) -> Option<String> {
+    let (stem, extension) = name.rsplit_once('.')?;
+    (!stem.is_empty() && !extension.is_empty()).then(|| extension.to_lowercase())
+}
+
+/// `*`, a folder, and all above it; nothing for a path that is none, so that no list has it.
+fn dirs(dir: Option<&str>) -> Vec<&str> {
+    let mut dirs = vec![EVERY];
+    let Some(dir) = dir else { return dirs };
+    if dir.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Vec::new();
+    }
+    dirs.push(dir);
+    dirs.extend(dir.match_indices('/').map(|(at, _)| &dir[..at]));
+    dirs
+}

@@ -1,0 +1,23 @@
+//! The doors through which bytes of others come in, for the fuzz targets and for tests that replay their corpus. Built with
+//! the feature `fuzzing` and for tests alone.
+
+#![allow(clippy::expect_used, reason = "what does not hold and has to ends the run")]
+
+use crate::{Policy, explain, from_cedar};
+
+/// A table as people write it. Panics when one that is read is not the same after it was written, as JSON or as Cedar
+/// policies.
+pub fn table(bytes: &[u8]) {
+    let Ok(policy) = Policy::parse(bytes) else { return };
+    let canonical = policy.to_bytes().expect("it was checked");
+    assert_eq!(Policy::from_bytes(&canonical).expect("it was written"), policy);
+    assert_eq!(from_cedar(&policy.to_cedar()).expect("a table compiles"), policy);
+    assert!(!explain(&policy).is_empty());
+}
+
+/// Cedar policies. Panics when a table that is read from them is not theirs.
+pub fn policies(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(policy) = from_cedar(text) else { return };
+    assert_eq!(from_cedar(&policy.to_cedar()).expect("a table compiles"), policy);
+}
