@@ -79,7 +79,7 @@ impl Policy {
     /// The table as Cedar policies over [`SCHEMA`]; [`from_cedar`] reads them.
     #[must_use]
     pub fn to_cedar(&self) -> String {
-        let Self { clipboard, file, input, limits, shield, system, version: _, violation } = self;
+        let Self { clipboard, file, input, limits, shield, system, version: _, violation } = &self.normalised();
         let mut text = String::new();
         let mut gate = |gate: &str, open: bool, action: &str, when: &str| {
             let effect = if open { "permit" } else { "forbid" };

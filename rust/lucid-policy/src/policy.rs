@@ -308,8 +308,7 @@ impl Policy {
     /// # Errors
     /// When a value is out of its range.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut policy = self.clone();
-        policy.normalise();
+        let policy = self.normalised();
         policy.check()?;
         json::to_bytes("a policy", &policy).map_err(Error::cedar)
     }
@@ -333,6 +332,13 @@ impl Policy {
     /// When a value is out of its range.
     pub fn hash(&self) -> Result<Hash> {
         Ok(blake3::hash(&self.to_bytes()?).into())
+    }
+
+    /// The same table with its lists as the canonical form has them.
+    pub(crate) fn normalised(&self) -> Self {
+        let mut policy = self.clone();
+        policy.normalise();
+        policy
     }
 
     /// Lists mean the same in any order, and however often something stands in them.

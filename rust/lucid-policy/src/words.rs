@@ -5,7 +5,7 @@ use crate::policy::{Clipboard, EVERY, File, Input, Limits, OnViolation, Policy, 
 /// What a table says, a sentence for each thing that it decides, in the order in which people ask.
 #[must_use]
 pub fn explain(policy: &Policy) -> Vec<String> {
-    let Policy { clipboard, file, input, limits, shield, system, version: _, violation } = policy;
+    let Policy { clipboard, file, input, limits, shield, system, version: _, violation } = &policy.normalised();
     let mut words = vec![keyboard(input), pointer(input)];
     words.extend(copying(clipboard));
     words.extend(files(file));
