@@ -243,9 +243,15 @@ impl Screen {
         self.desktop.arrange(&[Monitor { place: rect(0, 0, width, height), scale }])
     }
 
-    /// Types until the terminal hides the pointer: one that is put to its pixel at a new scale shows again.
+    /// Types until the terminal hides the pointer: one that is put to its pixel at a new scale shows again. Where that
+    /// comes before a frame without it, the terminal takes it for hidden until it moves.
     fn hide_pointer_by_typing(&mut self) {
+        let mut tries = 0;
         while self.pointer != Some(Pointer::Picture) {
+            tries += 1;
+            if tries % 10 == 0 {
+                self.desktop.input(Input::PointerMove { x: 300 + tries % 100, y: 300 }).unwrap();
+            }
             self.type_text(" ");
             self.desktop.request_frame();
             self.next_event("pointer that is hidden");

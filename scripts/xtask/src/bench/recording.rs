@@ -317,7 +317,9 @@ fn session(project: &Project, steps: &Steps, rounds: u32, page: &mut String) -> 
     // CPU of the recorder itself, and of the whole host that it belongs to.
     let (mut recorder, mut host_with_it) = (0.0, 0.0);
     for round in 1..=rounds {
-        for owner in [Some(owner), None] {
+        // Neither is always the one that finds everything warm.
+        let turns = if round % 2 == 1 { [Some(owner), None] } else { [None, Some(owner)] };
+        for owner in turns {
             let link = Link::new()?;
             let host = lucid.start(owner, &steps.interrupt)?;
             eprintln!("{}, round {round} of {rounds} ...", host.name);
