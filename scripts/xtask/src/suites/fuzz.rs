@@ -18,8 +18,11 @@ use crate::{
 };
 
 /// Where the targets are, from the checkout's root, and the inputs for each of them.
-const FOLDERS: [(&str, &[(&str, u32)]); 2] =
-    [("rust/lucid-rdp/fuzz", RUNS), ("rust/lucid-recording/fuzz", RECORDING)];
+const FOLDERS: [(&str, &[(&str, u32)]); 3] = [
+    ("rust/lucid-rdp/fuzz", RUNS),
+    ("rust/lucid-recording/fuzz", RECORDING),
+    ("rust/lucid-policy/fuzz", POLICY),
+];
 /// Where the target is that shows that coverage guides.
 const GUIDED_FOLDER: &str = FOLDERS[0].0;
 /// The target that shows that coverage guides; it is to be found in this many inputs. 40 thousand were needed.
@@ -58,6 +61,8 @@ const RECORDING: &[(&str, u32)] = &[
     ("statements", 100_000),
     ("streams", 300_000),
 ];
+/// The same for policies.
+const POLICY: &[(&str, u32)] = &[("cedar_policies", 5_000), ("policy_table", 5_000)];
 /// What one input may take: seconds, and MiB of the whole process. The targets themselves bound the heap, far below.
 const LIMITS: [&str; 2] = ["-timeout=20", "-rss_limit_mb=1024"];
 
