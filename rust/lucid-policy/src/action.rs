@@ -39,7 +39,7 @@ pub struct Transfer<'a> {
     pub bytes: u64,
     /// Where it is on the client's drives, from the drive's name on, parted by `/`; none for one that is copied and pasted.
     pub dir: Option<&'a str>,
-    /// Its name.
+    /// Its name, which is the last part of its path: what is pasted may come with folders, that are asked for by themselves.
     pub name: &'a str,
     /// Whether there is one of that name already, which it would replace.
     pub replaces: bool,
@@ -48,9 +48,10 @@ pub struct Transfer<'a> {
 /// What is to happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action<'a> {
-    /// A key is pressed, by its name in [`KEYS`](crate::KEYS).
+    /// A key is pressed, by its name in [`KEYS`](crate::KEYS); none of another name ever may be. Setting Caps Lock, Num Lock
+    /// or Scroll Lock is pressing its key.
     Key(&'a str),
-    /// A character comes without a key (Unicode input).
+    /// A character comes without a key (Unicode input); see [`Action::of_character`].
     Character,
     /// The pointer moves for so many times within a second, or does something else.
     Point {
@@ -85,8 +86,8 @@ pub enum Action<'a> {
     OpenChannel,
     /// A window is shown.
     Show {
-        /// Its application's id.
-        app_id: &'a str,
+        /// Its application's id, if it gives one.
+        app_id: Option<&'a str>,
     },
     /// A pixel of the desktop is shown.
     Reveal {
@@ -121,6 +122,47 @@ pub enum Action<'a> {
 }
 
 impl Action<'_> {
+    /// What a character is that comes without a key: those that control, which the desktop types as keys, are these keys.
+    #[must_use]
+    pub fn of_character(character: char) -> Self {
+        match character {
+            '\r' | '\n' => Self::Key("Enter"),
+            '\t' => Self::Key("Tab"),
+            '\u{8}' => Self::Key("Backspace"),
+            '\u{1b}' => Self::Key("Escape"),
+            '\u{7f}' => Self::Key("Delete"),
+            // Others that control are no key, and thus nothing that may be.
+            control if control.is_control() => Self::Key(""),
+            _ => Self::Character,
+        }
+    }
+
+    /// The gate that it has to pass, by its key in the table; or what holds whatever the table says.
+    #[must_use]
+    pub fn gate(&self) -> &'static str {
+        match self {
+            Self::Key(_) | Self::Character => "input.kb_enabled",
+            Self::Point { .. } => "input.mouse_enabled",
+            Self::CopyToClient { .. } => "clipboard.host_to_remote",
+            Self::CopyToDesktop { .. } => "clipboard.remote_to_host",
+            Self::Upload(_) => "file.upload_enabled",
+            Self::Download(_) => "file.download_enabled",
+            Self::PlaySound => "system.audio_out",
+            Self::RecordSound => "system.audio_in",
+            Self::UseCamera => "system.camera",
+            Self::Print => "system.printing",
+            Self::TakeScreenshot => "system.screenshots_allowed",
+            Self::OpenChannel => "system.shell_channels",
+            Self::Show { .. } | Self::Reveal { .. } => "shield",
+            Self::Connect { .. } => "limits.concurrent_sessions",
+            Self::Stay { .. } => "limits",
+            Self::GoOn => "violation",
+            Self::Observe => "observe",
+            Self::Export => "export",
+            Self::Approve { .. } => "approve",
+        }
+    }
+
     /// As Cedar knows it.
     #[must_use]
     pub fn name(&self) -> &'static str {

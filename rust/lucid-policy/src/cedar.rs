@@ -18,9 +18,8 @@ use crate::{
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
 
 /// What holds whatever the table says.
-pub(crate) const FIXED: &str = r#"
-@gate("shield") permit (principal, action in [Lucid::Action::"show", Lucid::Action::"reveal"], resource)
-when { principal in Lucid::Role::"operator" || principal in Lucid::Role::"observer" };
+pub const FIXED: &str = r#"@gate("shield") permit (principal, action in [Lucid::Action::"show", Lucid::Action::"reveal"], resource)
+when { principal in Lucid::Role::"operator" || principal in Lucid::Role::"observer" || principal in Lucid::Role::"owner" };
 @gate("observe") permit (principal, action == Lucid::Action::"observe", resource)
 when { principal in Lucid::Role::"owner" || principal in Lucid::Role::"observer" };
 @gate("export") permit (principal in Lucid::Role::"owner", action == Lucid::Action::"export", resource);
@@ -28,35 +27,13 @@ when { principal in Lucid::Role::"owner" || principal in Lucid::Role::"observer"
 when { !context.own };
 "#;
 
-/// Which gate an action passes, for who is told of a refusal.
-pub(crate) fn gate_of(action: &str) -> &'static str {
-    match action {
-        "key" | "character" => "input.kb_enabled",
-        "point" => "input.mouse_enabled",
-        "copy_to_client" => "clipboard.host_to_remote",
-        "copy_to_desktop" => "clipboard.remote_to_host",
-        "upload" => "file.upload_enabled",
-        "download" => "file.download_enabled",
-        "play_sound" => "system.audio_out",
-        "record_sound" => "system.audio_in",
-        "use_camera" => "system.camera",
-        "print" => "system.printing",
-        "take_screenshot" => "system.screenshots_allowed",
-        "open_channel" => "system.shell_channels",
-        "show" | "reveal" => "shield",
-        "connect" => "limits.concurrent_sessions",
-        "stay" => "limits",
-        "go_on" => "violation",
-        "observe" => "observe",
-        "export" => "export",
-        _ => "approve",
-    }
-}
+/// Stands first in every list, as Cedar knows no type of an empty one. No key, folder, extension or application has it for a
+/// name: they have no control characters.
+const NOTHING: &str = "\n";
 
-/// A list of texts. It is never empty, as Cedar knows no type of an empty one: no key, folder or application has the
-/// empty name.
+/// A list of texts.
 fn set(texts: &[String]) -> String {
-    let mut set = "[\"\"".to_owned();
+    let mut set = "[\"\\n\"".to_owned();
     for text in texts {
         let _ = write!(set, ", \"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     }
@@ -79,7 +56,8 @@ impl Policy {
     /// The table as Cedar policies over [`SCHEMA`]; [`from_cedar`] reads them.
     #[must_use]
     pub fn to_cedar(&self) -> String {
-        let Self { clipboard, file, input, limits, shield, system, version: _, violation } = &self.normalised();
+        let Self { clipboard, file, input, limits, shield, system, version: _, violation } =
+            &self.normalised();
         let mut text = String::new();
         let mut gate = |gate: &str, open: bool, action: &str, when: &str| {
             let effect = if open { "permit" } else { "forbid" };
@@ -151,6 +129,56 @@ impl Policy {
     }
 }
 
+/// The most bytes of policies that a table is read from: those of the largest table, with room for another spelling.
+const MAX_TEXT: usize = 256 << 10;
+/// The most brackets within each other, and the most operators and brackets in one policy; a table's have 4 and some 900.
+const MAX_DEPTH: usize = 8;
+const MAX_OPERATORS: usize = 1024;
+
+/// Refuses what Cedar would follow too deeply: it has no bound of its own on what stands within each other.
+fn bounded(text: &str) -> Result<()> {
+    let foreign = |why: &str| Err(Error::Foreign(why.to_owned()));
+    if text.len() > MAX_TEXT {
+        return foreign("they are longer than those of any table");
+    }
+    let (mut depth, mut operators) = (0_usize, 0_usize);
+    let mut rest = text.chars().peekable();
+    let mut word = String::new();
+    while let Some(next) = rest.next() {
+        if next.is_alphanumeric() || next == '_' {
+            word.push(next);
+            continue;
+        }
+        if std::mem::take(&mut word) == "if" {
+            return foreign("no table's have an `if`");
+        }
+        match next {
+            '"' => {
+                while let Some(inner) = rest.next() {
+                    match inner {
+                        '"' => break,
+                        '\\' => drop(rest.next()),
+                        _ => {}
+                    }
+                }
+            }
+            '/' if rest.peek() == Some(&'/') => while rest.next_if(|inner| *inner != '\n').is_some() {},
+            '(' | '[' | '{' => {
+                depth += 1;
+                operators += 1;
+            }
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            ';' => operators = 0,
+            '|' | '&' | '!' | '-' | '+' | '*' | '.' | '<' | '>' | '=' | '@' => operators += 1,
+            _ => {}
+        }
+        if depth > MAX_DEPTH || operators > MAX_OPERATORS {
+            return foreign("one is longer or deeper than any of a table");
+        }
+    }
+    Ok(())
+}
+
 /// What stands in a condition, from the left.
 #[derive(Debug)]
 enum Literal {
@@ -199,7 +227,11 @@ fn forms(policies: &PolicySet) -> Result<Vec<Value>> {
 /// When there is none: they say more, or less, than a table can.
 pub fn from_cedar(text: &str) -> Result<Policy> {
     let foreign = |why: &str| Error::Foreign(why.to_owned());
+    bounded(text)?;
     let policies = PolicySet::from_str(text).map_err(|error| Error::Foreign(error.to_string()))?;
+    if policies.templates().next().is_some() {
+        return Err(foreign("one is a template"));
+    }
     let mut table = Policy::default();
     for policy in policies.policies() {
         let gate = policy.annotation("gate").unwrap_or_default();
@@ -229,7 +261,7 @@ pub fn from_cedar(text: &str) -> Result<Policy> {
 /// Puts what a policy says into the table.
 fn read(table: &mut Policy, gate: &str, open: bool, found: Vec<Literal>) -> Option<()> {
     use Literal::{Bool, Long, Set};
-    let texts = |mut set: Vec<String>| (!set.is_empty() && set.remove(0).is_empty()).then_some(set);
+    let texts = |mut set: Vec<String>| (!set.is_empty() && set.remove(0) == NOTHING).then_some(set);
     let Policy { clipboard, file, input, limits, shield, system, version: _, violation } = table;
     let mut found = found.into_iter();
     let mut next = || found.next();

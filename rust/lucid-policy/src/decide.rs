@@ -9,8 +9,9 @@ use cedar_policy::{
 
 use crate::{
     action::{Action, Role, Transfer},
-    cedar::{FIXED, SCHEMA, gate_of},
+    cedar::{FIXED, SCHEMA},
     error::{Error, Result},
+    keys::evdev,
     policy::{EVERY, Policy},
 };
 
@@ -21,8 +22,8 @@ pub enum Decision {
     Allowed,
     /// It may not.
     Refused {
-        /// The gate that is closed, by its key in the table, such as `clipboard.host_to_remote`; or what holds whatever the
-        /// table says: `observe`, `export`, `approve`.
+        /// The gate that it would have to pass ([`Action::gate`]): it is closed, or something is beyond its limits, or whoever
+        /// wants it is in no role that may.
         gate: &'static str,
     },
 }
@@ -52,8 +53,9 @@ impl Decider {
     /// For a table.
     ///
     /// # Errors
-    /// When Cedar refuses the table's policies, which would be a fault of this crate.
+    /// When a value of the table is out of its range.
     pub fn new(policy: &Policy) -> Result<Self> {
+        policy.check()?;
         let (schema, warnings) = Schema::from_cedarschema_str(SCHEMA).map_err(Error::cedar)?;
         if let Some(warning) = warnings.into_iter().next() {
             return Err(Error::cedar(warning));
@@ -80,10 +82,14 @@ impl Decider {
     #[must_use]
     pub fn decide(&self, role: Role, action: &Action<'_>) -> Decision {
         let allowed = self.ask(role, action).unwrap_or(false);
-        if allowed { Decision::Allowed } else { Decision::Refused { gate: gate_of(action.name()) } }
+        if allowed { Decision::Allowed } else { Decision::Refused { gate: action.gate() } }
     }
 
     fn ask(&self, role: Role, action: &Action<'_>) -> Result<bool> {
+        // No list has a key that is none.
+        if matches!(action, Action::Key(name) if evdev(name).is_none()) {
+            return Ok(false);
+        }
         let context = Context::from_pairs(context(action)).map_err(Error::cedar)?;
         let request = Request::new(
             uid("Person", role.name())?,
@@ -113,16 +119,21 @@ fn context(action: &Action<'_>) -> Vec<(String, RestrictedExpression)> {
         Action::Upload(transfer) | Action::Download(transfer) => {
             let Transfer { bytes, dir, name, replaces } = transfer;
             let extension = extension(name);
-            let extensions = [EVERY].into_iter().chain(extension.as_deref()).collect();
+            // What is no path on some system is in no list, not even in one of all.
+            let (dirs, extensions) = if is_part(name) && dir.is_none_or(|dir| dir.split('/').all(is_part)) {
+                (dirs(*dir), [EVERY].into_iter().chain(extension.as_deref()).collect())
+            } else {
+                (Vec::new(), Vec::new())
+            };
             vec![
                 ("bytes", long(*bytes)),
-                ("dirs", set(dirs(*dir))),
+                ("dirs", set(dirs)),
                 ("extensions", set(extensions)),
                 ("pasted", RestrictedExpression::new_bool(dir.is_none())),
                 ("replaces", RestrictedExpression::new_bool(*replaces)),
             ]
         }
-        Action::Show { app_id } => vec![("app_id", text(app_id))],
+        Action::Show { app_id } => vec![("app_id", text(app_id.unwrap_or_default()))],
         Action::Reveal { x, y } => vec![("x", long((*x).into())), ("y", long((*y).into()))],
         Action::Connect { sessions } => vec![("sessions", long((*sessions).into()))],
         Action::Stay { age_seconds, idle_seconds } => {
@@ -143,21 +154,22 @@ fn context(action: &Action<'_>) -> Vec<(String, RestrictedExpression)> {
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+/// Whether it is a file's or a folder's name on every system, and leads nowhere else on any: Windows takes dots and spaces at
+/// an end away, parts at backslashes, and takes what follows a colon for another stream.
+fn is_part(name: &str) -> bool {
+    let ends = name.ends_with(['.', ' ']);
+    !name.is_empty() && !ends && !name.contains(['/', '\\', ':']) && !name.chars().any(char::is_control)
+}
+
 /// The ending of a file's name after its last dot, in lower case; none for a name without one, or that begins with its
 /// only one.
 fn extension(name: &str) -> Option<String> {
     let (stem, extension) = name.rsplit_once('.')?;
-    (!stem.is_empty() && !extension.is_empty()).then(|| extension.to_lowercase())
+    (!stem.is_empty() && !extension.is_empty()).then(|| extension.to_ascii_lowercase())
 }
 
-/// `*`, a folder, and all above it; nothing for a path that is none, so that no list has it.
+/// `*`, a folder, and all above it.
 fn dirs(dir: Option<&str>) -> Vec<&str> {
-    let mut dirs = vec![EVERY];
-    let Some(dir) = dir else { return dirs };
-    if dir.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Vec::new();
-    }
-    dirs.push(dir);
-    dirs.extend(dir.match_indices('/').map(|(at, _)| &dir[..at]));
-    dirs
+    let above = dir.into_iter().flat_map(|dir| dir.match_indices('/').map(|(at, _)| &dir[..at]));
+    [EVERY].into_iter().chain(dir).chain(above).collect()
 }

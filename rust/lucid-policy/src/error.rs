@@ -44,6 +44,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// What people read of it has nothing in it that a terminal would obey.
+    pub(crate) fn malformed(key: &str, why: &str) -> Self {
+        let plain = |text: &str| {
+            let escaped =
+                |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+            text.chars().map(escaped).collect()
+        };
+        Self::Malformed { key: plain(key), why: plain(why) }
+    }
+
     pub(crate) fn cedar(error: impl ToString) -> Self {
         Self::Cedar(error.to_string())
     }

@@ -21,3 +21,28 @@ pub fn policies(bytes: &[u8]) {
     let Ok(policy) = from_cedar(text) else { return };
     assert_eq!(from_cedar(&policy.to_cedar()).expect("a table compiles"), policy);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    #[test]
+    fn every_input_of_the_corpus_is_borne_and_damaged_ones_as_well() {
+        for (name, door) in [("policy_table", super::table as fn(&[u8])), ("cedar_policies", super::policies)] {
+            let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+            let mut inputs = 0;
+            for file in fs::read_dir(corpus).unwrap() {
+                let input = fs::read(file.unwrap().path()).unwrap();
+                door(&input);
+                for at in (0..input.len()).step_by(1 + input.len() / 50) {
+                    door(&input[..at]);
+                    let mut flipped = input.clone();
+                    flipped[at] ^= 1;
+                    door(&flipped);
+                }
+                inputs += 1;
+            }
+            assert!(inputs >= 3, "{name}");
+        }
+    }
+}

@@ -91,8 +91,8 @@ pub const KEYS: &[(&str, u32)] = &[
     ("F11", 87),
     ("F12", 88),
     ("IntlRo", 89),
-    ("Katakana", 90),
-    ("Hiragana", 91),
+    ("Lang3", 90),
+    ("Lang4", 91),
     ("Convert", 92),
     ("KanaMode", 93),
     ("NonConvert", 94),
@@ -150,6 +150,18 @@ pub const KEYS: &[(&str, u32)] = &[
     ("MediaSelect", 226),
 ];
 
+/// The Japanese keyboard's comma on its keypad, which the W3C gives the name of the other one.
+const KEYPAD_JAPANESE_COMMA: u32 = 95;
+
+/// The name of the key that has this code on Linux.
+#[must_use]
+pub fn key_name(code: u32) -> Option<&'static str> {
+    if code == KEYPAD_JAPANESE_COMMA {
+        return Some("NumpadComma");
+    }
+    KEYS.iter().find(|(_, known)| *known == code).map(|(name, _)| *name)
+}
+
 /// The code that Linux has for a key of that name.
 #[must_use]
 pub fn evdev(name: &str) -> Option<u32> {
@@ -164,10 +176,11 @@ mod tests {
     fn names_and_codes_are_each_there_once() {
         assert!(KEYS.windows(2).all(|pair| pair[0].1 < pair[1].1));
         for (name, code) in KEYS {
-            assert_eq!(evdev(name), Some(*code));
+            assert_eq!((evdev(name), key_name(*code)), (Some(*code), Some(*name)));
             assert!((1..=247).contains(code), "{name}");
         }
         assert_eq!(evdev("PrintScreen"), Some(99));
         assert_eq!(evdev(""), None);
+        assert_eq!((key_name(95), key_name(0)), (Some("NumpadComma"), None));
     }
 }

@@ -22,10 +22,10 @@ mod policy;
 mod words;
 
 pub use action::{Action, Role, Transfer};
-pub use cedar::{SCHEMA, from_cedar};
+pub use cedar::{FIXED, SCHEMA, from_cedar};
 pub use decide::{Decider, Decision};
 pub use error::{Error, Result};
-pub use keys::{KEYS, evdev};
+pub use keys::{KEYS, evdev, key_name};
 pub use policy::{
     Clipboard, File, Input, Limits, OnViolation, Policy, Profile, Rectangle, Shield, System, VERSION,
 };

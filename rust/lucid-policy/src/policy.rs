@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use lucid_recording::{Hash, json};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     error::{Error, Result},
@@ -27,7 +28,8 @@ pub(crate) const EVERY: &str = "*";
 ///
 /// A key that is left out has the value that it has in [`Profile::Strict`], so what a table does not open is closed; a key
 /// that is not known is refused. The canonical form ([`Policy::to_bytes`], RFC 8785) has every key, in the order of the
-/// fields here, and lists sorted; its BLAKE3 hash is the policy hash of receipts and manifests.
+/// fields here, and lists without repetition, texts in the order of their UTF-8 bytes and rectangles in that of height, width, x,
+/// y; its BLAKE3 hash is the policy hash of receipts and manifests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
@@ -206,14 +208,15 @@ pub struct System {
     pub shell_channels: bool,
 }
 
-/// What becomes of a session that tries what it may not. It is refused and written down in any case.
+/// What becomes of a session that tries what it may not. It is refused and written down in any case. Clients send movements
+/// and keys whether they are taken or not, so even the strictest table goes on by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnViolation {
     /// It ends.
-    #[default]
     End,
     /// It goes on.
+    #[default]
     Refuse,
 }
 
@@ -259,8 +262,6 @@ impl Policy {
                 ..Input::default()
             },
             system: System { audio_out: true, ..System::default() },
-            // A blocked key that was pressed by mistake should not cost a person the session.
-            violation: OnViolation::Refuse,
             ..Self::default()
         }
     }
@@ -294,23 +295,29 @@ impl Policy {
             // What a later version has besides is no mistake of whoever wrote it.
             match serde_json::from_slice::<Any>(text) {
                 Ok(Any { version }) if version != u64::from(VERSION) => Error::Version(version),
-                _ => Error::Malformed { key: error.path().to_string(), why: error.into_inner().to_string() },
+                _ => Error::malformed(&error.path().to_string(), &error.inner().to_string()),
             }
         })?;
-        json.end().map_err(|error| Error::Malformed { key: ".".to_owned(), why: error.to_string() })?;
-        policy.normalise();
+        json.end().map_err(|error| Error::malformed(".", &error.to_string()))?;
+        named(&serde_json::from_slice(text).map_err(|error| Error::malformed(".", &error.to_string()))?)?;
         policy.check()?;
+        policy.normalise();
+        policy.to_bytes()?;
         Ok(policy)
     }
 
     /// The canonical form.
     ///
     /// # Errors
-    /// When a value is out of its range.
+    /// When a value is out of its range, or it has more than 65,536 bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let policy = self.normalised();
         policy.check()?;
-        json::to_bytes("a policy", &policy).map_err(Error::cedar)
+        let bytes = json::to_bytes("a policy", &policy).map_err(Error::cedar)?;
+        if bytes.len() > MAX_BYTES {
+            return Err(Error::Large { bytes: bytes.len(), most: MAX_BYTES });
+        }
+        Ok(bytes)
     }
 
     /// Reads the canonical form, and nothing else.
@@ -320,8 +327,10 @@ impl Policy {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let policy = Self::parse(bytes)?;
         if policy.to_bytes()? != bytes {
-            let why = "it is not in canonical form (RFC 8785, with every key, lists sorted)";
-            return Err(Error::Malformed { key: ".".to_owned(), why: why.to_owned() });
+            return Err(Error::malformed(
+                ".",
+                "it is not in canonical form (RFC 8785, with every key, lists sorted)",
+            ));
         }
         Ok(policy)
     }
@@ -358,7 +367,7 @@ impl Policy {
         shield.rectangles.dedup();
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let Self { clipboard, file, input, limits, shield, system: _, version: _, violation: _ } = self;
         within("clipboard.max_bytes", clipboard.max_bytes, 1, 64 << 20)?;
         list("file.allowed_dirs", &file.allowed_dirs, MAX_LIST, |dir| {
@@ -405,6 +414,24 @@ impl Policy {
             }
         }
         Ok(())
+    }
+}
+
+/// Refuses a list where keys belong: serde takes one, and its values in the order of the fields.
+fn named(table: &Value) -> Result<()> {
+    let object = |key: &str, value: &Value| {
+        if value.is_object() { Ok(()) } else { Err(Error::malformed(key, "it is an object, with keys")) }
+    };
+    object(".", table)?;
+    for group in ["clipboard", "file", "input", "limits", "shield", "system"] {
+        table.get(group).map_or(Ok(()), |value| object(group, value))?;
+    }
+    for (index, rectangle) in table["shield"]["rectangles"].as_array().into_iter().flatten().enumerate() {
+        object(&format!("shield.rectangles[{index}]"), rectangle)?;
+    }
+    match table.get("violation") {
+        Some(Value::String(_)) | None => Ok(()),
+        Some(_) => Err(Error::malformed("violation", "it is \"end\" or \"refuse\"")),
     }
 }
 

@@ -5,7 +5,8 @@ use crate::policy::{Clipboard, EVERY, File, Input, Limits, OnViolation, Policy, 
 /// What a table says, a sentence for each thing that it decides, in the order in which people ask.
 #[must_use]
 pub fn explain(policy: &Policy) -> Vec<String> {
-    let Policy { clipboard, file, input, limits, shield, system, version: _, violation } = &policy.normalised();
+    let Policy { clipboard, file, input, limits, shield, system, version: _, violation } =
+        &policy.normalised();
     let mut words = vec![keyboard(input), pointer(input)];
     words.extend(copying(clipboard));
     words.extend(files(file));
@@ -40,7 +41,9 @@ fn keyboard(input: &Input) -> String {
     let except =
         if kb_blocklist.is_empty() { String::new() } else { format!(" except {}", kb_blocklist.join(", ")) };
     if !kb_allowlist_mode {
-        return format!("Every key can be pressed{except}.");
+        return format!(
+            "Every key can be pressed{except}, and every character typed that comes without a key."
+        );
     }
     if kb_allowlist.is_empty() {
         return "Nothing can be typed: only keys of a list may be pressed, and it is empty.".to_owned();
@@ -72,6 +75,11 @@ fn copying(clipboard: &Clipboard) -> [String; 2] {
     [way(clipboard.host_to_remote, here, there), way(clipboard.remote_to_host, there, here)]
 }
 
+/// Names that anybody can choose, so that none can look like several or like a sentence of its own.
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+}
+
 /// Every one, some, or none.
 fn listed(list: &[String], every: &str, some: &str) -> Option<String> {
     if list.is_empty() {
@@ -79,13 +87,13 @@ fn listed(list: &[String], every: &str, some: &str) -> Option<String> {
     } else if list.iter().any(|entry| entry == EVERY) {
         Some(every.to_owned())
     } else {
-        Some(format!("{some} {}", list.join(", ")))
+        Some(format!("{some} {}", quoted(list)))
     }
 }
 
 fn files(file: &File) -> [String; 2] {
     let kinds = listed(&file.allowed_extensions, "of any kind", "with the ending");
-    let dirs = listed(&file.allowed_dirs, "in any folder of the client's drives", "in the folder");
+    let dirs = listed(&file.allowed_dirs, "in any folder of the client's drives", "in and below the folder");
     let from = dirs.map_or_else(|| "pasted".to_owned(), |dirs| format!("pasted or {dirs}"));
     let way = |open: bool, way: &str| match (&kinds, open) {
         (_, false) => format!("No file goes {way}."),
@@ -128,7 +136,7 @@ fn rest(system: &System) -> Vec<String> {
 fn hidden(shield: &Shield) -> Vec<String> {
     let mut words = Vec::new();
     if !shield.app_ids.is_empty() {
-        words.push(format!("Windows of these programs are never shown: {}.", shield.app_ids.join(", ")));
+        words.push(format!("Windows of these programs are never shown: {}.", quoted(&shield.app_ids)));
     }
     for rectangle in &shield.rectangles {
         let Rectangle { height, width, x, y } = rectangle;

@@ -68,6 +68,10 @@ fn what_is_no_table_is_refused() {
         "",
         "null",
         "[]",
+        "[[true]]",
+        r#"{"clipboard":[true]}"#,
+        r#"{"shield":{"rectangles":[[1,1,0,0]]}}"#,
+        r#"{"violation":{"refuse":null}}"#,
         "{} {}",
         r#"{"version":"1"}"#,
         r#"{"input":{"kb_enabled":1}}"#,
@@ -135,6 +139,36 @@ fn the_golden_files_are_the_canonical_forms_and_their_hashes() {
 }
 
 #[test]
+fn a_table_that_is_read_can_be_read_again_however_long_its_canonical_form_is() {
+    let names: Vec<String> = (10..74).map(|number| format!("\"{number}{}\"", "\\\"".repeat(253))).collect();
+    let names = names.join(",");
+    let text = format!(r#"{{"file":{{"allowed_dirs":[{names}]}},"shield":{{"app_ids":[{names}]}}}}"#);
+    assert!(matches!(parse(&text), Err(Error::Large { .. })), "{}", text.len());
+    let text = format!(r#"{{"shield":{{"app_ids":[{names}]}}}}"#);
+    let policy = parse(&text).unwrap();
+    assert_eq!(Policy::from_bytes(&policy.to_bytes().unwrap()).unwrap(), policy);
+}
+
+#[test]
+fn names_cannot_look_like_others_and_the_first_wrong_one_is_the_one_that_is_named() {
+    let dirs = |dirs: &str| {
+        parse(&format!(
+            r#"{{"file":{{"upload_enabled":true,"allowed_extensions":["*"],"allowed_dirs":{dirs}}}}}"#
+        ))
+        .unwrap()
+    };
+    let (one, two) = (dirs(r#"["Home/a, Secret"]"#), dirs(r#"["Home/a","Secret"]"#));
+    let (before, after) = diff(&one, &two);
+    assert_eq!((before.len(), after.len()), (1, 1), "{before:?} {after:?}");
+    let hidden = parse(r#"{"shield":{"app_ids":["a\u202eb"]}}"#).unwrap();
+    assert!(explain(&hidden).iter().all(|sentence| !sentence.contains('\u{202e}')));
+    let wrong = r#"{"shield":{"rectangles":[{"x":9000,"y":0,"width":5,"height":5},{"x":0,"y":0,"width":1,"height":1}]}}"#;
+    assert!(parse(wrong).unwrap_err().to_string().starts_with("`shield.rectangles[0].x` is 9000"));
+    let terminal = parse("{\"\\u001b[2J\": 1}").unwrap_err().to_string();
+    assert!(!terminal.chars().any(char::is_control), "{terminal}");
+}
+
+#[test]
 fn each_change_is_said_and_nothing_else() {
     assert_eq!(diff(&Policy::strict(), &Policy::strict()), (Vec::new(), Vec::new()));
     let mut policy = Policy::strict();
@@ -144,8 +178,8 @@ fn each_change_is_said_and_nothing_else() {
     assert_eq!(after, ["What is copied on the desktop can be pasted at the client, up to 65536 bytes."]);
     let said = explain(&full()).join("\n");
     for sentence in [
-        "Every key can be pressed except PrintScreen.",
-        "Files with the ending pdf, txt, pasted or in any folder of the client's drives, go from the client to the desktop: \
+        "Every key can be pressed except PrintScreen, and every character typed that comes without a key.",
+        "Files with the ending \"pdf\", \"txt\", pasted or in any folder of the client's drives, go from the client to the desktop: \
          up to 25 MiB, and none in the place of one of the same name.",
         "No file goes from the desktop to the client.",
         "A session lasts 8 hours at most.",

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
-use lucid_policy::{Action, Decider, Decision, Policy, Role, Transfer, diff, explain};
+use lucid_policy::{Action, Decider, Decision, FIXED, Policy, Role, SCHEMA, Transfer, diff, evdev, explain};
 use serde::Serialize;
 
 use crate::report::json;
@@ -46,10 +46,13 @@ pub(crate) enum Command {
         /// The table as it will be.
         new: PathBuf,
     },
-    /// Prints the Cedar policies that a table stands for.
+    /// Prints the Cedar policies that a table stands for, with those that hold whatever it says.
     Cedar {
         /// The table.
         policy: PathBuf,
+        /// Prints the schema that they are over instead.
+        #[arg(long)]
+        schema: bool,
     },
     /// Says whether something would be allowed.
     ///
@@ -111,6 +114,7 @@ pub(crate) enum Event {
     /// A key is pressed.
     Key {
         /// By the W3C's name, such as KeyA or PrintScreen.
+        #[arg(value_parser = key)]
         name: String,
     },
     /// A character comes without a key.
@@ -151,6 +155,15 @@ pub(crate) enum Event {
         /// Its application's id.
         app_id: String,
     },
+    /// A pixel of the desktop is shown.
+    Reveal {
+        /// From the left.
+        x: u32,
+        /// From the top.
+        y: u32,
+    },
+    /// A session goes on after something was refused.
+    GoOn,
     /// A session begins.
     Connect {
         /// Beside so many.
@@ -178,6 +191,17 @@ pub(crate) enum Event {
     },
 }
 
+/// A key that there is.
+fn key(name: &str) -> Result<String, String> {
+    match evdev(name) {
+        Some(_) => Ok(name.to_owned()),
+        None => Err(
+            "no key has that name; the W3C's (KeyboardEvent.code) are taken, such as KeyA, F1 or PrintScreen"
+                .to_owned(),
+        ),
+    }
+}
+
 impl Passing {
     fn transfer(&self) -> Transfer<'_> {
         let Self { name, bytes, dir, replaces } = self;
@@ -201,7 +225,9 @@ impl Event {
             Event::Print => Action::Print,
             Event::TakeScreenshot => Action::TakeScreenshot,
             Event::OpenChannel => Action::OpenChannel,
-            Event::Show { app_id } => Action::Show { app_id },
+            Event::Show { app_id } => Action::Show { app_id: Some(app_id) },
+            Event::Reveal { x, y } => Action::Reveal { x: *x, y: *y },
+            Event::GoOn => Action::GoOn,
             Event::Connect { sessions } => Action::Connect { sessions: *sessions },
             Event::Stay { age, idle } => {
                 Action::Stay { age_seconds: age.as_secs(), idle_seconds: idle.as_secs() }
@@ -260,7 +286,9 @@ pub(crate) fn run(command: &Command, as_json: bool) -> Result<bool, Error> {
                 Profile::Strict => Policy::strict(),
                 Profile::Standard => Policy::standard(),
             };
-            print(&json(&policy))?;
+            let text = serde_json::to_string_pretty(&policy)
+                .map_err(|error| Error::Write("a table".into(), error.into()))?;
+            print(&(text + "\n"))?;
         }
         Command::Check { policy: path } => {
             let policy = read(path)?;
@@ -276,15 +304,18 @@ pub(crate) fn run(command: &Command, as_json: bool) -> Result<bool, Error> {
         Command::Diff { old, new } => {
             let (no_longer, from_now_on) = diff(&read(old)?, &read(new)?);
             let same = no_longer.is_empty() && from_now_on.is_empty();
-            print(&if as_json {
-                json(&Changed { no_longer, from_now_on })
-            } else {
-                changed(&no_longer, &from_now_on)
-            })?;
-            return Ok(same);
+            return answer(
+                same,
+                &if as_json {
+                    json(&Changed { no_longer, from_now_on })
+                } else {
+                    changed(&no_longer, &from_now_on)
+                },
+            );
         }
-        Command::Cedar { policy } => {
-            let cedar = read(policy)?.to_cedar();
+        Command::Cedar { policy, schema } => {
+            let policies = read(policy)?.to_cedar() + FIXED;
+            let cedar = if *schema { SCHEMA.to_owned() } else { policies };
             print(&if as_json { json(&cedar) } else { cedar })?;
         }
         Command::Simulate { policy: path, role, event } => {
@@ -302,15 +333,25 @@ pub(crate) fn run(command: &Command, as_json: bool) -> Result<bool, Error> {
                 Decision::Refused { gate } => Some(gate),
             };
             let allowed = decision.is_allowed();
-            print(&match (as_json, gate) {
-                (true, _) => json(&Simulated { allowed, gate }),
-                (false, None) => "allowed\n".to_owned(),
-                (false, Some(gate)) => format!("refused: {gate}\n"),
-            })?;
-            return Ok(allowed);
+            return answer(
+                allowed,
+                &match (as_json, gate) {
+                    (true, _) => json(&Simulated { allowed, gate }),
+                    (false, None) => "allowed\n".to_owned(),
+                    (false, Some(gate)) => format!("refused: {gate}\n"),
+                },
+            );
         }
     }
     Ok(true)
+}
+
+/// Says something whose exit status is the answer, whoever still reads it.
+fn answer(yes: bool, text: &str) -> Result<bool, Error> {
+    match print(text) {
+        Err(Error::Write(_, error)) if error.kind() == ErrorKind::BrokenPipe => Ok(yes),
+        printed => printed.map(|()| yes),
+    }
 }
 
 /// As `diff` writes it, in sentences.
