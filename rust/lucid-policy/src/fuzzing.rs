@@ -26,9 +26,27 @@ pub fn policies(bytes: &[u8]) {
 mod tests {
     use std::{fs, path::Path};
 
+    use crate::Policy;
+
+    /// The golden tables, and the policies that they compile to.
+    #[test]
+    #[ignore = "writes into the source tree"]
+    fn write_the_seeds() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for name in ["full", "standard", "strict"] {
+            let table = fs::read(root.join(format!("testdata/v1/{name}.json"))).unwrap();
+            let policies = Policy::from_bytes(&table).unwrap().to_cedar();
+            let corpus = root.join("fuzz/corpus");
+            fs::create_dir_all(corpus.join("cedar_policies")).unwrap();
+            fs::write(corpus.join(format!("policy_table/{name}.json")), table).unwrap();
+            fs::write(corpus.join(format!("cedar_policies/{name}.cedar")), policies).unwrap();
+        }
+    }
+
     #[test]
     fn every_input_of_the_corpus_is_borne_and_damaged_ones_as_well() {
-        for (name, door) in [("policy_table", super::table as fn(&[u8])), ("cedar_policies", super::policies)] {
+        for (name, door) in [("policy_table", super::table as fn(&[u8])), ("cedar_policies", super::policies)]
+        {
             let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
             let mut inputs = 0;
             for file in fs::read_dir(corpus).unwrap() {

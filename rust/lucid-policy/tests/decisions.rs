@@ -5,7 +5,9 @@
 use std::{collections::BTreeSet, str::FromStr as _};
 
 use cedar_policy::{ActionConstraint, PolicySet};
-use lucid_policy::{Action, Decider, Decision, FIXED, OnViolation, Policy, Role, Transfer, from_cedar};
+use lucid_policy::{
+    Action, Decider, Decision, FIXED, OnViolation, Policy, Role, Transfer, evdev, from_cedar,
+};
 
 /// A gate: how it is opened, what passes it then, and what does not even then.
 struct Gate {
@@ -220,7 +222,7 @@ fn strict_allows_nothing_but_looking_on_and_standard_exactly_what_it_says() {
                 "{action:?}"
             );
             let allowed = match &action {
-                Action::Key(code) => *code != "PrintScreen",
+                Action::Key(code) => *code != "PrintScreen" && evdev(code).is_some(),
                 Action::Point { rate_hz } => *rate_hz <= 60,
                 Action::Character | Action::PlaySound | Action::GoOn => true,
                 _ => false,
