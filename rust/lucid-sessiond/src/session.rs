@@ -42,8 +42,8 @@ const KEPT_WITHIN: Duration = Duration::from_secs(1);
 /// A commit begins so long after the oldest item that it confirms came; sooner, where commits take long.
 const COMMIT_AFTER: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_millis(500);
-/// A disk that is slower than its items is not asked more often than this.
-const COMMIT_EVERY: Duration = Duration::from_millis(250);
+/// Between two commits there is so much time for what came during the first.
+const COMMIT_EVERY: Duration = Duration::from_millis(100);
 /// What the disk did not let happen is tried again after this.
 const RETRY: Duration = Duration::from_secs(60);
 /// Audit lines are kept in records of about this many bytes.
@@ -181,7 +181,7 @@ pub(crate) struct Session {
     unconfirmed: usize,
     /// Of the newest item.
     last: Time,
-    /// When something came that is not committed.
+    /// When the oldest of what is not committed came.
     pending: Option<Instant>,
     committed: Instant,
     /// How long commits take: the longest, as far as the last ones still tell.
@@ -347,7 +347,7 @@ impl Session {
     }
 
     fn commit_at(&self) -> Option<Instant> {
-        // An item that comes just after a commit has begun waits for that one and for its own.
+        // What comes just after a commit has begun waits for that one and for its own.
         let after = KEPT_WITHIN.saturating_sub(self.commits_take * 2);
         let after = after.clamp(*COMMIT_AFTER.start(), *COMMIT_AFTER.end());
         self.pending.map(|since| (since + after).max(self.committed + COMMIT_EVERY))
@@ -617,7 +617,7 @@ impl Session {
             }
         }
         self.last = time;
-        self.pending.get_or_insert_with(Instant::now);
+        self.pend(time);
         let wants_key = self.open()?.0.wants_key() && !self.key_asked;
         self.key_asked |= wants_key;
         if let Some(stream) = &mut self.stream {
@@ -664,12 +664,18 @@ impl Session {
         self.lines.extend_from_slice(&line.bytes);
         self.lines.push(b'\n');
         self.unconfirmed += 1;
-        self.pending.get_or_insert_with(Instant::now);
+    }
+
+    /// Something of that time is there that is not committed.
+    fn pend(&mut self, time: Time) {
+        let came = self.clock.instant(time);
+        self.pending.get_or_insert(came);
     }
 
     fn event(&mut self, time: Time, event: Event) -> Result<()> {
         let line = self.open()?.1.append(time, event)?;
         self.line(&line);
+        self.pend(time);
         if self.lines.len() >= MAX_LINES { self.flush(time) } else { Ok(()) }
     }
 
