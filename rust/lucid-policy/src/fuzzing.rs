@@ -36,7 +36,7 @@ mod tests {
         for name in ["full", "standard", "strict"] {
             let table = fs::read(root.join(format!("testdata/v1/{name}.json"))).unwrap();
             let policies = Policy::from_bytes(&table).unwrap().to_cedar();
-            let corpus = root.join("fuzz/corpus");
+            let corpus = root.join("../fuzz/corpus");
             fs::create_dir_all(corpus.join("cedar_policies")).unwrap();
             fs::write(corpus.join(format!("policy_table/{name}.json")), table).unwrap();
             fs::write(corpus.join(format!("cedar_policies/{name}.cedar")), policies).unwrap();
@@ -47,7 +47,7 @@ mod tests {
     fn every_input_of_the_corpus_is_borne_and_damaged_ones_as_well() {
         for (name, door) in [("policy_table", super::table as fn(&[u8])), ("cedar_policies", super::policies)]
         {
-            let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+            let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
             let mut inputs = 0;
             for file in fs::read_dir(corpus).unwrap() {
                 let input = fs::read(file.unwrap().path()).unwrap();

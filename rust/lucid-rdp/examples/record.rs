@@ -1,4 +1,4 @@
-//! Records what real clients send, for the corpus of the fuzz targets (see fuzz/README.md).
+//! Records what real clients send, for the corpus of the fuzz targets (see ../fuzz/README.md).
 //!
 //! Stands between a client and a running `lucid-rdp` and has that one's TLS key, so that NLA, which binds itself to
 //! the key, goes through. Each connection becomes files below `--out`, in the forms that the targets take:

@@ -1,5 +1,5 @@
 //! Lossless bitmaps (MS-RDPBCGR 2.2.9.1.1.3.1.2, compressed as in MS-RDPEGDI 3.1.9), for clients that have
-//! neither the graphics pipeline nor RemoteFX.
+//! neither the graphics pipeline nor RemoteFX, and for what has to be exact where there is RemoteFX.
 
 use ironrdp_core::encode_vec;
 use ironrdp_graphics::rdp6::BitmapStreamEncoder;

@@ -5,6 +5,9 @@ use ironrdp_pdu::fast_path::{EncryptionFlags, FastPathHeader, FastPathUpdatePdu,
 
 use crate::Error;
 
+/// An update: its kind and its payload.
+pub(crate) type Update = (UpdateCode, Vec<u8>);
+
 /// What one PDU carries at most: its length has 15 bits, and clients expect no more than 16 KiB.
 const MAX_PART: usize = 16_374;
 

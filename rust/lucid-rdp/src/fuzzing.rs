@@ -1,4 +1,4 @@
-//! The doors through which bytes of others come in, for the fuzz targets in `fuzz/` and for the tests that replay their
+//! The doors through which bytes of others come in, for the fuzz targets in `../fuzz` and for the tests that replay their
 //! corpus. Built with the feature `fuzzing` and for tests alone.
 //!
 //! A door is a function that takes what came as bytes and returns whatever they are. It panics when something holds no
@@ -545,7 +545,7 @@ mod tests {
     use super::*;
 
     fn corpus(door: &str) -> Vec<(PathBuf, Vec<u8>)> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(door);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(door);
         let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
             .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
             .map(|file| file.unwrap().path())

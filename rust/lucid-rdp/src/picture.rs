@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ironrdp_pdu::fast_path::UpdateCode;
 use lucid_desktop::{Closed, Frame, FrameSink, Rect};
 use tokio::sync::mpsc;
 
@@ -12,8 +13,9 @@ use crate::bitmap::BitmapEncoder;
 use crate::capabilities::RemoteFx;
 use crate::curtain::{Curtain, Overlaid};
 use crate::encoders::VideoEncoders;
+use crate::fastpath::Update;
 use crate::graphics::{Command, Drawing, Room, Surface, Wishes};
-use crate::remotefx::RemoteFxEncoder;
+use crate::remotefx::RefinedRemoteFx;
 
 /// In which form a client gets its pictures; the first that it can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +56,13 @@ pub(crate) enum Encoded {
         /// When the session should wish for a refinement.
         refine_in: Option<Duration>,
     },
-    /// The payloads of fast-path surface command updates.
-    SurfaceCommands(Vec<Vec<u8>>),
-    /// The payloads of fast-path bitmap updates.
-    Bitmaps(Vec<Vec<u8>>),
+    /// Fast-path updates.
+    Updates {
+        /// The kind of each, and its payload.
+        updates: Vec<Update>,
+        /// As above.
+        refine_in: Option<Duration>,
+    },
 }
 
 /// What comes from the desktop's thread.
@@ -129,7 +134,7 @@ const ASIDE: usize = 24 * 1024;
 
 enum AnyEncoder {
     Graphics { surface: Box<Surface>, avc420: bool },
-    RemoteFx(Box<RemoteFxEncoder>),
+    RemoteFx(Box<RefinedRemoteFx>),
     Bitmap(BitmapEncoder),
 }
 
@@ -164,7 +169,9 @@ impl Painter {
                     let surface = Surface::new(frame.width, frame.height, room, self.encoders.clone());
                     AnyEncoder::Graphics { surface: Box::new(surface), avc420 }
                 }
-                Codec::RemoteFx(remotefx) => AnyEncoder::RemoteFx(Box::new(RemoteFxEncoder::new(remotefx))),
+                Codec::RemoteFx(client) => {
+                    AnyEncoder::RemoteFx(Box::new(RefinedRemoteFx::new(client, order.size)))
+                }
                 Codec::Bitmap => AnyEncoder::Bitmap(BitmapEncoder::new()),
             };
             self.encoder = Some(Active { order, encoder, aside: None });
@@ -204,9 +211,16 @@ impl Painter {
                 Encoded::Graphics { commands, size, refine_in }
             }
             AnyEncoder::RemoteFx(encoder) => {
-                Encoded::SurfaceCommands(encoder.encode(&frame, damage, order.max_update)?)
+                let room = if order.refine { order.budget } else { 0 };
+                let frame = Frame { damage, ..frame };
+                let (updates, refine_in) = encoder.encode(&frame, order.max_update, room, Instant::now())?;
+                Encoded::Updates { updates, refine_in }
             }
-            AnyEncoder::Bitmap(encoder) => Encoded::Bitmaps(encoder.encode(&frame, damage)?),
+            AnyEncoder::Bitmap(encoder) => {
+                let bitmaps = encoder.encode(&frame, damage)?.into_iter();
+                let updates = bitmaps.map(|payload| (UpdateCode::Bitmap, payload)).collect();
+                Encoded::Updates { updates, refine_in: None }
+            }
         };
         active.order = order;
         Ok(Some(FromDesktop::Picture(encoded)))

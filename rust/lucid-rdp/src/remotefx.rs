@@ -1,4 +1,7 @@
-//! RemoteFX (MS-RDPRFX) in surface commands, for clients without the graphics pipeline.
+//! RemoteFX (MS-RDPRFX) in surface commands, for clients without the graphics pipeline. What has been still for a moment
+//! is repeated exactly, as bitmaps.
+
+use std::time::{Duration, Instant};
 
 use ironrdp_core::{Encode as _, WriteCursor, encode_vec};
 use ironrdp_graphics::color_conversion::to_64x64_ycbcr_tile;
@@ -8,13 +11,18 @@ use ironrdp_pdu::codecs::rfx::{
     Block, ChannelsPdu, CodecChannel, CodecVersionsPdu, ContextPdu, EntropyAlgorithm, FrameBeginPdu,
     FrameEndPdu, OperatingMode, Quant, RegionPdu, RfxChannel, RfxRectangle, SyncPdu, Tile, TileSetPdu,
 };
+use ironrdp_pdu::fast_path::UpdateCode;
 use ironrdp_pdu::geometry::ExclusiveRectangle;
 use ironrdp_pdu::rdp::capability_sets::EntropyBits;
 use ironrdp_pdu::surface_commands::{ExtendedBitmapDataPdu, SurfaceBitsPdu, SurfaceCommand};
 use lucid_desktop::{Frame, Rect};
 
 use crate::Error;
+use crate::bitmap::BitmapEncoder;
 use crate::capabilities::RemoteFx;
+use crate::fastpath::Update;
+use crate::graphics::Inexact;
+use crate::tiles::split;
 
 /// Tiles are 64 pixels wide and high (MS-RDPRFX 2.2.2.3.4).
 const TILE: u32 = 64;
@@ -29,8 +37,54 @@ const LL3: usize = 4032;
 /// the values of the specification's own examples.
 const QUANT: Quant = Quant { ll3: 6, lh3: 6, hl3: 6, hh3: 6, lh2: 7, hl2: 7, hh2: 8, lh1: 8, hl1: 8, hh1: 9 };
 
+/// RemoteFX, and lossless bitmaps of what has been still since.
+pub(crate) struct RefinedRemoteFx {
+    remotefx: RemoteFxEncoder,
+    bitmaps: BitmapEncoder,
+    inexact: Inexact,
+}
+
+impl RefinedRemoteFx {
+    pub(crate) fn new(client: RemoteFx, (width, height): (u32, u32)) -> RefinedRemoteFx {
+        RefinedRemoteFx {
+            remotefx: RemoteFxEncoder::new(client),
+            bitmaps: BitmapEncoder::new(),
+            inexact: Inexact::none(width, height),
+        }
+    }
+
+    /// Encodes what is damaged, in surface commands of at most `max_update` bytes each, and then still parts exactly, for
+    /// about `room` bytes. Gives the updates, and how long until the next ones would make something exact.
+    pub(crate) fn encode(
+        &mut self,
+        frame: &Frame<'_>,
+        max_update: usize,
+        room: usize,
+        now: Instant,
+    ) -> Result<(Vec<Update>, Option<Duration>), Error> {
+        let commands = self.remotefx.encode(frame, frame.damage, max_update)?.into_iter();
+        let mut updates: Vec<_> = commands.map(|payload| (UpdateCode::SurfaceCommands, payload)).collect();
+        for rect in frame.damage {
+            self.inexact.painted(*rect, now);
+        }
+        let mut spent = 0;
+        for part in self.inexact.still_parts(now).into_iter().flat_map(|rect| split(rect, TILE, TILE)) {
+            // The rest comes next time.
+            if spent >= room {
+                break;
+            }
+            for payload in self.bitmaps.encode(frame, &[part])? {
+                spent += payload.len();
+                updates.push((UpdateCode::Bitmap, payload));
+            }
+            self.inexact.exact(part);
+        }
+        Ok((updates, self.inexact.wait(now)))
+    }
+}
+
 /// Encodes damaged tiles.
-pub(crate) struct RemoteFxEncoder {
+struct RemoteFxEncoder {
     codec_id: u8,
     entropy: EntropyAlgorithm,
     frame: u32,
@@ -53,7 +107,7 @@ impl OwnedTile {
 }
 
 impl RemoteFxEncoder {
-    pub(crate) fn new(client: RemoteFx) -> RemoteFxEncoder {
+    fn new(client: RemoteFx) -> RemoteFxEncoder {
         let entropy = match client.entropy {
             EntropyBits::Rlgr1 => EntropyAlgorithm::Rlgr1,
             EntropyBits::Rlgr3 => EntropyAlgorithm::Rlgr3,
@@ -70,7 +124,7 @@ impl RemoteFxEncoder {
 
     /// Encodes every tile that the damage touches, as surface commands of at most `max_update` bytes each.
     /// The region in each names the damage, so that a client changes nothing else.
-    pub(crate) fn encode(
+    fn encode(
         &mut self,
         frame: &Frame<'_>,
         damage: &[Rect],
@@ -255,6 +309,8 @@ mod tests {
     use super::*;
     use ironrdp_graphics::color_conversion::{YCbCrBuffer, ycbcr_to_rgba};
     use ironrdp_graphics::quantization;
+    use ironrdp_pdu::bitmap::BitmapUpdateData;
+    use ironrdp_pdu::geometry::InclusiveRectangle;
 
     /// Encodes a picture of at most one tile and decodes it as a client does.
     fn round_trip(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
@@ -298,6 +354,40 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_has_been_still_is_repeated_as_bitmaps_once_and_the_rest_waits_for_room() {
+        let (width, height) = (200u32, 100u32);
+        let pixels: Vec<u8> = (0..width * height * 4).map(|at| (at.wrapping_mul(at) / 7) as u8).collect();
+        let damage = [Rect { x: 0, y: 0, width, height }];
+        let whole = Frame { width, height, stride: width as usize * 4, pixels: &pixels, damage: &damage };
+        let still = Frame { damage: &[], ..whole };
+        let client = RemoteFx { codec_id: 3, entropy: EntropyBits::Rlgr3 };
+        let mut encoder = RefinedRemoteFx::new(client, (width, height));
+        let start = Instant::now();
+        let (updates, wait) = encoder.encode(&whole, 1 << 20, 1 << 20, start).unwrap();
+        assert!(updates.iter().all(|(code, _)| *code == UpdateCode::SurfaceCommands));
+        let later = start + wait.unwrap();
+        let (updates, _) = encoder.encode(&still, 1 << 20, 0, later).unwrap();
+        assert!(updates.is_empty());
+        let (first, wait) = encoder.encode(&still, 1 << 20, 1, later).unwrap();
+        assert!(wait.is_some_and(|wait| wait.is_zero()) && first.len() == 1);
+        let (rest, wait) = encoder.encode(&still, 1 << 20, 1 << 20, later).unwrap();
+        assert_eq!(wait, None);
+        let mut seen = vec![0; (width * height) as usize];
+        for (code, payload) in first.iter().chain(&rest) {
+            assert_eq!(*code, UpdateCode::Bitmap);
+            let update: BitmapUpdateData = ironrdp_core::decode(payload).unwrap();
+            for InclusiveRectangle { left, top, right, bottom } in
+                update.rectangles.iter().map(|r| r.rectangle.clone())
+            {
+                for y in top..=bottom {
+                    (left..=right).for_each(|x| seen[usize::from(y) * width as usize + usize::from(x)] += 1);
+                }
+            }
+        }
+        assert!(seen.iter().all(|times| *times == 1));
     }
 
     #[test]

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use ironrdp_acceptor::{AcceptorResult, DesktopSize};
 use ironrdp_dvc::DrdynvcServer;
 use ironrdp_pdu::Action;
-use ironrdp_pdu::fast_path::UpdateCode;
 use ironrdp_pdu::gcc::ClientEarlyCapabilityFlags;
 use ironrdp_pdu::rdp::headers::ShareDataPdu;
 use ironrdp_pdu::rdp::server_error_info::ProtocolIndependentCode;
@@ -501,6 +500,12 @@ impl Session<'_> {
         self.running.desktop.repeat_frame();
     }
 
+    /// The last picture was made, and says when the next one should make still parts exact.
+    fn refines_in(&mut self, wait: Option<Duration>) {
+        self.refine_at = wait.map(|wait| Instant::now() + wait);
+        self.wish(|order, _| order.refine = false);
+    }
+
     /// Nobody records what is shown, though somebody has to.
     fn is_paused(&self) -> bool {
         self.running.recording.as_ref().is_some_and(|recording| recording.cuts().is_none())
@@ -588,8 +593,7 @@ impl Session<'_> {
         self.shown();
         let bytes = match encoded {
             Encoded::Graphics { commands, size, refine_in } => {
-                self.refine_at = refine_in.map(|wait| Instant::now() + wait);
-                self.wish(|order, _| order.refine = false);
+                self.refines_in(refine_in);
                 if commands.is_empty() {
                     return Ok(());
                 }
@@ -599,8 +603,14 @@ impl Session<'_> {
                     bytes
                 })
             }
-            Encoded::SurfaceCommands(commands) => Some(updates(UpdateCode::SurfaceCommands, &commands)?),
-            Encoded::Bitmaps(bitmaps) => Some(updates(UpdateCode::Bitmap, &bitmaps)?),
+            Encoded::Updates { updates, refine_in } => {
+                self.refines_in(refine_in);
+                let mut bytes = Vec::new();
+                for (code, payload) in &updates {
+                    fastpath::append(*code, payload, &mut bytes)?;
+                }
+                Some(bytes)
+            }
         };
         let Some(bytes) = bytes else {
             // The client closed or restarted its pipeline while this picture was made. Decoders depend on every
@@ -724,12 +734,4 @@ impl Session<'_> {
         self.note_pointer().await;
         self.running.log.flush().await;
     }
-}
-
-fn updates(code: UpdateCode, payloads: &[Vec<u8>]) -> Result<Vec<u8>, Error> {
-    let mut out = Vec::new();
-    for payload in payloads {
-        fastpath::append(code, payload, &mut out)?;
-    }
-    Ok(out)
 }

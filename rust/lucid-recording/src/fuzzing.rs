@@ -1,4 +1,4 @@
-//! The doors through which bytes of others come in, for the fuzz targets in `fuzz/` and for the tests that replay their
+//! The doors through which bytes of others come in, for the fuzz targets in `../fuzz` and for the tests that replay their
 //! corpus. Built with the feature `fuzzing` and for tests alone.
 //!
 //! A door is a function that takes any bytes. It panics when something does not hold that has to.
@@ -269,7 +269,7 @@ mod tests {
     const DOORS: [Door; 3] = [("chunk", chunk), ("directory", directory), ("statements", statements)];
 
     fn corpus() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus")
     }
 
     /// One test, because the doors share a folder.

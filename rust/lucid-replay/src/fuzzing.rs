@@ -1,5 +1,5 @@
 //! The doors through which pictures and sound of recordings of others come in, for the fuzz targets in
-//! `../lucid-recording/fuzz` and for the tests that replay their corpus. Built with the feature `fuzzing` and for tests alone.
+//! `../fuzz` and for the tests that replay their corpus. Built with the feature `fuzzing` and for tests alone.
 
 use lucid_session::sound::Piece;
 use lucid_session::video::Record;
@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn corpus(door: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../lucid-recording/fuzz/corpus").join(door)
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(door)
     }
 
     #[test]

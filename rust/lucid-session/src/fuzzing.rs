@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn every_input_of_the_corpus_is_borne_and_damaged_ones_as_well() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lucid-recording/fuzz/corpus/streams");
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/streams");
         let mut inputs = 0;
         for file in fs::read_dir(corpus).unwrap() {
             let bytes = fs::read(file.unwrap().path()).unwrap();

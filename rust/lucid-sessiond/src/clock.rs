@@ -51,6 +51,11 @@ impl Clock {
         Time { wall_ms: self.wall_ms(), mono_us: self.origin_us.saturating_add(since) }
     }
 
+    /// When it was that time of the session; its beginning, for one before.
+    pub(crate) fn instant(&self, time: Time) -> Instant {
+        self.origin + Duration::from_micros(time.mono_us.saturating_sub(self.origin_us))
+    }
+
     pub(crate) fn wall_ms(&self) -> u64 {
         (self.wall)()
     }

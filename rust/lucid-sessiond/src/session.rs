@@ -37,10 +37,13 @@ use crate::{
     payload,
 };
 
-/// An item is on the disk a second after it came; half of that is for a busy processor and a slow disk.
-const COMMIT_AFTER: Duration = Duration::from_millis(500);
-/// A disk that is slower than its items is not asked more often than this.
-const COMMIT_EVERY: Duration = Duration::from_millis(250);
+/// An item is on the disk so long after it came, where the disk lets it.
+const KEPT_WITHIN: Duration = Duration::from_secs(1);
+/// A commit begins so long after the oldest item that it confirms came; sooner, where commits take long.
+const COMMIT_AFTER: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_millis(500);
+/// Between two commits there is so much time for what came during the first.
+const COMMIT_EVERY: Duration = Duration::from_millis(100);
 /// What the disk did not let happen is tried again after this.
 const RETRY: Duration = Duration::from_secs(60);
 /// Audit lines are kept in records of about this many bytes.
@@ -178,9 +181,11 @@ pub(crate) struct Session {
     unconfirmed: usize,
     /// Of the newest item.
     last: Time,
-    /// When something came that is not committed.
+    /// When the oldest of what is not committed came.
     pending: Option<Instant>,
     committed: Instant,
+    /// How long commits take: the longest, as far as the last ones still tell.
+    commits_take: Duration,
     key_asked: bool,
     /// Until when a session that nobody records may be resumed.
     until: Option<Instant>,
@@ -269,6 +274,7 @@ impl Session {
             last,
             pending: None,
             committed: Instant::now(),
+            commits_take: Duration::ZERO,
             key_asked: false,
             until: None,
             scratch: Vec::new(),
@@ -341,7 +347,10 @@ impl Session {
     }
 
     fn commit_at(&self) -> Option<Instant> {
-        self.pending.map(|since| (since + COMMIT_AFTER).max(self.committed + COMMIT_EVERY))
+        // What comes just after a commit has begun waits for that one and for its own.
+        let after = KEPT_WITHIN.saturating_sub(self.commits_take * 2);
+        let after = after.clamp(*COMMIT_AFTER.start(), *COMMIT_AFTER.end());
+        self.pending.map(|since| (since + after).max(self.committed + COMMIT_EVERY))
     }
 
     fn due(&mut self) -> Flow {
@@ -608,7 +617,7 @@ impl Session {
             }
         }
         self.last = time;
-        self.pending.get_or_insert_with(Instant::now);
+        self.pend(time);
         let wants_key = self.open()?.0.wants_key() && !self.key_asked;
         self.key_asked |= wants_key;
         if let Some(stream) = &mut self.stream {
@@ -655,12 +664,18 @@ impl Session {
         self.lines.extend_from_slice(&line.bytes);
         self.lines.push(b'\n');
         self.unconfirmed += 1;
-        self.pending.get_or_insert_with(Instant::now);
+    }
+
+    /// Something of that time is there that is not committed.
+    fn pend(&mut self, time: Time) {
+        let came = self.clock.instant(time);
+        self.pending.get_or_insert(came);
     }
 
     fn event(&mut self, time: Time, event: Event) -> Result<()> {
         let line = self.open()?.1.append(time, event)?;
         self.line(&line);
+        self.pend(time);
         if self.lines.len() >= MAX_LINES { self.flush(time) } else { Ok(()) }
     }
 
@@ -694,6 +709,7 @@ impl Session {
         if !matches!(self.store, Store::Open(..)) {
             return Ok(());
         }
+        let began = Instant::now();
         // Both clocks of the newest item: a recorder that starts again counts on from there.
         let time = self.last;
         self.flush(time)?;
@@ -702,6 +718,7 @@ impl Session {
         self.unconfirmed = 0;
         self.pending = None;
         self.committed = Instant::now();
+        self.commits_take = began.elapsed().max(self.commits_take * 7 / 8);
         if let Some(stream) = &self.stream {
             let items = stream.items;
             stream.progress.send_if_modified(|progress| {

@@ -1,10 +1,11 @@
 //! Shows the scene that remote desktops are measured with, full screen, on the desktop that it finds.
-//! Keys 1 to 4 choose what goes on, A writes a letter, B inverts everything.
+//! Keys 1 to 4 choose what goes on, H holds it, A writes a letter, B inverts everything.
 
 mod picture;
 mod wayland;
 mod x11;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -21,10 +22,45 @@ struct Arguments {
     /// Which desktop to use, instead of looking at the environment.
     #[arg(long, value_parser = ["x11", "wayland"])]
     on: Option<String>,
+    /// Shows nothing, and writes a PPM of a frame of a work instead: for comparing it with what a client shows.
+    #[arg(long, value_name = "FILE", requires_all = ["work", "frame", "size"])]
+    write: Option<PathBuf>,
+    /// The work.
+    #[arg(long, value_enum, requires = "write")]
+    work: Option<Work>,
+    /// The number of its frame, when nothing went on before it.
+    #[arg(long, requires = "write")]
+    frame: Option<usize>,
+    /// Width and height in pixels, as 1280x720.
+    #[arg(long, requires = "write", value_parser = size)]
+    size: Option<(usize, usize)>,
+}
+
+/// Reads a width and a height that the scene can have.
+fn size(text: &str) -> Result<(usize, usize), String> {
+    let (width, height) = text.split_once('x').ok_or("it is no WIDTHxHEIGHT")?;
+    let side = |side: &str| match side.parse() {
+        Ok(side @ 320..=8192) => Ok(side),
+        _ => Err(format!("{side:?} is no number of pixels from 320 to 8192")),
+    };
+    Ok((side(width)?, side(height)?))
 }
 
 fn main() -> ExitCode {
-    let wayland = match Arguments::parse().on.as_deref() {
+    let arguments = Arguments::parse();
+    if let (Some(file), Some(work), Some(frame), Some((width, height))) =
+        (&arguments.write, arguments.work, arguments.frame, arguments.size)
+    {
+        let picture = Picture::at(width, height, work, frame);
+        return match std::fs::write(file, picture.ppm()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("bench-scene: writing {}: {error}", file.display());
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let wayland = match arguments.on.as_deref() {
         Some(on) => on == "wayland",
         None => std::env::var_os("WAYLAND_DISPLAY").is_some(),
     };

@@ -25,7 +25,7 @@ pub struct Area {
 }
 
 /// What goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Work {
     /// Nothing.
     Still,
@@ -54,6 +54,8 @@ impl Work {
 pub enum Key {
     /// Another work begins (keys 1 to 4).
     Work(Work),
+    /// What goes on stops as it is (key H).
+    Hold,
     /// One more letter is written, and the last mark turns over (key A).
     Small,
     /// The whole picture is inverted, the last mark with it (key B).
@@ -70,6 +72,7 @@ impl Key {
             4 => Key::Work(Work::Window),
             5 => Key::Work(Work::Video),
             30 => Key::Small,
+            35 => Key::Hold,
             48 => Key::Whole,
             _ => return None,
         })
@@ -124,6 +127,26 @@ impl Picture {
         picture
     }
 
+    /// The picture of a frame of a work that began before anything else did.
+    #[must_use]
+    pub fn at(width: usize, height: usize, work: Work, frame: usize) -> Picture {
+        let mut picture = Picture::new(width, height);
+        picture.key(Key::Work(work));
+        if let Some(before) = frame.checked_sub(1) {
+            (picture.step, picture.counter) = (before, before);
+            picture.step();
+        }
+        picture
+    }
+
+    /// The same as a PPM with three bytes for a pixel.
+    #[must_use]
+    pub fn ppm(&self) -> Vec<u8> {
+        let mut bytes = format!("P6\n{} {}\n255\n", self.width, self.height).into_bytes();
+        bytes.extend(self.pixels.as_chunks::<4>().0.iter().flat_map(|[b, g, r, _]| [*r, *g, *b]));
+        bytes
+    }
+
     /// Bytes B, G, R, X of each pixel.
     #[must_use]
     pub fn pixels(&self) -> &[u8] {
@@ -154,6 +177,10 @@ impl Picture {
                 self.inverted = false;
                 self.scrolled();
                 self.whole()
+            }
+            Key::Hold => {
+                self.work = Work::Still;
+                return Vec::new();
             }
             Key::Small => {
                 self.mark = !self.mark;
@@ -323,6 +350,20 @@ mod tests {
                 }
                 assert!(shown == picture.pixels, "{work:?}");
             }
+        }
+    }
+
+    #[test]
+    fn the_picture_of_a_frame_is_what_the_work_comes_to() {
+        for work in [Work::Window, Work::Scroll, Work::Video] {
+            let mut picture = Picture::new(1366, 766);
+            picture.key(Key::Work(work));
+            for _ in 0..150 {
+                picture.step();
+            }
+            picture.key(Key::Hold);
+            assert!(picture.step().is_empty());
+            assert!(picture.pixels == Picture::at(1366, 766, work, 150).pixels, "{work:?}");
         }
     }
 

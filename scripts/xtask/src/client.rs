@@ -14,6 +14,7 @@ use md4::{Digest, Md4};
 use crate::{
     error::{At, Error, Result},
     progress::{Background, Interrupt, ask_well, last_lines, said},
+    scene::{MARK, Marks},
     setup::Project,
 };
 
@@ -537,11 +538,23 @@ impl Client {
         interrupt: &Interrupt,
         is_right: impl Fn([u8; 3]) -> bool,
     ) -> Result<[u8; 3]> {
+        self.wait_picture(what, bound, interrupt, |picture| {
+            Ok(picture.only_colour(tolerance).filter(|colour| is_right(*colour)))
+        })
+    }
+
+    /// Waits until something is found in what the window shows; what it showed last is kept where it does not come.
+    pub(crate) fn wait_picture<T>(
+        &mut self,
+        what: &str,
+        bound: Duration,
+        interrupt: &Interrupt,
+        mut find: impl FnMut(&Picture) -> Result<Option<T>>,
+    ) -> Result<T> {
         let mut last: Option<Picture> = None;
         let outcome = interrupt.wait_for(what, bound, || {
             self.must_run()?;
-            let picture = last.insert(self.screen.picture()?);
-            Ok(picture.only_colour(tolerance).filter(|colour| is_right(*colour)))
+            find(last.insert(self.screen.picture()?))
         });
         self.explain(outcome, last.as_ref())
     }
@@ -597,6 +610,32 @@ impl Picture {
     fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
         let at = (y * self.width + x) * 3;
         self.rgb.get(at..at + 3).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default()
+    }
+
+    /// What the scene's marks say; nothing where it is not shown.
+    pub(crate) fn marks(&self) -> Option<Marks> {
+        Marks::read(std::array::from_fn(|mark| self.pixel(mark * MARK + MARK / 2, MARK / 2)))
+    }
+
+    /// How much two pictures of one size are alike, the pointer's place in the middle left out: the peak signal-to-noise
+    /// ratio over all three channels in decibels, infinite when they are equal; and the farthest that a channel is off.
+    pub(crate) fn likeness(&self, other: &Picture) -> Result<(f64, u8)> {
+        if (self.width, self.height) != (other.width, other.height) {
+            return Err(Error::broken(format!(
+                "a picture of {}x{} pixels cannot be compared with one of {}x{}",
+                self.width, self.height, other.width, other.height
+            )));
+        }
+        let (mut squares, mut channels, mut farthest) = (0_u64, 0_u64, 0);
+        for ((_, ours), (_, theirs)) in self.without_pointer().zip(other.without_pointer()) {
+            for (a, b) in ours.iter().zip(theirs) {
+                let off = a.abs_diff(b);
+                farthest = farthest.max(off);
+                squares += u64::from(off).pow(2);
+                channels += 1;
+            }
+        }
+        Ok((10.0 * (255.0_f64.powi(2) * channels as f64 / squares as f64).log10(), farthest))
     }
 
     /// A part of it.
@@ -707,6 +746,15 @@ mod tests {
         *picture.rgb.last_mut().unwrap() = 0;
         assert_eq!(picture.farthest([42, 127, 60]), 60);
         assert!(picture.describe([42, 127, 60], 2).contains("first other pixel at (639,479)"));
+    }
+
+    #[test]
+    fn equal_pictures_are_infinitely_alike_and_one_step_everywhere_is_48_decibels() {
+        let picture = even([42, 127, 60]);
+        assert_eq!(picture.likeness(&picture).unwrap(), (f64::INFINITY, 0));
+        let (decibels, farthest) = picture.likeness(&even([43, 126, 61])).unwrap();
+        assert!((decibels - 48.13).abs() < 0.01 && farthest == 1, "{decibels} {farthest}");
+        assert!(picture.likeness(&picture.part((0, 0, 100, 100))).is_err());
     }
 
     #[test]

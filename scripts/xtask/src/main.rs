@@ -10,6 +10,7 @@ mod progress;
 mod proxy;
 mod recordings;
 mod run;
+mod scene;
 mod setup;
 mod suite;
 mod suites;

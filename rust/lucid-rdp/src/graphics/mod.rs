@@ -33,7 +33,7 @@ use cells::Cells;
 use clearcodec::{ClearCodec, Pixel};
 pub(crate) use copies::Copy;
 use motion::Rows;
-use refine::Inexact;
+pub(crate) use refine::Inexact;
 use video::Video;
 
 /// One step on the way to the next picture; to be done in order.

@@ -1,4 +1,4 @@
-//! What the client shows only nearly right, since it came as H.264, and since when it has been still.
+//! What the client shows only nearly right, since it came as H.264 or RemoteFX, and since when it has been still.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const STILL: Duration = Duration::from_millis(300);
 /// The squares that are not exact.
 pub(crate) struct Inexact {
     cells: Cells,
-    /// When each square was last painted as H.264.
+    /// When each square was last painted so.
     since: Vec<Option<Instant>>,
 }
 
@@ -28,7 +28,7 @@ impl Inexact {
         (row * self.cells.columns() + column) as usize
     }
 
-    /// H.264 was painted there.
+    /// H.264 or RemoteFX was painted there.
     pub(crate) fn painted(&mut self, rect: Rect, now: Instant) {
         for (column, row) in self.cells.touched(rect) {
             self.cells.set(column, row, true);
@@ -110,6 +110,14 @@ impl Inexact {
     /// The inexact squares that have been still for long enough.
     pub(crate) fn still(&self, now: Instant) -> Vec<(u32, u32)> {
         self.cells.marked().filter(|(column, row)| !self.is_moving(*column, *row, now)).collect()
+    }
+
+    /// The same as rectangles.
+    pub(crate) fn still_parts(&self, now: Instant) -> Vec<Rect> {
+        let mut still = self.cells.clone();
+        still.clear();
+        self.still(now).into_iter().for_each(|(column, row)| still.set(column, row, true));
+        still.rects()
     }
 
     /// How long until the first inexact square has been still for long enough; `None` when all are exact.

@@ -27,6 +27,9 @@ const START: Duration = Duration::from_secs(30);
 const USER: &str = "bench";
 const PASSWORD: &str = "Quiet-Otter-58";
 
+/// The program that records sessions.
+pub(super) const RECORDER: &str = "lucid-sessiond";
+
 /// A host that is running.
 pub(super) struct Host {
     /// Its name and version.
@@ -34,32 +37,36 @@ pub(super) struct Host {
     /// How to come in.
     pub(super) login: Login,
     /// By name.
-    programs: Vec<(String, Background)>,
+    programs: Vec<(&'static str, Background)>,
 }
 
 impl Host {
     /// What all its processes have cost so far, with all that they start.
     pub(super) fn cost(&self) -> Cost {
-        cost::of(&self.programs.iter().map(|(_, program)| program.id()).collect::<Vec<_>>())
+        self.cost_of(|_| true)
     }
 
-    /// What one of them has cost so far; nothing if it has none of that name.
-    pub(super) fn cost_of(&self, name: &str) -> Cost {
-        let named = self.programs.iter().filter(|(program, _)| program == name);
-        cost::of(&named.map(|(_, program)| program.id()).collect::<Vec<_>>())
+    /// What its recorder has cost so far.
+    pub(super) fn recorder_cost(&self) -> Cost {
+        self.cost_of(|name| name == RECORDER)
+    }
+
+    fn cost_of(&self, is_meant: impl Fn(&str) -> bool) -> Cost {
+        let meant = self.programs.iter().filter(|(name, _)| is_meant(name));
+        cost::of(&meant.map(|(_, program)| program.id()).collect::<Vec<_>>())
     }
 
     fn start(
         name: &str,
         port: u16,
-        commands: &[(&str, Command)],
+        commands: &[(&'static str, Command)],
         dir: &Path,
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let mut programs = Vec::new();
         for (program, command) in commands {
             let log = dir.join(format!("{program}.log"));
-            programs.push(((*program).to_owned(), Background::start(command, &log)?));
+            programs.push((*program, Background::start(command, &log)?));
         }
         interrupt.wait_for(name, START, || {
             for (_, program) in &mut programs {
@@ -140,32 +147,31 @@ impl Lucid {
 
     /// Starts them; with the recorder, where recordings have an owner's key to be sealed to.
     pub(super) fn start(&self, owner: Option<&str>, interrupt: &Interrupt) -> Result<Host> {
-        let file = |name: &str| self.file(name);
         for folder in ["state", "run", "home", "runtime", "recorder"] {
-            fresh(&file(folder))?;
+            fresh(&self.file(folder))?;
         }
-        fs::set_permissions(file("runtime"), fs::Permissions::from_mode(0o700))
-            .at("protecting", file("runtime"))?;
+        fs::set_permissions(self.file("runtime"), fs::Permissions::from_mode(0o700))
+            .at("protecting", self.file("runtime"))?;
         let port = machine::free_port()?;
         let login = Login { port, user: USER.to_owned(), password: Some(PASSWORD.to_owned()) };
-        login.write_account(&file("account.json"))?;
+        login.write_account(&self.file("account.json"))?;
         let mut desktop = self.program("lucid-desktop");
-        desktop.arg("--listen").arg(file("desktop.sock")).arg("--home").arg(file("home"));
-        desktop.arg("--runtime").arg(file("runtime")).arg("--sway").arg(&self.sway);
-        desktop.arg("--sway-config").arg(file("sway-config"));
+        desktop.arg("--listen").arg(self.file("desktop.sock")).arg("--home").arg(self.file("home"));
+        desktop.arg("--runtime").arg(self.file("runtime")).arg("--sway").arg(&self.sway);
+        desktop.arg("--sway-config").arg(self.file("sway-config"));
         let mut rdp = self.program("lucid-rdp");
-        rdp.arg("--listen").arg(format!("{HOST}:{port}")).arg("--state").arg(file("state"));
-        rdp.arg("--run").arg(file("run")).arg("--account").arg(file("account.json"));
-        rdp.arg("--desktop").arg(file("desktop.sock"));
+        rdp.arg("--listen").arg(format!("{HOST}:{port}")).arg("--state").arg(self.file("state"));
+        rdp.arg("--run").arg(self.file("run")).arg("--account").arg(self.file("account.json"));
+        rdp.arg("--desktop").arg(self.file("desktop.sock"));
         let mut name = format!("Lucid {}", env!("CARGO_PKG_VERSION"));
         let mut commands = vec![("lucid-desktop", desktop)];
         if let Some(owner) = owner {
             name.push_str(", recorded");
-            let mut recorder = self.program("lucid-sessiond");
-            recorder.arg("--state").arg(file("recorder")).arg("--run").arg(file("recorder"));
+            let mut recorder = self.program(RECORDER);
+            recorder.arg("--state").arg(self.file("recorder")).arg("--run").arg(self.file("recorder"));
             recorder.args(["--owner", owner]);
-            rdp.arg("--recorder").arg(file("recorder/recorder.sock"));
-            commands.push(("lucid-sessiond", recorder));
+            rdp.arg("--recorder").arg(self.file("recorder/recorder.sock"));
+            commands.push((RECORDER, recorder));
         }
         commands.push(("lucid-rdp", rdp));
         Host::start(&name, port, &commands, &self.dir, interrupt)

@@ -9,12 +9,13 @@ use super::{
     cost::Cost,
     hosts::Host,
     link::{HOST, Link},
-    probe::{Probe, key},
+    probe::Probe,
 };
 use crate::{
     client::{Client, Generation, Login, Mode, Place},
     error::{Error, Result},
     proxy::{Proxy, Shape},
+    scene::key,
 };
 
 /// The size of the desktop.

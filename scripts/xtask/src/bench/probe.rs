@@ -1,7 +1,6 @@
 //! Looks at a client's screen and presses its keys.
 //!
-//! The scene (`scripts/bench-scene`) paints marks along the top edge: the number of its frame, and one that turns over
-//! with each key. The X server says when something was painted (DAMAGE), then the marks alone are read.
+//! The X server says when something was painted (DAMAGE), then the scene's marks alone are read.
 
 use std::time::{Duration, Instant};
 
@@ -13,36 +12,10 @@ use x11rb::protocol::xproto::{ConnectionExt as _, ImageFormat, KEY_PRESS_EVENT, 
 use x11rb::protocol::xtest::ConnectionExt as _;
 use x11rb::rust_connection::RustConnection;
 
-use crate::error::{Error, Result};
-
-/// As in the scene.
-const MARK: u16 = 16;
-const COUNTER_BITS: usize = 16;
-
-/// The scene's keys, as Linux numbers them.
-pub(super) mod key {
-    /// Nothing moves.
-    pub(crate) const STILL: u8 = 2;
-    /// Text scrolls.
-    pub(crate) const SCROLL: u8 = 3;
-    /// A window moves.
-    pub(crate) const WINDOW: u8 = 4;
-    /// A film.
-    pub(crate) const VIDEO: u8 = 5;
-    /// One letter.
-    pub(crate) const SMALL: u8 = 30;
-    /// Everything.
-    pub(crate) const WHOLE: u8 = 48;
-}
-
-/// What the marks say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Marks {
-    /// The number of the frame.
-    pub(super) frame: u16,
-    /// Turned over by each key.
-    pub(super) turned: bool,
-}
+use crate::{
+    error::{Error, Result},
+    scene::{MARK, MARKS, Marks},
+};
 
 /// A client's screen.
 pub(super) struct Probe {
@@ -78,26 +51,20 @@ impl Probe {
 
     /// What the marks say now; nothing while they cannot be read as marks.
     pub(super) fn marks(&self) -> Result<Option<Marks>> {
-        let width = MARK * (COUNTER_BITS as u16 + 1);
+        let (width, y) = ((MARK * MARKS) as u16, (MARK / 2) as i16);
         let image = self
             .connection
-            .get_image(ImageFormat::Z_PIXMAP, self.root, 0, (MARK / 2) as i16, width, 1, u32::MAX)
+            .get_image(ImageFormat::Z_PIXMAP, self.root, 0, y, width, 1, u32::MAX)
             .map_err(failed)?
             .reply()
             .map_err(failed)?;
         let (pixels, _) = image.data.as_chunks::<4>();
-        let mut bits = Vec::new();
-        for mark in pixels.chunks(MARK.into()) {
-            let Some([b, g, r, _]) = mark.get(usize::from(MARK / 2)) else { return Ok(None) };
-            match (*b.min(g).min(r), *b.max(g).max(r)) {
-                (200.., _) => bits.push(true),
-                (_, ..=55) => bits.push(false),
-                _ => return Ok(None),
-            }
+        let mut middles = [[0; 3]; MARKS];
+        for (mark, middle) in middles.iter_mut().enumerate() {
+            let Some([b, g, r, _]) = pixels.get(mark * MARK + MARK / 2) else { return Ok(None) };
+            *middle = [*r, *g, *b];
         }
-        let turned = bits.pop().unwrap_or_default();
-        let frame = bits.iter().enumerate().fold(0, |sum, (bit, on)| sum | u16::from(*on) << bit);
-        Ok(Some(Marks { frame, turned }))
+        Ok(Marks::read(middles))
     }
 
     /// Sleeps until something was painted; whether it was before `deadline`.

@@ -13,7 +13,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{
-    hosts::{Lucid, debian},
+    hosts::{Lucid, RECORDER, debian},
     link::Link,
     measure::{self, Figures, Plan},
     table,
@@ -305,7 +305,7 @@ fn seek(lucid: &Lucid, key: &Path) -> Result<Sought> {
 /// The same work as in `scripts/bench rdp`, recorded and not, in turns.
 fn session(project: &Project, steps: &Steps, rounds: u32, page: &mut String) -> Result<()> {
     let tools = build::trixie_tools(project, steps)?;
-    let lucid = Lucid::prepare(project, steps, &tools, &["lucid-sessiond", "lucidctl"])?;
+    let lucid = Lucid::prepare(project, steps, &tools, &[RECORDER, "lucidctl"])?;
     let key = lucid.file("owner.key");
     let made = said(lucid.program("lucidctl").args(["recording", "new-key", "--json"]).arg(&key))?;
     let owner =
@@ -326,12 +326,12 @@ fn session(project: &Project, steps: &Steps, rounds: u32, page: &mut String) -> 
             let plan = Plan::new(false, false, None);
             let figures = measure::host(&host, &link, None, &plan, place, Generation::Three, &dir)?;
             all.push((host.name.clone(), figures));
-            if owner.is_some() {
-                recorder += host.cost_of("lucid-sessiond").cpu;
-                host_with_it += host.cost().cpu;
-            }
+            let costs = (host.recorder_cost().cpu, host.cost().cpu);
+            // With it the session ends, and its recording.
             drop(host);
             if owner.is_some() {
+                recorder += costs.0;
+                host_with_it += costs.1;
                 sought = Some(seek(&lucid, &key)?);
             }
             steps.interrupt.check()?;

@@ -1,7 +1,5 @@
 //! The fuzz targets for a bounded number of inputs: their corpus, and new ones from the same seed in every run. Long runs
-//! are made by hand: rust/lucid-rdp/fuzz/README.md.
-//!
-//! Each folder of targets is a workspace of its own, all with the same flags, and built into the same place.
+//! are made by hand: rust/fuzz/README.md.
 
 use std::{
     collections::BTreeMap,
@@ -17,18 +15,12 @@ use crate::{
     suite::Report,
 };
 
-/// Where the targets are, from the checkout's root, and the inputs for each of them.
-const FOLDERS: [(&str, &[(&str, u32)]); 3] = [
-    ("rust/lucid-rdp/fuzz", RUNS),
-    ("rust/lucid-recording/fuzz", RECORDING),
-    ("rust/lucid-policy/fuzz", POLICY),
-];
-/// Where the target is that shows that coverage guides.
-const GUIDED_FOLDER: &str = FOLDERS[0].0;
+/// Where the targets are, from the checkout's root.
+const FOLDER: &str = "rust/fuzz";
 /// The target that shows that coverage guides; it is to be found in this many inputs. 40 thousand were needed.
 const GUIDED: (&str, u32) = ("guided", 2_000_000);
 /// Inputs for each target, those of the corpus included, so that each runs for some seconds.
-const RUNS: &[(&str, u32)] = &[
+const RUNS: [(&str, u32); 30] = [
     ("client_info", 200_000),
     ("clipboard", 60_000),
     ("clipboard_content", 10_000),
@@ -50,19 +42,19 @@ const RUNS: &[(&str, u32)] = &[
     ("sound", 60_000),
     ("spnego", 100_000),
     ("touch", 15_000),
-];
-/// The same for the files of recordings. A whole directory is written to the memory's file system for each input.
-const RECORDING: &[(&str, u32)] = &[
+    // The files of recordings.
     ("chunk", 300_000),
+    // A whole one is written to the memory's file system for each input.
     ("directory", 4_000),
     ("events", 30_000),
     ("pictures", 10_000),
     ("sounds", 60_000),
     ("statements", 100_000),
     ("streams", 300_000),
+    // Policies.
+    ("cedar_policies", 5_000),
+    ("policy_table", 5_000),
 ];
-/// The same for policies.
-const POLICY: &[(&str, u32)] = &[("cedar_policies", 5_000), ("policy_table", 5_000)];
 /// What one input may take: seconds, and MiB of the whole process. The targets themselves bound the heap, far below.
 const LIMITS: [&str; 2] = ["-timeout=20", "-rss_limit_mb=1024"];
 
@@ -70,54 +62,47 @@ const LIMITS: [&str; 2] = ["-timeout=20", "-rss_limit_mb=1024"];
 pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     let Context { project, steps, .. } = context;
     let scratch = project.lucid.join("fuzz");
-    for (place, runs) in FOLDERS {
-        let folder = project.root.join(place);
-        report.check(
-            format!("the fuzz targets in {place} are built with the versions that the product has"),
-            || versions(&project.root.join("Cargo.lock"), place, &folder.join("Cargo.lock")),
-        );
-        report.check(format!("every fuzz target in {place} has its corpus and its place here"), || {
-            complete(&folder, runs)
+    let folder = project.root.join(FOLDER);
+    report.check("the fuzz targets are built with the versions that the product has", || {
+        versions(&project.root.join("Cargo.lock"), &folder.join("Cargo.lock"))
+    });
+    report.check("every fuzz target has its corpus and its place here", || complete(&folder));
+    let target = project.target.join("fuzz");
+    let built = report.obtain(
+        "the fuzz targets can be built",
+        |_: &PathBuf| String::new(),
+        || {
+            let mut cargo = project.command("cargo");
+            cargo.args(["build", "--bins", "--locked", "--target-dir"]).arg(&target).current_dir(&folder);
+            // They would override the folder's own.
+            cargo.env_remove("RUSTFLAGS").env_remove("CARGO_BUILD_TARGET");
+            steps.run("building the fuzz targets", &mut cargo)?;
+            Ok(target.join(host(project)?).join("debug"))
+        },
+    );
+    let Some(programs) = built else { return Ok(()) };
+    let make = |name: &str, runs| Run::make(project, &folder, &programs, &scratch, name, runs);
+    report.check("the fuzzer is guided by coverage: it finds what nobody guesses", || {
+        let run = make(GUIDED.0, GUIDED.1)?;
+        if run.well || !run.output.contains("found") {
+            return Err(Error::broken(format!("nothing was found:\n{}", last_lines(&run.output))));
+        }
+        Ok(String::new())
+    });
+    for (name, runs) in RUNS {
+        report.check(format!("fuzz target {name}"), || {
+            let run = make(name, runs)?;
+            if !run.well {
+                let kept = scratch.join(name);
+                return Err(Error::broken(format!(
+                    "an input is not borne; it is kept in {}:\n{}",
+                    kept.display(),
+                    last_lines(&run.output)
+                )));
+            }
+            run.figures()
         });
-        let target = project.target.join("fuzz");
-        let built = report.obtain(
-            format!("the fuzz targets in {place} can be built"),
-            |_: &PathBuf| String::new(),
-            || {
-                let mut cargo = project.command("cargo");
-                cargo.args(["build", "--bins", "--locked", "--target-dir"]).arg(&target).current_dir(&folder);
-                // They would override the folder's own.
-                cargo.env_remove("RUSTFLAGS").env_remove("CARGO_BUILD_TARGET");
-                steps.run("building the fuzz targets", &mut cargo)?;
-                Ok(target.join(host(project)?).join("debug"))
-            },
-        );
-        let Some(programs) = built else { continue };
-        let make = |name: &str, runs| Run::make(project, &folder, &programs, &scratch, name, runs);
-        if place == GUIDED_FOLDER {
-            report.check("the fuzzer is guided by coverage: it finds what nobody guesses", || {
-                let run = make(GUIDED.0, GUIDED.1)?;
-                if run.well || !run.output.contains("found") {
-                    return Err(Error::broken(format!("nothing was found:\n{}", last_lines(&run.output))));
-                }
-                Ok(String::new())
-            });
-        }
-        for (name, runs) in runs {
-            report.check(format!("fuzz target {name}"), || {
-                let run = make(name, *runs)?;
-                if !run.well {
-                    let kept = scratch.join(name);
-                    return Err(Error::broken(format!(
-                        "an input is not borne; it is kept in {}:\n{}",
-                        kept.display(),
-                        last_lines(&run.output)
-                    )));
-                }
-                run.figures()
-            });
-            steps.interrupt.check()?;
-        }
+        steps.interrupt.check()?;
     }
     Ok(())
 }
@@ -185,14 +170,14 @@ fn host(project: &Project) -> Result<String> {
 }
 
 /// Each crate that both lock files have is there in the same version.
-fn versions(product: &Path, place: &str, fuzz: &Path) -> Result<String> {
+fn versions(product: &Path, fuzz: &Path) -> Result<String> {
     let (product, fuzz) = (locked(product)?, locked(fuzz)?);
     let mut same = 0;
     for (name, versions) in &fuzz {
         let Some(of_product) = product.get(name) else { continue };
         if let Some(other) = versions.iter().find(|version| !of_product.contains(version)) {
             return Err(Error::broken(format!(
-                "{name} {other} in {place}/Cargo.lock is not in Cargo.lock, which has {}; copy that file over it and \
+                "{name} {other} in {FOLDER}/Cargo.lock is not in Cargo.lock, which has {}; copy that file over it and \
                  run `cargo metadata` there",
                 of_product.join(", ")
             )));
@@ -224,8 +209,8 @@ fn locked(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
 }
 
 /// No target without a corpus, none that is not run here.
-fn complete(folder: &Path, runs: &[(&str, u32)]) -> Result<String> {
-    let sources = folder.join("fuzz_targets");
+fn complete(folder: &Path) -> Result<String> {
+    let sources = folder.join("src/bin");
     let mut count = 0;
     for file in fs::read_dir(&sources).at("reading", &sources)? {
         let path = file.at("reading", &sources)?.path();
@@ -233,7 +218,7 @@ fn complete(folder: &Path, runs: &[(&str, u32)]) -> Result<String> {
         if name == GUIDED.0 {
             continue;
         }
-        if !runs.iter().any(|(known, _)| *known == name) {
+        if !RUNS.iter().any(|(known, _)| *known == name) {
             return Err(Error::broken(format!("{name} is not run: it is missing from this suite's list")));
         }
         let corpus = folder.join("corpus").join(&name);
@@ -242,8 +227,8 @@ fn complete(folder: &Path, runs: &[(&str, u32)]) -> Result<String> {
         }
         count += 1;
     }
-    if count == runs.len() {
+    if count == RUNS.len() {
         return Ok(format!("{count} targets"));
     }
-    Err(Error::broken(format!("there are {count} targets, and {} are to be run", runs.len())))
+    Err(Error::broken(format!("there are {count} targets, and {} are to be run", RUNS.len())))
 }

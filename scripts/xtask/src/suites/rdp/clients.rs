@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use super::{COLOURS, Target, paint, sessions};
+use super::{COLOURS, Target, film, paint, sessions};
 use crate::{
     build,
     client::{Client, Generation, Login, Mode, Screen, foreign},
@@ -58,7 +58,9 @@ pub(super) fn run(target: &Target, report: &mut Report) -> Result<()> {
             client.wait_desktop(target.bound, target.place.interrupt)?;
             Ok(client)
         };
-        if let Some(client) = paint(target, &name, other.tolerance, open, report)? {
+        if let Some(mut client) = paint(target, &name, other.tolerance, open, report)? {
+            let expected = film::Expected { size: SIZE, lossy: other.tolerance > 0 };
+            film::check(target, &name, &mut client, expected, report)?;
             report.check(format!("{name}: logs off"), || sessions::log_off(target, client).map(|()| ""));
         }
         target.place.interrupt.check()?;

@@ -18,6 +18,7 @@ mod cache;
 mod clients;
 mod desktop;
 pub(super) mod drives;
+mod film;
 mod keyboard;
 mod monitors;
 mod mouse;
@@ -136,6 +137,8 @@ struct Target<'a> {
     /// Whether a connection takes long to open by itself: QEMU's user network needs half a second for each, so
     /// many are opened once and not for every client.
     slow_to_open: bool,
+    /// The program that paints what moves, if the desktop can run it: a program of this machine.
+    scene: Option<PathBuf>,
 }
 
 impl Target<'_> {
@@ -236,6 +239,7 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
         screens: project.lucid.join("screens"),
         bound: Duration::from_secs(30),
         slow_to_open: false,
+        scene: Some(build::host_program(project, "bench-scene")),
     };
     common(&target, report)?;
     clipboard::check(&target, &dir.join("runtime"), &|port| serve(port, &account), report)?;
@@ -318,6 +322,7 @@ fn in_qemu(context: &Context, tools: &Path, report: &mut Report) -> Result<()> {
         screens: project.lucid.join("screens"),
         bound: Duration::from_secs(120),
         slow_to_open: true,
+        scene: None,
     };
     common(&target, report)?;
 
@@ -401,6 +406,7 @@ fn paints(target: &Target, mode: &Mode, report: &mut Report) -> Result<()> {
     else {
         return interrupt.check();
     };
+    film::check(target, &name, &mut client, film::Expected { size: mode.size, lossy: true }, report)?;
     // For people: what the desktop looks like. Every client has shown its own already.
     if std::ptr::eq(mode, &MODES[0]) {
         client.screen.key("super+f")?;

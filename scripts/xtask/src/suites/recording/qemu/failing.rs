@@ -54,7 +54,7 @@ pub(super) fn check(bench: &Bench, report: &mut Report) -> Result<()> {
             let left = std::slice::from_ref(&left);
             let kept = must_be_kept(bench, left, &device)?;
             recover(bench, left, &device)?;
-            let heads = kept.first().map_or(0, |(_, heads)| *heads);
+            let heads = kept.first().map_or(0, |kept| kept.heads);
             Ok(format!("{acknowledged} heads acknowledged, {heads} there"))
         },
     );

@@ -97,13 +97,18 @@ fn verified<'a>(bench: &Bench, left: &'a [Left], device: &str) -> Result<Vec<(&'
         .collect())
 }
 
-/// Has both verifiers look at what is left: unfinished, with every head that was acknowledged. Gives for each the number of
-/// its heads.
-pub(super) fn must_be_kept<'a>(
-    bench: &Bench,
-    left: &'a [Left],
-    device: &str,
-) -> Result<Vec<(&'a Left, u64)>> {
+/// A recording that is there with all that was acknowledged.
+pub(super) struct Kept<'a> {
+    pub(super) left: &'a Left,
+    /// How many heads it has.
+    pub(super) heads: u64,
+    /// Of when the newest of them is, by the machine's clock. The recording says it, and not the log of writes, in which a head
+    /// that lies on two blocks may be two entries.
+    pub(super) newest_ms: Option<u64>,
+}
+
+/// Has both verifiers look at what is left: unfinished, with every head that was acknowledged.
+pub(super) fn must_be_kept<'a>(bench: &Bench, left: &'a [Left], device: &str) -> Result<Vec<Kept<'a>>> {
     let mut kept = Vec::new();
     let mut wrong = Vec::new();
     for (left, _, report) in verified(bench, left, device)? {
@@ -117,7 +122,7 @@ pub(super) fn must_be_kept<'a>(
                 left.moment
             ));
         }
-        kept.push((left, heads));
+        kept.push(Kept { left, heads, newest_ms: report["ended_ms"].as_u64() });
     }
     all_of(wrong, left.len())?;
     Ok(kept)

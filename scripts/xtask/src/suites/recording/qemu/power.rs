@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{
     Bench,
-    left::{Left, all_of, extract, must_be_kept, must_be_recovered, recover},
+    left::{Kept, Left, all_of, extract, must_be_kept, must_be_recovered, recover},
     must,
     watch::{Head, Seen, shared, while_watched},
 };
@@ -209,8 +209,8 @@ fn power_cut(bench: &Bench, disks: &Disks, device: &str, lost: &[Lost], picks: &
         figures: String::new(),
     };
     let kept = must_be_kept(bench, std::slice::from_ref(&left), device)?;
-    let heads = kept.first().map_or(0, |(_, heads)| *heads);
-    let loss = boot.loss(boot.writes.len(), heads).unwrap_or(f64::NAN);
+    let (heads, newest) = kept.first().map_or((0, None), |kept| (kept.heads, kept.newest_ms));
+    let loss = boot.loss(boot.writes.len(), newest).unwrap_or(f64::NAN);
     boot.figures = format!(
         "{acknowledged} heads acknowledged, {heads} there, the newest of {loss:.0} ms before the cut; {} writes flushed, \
          {} of {} later ones lost or torn",
@@ -225,12 +225,12 @@ impl Boot {
         self.writes.seen(at).unwrap_or(self.end).min(self.end)
     }
 
-    /// How long before a moment, in milliseconds, the recorder began to write the newest head that is there: everything recorded
-    /// earlier is confirmed by it. None where the session was not yet busy, as one in which nothing is new writes no heads.
+    /// How long before a moment, in milliseconds, the newest of what is confirmed there was recorded: the time of the newest
+    /// head. None where the session was not yet busy, as one in which nothing is new writes no heads.
     ///
     /// The head says that by the machine's clock. How far that is from ours shows the head that was seen soonest after its time;
     /// the shortest time that records take to the disk is therefore left out, some hundredths of a second.
-    fn loss(&self, at: usize, there: u64) -> Option<f64> {
+    fn loss(&self, at: usize, newest_ms: Option<u64>) -> Option<f64> {
         let moment = self.moment(at);
         let ms = |instant: Instant| {
             let first = self.heads.values().next().and_then(|head| self.writes.seen(head.entry));
@@ -241,8 +241,8 @@ impl Boot {
             .values()
             .filter_map(|head| Some(ms(self.writes.seen(head.entry)?) - head.wall_ms as f64))
             .fold(f64::MAX, f64::min);
-        let (_, newest) = self.heads.range(..there).next_back()?;
-        (moment >= self.busy).then(|| ms(moment) - behind - newest.wall_ms as f64)
+        let newest = newest_ms? as f64;
+        (moment >= self.busy).then(|| ms(moment) - behind - newest)
     }
 }
 
@@ -295,8 +295,8 @@ fn at_moments(bench: &Bench, boot: &Boot, device: &str, picks: &mut Picks) -> Re
     fs::remove_file(&image).at("deleting", &image)?;
     let mut most: f64 = 0.0;
     let mut wrong = Vec::new();
-    for (left, heads) in must_be_kept(bench, &left, device)? {
-        let Some(loss) = boot.loss(left.at, heads) else { continue };
+    for Kept { left, newest_ms, .. } in must_be_kept(bench, &left, device)? {
+        let Some(loss) = boot.loss(left.at, newest_ms) else { continue };
         most = most.max(loss);
         if loss > MOST_LOST {
             wrong.push(format!("{}: the newest head is of {loss:.0} ms before", left.moment));
