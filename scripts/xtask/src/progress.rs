@@ -410,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_program_that_will_not_end_is_killed() {
-        let mut child = Command::new("sh").args(["-c", "trap '' TERM; sleep 60 & wait"]).spawn().unwrap();
+        let mut child = Command::new("sh").args(["-c", "trap '' TERM; exec sleep 60"]).spawn().unwrap();
         assert!(!ends_within(&child, Duration::from_millis(100)));
         end(&mut child);
         assert!(matches!(child.try_wait(), Ok(Some(_))));
