@@ -3,24 +3,32 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{IsTerminal, Write},
+    io::{IsTerminal, Read, Write},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, pidfd_open},
+};
 
 use crate::error::{At, Error, Result};
 
 /// How often waits look again.
 const LOOK: Duration = Duration::from_millis(50);
+/// The longest that a short program may take.
+const LONGEST: Duration = Duration::from_secs(600);
+/// The longest until a program that was killed has gone, and until what it said is there.
+const DYING: Duration = Duration::from_secs(5);
 /// How many lines of a failed step's log are shown.
 const TAIL: usize = 40;
 
@@ -209,21 +217,70 @@ impl Answer {
     }
 }
 
-/// Runs a short program, with `input` on its standard input, and gives what it said, however it ended.
+/// Runs a short program, with `input` on its standard input, and gives what it said, however it ended. One that does not end
+/// within [`LONGEST`] is killed, which is an error.
 pub(crate) fn ask(command: &mut Command, input: &[u8]) -> Result<Answer> {
     let name = program(command);
+    let talk = |why: String| Error::talk(name.clone(), why);
     let start = |source| Error::Start { program: name.clone(), source };
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(start)?;
-    let stdin = child.stdin.take();
-    let output = thread::scope(|scope| {
+    if let Some(mut pipe) = child.stdin.take() {
+        let input = input.to_vec();
         // A program that does not read its input closes it: its own status says how it went.
-        scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input)));
-        child.wait_with_output()
-    })
-    .map_err(|error| Error::talk(name.clone(), error))?;
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    Ok(Answer { status: output.status, out: output.stdout, err })
+        thread::spawn(move || pipe.write_all(&input));
+    }
+    let (out, err) = (read_all(child.stdout.take()), read_all(child.stderr.take()));
+    if !ends_within(&child, LONGEST) {
+        kill(&mut child);
+        let seconds = LONGEST.as_secs();
+        return Err(Error::Late { what: format!("the end of {name}"), seconds, details: String::new() });
+    }
+    let status = child.wait().map_err(|error| talk(error.to_string()))?;
+    // What it started and left behind may hold its pipes.
+    let collected = |pipe: mpsc::Receiver<std::io::Result<Vec<u8>>>| match pipe.recv_timeout(DYING) {
+        Ok(read) => read.map_err(|error| talk(error.to_string())),
+        Err(_) => Err(talk("it has ended, but something that it started keeps its output open".to_owned())),
+    };
+    Ok(Answer { status, out: collected(out)?, err: String::from_utf8_lossy(&collected(err)?).into_owned() })
+}
+
+/// All that comes from a pipe until it is closed, read beside.
+fn read_all(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<std::io::Result<Vec<u8>>> {
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = pipe.map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut bytes));
+        // Nobody waits for it any more when the program was killed.
+        let _ = send.send(read.map(|_| bytes));
+    });
+    receive
+}
+
+/// Whether a program ends before so much time is over. It is not waited for as a child.
+fn ends_within(child: &Child, bound: Duration) -> bool {
+    let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return true };
+    // One that is gone already has no number any more.
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
+    let until = Instant::now() + bound;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let limit = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)) {
+            Ok(0) if left.is_zero() => return false,
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(_) => return true,
+        }
+    }
+}
+
+/// Kills a program. One that waits for a file system that does not answer dies only when that does, and is not waited for.
+fn kill(child: &mut Child) {
+    // Gone in between is as good.
+    let _ = child.kill();
+    if ends_within(child, DYING) {
+        let _ = child.wait();
+    }
 }
 
 /// As [`ask`], but a failure of the program is an error.
@@ -303,10 +360,8 @@ impl Background {
     /// Ends it as `kill -9` does.
     pub(crate) fn kill(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            // Gone in between is as good.
-            let _ = self.child.kill();
+            kill(&mut self.child);
         }
-        let _ = self.child.wait();
     }
 
     /// Everything it has printed.
@@ -330,13 +385,34 @@ fn end(child: &mut Child) {
         // It may be gone in between, which is what is wanted.
         let _ = rustix::process::kill_process(pid, Signal::TERM);
     }
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(2) {
-        if !matches!(child.try_wait(), Ok(None)) {
-            return;
-        }
-        thread::sleep(LOOK);
+    if ends_within(child, Duration::from_secs(2)) {
+        let _ = child.wait();
+    } else {
+        kill(child);
     }
-    let _ = child.kill();
-    let _ = child.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_program_gets_its_input_and_all_that_it_says_is_given() {
+        let mut shell = Command::new("sh");
+        let answer = ask(shell.args(["-c", "cat; echo wrong >&2; exit 3"]), &[b'x'; 300_000]).unwrap();
+        assert_eq!(
+            (answer.status.code(), answer.out.len(), answer.err.as_str()),
+            (Some(3), 300_000, "wrong\n")
+        );
+        // One that reads nothing.
+        assert!(ask(&mut Command::new("true"), &[b'x'; 300_000]).unwrap().status.success());
+    }
+
+    #[test]
+    fn a_program_that_will_not_end_is_killed() {
+        let mut child = Command::new("sh").args(["-c", "trap '' TERM; exec sleep 60"]).spawn().unwrap();
+        assert!(!ends_within(&child, Duration::from_millis(100)));
+        end(&mut child);
+        assert!(matches!(child.try_wait(), Ok(Some(_))));
+    }
 }
