@@ -16,6 +16,8 @@ pub(crate) struct Curtain(Arc<Mutex<State>>);
 pub(crate) struct Overlaid {
     pixels: Vec<u8>,
     damage: Vec<Rect>,
+    /// What stood there last.
+    last: Option<Notice>,
 }
 
 #[derive(Default)]
@@ -73,7 +75,7 @@ impl Curtain {
             *overlaid = Overlaid::default();
             return None;
         }
-        let Some(notice) = state.notice.as_ref().or(state.progress.as_ref()) else {
+        let Some(notice) = state.notice.as_ref().or(state.progress.as_ref()).cloned() else {
             *overlaid = Overlaid::default();
             return Some(frame);
         };
@@ -87,13 +89,46 @@ impl Curtain {
             overlaid.damage.clear();
             overlaid.damage.push(Rect { x: 0, y: 0, width: frame.width, height: frame.height });
         } else {
-            overlaid.damage.extend(place);
+            // Where nothing is new it is shown already; a picture that only makes things exact has no damage at all.
+            let new = overlaid.last.as_ref() != Some(&notice);
+            overlaid.damage.extend(place.filter(|p| new || frame.damage.iter().any(|d| d.overlaps(*p))));
         }
+        overlaid.last = Some(notice);
         Some(Frame { pixels: &overlaid.pixels, damage: &overlaid.damage, ..frame })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing that holds this lock can leave it half-changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notice_that_is_shown_already_damages_nothing_until_something_changes_under_it() {
+        let notice = |title: &str| Notice { title: title.to_owned(), text: String::new() };
+        let (width, height) = (640, 480);
+        let pixels = vec![0; (width * height * 4) as usize];
+        let whole = [Rect { x: 0, y: 0, width, height }];
+        let (curtain, mut overlaid) = (Curtain::default(), Overlaid::default());
+        let mut damage = |curtain: &Curtain, damage: &[Rect]| {
+            let frame = Frame { width, height, stride: width as usize * 4, pixels: &pixels, damage };
+            curtain.pass(frame, &mut overlaid).unwrap().damage.to_vec()
+        };
+        curtain.announce(Some(notice("one")));
+        let shown = damage(&curtain, &whole);
+        let place = shown[1];
+        assert_eq!(shown.len(), 2);
+        assert_eq!(damage(&curtain, &[]), []);
+        let beside = Rect { x: 0, y: height - 1, width: 1, height: 1 };
+        assert_eq!(damage(&curtain, &[beside]), [beside]);
+        let under = Rect { x: place.x, y: place.y, width: 1, height: 1 };
+        assert_eq!(damage(&curtain, &[under]), [under, place]);
+        curtain.announce(Some(notice("two")));
+        assert_eq!(damage(&curtain, &[]).len(), 1);
+        assert_eq!(damage(&curtain, &[]), []);
     }
 }

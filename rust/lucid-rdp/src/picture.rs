@@ -14,7 +14,7 @@ use crate::capabilities::RemoteFx;
 use crate::curtain::{Curtain, Overlaid};
 use crate::encoders::VideoEncoders;
 use crate::fastpath::Update;
-use crate::graphics::{Command, Drawing, Room, Surface, Wishes};
+use crate::graphics::{Command, Drawing, REFINEMENT, Room, Surface, Wishes};
 use crate::remotefx::RefinedRemoteFx;
 
 /// In which form a client gets its pictures; the first that it can.
@@ -211,7 +211,7 @@ impl Painter {
                 Encoded::Graphics { commands, size, refine_in }
             }
             AnyEncoder::RemoteFx(encoder) => {
-                let room = if order.refine { order.budget } else { 0 };
+                let room = if order.refine { order.budget.min(REFINEMENT) } else { 0 };
                 let frame = Frame { damage, ..frame };
                 let (updates, refine_in) = encoder.encode(&frame, order.max_update, room, Instant::now())?;
                 Encoded::Updates { updates, refine_in }

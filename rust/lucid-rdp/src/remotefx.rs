@@ -67,6 +67,9 @@ impl RefinedRemoteFx {
         for rect in frame.damage {
             self.inexact.painted(*rect, now);
         }
+        if room == 0 {
+            return Ok((updates, self.inexact.wait(now)));
+        }
         let mut spent = 0;
         for part in self.inexact.still_parts(now).into_iter().flat_map(|rect| split(rect, TILE, TILE)) {
             // The rest comes next time.

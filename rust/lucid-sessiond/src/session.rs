@@ -37,7 +37,7 @@ use crate::{
     payload,
 };
 
-/// An item is on the disk so long after it came, where the disk lets it.
+/// An item is on the disk within so long after it came, where the disk lets it.
 const KEPT_WITHIN: Duration = Duration::from_secs(1);
 /// A commit begins so long after the oldest item that it confirms came; sooner, where commits take long.
 const COMMIT_AFTER: std::ops::RangeInclusive<Duration> =
@@ -707,6 +707,8 @@ impl Session {
     /// Makes everything so far durable, and tells the caller.
     fn commit(&mut self) -> Result<()> {
         if !matches!(self.store, Store::Open(..)) {
+            // What was not kept is lost, and must not be waited for.
+            self.pending = None;
             return Ok(());
         }
         let began = Instant::now();

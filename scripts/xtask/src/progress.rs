@@ -25,8 +25,8 @@ use crate::error::{At, Error, Result};
 
 /// How often waits look again.
 const LOOK: Duration = Duration::from_millis(50);
-/// The longest that a short program may take.
-const LONGEST: Duration = Duration::from_secs(600);
+/// The longest that a program may take whose answer is waited for: so that a run comes to its end, and with it says why.
+const LONGEST: Duration = Duration::from_secs(1800);
 /// The longest until a program that was killed has gone, and until what it said is there.
 const DYING: Duration = Duration::from_secs(5);
 /// How many lines of a failed step's log are shown.
@@ -231,7 +231,7 @@ pub(crate) fn ask(command: &mut Command, input: &[u8]) -> Result<Answer> {
         thread::spawn(move || pipe.write_all(&input));
     }
     let (out, err) = (read_all(child.stdout.take()), read_all(child.stderr.take()));
-    if !ends_within(&child, LONGEST) {
+    if !ends_within(&mut child, LONGEST) {
         kill(&mut child);
         let seconds = LONGEST.as_secs();
         return Err(Error::Late { what: format!("the end of {name}"), seconds, details: String::new() });
@@ -257,12 +257,19 @@ fn read_all(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<std::io:
     receive
 }
 
-/// Whether a program ends before so much time is over. It is not waited for as a child.
-fn ends_within(child: &Child, bound: Duration) -> bool {
-    let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return true };
-    // One that is gone already has no number any more.
-    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
+/// Whether a program ends before so much time is over.
+fn ends_within(child: &mut Child, bound: Duration) -> bool {
     let until = Instant::now() + bound;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+        while matches!(child.try_wait(), Ok(None)) {
+            if Instant::now() > until {
+                return false;
+            }
+            thread::sleep(LOOK);
+        }
+        return true;
+    };
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let limit = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
@@ -274,7 +281,7 @@ fn ends_within(child: &Child, bound: Duration) -> bool {
     }
 }
 
-/// Kills a program. One that waits for a file system that does not answer dies only when that does, and is not waited for.
+/// Kills a program, and not what it has started. One that waits for a file system that does not answer dies only when that does, and is not waited for.
 fn kill(child: &mut Child) {
     // Gone in between is as good.
     let _ = child.kill();
@@ -411,7 +418,7 @@ mod tests {
     #[test]
     fn a_program_that_will_not_end_is_killed() {
         let mut child = Command::new("sh").args(["-c", "trap '' TERM; exec sleep 60"]).spawn().unwrap();
-        assert!(!ends_within(&child, Duration::from_millis(100)));
+        assert!(!ends_within(&mut child, Duration::from_millis(100)));
         end(&mut child);
         assert!(matches!(child.try_wait(), Ok(Some(_))));
     }

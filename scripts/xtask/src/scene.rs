@@ -52,7 +52,7 @@ impl Marks {
 }
 
 /// What the scene shows at a frame of a work (`video`, `window`), when nothing went on before it.
-pub(crate) fn expected(
+pub(crate) fn painted(
     project: &Project,
     program: &Path,
     work: &str,
@@ -60,7 +60,7 @@ pub(crate) fn expected(
     (width, height): (usize, usize),
     dir: &Path,
 ) -> Result<Picture> {
-    let file = dir.join("expected.ppm");
+    let file = dir.join("painted.ppm");
     let mut scene = project.command(&program.to_string_lossy());
     scene.args(["--work", work, "--frame", &frame.to_string(), "--size", &format!("{width}x{height}")]);
     ask_well("painting what the scene shows", scene.arg("--write").arg(&file), b"")?;

@@ -144,7 +144,7 @@ const MOST_THRIFT: usize = 200;
 /// What was thought to fit what a picture may take, and takes so many times that, goes on as H.264.
 const OVERDRAFT: usize = 2;
 /// A refinement takes at most this, in bytes, so that it delays nothing for long.
-const REFINEMENT: usize = 512 * 1024;
+pub(crate) const REFINEMENT: usize = 512 * 1024;
 
 /// Turns pictures into commands for one client's surface.
 pub(crate) struct Surface {

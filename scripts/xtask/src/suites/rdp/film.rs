@@ -1,11 +1,14 @@
 //! A film and a moving window as a client shows them, compared with what the desktop shows: by their PSNR while they
 //! move, pixel by pixel when they have stopped.
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use super::Target;
 use crate::{
-    client::Client,
+    client::{Client, Picture, Place},
     error::{Error, Result},
     scene,
     suite::Report,
@@ -30,7 +33,8 @@ const TAKEN: usize = 5;
 /// The median of them is at least so much like the desktop, in decibels.
 const GOOD: f64 = 30.0;
 
-/// The checks for a client with a prompt over the whole screen, where the desktop can run the scene; leaves it as it was.
+/// The checks for a client with a prompt over the whole screen, where the desktop can run the scene; leaves it as it was, if
+/// it can.
 pub(super) fn check(
     target: &Target,
     name: &str,
@@ -48,6 +52,7 @@ pub(super) fn check(
     target.place.interrupt.check()
 }
 
+/// Has the scene on the desktop while it is compared, and closes it whatever comes of that.
 fn shown(
     target: &Target,
     program: &Path,
@@ -57,7 +62,6 @@ fn shown(
     expected: Expected,
 ) -> Result<String> {
     let Target { place, bound, .. } = target;
-    let painted = |frame| scene::expected(place.project, program, work, frame, expected.size, dir);
     client.screen.point_to_the_middle()?;
     // Nothing comes before a window that has the whole screen.
     client.screen.key("super+f")?;
@@ -65,36 +69,54 @@ fn shown(
     client.screen.key("Return")?;
     client.wait_picture("the scene", *bound, place.interrupt, |picture| Ok(picture.marks()))?;
     client.screen.key(key)?;
-    client.wait_picture("frames of what moves", *bound, place.interrupt, |picture| {
-        Ok(picture.marks().filter(|marks| marks.frame > SETTLED))
-    })?;
-    let mut moving = Vec::new();
-    while moving.len() < TAKEN {
-        client.must_run()?;
-        let picture = client.screen.picture()?;
-        if let Some(marks) = picture.marks() {
-            moving.push(picture.likeness(&painted(marks.frame)?)?.0);
-        }
-    }
-    moving.sort_by(f64::total_cmp);
-    client.screen.key("h")?;
-    let stopped = Instant::now();
-    let what = "what stopped, as it is on the desktop";
-    let spent = client.wait_picture(what, *bound, place.interrupt, |picture| {
-        let Some(marks) = picture.marks() else { return Ok(None) };
-        let spent = stopped.elapsed();
-        let (_, farthest) = picture.likeness(&painted(marks.frame)?)?;
-        Ok((farthest == 0).then_some(spent))
-    })?;
-    // The terminal is under it.
+    let compared = compared(target, client, |frame| {
+        scene::painted(place.project, program, work, frame, expected.size, dir)
+    });
     client.screen.key("super+q")?;
+    let closed = client.wait_picture("the end of the scene", *bound, place.interrupt, |picture| {
+        Ok(picture.marks().is_none().then_some(()))
+    });
+    // The terminal is under it.
     client.screen.key("super+f")?;
-    client.wait_desktop(*bound, place.interrupt)?;
-    let median = moving.get(TAKEN / 2).copied().unwrap_or_default();
+    let back = client.wait_desktop(*bound, place.interrupt);
+    let (median, spent) = compared?;
+    closed?;
+    back?;
     let while_it_moves = if median.is_finite() { format!("{median:.1} dB") } else { "equal".to_owned() };
     let text = format!("{while_it_moves} while it moves; equal {:.1} s after", spent.as_secs_f64());
     if median < GOOD || (work == "video" && expected.lossy && median.is_infinite()) {
         return Err(Error::broken(text));
     }
     Ok(text)
+}
+
+/// How much what moves is like what the scene paints, in decibels, and how long after it stopped it is equal to that.
+fn compared(
+    target: &Target,
+    client: &mut Client,
+    painted: impl Fn(u16) -> Result<Picture>,
+) -> Result<(f64, Duration)> {
+    let Target { place: Place { interrupt, .. }, bound, .. } = target;
+    let (mut moving, mut last) = (Vec::new(), SETTLED);
+    while moving.len() < TAKEN {
+        // A client that stands still shows no later frame.
+        let (picture, frame) =
+            client.wait_picture("a frame of what moves", *bound, interrupt, |picture| {
+                let marks = picture.marks().filter(|marks| marks.frame > last);
+                Ok(marks.map(|marks| (picture.clone(), marks.frame)))
+            })?;
+        moving.push(picture.likeness(&painted(frame)?)?.0);
+        last = frame;
+    }
+    moving.sort_by(f64::total_cmp);
+    client.screen.key("h")?;
+    let stopped = Instant::now();
+    let what = "what stopped, as it is on the desktop";
+    let spent = client.wait_picture(what, *bound, interrupt, |picture| {
+        let spent = stopped.elapsed();
+        let Some(marks) = picture.marks().filter(|marks| marks.frame > last) else { return Ok(None) };
+        let (_, farthest) = picture.likeness(&painted(marks.frame)?)?;
+        Ok((farthest == 0).then_some(spent))
+    })?;
+    Ok((moving.get(TAKEN / 2).copied().unwrap_or_default(), spent))
 }

@@ -161,20 +161,34 @@ impl Setting<'_> {
 
     /// Pastes the files that `from` has copied until it is these: FreeRDP tells of a new owner a little later.
     fn paste_files(&self, from: Side, copied: &[&Path]) -> Result<Vec<PathBuf>> {
-        self.target.place.interrupt.wait_for("the files on the other side", self.target.bound, || {
-            let pasted = paths(&self.paste(from.other(), LIST)?)?;
-            let same = pasted.len() == copied.len()
-                && pasted.iter().zip(copied).all(|(p, c)| p != c && p.file_name() == c.file_name());
-            Ok(same.then_some(pasted))
-        })
+        self.target
+            .place
+            .interrupt
+            .wait_for("the files on the other side", self.target.bound, || self.pasted_files(from, copied))
+    }
+
+    /// Pastes what `from` has copied, if it is these files.
+    fn pasted_files(&self, from: Side, copied: &[&Path]) -> Result<Option<Vec<PathBuf>>> {
+        let pasted = paths(&self.paste(from.other(), LIST)?)?;
+        let same = pasted.len() == copied.len()
+            && pasted.iter().zip(copied).all(|(p, c)| p != c && p.file_name() == c.file_name());
+        Ok(same.then_some(pasted))
     }
 
     /// Copies a file or folder on one side, pastes it on the other and compares.
     fn file_crosses(&mut self, from: Side, path: &Path) -> Result<String> {
-        self.copy(from, LIST, &list(&[path]))?;
-        self.wait_offered(from, LIST)?;
-        let begin = Instant::now();
-        let pasted = self.paste_files(from, &[path])?;
+        let (mut looks, mut begin) = (0, Instant::now());
+        let interrupt = self.target.place.interrupt;
+        let pasted = interrupt.wait_for("the file on the other side", self.target.bound, || {
+            // Of two copies in a row FreeRDP 3 announces nothing, until there is another.
+            if looks % 20 == 0 {
+                self.copy(from, LIST, &list(&[path]))?;
+                self.wait_offered(from, LIST)?;
+            }
+            looks += 1;
+            begin = Instant::now();
+            self.pasted_files(from, &[path])
+        })?;
         let [pasted] = &pasted[..] else { return Err(Error::broken("no file was pasted")) };
         same(path, pasted, self)?;
         let seconds = begin.elapsed().as_secs_f64();

@@ -122,7 +122,11 @@ pub(super) fn must_be_kept<'a>(bench: &Bench, left: &'a [Left], device: &str) ->
                 left.moment
             ));
         }
-        kept.push(Kept { left, heads, newest_ms: report["ended_ms"].as_u64() });
+        let newest_ms = report["ended_ms"].as_u64();
+        if heads > 0 && newest_ms.is_none() {
+            wrong.push(format!("{}: the report does not say of when the newest head is", left.moment));
+        }
+        kept.push(Kept { left, heads, newest_ms });
     }
     all_of(wrong, left.len())?;
     Ok(kept)

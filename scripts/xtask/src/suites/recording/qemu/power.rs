@@ -37,9 +37,9 @@ const CUT_WITHIN: u64 = 5000;
 /// The longest until a recording whose session was cut off is ended: it waits a minute for its session.
 const ENDING_BOUND: Duration = Duration::from_secs(240);
 const SEED: u64 = 20_261_122;
-/// The most that a busy session may lose, in milliseconds. A commit begins half a second after what it confirms came, and a
-/// second is promised for a disk that takes no longer; the emulated machine's may, the more so beside others.
-const MOST_LOST: f64 = 2000.0;
+/// The most that a busy session may lose, in milliseconds. A commit begins at most half a second after what it confirms came,
+/// and a second is promised for a disk that takes less than the rest; the emulated machine's may take more beside others.
+const MOST_LOST: f64 = 1500.0;
 
 /// A power cut and what was known just before it.
 struct Lost {

@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(super) struct Head {
     /// The entry of the log that has it.
     pub(super) entry: usize,
-    /// When the recorder began to write what it covers, by the machine's clock.
+    /// When the newest of what it covers came, by the machine's clock.
     pub(super) wall_ms: u64,
 }
 
