@@ -46,9 +46,11 @@ const NAMES: [(&str, &str); 8] = [
 
 /// Makes what is copied: a folder with all the names that a client takes. FreeRDP 3 looks for folders under their
 /// names in the URI as they stand there, and decodes the names of the files in them once too often.
-fn tree(dir: &Path, from: Side, client: Generation) -> Result<PathBuf> {
+fn tree(dir: &Path, from: Side, client: Generation, number: usize) -> Result<PathBuf> {
     let decodes_wrongly = from == Side::Client && client == Generation::Three;
-    let top = dir.join(if decodes_wrongly { "plain" } else { "Ordner 漢字" });
+    // One that was copied before has another name: FreeRDP tells of a new owner a little later, and until then it gives what
+    // is about to go.
+    let top = dir.join(format!("{}-{number}", if decodes_wrongly { "plain" } else { "Ordner 漢字" }));
     for (name, content) in NAMES {
         if decodes_wrongly && name.contains('%') {
             continue;
@@ -155,7 +157,7 @@ fn same(copied: &Path, pasted: &Path, setting: &Setting) -> Result<()> {
 
 impl Setting<'_> {
     fn tree_crosses(&mut self, from: Side) -> Result<String> {
-        let tree = tree(&self.dir, from, self.generation)?;
+        let tree = tree(&self.dir, from, self.generation, self.count)?;
         self.file_crosses(from, &tree)
     }
 
