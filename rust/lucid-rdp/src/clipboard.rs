@@ -764,6 +764,11 @@ impl Open {
     /// Begins with the client's oldest wish, unless one is being fulfilled.
     fn serve_wishes(&mut self) -> Result<(), Error> {
         while self.reading.is_none() && self.output.is_empty() {
+            // Who asks before he knows of the newest is told of it first: FreeRDP forgets the files of an answer when what was
+            // copied is announced after it.
+            if self.announcement.is_some() && matches!(self.wishes.front(), Some(Wish::Format(_))) {
+                return Ok(());
+            }
             let format = match self.wishes.pop_front() {
                 None => return Ok(()),
                 Some(Wish::Contents(wish)) => {

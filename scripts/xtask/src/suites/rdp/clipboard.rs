@@ -187,7 +187,9 @@ impl<'a> Setting<'a> {
     }
 
     fn paste(&self, side: Side, kind: &str) -> Result<Vec<u8>> {
-        let within = if kind == files::LIST { self.target.bound } else { PASTE };
+        // The client's files are fetched before the program that pastes them on the desktop is answered.
+        let fetched = kind == files::LIST && side == Side::Desktop;
+        let within = if fetched { self.target.bound } else { PASTE };
         let mut command;
         match side {
             Side::Client => {
