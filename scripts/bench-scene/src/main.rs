@@ -16,7 +16,7 @@ pub use picture::{Area, Key, Picture, Work};
 /// What goes wrong ends the program; there is nothing to be rescued.
 type Failure = Box<dyn std::error::Error>;
 
-/// Shows the scene that remote desktops are measured with. On Wayland when WAYLAND_DISPLAY is set, else on X11.
+/// Shows the scene that remote desktops are measured and compared with. On Wayland when WAYLAND_DISPLAY is set, else on X11.
 #[derive(Parser)]
 struct Arguments {
     /// Which desktop to use, instead of looking at the environment.

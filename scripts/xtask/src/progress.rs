@@ -281,7 +281,8 @@ fn ends_within(child: &mut Child, bound: Duration) -> bool {
     }
 }
 
-/// Kills a program, and not what it has started. One that waits for a file system that does not answer dies only when that does, and is not waited for.
+/// Kills a program, and not what it has started. One that waits for a file system that does not answer dies only when that
+/// does, and is not waited for.
 fn kill(child: &mut Child) {
     // Gone in between is as good.
     let _ = child.kill();
