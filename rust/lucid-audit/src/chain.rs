@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use lucid_recording::{Hash, SessionId, Time};
+use lucid_statement::{Hash, SessionId, Time};
 
 use crate::{
     error::{Error, Result},

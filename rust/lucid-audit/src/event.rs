@@ -1,4 +1,4 @@
-use lucid_recording::{Hash, SessionId, Time, json};
+use lucid_statement::{Hash, SessionId, Time, json};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -133,19 +133,43 @@ kinds! {
         /// Hash of the receipt.
         receipt: Hash,
     }
-    /// A request was granted.
-    Approve {
+    /// Somebody asked for a change of what may happen.
+    Request {
+        /// Hash of the signed request.
+        request: Hash,
         /// For how long.
         seconds: u32,
-        /// What was asked for.
-        what: Word,
+        /// What was asked for: `clipboard.host_to_remote=true`.
+        what: Name,
+        /// Why.
+        why: Word,
     }
-    /// A request was turned down.
+    /// An approver agreed to a request. It is in effect when as many agree as have to.
+    Approve {
+        /// So many agree now.
+        agree: u32,
+        /// Who.
+        approver: Word,
+        /// So many have to.
+        needed: u32,
+        /// Hash of the signed request.
+        request: Hash,
+    }
+    /// An approver turned a request down.
     Deny {
+        /// Who.
+        approver: Word,
         /// Why.
         reason: Word,
-        /// What was asked for.
-        what: Word,
+        /// Hash of the signed request.
+        request: Hash,
+    }
+    /// The time of a request is over: what was in effect is so no more, or nobody had decided.
+    Lapse {
+        /// Whether it was in effect.
+        in_effect: bool,
+        /// Hash of the signed request.
+        request: Hash,
     }
     /// Keys and buttons of a period: how many, and never which, in what order, or when within it.
     Input {
@@ -358,7 +382,7 @@ impl Event {
             return Err(format!("it is longer than {MAX_LINE} bytes"));
         }
         json::from_bytes("the event", line).map_err(|error| match error {
-            lucid_recording::Error::Malformed { why, .. } => why,
+            lucid_statement::Error::Malformed { why, .. } => why,
             other => other.to_string(),
         })
     }

@@ -1,6 +1,6 @@
 //! Audit events of sessions: their form, and the chain that binds each to the one before it.
 //!
-//! **A line** is one [`Event`] in canonical JSON ([`lucid_recording::json`]), without a line feed; in a recording's
+//! **A line** is one [`Event`] in canonical JSON ([`lucid_statement::json`]), without a line feed; in a recording's
 //! `audit` stream each line is followed by one, and a record holds any number of whole lines. `previous` is the BLAKE3
 //! hash of the line before (without its line feed), or null. Each signed head of the recording names the hash of the
 //! newest line, so that nothing can be left off the end either.

@@ -8,7 +8,7 @@ use lucid_audit::{
     Actor, Chain, Data, Direction, Entry, Error, Event, Keys, Kind, Line, MAX_LINE, Name, Outcome, Summary,
     Word, verify,
 };
-use lucid_recording::{Hash, Hex, SessionId, Time};
+use lucid_statement::{Hash, Hex, SessionId, Time};
 
 fn session() -> SessionId {
     "6b1f0a52-93c7-4d3e-8f21-0c5de8a97b44".parse().unwrap()

@@ -1,5 +1,7 @@
 //! What may happen or not.
 
+use crate::policy::EVERY;
+
 /// Who wants something. Whoever has several roles is asked about with each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -43,6 +45,33 @@ pub struct Transfer<'a> {
     pub name: &'a str,
     /// Whether there is one of that name already, which it would replace.
     pub replaces: bool,
+}
+
+impl<'a> Transfer<'a> {
+    /// Whether its folder and its name are names on every system, and lead nowhere else on any.
+    pub(crate) fn is_path(&self) -> bool {
+        is_part(self.name) && self.dir.is_none_or(|dir| dir.split('/').all(is_part))
+    }
+
+    /// The ending of its name after the last dot, in lower case; none for a name without one, or that begins with its
+    /// only one.
+    pub(crate) fn extension(&self) -> Option<String> {
+        let (stem, extension) = self.name.rsplit_once('.')?;
+        (!stem.is_empty() && !extension.is_empty()).then(|| extension.to_ascii_lowercase())
+    }
+
+    /// `*`, its folder, and all above that.
+    pub(crate) fn dirs(&self) -> Vec<&'a str> {
+        let above = self.dir.into_iter().flat_map(|dir| dir.match_indices('/').map(|(at, _)| &dir[..at]));
+        [EVERY].into_iter().chain(self.dir).chain(above).collect()
+    }
+}
+
+/// Whether it is a file's or a folder's name on every system, and leads nowhere else on any: Windows takes dots and spaces at
+/// an end away, parts at backslashes, and takes what follows a colon for another stream.
+fn is_part(name: &str) -> bool {
+    let ends = name.ends_with(['.', ' ']);
+    !name.is_empty() && !ends && !name.contains(['/', '\\', ':']) && !name.chars().any(char::is_control)
 }
 
 /// What is to happen.

@@ -8,11 +8,13 @@ use cedar_policy::{
 };
 
 use crate::{
-    action::{Action, Role, Transfer},
+    action::{Action, Role},
     cedar::{FIXED, SCHEMA},
     error::{Error, Result},
+    enforce::probes,
     keys::evdev,
     policy::{EVERY, Policy},
+    snapshot::{Entity as Known, entities},
 };
 
 /// What was decided.
@@ -65,16 +67,14 @@ impl Decider {
         if let Some(error) = validation.validation_errors().next() {
             return Err(Error::cedar(error));
         }
-        let mut entities = Vec::new();
-        for role in Role::ALL {
-            let group = uid("Role", role.name())?;
-            let person = uid("Person", role.name())?;
-            entities.push(Entity::new_no_attrs(person, [group.clone()].into()));
-            entities.push(Entity::new_no_attrs(group, [].into()));
+        let uid_of = |text: &String| EntityUid::from_str(text).map_err(Error::cedar);
+        let mut known = Vec::new();
+        for Known { id, parents } in entities() {
+            let parents: Result<_> = parents.iter().map(uid_of).collect();
+            known.push(Entity::new_no_attrs(uid_of(&id)?, parents?));
         }
         let session = uid("Session", "this")?;
-        entities.push(Entity::new_no_attrs(session.clone(), [].into()));
-        let entities = Entities::from_entities(entities, Some(&schema)).map_err(Error::cedar)?;
+        let entities = Entities::from_entities(known, Some(&schema)).map_err(Error::cedar)?;
         Ok(Self { authorizer: Authorizer::new(), policies, entities, schema, session })
     }
 
@@ -83,6 +83,14 @@ impl Decider {
     pub fn decide(&self, role: Role, action: &Action<'_>) -> Decision {
         let allowed = self.ask(role, action).unwrap_or(false);
         if allowed { Decision::Allowed } else { Decision::Refused { gate: action.gate() } }
+    }
+
+    /// Whether the table, asked directly, says the same as Cedar of everything that tells one table from another.
+    #[must_use]
+    pub fn agrees(&self, policy: &Policy) -> bool {
+        probes(policy)
+            .iter()
+            .all(|action| self.decide(Role::Operator, action).is_allowed() == policy.permits(action))
     }
 
     fn ask(&self, role: Role, action: &Action<'_>) -> Result<bool> {
@@ -117,20 +125,19 @@ fn context(action: &Action<'_>) -> Vec<(String, RestrictedExpression)> {
         Action::Point { rate_hz } => vec![("rate_hz", long((*rate_hz).into()))],
         Action::CopyToClient { bytes } | Action::CopyToDesktop { bytes } => vec![("bytes", long(*bytes))],
         Action::Upload(transfer) | Action::Download(transfer) => {
-            let Transfer { bytes, dir, name, replaces } = transfer;
-            let extension = extension(name);
+            let extension = transfer.extension();
             // What is no path on some system is in no list, not even in one of all.
-            let (dirs, extensions) = if is_part(name) && dir.is_none_or(|dir| dir.split('/').all(is_part)) {
-                (dirs(*dir), [EVERY].into_iter().chain(extension.as_deref()).collect())
+            let (dirs, extensions) = if transfer.is_path() {
+                (transfer.dirs(), [EVERY].into_iter().chain(extension.as_deref()).collect())
             } else {
                 (Vec::new(), Vec::new())
             };
             vec![
-                ("bytes", long(*bytes)),
+                ("bytes", long(transfer.bytes)),
                 ("dirs", set(dirs)),
                 ("extensions", set(extensions)),
-                ("pasted", RestrictedExpression::new_bool(dir.is_none())),
-                ("replaces", RestrictedExpression::new_bool(*replaces)),
+                ("pasted", RestrictedExpression::new_bool(transfer.dir.is_none())),
+                ("replaces", RestrictedExpression::new_bool(transfer.replaces)),
             ]
         }
         Action::Show { app_id } => vec![("app_id", text(app_id.unwrap_or_default()))],
@@ -152,24 +159,4 @@ fn context(action: &Action<'_>) -> Vec<(String, RestrictedExpression)> {
         | Action::Export => Vec::new(),
     };
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-/// Whether it is a file's or a folder's name on every system, and leads nowhere else on any: Windows takes dots and spaces at
-/// an end away, parts at backslashes, and takes what follows a colon for another stream.
-fn is_part(name: &str) -> bool {
-    let ends = name.ends_with(['.', ' ']);
-    !name.is_empty() && !ends && !name.contains(['/', '\\', ':']) && !name.chars().any(char::is_control)
-}
-
-/// The ending of a file's name after its last dot, in lower case; none for a name without one, or that begins with its
-/// only one.
-fn extension(name: &str) -> Option<String> {
-    let (stem, extension) = name.rsplit_once('.')?;
-    (!stem.is_empty() && !extension.is_empty()).then(|| extension.to_ascii_lowercase())
-}
-
-/// `*`, a folder, and all above it.
-fn dirs(dir: Option<&str>) -> Vec<&str> {
-    let above = dir.into_iter().flat_map(|dir| dir.match_indices('/').map(|(at, _)| &dir[..at]));
-    [EVERY].into_iter().chain(dir).chain(above).collect()
 }

@@ -38,6 +38,15 @@ pub enum Error {
     /// Cedar policies that no table compiles to.
     #[error("these Cedar policies are none that a policy table compiles to: {0}")]
     Foreign(String),
+    /// What is signed about a policy cannot be read, or is not that key's.
+    #[error("{0}")]
+    Statement(#[from] lucid_statement::Error),
+    /// A snapshot that is none.
+    #[error("the policy snapshot is refused: {0}")]
+    Snapshot(&'static str),
+    /// The caller asked for what cannot be.
+    #[error("{0}")]
+    Argument(&'static str),
     /// Cedar refused something that it should take.
     #[error("the policy cannot be given to Cedar: {0}; this is a fault of this program")]
     Cedar(String),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lucid_recording::{Hash, json};
+use lucid_statement::{Hash, json};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

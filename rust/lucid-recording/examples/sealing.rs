@@ -19,7 +19,7 @@ use std::{
 
 use chacha20::{R20, hchacha};
 use lucid_recording::{
-    DeviceKey, Hex, Limits, OwnerSecret, Reader, Recipient, Role, SessionId, Start, Time, Verdict, Writer,
+    SigningKey, Hex, Limits, OwnerSecret, Reader, Recipient, Role, SessionId, Start, Time, Verdict, Writer,
     statement::{Compression, Participant, Stream},
     system_random, verify,
     verify::Options,
@@ -194,7 +194,7 @@ fn writer(parent: &Path, number: u8) -> Writer {
     session[6] = 0x40 | session[6] & 0x0f;
     session[8] = 0x80 | session[8] & 0x3f;
     let stream = |id, name: &str, compression| Stream { compression, id, name: name.to_owned() };
-    let device = DeviceKey::from_seed(&[3; 32]).expect("a key");
+    let device = SigningKey::from_seed(&[3; 32]).expect("a key");
     let start = Start {
         session: SessionId::new(session).expect("an id"),
         codec: "none".to_owned(),

@@ -6,16 +6,17 @@ use std::{
     path::Path,
 };
 
+use lucid_statement::{Hash, PublicKey, SessionId, json};
+
 use crate::{
     chunk,
     error::{At, Error, Result},
-    files, json,
+    files,
     merkle::Tree,
     statement::{
         Chunk, Gap, Head, MAX_CHUNKS, MAX_FINISHED, MAX_GAPS, MAX_HEAD, MAX_LISTED, MAX_OPENING, MAX_PARTS,
         MAX_TEXT, Open, Opening,
     },
-    value::{Hash, PublicKey, SessionId},
 };
 
 /// What the heads so far say.

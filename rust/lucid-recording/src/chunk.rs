@@ -43,11 +43,11 @@ use chacha20::{R20, hchacha};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
+use lucid_statement::{Hash, Hex, SessionId, json::VERSION};
+
 use crate::{
     error::{Error, Result},
-    json::VERSION,
     secret::SessionKey,
-    value::{Hash, Hex, SessionId},
 };
 
 /// How a chunk file begins.

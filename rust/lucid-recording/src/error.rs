@@ -97,6 +97,19 @@ pub enum Error {
     },
 }
 
+impl From<lucid_statement::Error> for Error {
+    fn from(error: lucid_statement::Error) -> Self {
+        use lucid_statement::Error as Statement;
+        match error {
+            Statement::Io { doing, path, source } => Self::Io { doing, path, source },
+            Statement::Malformed { what, why } => Self::Malformed { what, why },
+            Statement::Version { what, version } => Self::Version { what, version },
+            Statement::Signature { what, key } => Self::Signature { what, device: key },
+            Statement::Argument(why) => Self::Argument(why),
+        }
+    }
+}
+
 impl Error {
     /// A file, line or record that is not as it should be.
     pub(crate) fn malformed(what: impl Into<String>, why: impl Into<String>) -> Self {

@@ -9,18 +9,19 @@ use std::{fs, path::PathBuf, sync::OnceLock};
 
 use zeroize::Zeroizing;
 
+use lucid_statement::{Hex, SessionId, SigningKey,
+    json::{self, Document}};
+
 use crate::{
-    DeviceKey, OwnerSecret, Proof, Reader, Recovery, Time, Verdict,
+    SigningKey, OwnerSecret, Proof, Reader, Recovery, Time, Verdict,
     chain::{Chain, check_opening},
     chunk::{Frames, HEADER, Header, MAX_PAYLOAD, Sealing, file_name},
     files,
-    json::{self, Document},
     keys::Keys,
     prove,
     reader::{Opener, check_manifest},
     secret::SessionKey,
     statement::{Chunk, Head, Manifest, Opening},
-    value::{Hex, SessionId},
     verify,
     verify::Options,
 };
@@ -128,8 +129,8 @@ fn statement<D: Document>(bytes: &[u8]) -> Option<D> {
 }
 
 /// The device that signs what the fuzzer makes up.
-fn device() -> DeviceKey {
-    DeviceKey::from_seed(&[0xd1; 32]).expect("a seed")
+fn device() -> SigningKey {
+    SigningKey::from_seed(&[0xd1; 32]).expect("a seed")
 }
 
 fn owner() -> OwnerSecret {

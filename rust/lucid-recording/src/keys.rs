@@ -1,6 +1,6 @@
 //! `keys.json`: the session keys of all parts, wrapped for each recipient.
 //!
-//! Canonical JSON ([`crate::json`]), not signed, because an owner may replace it: [`rewrap`]. It is written beside,
+//! Canonical JSON ([`lucid_statement::json`]), not signed, because an owner may replace it: [`rewrap`]. It is written beside,
 //! made durable and renamed. Damage to it is found when a key is used: the wrapped key does not open, or what is
 //! within does not fit the commitment that the signed heads and the chunks' headers hold.
 //!
@@ -19,14 +19,15 @@ use hpke::{
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use lucid_statement::{Hash, Hex, PublicKey, Random, SessionId, document,
+    json::{self, VERSION}};
+
 use crate::{
     error::{At, Error, Result},
     files,
-    json::{self, Kind, VERSION},
     reader::Contents,
-    secret::{OwnerSecret, Random, SessionKey},
-    statement::{MAX_PARTS, document},
-    value::{Hash, Hex, PublicKey, SessionId},
+    secret::{OwnerSecret, SessionKey},
+    statement::{DOMAIN, Kind, MAX_PARTS},
     writer::lock,
 };
 
@@ -96,7 +97,7 @@ pub struct Keys {
     pub version: u16,
 }
 
-document!(Keys, Kind::Keys);
+document!(Keys, DOMAIN, Kind::Keys);
 
 impl Keys {
     pub(crate) fn new(session: SessionId) -> Self {

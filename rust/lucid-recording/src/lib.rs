@@ -9,14 +9,16 @@
 //! | `chunk-000000` … | [`mod@chunk`] |
 //! | `keys.json` | [`keys`] |
 //! | `manifest.json` | [`statement::Manifest`] |
+//! | `consent.json` | that the session's user accepted its policy; the opening names its hash |
+//! | `snapshot.json` | what the session was decided by |
 //!
-//! The form of the JSON and what a signature covers is in [`json`], the tree over the chunks in [`merkle`], and what a
+//! The last two are described where they are made (`lucid-policy`).
+//!
+//! The form of the JSON and what a signature covers is in [`lucid_statement::json`], the tree over the chunks in [`merkle`], and what a
 //! verification holds to what in [`mod@verify`].
 //!
 //! A **part** is one life of the recorder, with a session key of its own. A recorder that starts again cannot read what it
 //! wrote before; it begins the next part, and a gap says from when on something may be missing.
-
-pub use getrandom::rand_core;
 
 mod chain;
 pub mod chunk;
@@ -24,7 +26,6 @@ mod error;
 mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
-pub mod json;
 pub mod keys;
 pub mod merkle;
 mod proof;
@@ -32,7 +33,6 @@ mod reader;
 mod recovery;
 mod secret;
 pub mod statement;
-mod value;
 pub mod verify;
 mod writer;
 
@@ -41,7 +41,9 @@ pub use keys::{Recipient, Role, rewrap};
 pub use proof::{MAX_PROOF, Proof, Proved, prove};
 pub use reader::{Reader, Record, Records, Summary};
 pub use recovery::{Found, Recovery};
-pub use secret::{DeviceKey, OwnerSecret, Random, system_random};
-pub use value::{Hash, Hex, PublicKey, SessionId, Signature, Time};
+pub use lucid_statement::{
+    Hash, Hex, PublicKey, Random, SessionId, Signature, SigningKey, Time, rand_core, system_random,
+};
+pub use secret::OwnerSecret;
 pub use verify::{Report, Verdict, verify};
 pub use writer::{Limits, Start, Writer};

@@ -3,7 +3,7 @@
 //! The leaf of a chunk is `BLAKE3(0x00 ‖ file)`, a node `BLAKE3(0x01 ‖ left ‖ right)`, the empty tree `BLAKE3("")`.
 //! A tree of n leaves has the largest power of two below n on its left side, so that the odd one is promoted.
 
-use crate::value::Hash;
+use lucid_statement::Hash;
 
 /// Begins the hash of a leaf (RFC 6962, section 2.1).
 pub(crate) const LEAF: u8 = 0;
@@ -200,7 +200,7 @@ pub fn consistent(old: u64, old_root: &Hash, new: u64, new_root: &Hash, path: &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::value::Hex;
+    use lucid_statement::Hex;
 
     fn leaves(count: usize) -> Vec<Hash> {
         (0..count).map(|index| leaf(&index.to_le_bytes())).collect()

@@ -4,15 +4,17 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use lucid_statement::{Hash, PublicKey, SessionId, Signed,
+    document,
+    json::{self, VERSION}};
+
 use crate::{
     chain::{Chain, Line, Lines, read_opening},
     chunk::{self, Header, MAX_CHUNK},
     error::{Error, Result},
     files,
-    json::{self, Kind, Signed, VERSION},
     merkle,
-    statement::{Head, document},
-    value::{Hash, PublicKey, SessionId},
+    statement::{DOMAIN, Head, Kind},
 };
 
 /// The most bytes of a proof: a head, and a path through a tree of 2^16 leaves.
@@ -36,7 +38,7 @@ pub struct Proof {
     pub version: u16,
 }
 
-document!(Proof, Kind::Proof);
+document!(Proof, DOMAIN, Kind::Proof);
 
 /// What a good proof shows: the device signed that this chunk stands in this place of that session's recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -89,7 +91,7 @@ impl Proof {
     /// # Errors
     /// When a number in it is too large for JSON.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        json::to_bytes(NAME, self)
+        Ok(json::to_bytes(NAME, self)?)
     }
 
     /// Reads what [`Self::to_bytes`] made.
@@ -100,7 +102,7 @@ impl Proof {
         if bytes.len() as u64 > MAX_PROOF {
             return Err(Error::malformed(NAME, format!("it is larger than {MAX_PROOF} bytes")));
         }
-        json::read(NAME, bytes)
+        Ok(json::read(NAME, bytes)?)
     }
 
     /// Holds a chunk's file to the proof, and the proof to the device's key, which has to be known from elsewhere.

@@ -6,16 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use lucid_statement::{Hash, PublicKey, json};
+
 use crate::{
     chain::{Chain, Line, Lines, read_opening},
     chunk::{self, FRAME, Frames, HEADER, Header, MAX_CHUNK, MAX_PAYLOAD, Sealing, flag},
     error::{At, Error, Result},
-    files, json,
+    files,
     keys::Keys,
     merkle,
     secret::OwnerSecret,
     statement::{Chunk, Ended, Gap, MAX_MANIFEST, Manifest, Opening},
-    value::{Hash, PublicKey},
 };
 
 /// What signed statements say of a recording: the manifest, or the heads as long as there is none.

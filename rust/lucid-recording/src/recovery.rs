@@ -13,16 +13,17 @@ use std::{
     path::Path,
 };
 
+use lucid_statement::{Hash, Random, SigningKey, Time, json};
+
 use crate::{
     chain::{Chain, Line, Lines, read_opening},
     chunk::{self, Frames, HEADER, Header, MAX_CHUNK, flag},
     error::{At, Error, Result},
-    files, json,
+    files,
     keys::{Keys, Recipient, check_recipients},
     merkle,
-    secret::{DeviceKey, Random, SessionKey},
+    secret::SessionKey,
     statement::{Chunk, Ended, Gap, MAX_GAPS, MAX_HEAD, MAX_MANIFEST, MAX_PARTS, Manifest, Stream},
-    value::{Hash, Time},
     writer::{Ledger, Limits, News, Writer, lock, shortened},
 };
 
@@ -66,7 +67,7 @@ impl Recovery {
     /// # Errors
     /// When it has a manifest, is being written, never began, is not this device's, or its heads are damaged in a way
     /// that no power cut leaves.
-    pub fn open(dir: &Path, device: DeviceKey, recorder: &str) -> Result<Self> {
+    pub fn open(dir: &Path, device: SigningKey, recorder: &str) -> Result<Self> {
         let public = device.public();
         let (opening, opening_hash) =
             read_opening(dir, Some(&public)).map_err(|error| never_began(dir, error))?;
@@ -338,7 +339,7 @@ fn never_began(dir: &Path, error: Error) -> Error {
 }
 
 /// Reads the heads, and removes what a write that was cut off left after the last one.
-fn mend_log(dir: &Path, log: &File, chain: &mut Chain, device: &DeviceKey, found: &mut Found) -> Result<()> {
+fn mend_log(dir: &Path, log: &File, chain: &mut Chain, device: &SigningKey, found: &mut Found) -> Result<()> {
     let path = dir.join(files::HEADS);
     let public = device.public();
     let mut lines = Lines::open(dir)?;

@@ -1,6 +1,6 @@
 //! What a device states: at the start, about once a second, and at the end.
 //!
-//! The files are canonical JSON in the envelope that [`crate::json`] describes. All hashes are BLAKE3.
+//! The files are canonical JSON in the envelope that [`lucid_statement::json`] describes. All hashes are BLAKE3.
 //!
 //! | file | statement |
 //! | --- | --- |
@@ -13,10 +13,44 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    json::Kind,
-    value::{Hash, PublicKey, SessionId},
-};
+use lucid_statement::{Hash, PublicKey, SessionId, document};
+
+/// Begins what is signed of every statement of a recording.
+pub(crate) const DOMAIN: &str = "lucid recording v1 ";
+
+/// What a statement, or the file of keys, is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// `opening.json`.
+    #[serde(rename = "lucid-recording-opening")]
+    Opening,
+    /// A line of `heads.jsonl`.
+    #[serde(rename = "lucid-recording-head")]
+    Head,
+    /// `manifest.json`.
+    #[serde(rename = "lucid-recording-manifest")]
+    Manifest,
+    /// `keys.json`, which is not signed.
+    #[serde(rename = "lucid-recording-keys")]
+    Keys,
+    /// A proof that stands alone; the head within is signed.
+    #[serde(rename = "lucid-recording-proof")]
+    Proof,
+}
+
+impl Kind {
+    /// As it is written.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "lucid-recording-opening",
+            Self::Head => "lucid-recording-head",
+            Self::Manifest => "lucid-recording-manifest",
+            Self::Keys => "lucid-recording-keys",
+            Self::Proof => "lucid-recording-proof",
+        }
+    }
+}
 
 /// The most chunks of a recording: 512 GiB of full ones.
 pub const MAX_CHUNKS: usize = 1 << 16;
@@ -277,23 +311,6 @@ pub struct Manifest {
     pub wall_ms: u64,
 }
 
-macro_rules! document {
-    ($type:ty, $kind:expr) => {
-        impl crate::json::Document for $type {
-            const KIND: Kind = $kind;
-
-            fn kind(&self) -> Kind {
-                self.kind
-            }
-
-            fn version(&self) -> u16 {
-                self.version
-            }
-        }
-    };
-}
-pub(crate) use document;
-
-document!(Opening, Kind::Opening);
-document!(Head, Kind::Head);
-document!(Manifest, Kind::Manifest);
+document!(Opening, DOMAIN, Kind::Opening);
+document!(Head, DOMAIN, Kind::Head);
+document!(Manifest, DOMAIN, Kind::Manifest);

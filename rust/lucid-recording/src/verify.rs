@@ -23,11 +23,13 @@ use std::{collections::BTreeSet, path::Path};
 
 use serde::Serialize;
 
+use lucid_statement::{Hash, PublicKey, SessionId, json};
+
 use crate::{
     chain::{Chain, Line, Lines, check_opening},
     chunk::{self, CLOSES, Frames, Header, MAX_CHUNK, Sealing, flag},
     error::{Error, Result},
-    files, json,
+    files,
     keys::Keys,
     merkle,
     reader::{Opener, check_manifest},
@@ -35,7 +37,6 @@ use crate::{
     statement::{
         Chunk, Ended, Gap, Head, MAX_CHUNKS, MAX_MANIFEST, MAX_OPENING, Manifest, Open, Opening, PartEnded,
     },
-    value::{Hash, PublicKey, SessionId},
 };
 
 /// The most findings of a report; there are more only in what was never a recording.

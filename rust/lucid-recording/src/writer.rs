@@ -9,20 +9,21 @@ use std::{
 
 use rustix::fs::{Advice, fadvise};
 
+use lucid_statement::{Hash, Random, SessionId, SigningKey, Time,
+    json::{self, VERSION}};
+
 use crate::{
     chain::{Chain, check_opening},
     chunk::{self, CLOSES, CLOSING, Header, MAX_PAYLOAD, MAX_STREAM, Sealing, flag},
     error::{At, Error, Result},
     files,
-    json::{self, Kind, VERSION},
     keys::{Keys, Recipient, check_recipients},
     merkle,
-    secret::{DeviceKey, Random, SessionKey},
-    statement::{
+    secret::SessionKey,
+    statement::{Kind, 
         Audit, Chunk, Compression, Ended, Gap, Head, Heads, MAX_CHUNKS, MAX_FINISHED, MAX_GAPS, MAX_TEXT,
         Manifest, Open, Opening, Part, PartEnded, Participant, Stream,
     },
-    value::{Hash, SessionId, Time},
 };
 
 /// How hard zstd tries: 3 makes audit events 8 times smaller at 580 MB/s, and 9 hardly smaller at a tenth of that.
@@ -66,8 +67,10 @@ pub struct Start {
     pub participants: Vec<Participant>,
     /// Hash of the policy.
     pub policy: Hash,
-    /// Hash of the consent receipt.
-    pub consent: Option<Hash>,
+    /// The consent receipt, as it is to lie beside the recording; the opening names its hash.
+    pub consent: Option<Vec<u8>>,
+    /// The policy snapshot, as it is to lie there. It says by itself of which session it is, and the device signs it.
+    pub snapshot: Option<Vec<u8>>,
     /// What the video stream holds.
     pub codec: String,
     /// The streams, by rising number.
@@ -79,7 +82,7 @@ pub struct Start {
 /// The signed side of a recording that grows: the log of heads, and what it says.
 pub(crate) struct Ledger {
     pub(crate) dir: PathBuf,
-    pub(crate) device: DeviceKey,
+    pub(crate) device: SigningKey,
     pub(crate) recorder: String,
     pub(crate) chain: Chain,
     /// Locked as long as it is open.
@@ -264,7 +267,7 @@ impl Writer {
         start: Start,
         time: Time,
         recipients: &[Recipient],
-        device: DeviceKey,
+        device: SigningKey,
         limits: Limits,
         mut random: Random,
     ) -> Result<Self> {
@@ -272,7 +275,7 @@ impl Writer {
         check_recipients(recipients)?;
         let opening = Opening {
             codec: start.codec,
-            consent: start.consent,
+            consent: start.consent.as_ref().map(|receipt| blake3::hash(receipt).into()),
             device: device.public(),
             kind: Kind::Opening,
             participants: start.participants,
@@ -295,6 +298,11 @@ impl Writer {
             _ => Error::Io { doing: "making", path: dir.clone(), source },
         })?;
         keys.write(&dir)?;
+        for (name, beside) in [(files::CONSENT, &start.consent), (files::SNAPSHOT, &start.snapshot)] {
+            if let Some(bytes) = beside {
+                files::replace(&dir, name, bytes)?;
+            }
+        }
         files::replace(&dir, files::OPENING, &statement)?;
         let path = dir.join(files::HEADS);
         let log = OpenOptions::new().append(true).create_new(true).open(&path).at("making", &path)?;

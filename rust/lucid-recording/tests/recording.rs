@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 
 use lucid_recording::{
-    DeviceKey, Error, Limits, OwnerSecret, Proof, Reader, Recipient, Record, Role, Verdict, Writer, chunk,
+    SigningKey, Error, Limits, OwnerSecret, Proof, Reader, Recipient, Record, Role, Verdict, Writer, chunk,
     json, prove, rewrap, statement::Ended, verify, verify::Options,
 };
 use support::{
@@ -313,17 +313,17 @@ fn a_secret_is_in_a_file_for_its_owner_alone_and_is_never_shown() {
     use std::os::unix::fs::PermissionsExt;
     let temp = temp();
     let path = temp.path().join("device");
-    let key = DeviceKey::create(&path, &mut Seeded::boxed("device")).unwrap();
+    let key = SigningKey::create(&path, &mut Seeded::boxed("device")).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let text = fs::read_to_string(&path).unwrap();
     assert_eq!((text.len(), text.trim_end().len()), (65, 64));
-    assert_eq!(DeviceKey::read(&path).unwrap().public(), key.public());
+    assert_eq!(SigningKey::read(&path).unwrap().public(), key.public());
     assert!(!format!("{key:?}").contains(&text[..16]));
     assert_eq!(format!("{:?}", owner()), "OwnerSecret");
     // It is not made twice, not read when others can read it, and not when it is something else.
-    assert!(matches!(DeviceKey::create(&path, &mut Seeded::boxed("b")), Err(Error::Io { .. })));
+    assert!(matches!(SigningKey::create(&path, &mut Seeded::boxed("b")), Err(Error::Io { .. })));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-    assert!(matches!(DeviceKey::read(&path), Err(Error::Malformed { .. })));
+    assert!(matches!(SigningKey::read(&path), Err(Error::Malformed { .. })));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     for wrong in ["", "00", &"g".repeat(64), &"0".repeat(65), &"0".repeat(66)] {
         fs::write(&path, wrong).unwrap();

@@ -52,8 +52,11 @@ pub fn event(event: &Event) -> String {
         Data::Connect { address, security } => format!("connected: {address}, {security}"),
         Data::Authenticate { method, user } => format!("{user} signed in with {method}"),
         Data::Consent { .. } => "the policy was accepted".to_owned(),
-        Data::Approve { seconds, what } => format!("approved for {seconds} s: {what}"),
-        Data::Deny { reason, what } => format!("denied: {what} ({reason})"),
+        Data::Request { seconds, what, why, .. } => format!("asked for {seconds} s: {what} ({why})"),
+        Data::Approve { agree, approver, needed, .. } => format!("{approver} agrees ({agree} of {needed})"),
+        Data::Deny { approver, reason, .. } => format!("{approver} says no ({reason})"),
+        Data::Lapse { in_effect: true, .. } => "what was approved is over".to_owned(),
+        Data::Lapse { in_effect: false, .. } => "nobody decided on what was asked for".to_owned(),
         Data::Input { clicks, keys, wheel, .. } => {
             let parts = [
                 count(keys.letters, "letter", "letters"),

@@ -42,6 +42,58 @@ pub enum Error {
     /// A recording cannot be written, recovered or read.
     #[error("{0}")]
     Recording(#[from] lucid_recording::Error),
+    /// What is stated cannot be read.
+    #[error("{0}")]
+    Statement(#[from] lucid_statement::Error),
+    /// A policy that is none.
+    #[error("{0}")]
+    Policy(#[from] lucid_policy::Error),
+    /// A receipt that is not taken.
+    #[error("the consent receipt is refused: {0}")]
+    Consent(#[from] lucid_policy::consent::Refused),
+    /// A request or a decision that is not taken.
+    #[error("{0}")]
+    Approval(#[from] lucid_policy::approval::Refused),
+    /// A session's id was used before.
+    #[error("session {0} was used before, and each is used once: begin a new one")]
+    UsedSession(SessionId),
+    /// Nobody prepared that session, or too long ago.
+    #[error("session {0} is not prepared (any more): prepare a new one")]
+    NotPrepared(SessionId),
+    /// There are as many prepared sessions as there may be.
+    #[error("{0} prepared sessions wait for their users, and there may be no more: wait until some are used")]
+    TooManyPrepared(usize),
+    /// There are as many sessions as the policy allows.
+    #[error("the policy allows no further session beside {0}: end one")]
+    Concurrent(u32),
+    /// Its user does not accept the policy.
+    #[error("the policy was not accepted")]
+    Declined,
+    /// The list of used sessions.
+    #[error("{} is not valid: {why}; without it a session could be used again, so it is not made anew", path.display())]
+    Used {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The list of people.
+    #[error("the people in {}: {why}", path.display())]
+    People {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// There is no such session.
+    #[error("no session {0} runs: `lucidctl session` shows which do")]
+    NoSession(String),
+    /// What was decided for a session is not known.
+    #[error("what holds in session {0} is not known: begin a new one")]
+    NoPolicy(SessionId),
+    /// Nobody uses the session just now.
+    #[error("nobody is connected to session {0}: ask when somebody is")]
+    NotRunning(SessionId),
     /// An event cannot be written.
     #[error("{0}")]
     Audit(#[from] lucid_audit::Error),
@@ -116,9 +168,17 @@ impl Error {
             (_, Some(Disk::Other)) => Status::internal(format!(
                 "{self}; {KEPT}. Look at the kernel's log for the disk, then resume the session"
             )),
-            (Self::NoRoom(_) | Self::TooMany(_), _) => Status::resource_exhausted(self.to_string()),
+            (Self::NoRoom(_) | Self::TooMany(_) | Self::TooManyPrepared(_) | Self::Concurrent(_), _) => {
+                Status::resource_exhausted(self.to_string())
+            }
+            (Self::UsedSession(_), _) => Status::already_exists(self.to_string()),
+            (Self::Consent(_) | Self::Approval(_) | Self::Declined, _) => {
+                Status::permission_denied(self.to_string())
+            }
+            (Self::Policy(_) | Self::Statement(_), _) => Status::invalid_argument(self.to_string()),
+            (Self::NoPolicy(_) | Self::NotRunning(_), _) => Status::failed_precondition(self.to_string()),
             (Self::Busy(_) | Self::Stopping, _) => Status::unavailable(self.to_string()),
-            (Self::NotWaiting(_), _) => Status::not_found(self.to_string()),
+            (Self::NoSession(_) | Self::NotWaiting(_) | Self::NotPrepared(_), _) => Status::not_found(self.to_string()),
             (Self::OtherUser(_), _) => Status::permission_denied(self.to_string()),
             (Self::Item(_), _) => Status::invalid_argument(self.to_string()),
             (Self::Recording(lucid_recording::Error::Argument(_)), _) => {

@@ -8,10 +8,10 @@ use std::{
 };
 
 use lucid_recording::{
-    SessionId, Time, json,
-    json::Signed,
+    SessionId, Time,
     statement::{Ended, Head, Manifest, Opening},
 };
+use lucid_statement::{Signed, json};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{At, Error, Result};
@@ -93,6 +93,15 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 pub(crate) fn opening(dir: &Path) -> Result<Opening> {
     let path = dir.join("opening.json");
     Ok(json::from_bytes::<Signed<Opening>>("opening.json", &read(&path)?)?.body)
+}
+
+/// The policy snapshot beside a recording.
+pub(crate) fn read_snapshot(dir: &Path, most: u64) -> Result<Vec<u8>> {
+    let path = dir.join("snapshot.json");
+    let file = fs::File::open(&path).at("opening", &path)?;
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes).at("reading", &path)?;
+    Ok(bytes)
 }
 
 /// The user of a recording: the one who takes part as such.

@@ -1,4 +1,21 @@
-//! The recorder of sessions.
+//! The controller of sessions, and their recorder.
+//!
+//! **What a session may do** is decided here, and by nobody else. Its life:
+//!
+//! ```text
+//!              accepted by a key                     a stream breaks
+//! prepared ─────────────────────▶ ╭─────────╮ ─────────────────────▶ ╭─────────╮
+//!    │  on the screen             │ running │                        │ waiting │
+//!    ├──────────────▶ asked ────▶ ╰─────────╯ ◀───────────────────── ╰─────────╯
+//!    │                  │              │            resumed               │
+//!    ▼ not in time      ▼ declined     ▼ end, limit, violation, void      ▼ nobody resumes it
+//!   gone               gone           over                               over
+//! ```
+//!
+//! A session begins with a receipt that its user accepted its policy ([`lucid_policy::consent`]), under an id that is used
+//! once. What holds in it is told to the RDP host, which enforces it and says which policy that is; Cedar decides here, and
+//! is asked again about everything that crossed. The types hold to the arrows: only what was prepared can be accepted, only
+//! what was accepted can begin, and only what waits can be resumed.
 //!
 //! `lucid-rdp`, which hears the network, sends what each session shows and does; this program alone has the device's
 //! key, seals everything to the owner's public key, and writes it below `recordings/` in the state directory, as
@@ -9,20 +26,25 @@
 //! stands at the top of `session.rs`; what the records hold, in [`lucid_session`].
 
 mod clock;
+mod consent;
 mod error;
 mod events;
 mod files;
 mod index;
 mod payload;
+mod people;
+mod policy;
 mod service;
 mod session;
 mod sessions;
 pub mod status;
+mod used;
 
 use std::{
     fs,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -30,13 +52,15 @@ use lucid_ipc::{
     Access, bind,
     tonic::{service::interceptor::InterceptedService, transport::Server},
 };
-use lucid_recording::{DeviceKey, Limits, PublicKey, Recipient, Role, keys::MAX_RECIPIENTS, system_random};
+use lucid_recording::{SigningKey, Limits, PublicKey, Recipient, Role, keys::MAX_RECIPIENTS, system_random};
+use lucid_policy::Policy;
 use sd_notify::NotifyState;
 
 pub use clock::{WallClock, system_clock};
 pub use error::{Error, Result};
 
 use error::At as _;
+use people::People;
 use sessions::{Bounds, Sessions};
 
 /// The name of the socket in the run directory.
@@ -66,6 +90,17 @@ pub struct Options {
     pub limits: Limits,
     /// What time it is.
     pub wall: WallClock,
+    /// What sessions may do where nobody says otherwise.
+    pub policy: Policy,
+    /// What the owner adds to the terms that are accepted.
+    pub terms: String,
+    /// The file that says whose keys accept and approve; nobody's without.
+    pub people: Option<PathBuf>,
+}
+
+/// Nothing that holds one of these locks leaves what is within half-changed.
+fn shared<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs the recorder until `stop` is done.
@@ -88,9 +123,10 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
         limits: options.limits,
         resume_for: options.resume_for,
         wall: options.wall,
+        people: options.people.as_deref().map(People::read).transpose()?.unwrap_or_default(),
     };
     let bounds = Bounds { most_bytes: options.most_bytes, keep_free: options.keep_free };
-    let sessions = Sessions::open(&options.state, settings, bounds)?;
+    let sessions = Sessions::open(&options.state, settings, bounds, (options.policy, options.terms))?;
     let stopped = std::sync::Arc::clone(&sessions);
     let served = serve(&options.run, options.group, sessions, &public, stop).await;
     // A call that is still being answered ends with the program.
@@ -169,10 +205,10 @@ fn lock(state: &Path) -> Result<fs::File> {
 }
 
 /// The device's key; at the first start it is made.
-fn device_key(state: &Path) -> Result<DeviceKey> {
+fn device_key(state: &Path) -> Result<SigningKey> {
     let path = state.join("device-key");
     if path.exists() {
-        return Ok(DeviceKey::read(&path)?);
+        return Ok(SigningKey::read(&path)?);
     }
     // Under its own name only when it is whole on the disk.
     let new = state.join("device-key.new");
@@ -180,7 +216,7 @@ fn device_key(state: &Path) -> Result<DeviceKey> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).at("removing", &new),
         _ => {}
     }
-    let key = DeviceKey::create(&new, &mut system_random())?;
+    let key = SigningKey::create(&new, &mut system_random())?;
     let private = fs::Permissions::from_mode(0o600);
     fs::set_permissions(&new, private).at("making private", &new)?;
     fs::rename(&new, &path).at("renaming", &new)?;

@@ -1,8 +1,15 @@
 //! `lucid-sessiond`: the recorder as a service. Exit status: 0 stopped when asked, 1 could not start, 2 wrong usage.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Parser;
+use lucid_policy::{Policy, consent::MAX_TERMS};
 use lucid_recording::{Limits, PublicKey};
 use lucid_sessiond::{Error, Options, system_clock};
 use tokio::signal::unix::{SignalKind, signal};
@@ -40,6 +47,15 @@ struct Arguments {
     /// How long a session whose stream broke may be resumed before it is ended.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     resume_for: Duration,
+    /// What sessions may do: a policy table (`lucidctl policy`). Strict without it: nothing but looking on.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// A text that is accepted together with the policy, at most 4 KiB.
+    #[arg(long, value_name = "FILE")]
+    terms: Option<PathBuf>,
+    /// Whose keys accept policies and approve changes of them (JSON; see the documentation).
+    #[arg(long, value_name = "FILE")]
+    people: Option<PathBuf>,
     /// The number of a group whose members may use the socket, beside root and this user.
     #[arg(long, value_name = "GID", value_parser = group)]
     group: Option<u32>,
@@ -84,7 +100,20 @@ fn start(arguments: Arguments) -> Result<(), Error> {
         path: arguments.state.clone(),
         source,
     })?;
+    let policy = match &arguments.policy {
+        Some(path) => {
+            Policy::parse(&read(path, 1 << 20)?).map_err(|error| wrong(path, error))?
+        }
+        None => Policy::strict(),
+    };
+    let terms = match &arguments.terms {
+        Some(path) => String::from_utf8(read(path, MAX_TERMS)?).map_err(|error| wrong(path, error))?,
+        None => String::new(),
+    };
     let options = Options {
+        policy,
+        terms,
+        people: arguments.people,
         state: arguments.state,
         run: arguments.run,
         owners: arguments.owner,
@@ -97,6 +126,21 @@ fn start(arguments: Arguments) -> Result<(), Error> {
         wall: system_clock(),
     };
     runtime.block_on(lucid_sessiond::run(options, signals()))
+}
+
+/// A file of at most so many bytes.
+fn read(path: &Path, most: usize) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::File { doing: "reading", path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(path).map_err(failed)?.take(most as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > most {
+        return Err(wrong(path, format!("it has more than {most} bytes")));
+    }
+    Ok(bytes)
+}
+
+fn wrong(path: &Path, why: impl ToString) -> Error {
+    Error::File { doing: "reading", path: path.to_owned(), source: io::Error::other(why.to_string()) }
 }
 
 async fn signals() {

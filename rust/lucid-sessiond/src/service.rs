@@ -10,11 +10,14 @@ use std::{
 use bytes::Bytes;
 use lucid_ipc::{
     session::{
-        Begun, FromRecorder, GetRequest, GetStatusRequest, Kept, Key, KeyWanted, ListRequest, MAX_BATCH,
-        MAX_FRAME, MAX_MESSAGE, MAX_PICTURE, MAX_SIDE, RebuildIndexRequest, RebuildIndexResponse, Recording,
+        AcceptRequest, AcceptResponse, AskRequest, Asked, Asking, Begun, DecideRequest, Decided, EndRequest,
+        EndResponse, FromRecorder, GetRequest, GetStatusRequest, Holds, Kept, Key, KeyWanted, ListRequest, MAX_BATCH,
+        MAX_FRAME, MAX_MESSAGE, MAX_PICTURE, MAX_SIDE, Over, Policy, PrepareRequest, Prepared, RebuildIndexRequest, RebuildIndexResponse,
+        Recording,
         Status as RecorderStatus, ToRecorder, from_recorder,
         recorder_server::{self, Recorder, RecorderServer},
         recordings_server::{Recordings, RecordingsServer},
+        sessions_server::{self, Sessions as About, SessionsServer},
         to_recorder,
     },
     tonic::{
@@ -23,27 +26,34 @@ use lucid_ipc::{
         codegen::{self, http},
     },
 };
-use lucid_recording::{Role, SessionId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use lucid_policy::approval::{DEFAULT_SECONDS, Decision, Refused, Setting};
+use lucid_recording::{Role, SessionId, statement::MAX_TEXT};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 
 use crate::{
+    consent::{ASKED, WAITS},
     error::Error,
     events, payload,
+    policy::Told,
     session::{Attached, Command, Item, Picture, Progress, room},
-    sessions::Sessions,
+    sessions::{Asks, Begins, Sessions},
 };
+
+/// The most bytes of what somebody asks about sessions: the largest table.
+const MAX_QUESTION: usize = 128 << 10;
 
 /// A stream says within this time what it is for.
 const FIRST: Duration = Duration::from_secs(10);
 /// What an event takes of the room for what waits, at most: its texts and what is around them.
 const EVENT: usize = 4 << 10;
 
-/// Both services of the socket, chosen by the path of a call. (tonic's own router would bring axum for this.)
+/// All services of the socket, chosen by the path of a call. (tonic's own router would bring axum for this.)
 #[derive(Clone)]
 pub(crate) struct Socket {
     recorder: RecorderServer<Service>,
     recordings: RecordingsServer<Service>,
+    sessions: SessionsServer<Service>,
 }
 
 impl Socket {
@@ -51,7 +61,8 @@ impl Socket {
         let service = Service { sessions, began: Instant::now() };
         Self {
             recorder: RecorderServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE),
-            recordings: RecordingsServer::new(service),
+            recordings: RecordingsServer::new(service.clone()),
+            sessions: SessionsServer::new(service).max_decoding_message_size(MAX_QUESTION),
         }
     }
 }
@@ -62,7 +73,7 @@ impl codegen::Service<http::Request<Body>> for Socket {
     type Future = codegen::BoxFuture<Self::Response, Self::Error>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // As both of them are.
+        // As all of them are.
         Poll::Ready(Ok(()))
     }
 
@@ -70,6 +81,8 @@ impl codegen::Service<http::Request<Body>> for Socket {
         let service = request.uri().path().trim_start_matches('/').split('/').next();
         if service == Some(recorder_server::SERVICE_NAME) {
             self.recorder.call(request)
+        } else if service == Some(sessions_server::SERVICE_NAME) {
+            self.sessions.call(request)
         } else {
             // It answers what it does not know as gRPC says.
             self.recordings.call(request)
@@ -110,11 +123,43 @@ impl Recorder for Service {
         let Some(ToRecorder { item: Some(to_recorder::Item::Begin(begin)) }) = first else {
             return Err(invalid("the first message of a stream is `begin`"));
         };
-        let attached = self.sessions.begin(begin).await.map_err(|error| error.status())?;
         let (send, answers) = mpsc::channel(1);
-        tokio::spawn(answer(attached.session, attached.progress.clone(), send));
-        tokio::spawn(take(items, attached));
+        match self.sessions.begin(begin).await.map_err(|error| error.status())? {
+            Begins::Attached(attached) => serve(items, attached, send),
+            Begins::Asks(asks) => drop(tokio::spawn(consent(Arc::clone(&self.sessions), items, *asks, send))),
+        }
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+type Said = mpsc::Sender<Result<FromRecorder, Status>>;
+
+/// Carries a session that runs.
+fn serve(items: Streaming<ToRecorder>, attached: Attached, send: Said) {
+    tokio::spawn(answer(attached.session, attached.progress.clone(), send));
+    tokio::spawn(take(items, attached));
+}
+
+/// Has the user asked whether he accepts what holds, and begins the session if he does.
+async fn consent(sessions: Arc<Sessions>, mut items: Streaming<ToRecorder>, asks: Asks, send: Said) {
+    let terms = asks.prepared.terms.clone();
+    let asking = Asking { terms, seconds: u32::try_from(ASKED.as_secs()).unwrap_or(u32::MAX) };
+    let asking = FromRecorder { item: Some(from_recorder::Item::Asking(asking)) };
+    let answered = async {
+        send.send(Ok(asking)).await.map_err(|_| Status::cancelled("the caller went"))?;
+        let item = tokio::time::timeout(ASKED, items.message()).await;
+        match item.map_err(|_| Status::deadline_exceeded("nobody accepted the policy in time"))?? {
+            Some(ToRecorder { item: Some(to_recorder::Item::Answer(answer)) }) if answer.accepted => {}
+            Some(ToRecorder { item: Some(to_recorder::Item::Answer(_)) }) => return Err(Error::Declined.status()),
+            Some(_) => return Err(invalid("the first item after `asking` is its `answer`")),
+            None => return Err(Status::cancelled("the caller went")),
+        }
+        sessions.accepted(asks).await.map_err(|error| error.status())
+    };
+    match answered.await {
+        Ok(attached) => serve(items, attached, send),
+        // Where the caller is gone, nobody needs to know.
+        Err(status) => drop(send.send(Err(status)).await),
     }
 }
 
@@ -222,6 +267,13 @@ async fn convert(item: to_recorder::Item, waiting: &Arc<Semaphore>) -> Result<It
             let event = events::from_wire(event).map_err(invalid)?;
             Item::Event(event, wait_for(waiting, EVENT).await?)
         }
+        to_recorder::Item::Answer(_) => return Err(invalid("nobody was asked")),
+        to_recorder::Item::Enforced(enforced) => {
+            if enforced.hash.len() != 32 {
+                return Err(invalid("the hash of a policy has 32 bytes"));
+            }
+            Item::Enforced(enforced.number, enforced.hash)
+        }
         to_recorder::Item::End(end) => Item::End(lucid_audit::Word::shortened(&end.reason)),
     })
 }
@@ -263,7 +315,18 @@ async fn answer(
         {
             return;
         }
+        if let Some(policy) = now.told.as_ref().filter(|_| now.told != told.told) {
+            let Told { number, table } = policy.clone();
+            if send.send(message(Item::Policy(Policy { number, table: table.into() }))).await.is_err() {
+                return;
+            }
+        }
         if now.kept > told.kept && send.send(message(Item::Kept(Kept { items: now.kept }))).await.is_err() {
+            return;
+        }
+        if let Some(reason) = now.over.clone().filter(|_| told.over.is_none())
+            && send.send(message(Item::Over(Over { reason }))).await.is_err()
+        {
             return;
         }
         match &now.ended {
@@ -282,6 +345,80 @@ async fn answer(
             },
             () = send.closed() => return,
         }
+    }
+}
+
+#[async_trait]
+impl About for Service {
+    async fn prepare(&self, request: Request<PrepareRequest>) -> Result<Response<Prepared>, Status> {
+        let PrepareRequest { user, table } = request.into_inner();
+        if !(1..=MAX_TEXT).contains(&user.len()) {
+            return Err(invalid(format!("a user's name has 1 to {MAX_TEXT} bytes")));
+        }
+        let prepared = || {
+            let table = (!table.is_empty()).then(|| lucid_policy::Policy::parse(&table)).transpose()?;
+            let prepared = self.sessions.consents.prepare(&user, table)?;
+            let answer = Prepared {
+                session: prepared.id.to_string(),
+                session_key: prepared.key.public().to_string(),
+                table: prepared.policy.to_bytes()?.into(),
+                terms: prepared.terms.clone(),
+                seconds: u32::try_from(WAITS.as_secs()).unwrap_or(u32::MAX),
+            };
+            self.sessions.consents.keep(prepared)?;
+            Ok(answer)
+        };
+        prepared().map(Response::new).map_err(|error: Error| error.status())
+    }
+
+    async fn accept(&self, request: Request<AcceptRequest>) -> Result<Response<AcceptResponse>, Status> {
+        let people = &self.sessions.settings.people;
+        let accepted = self.sessions.consents.accept(&request.into_inner().receipt, people);
+        let session = accepted.map_err(|error| {
+            tracing::warn!("a receipt is refused: {error}");
+            error.status()
+        })?;
+        tracing::info!(%session, "its policy was accepted by a key; it waits for its user");
+        Ok(Response::new(AcceptResponse {}))
+    }
+
+    async fn get_policy(&self, request: Request<GetRequest>) -> Result<Response<Holds>, Status> {
+        let session = request.into_inner().session;
+        self.ask_session(&session, |answer| Command::Policy { answer }).await
+    }
+
+    async fn ask(&self, request: Request<AskRequest>) -> Result<Response<Asked>, Status> {
+        let AskRequest { session, change, reason, seconds } = request.into_inner();
+        let change: Result<Vec<Setting>, _> = change.iter().map(|text| text.parse()).collect();
+        let change = change.map_err(|error| Error::from(error).status())?;
+        let seconds = if seconds == 0 { DEFAULT_SECONDS } else { seconds };
+        let asked = |answer| Command::Ask { change, reason, seconds, answer };
+        let request = self.sessions.tell(&session, asked).await.map_err(|error| error.status())?;
+        Ok(Response::new(Asked { request: request.into() }))
+    }
+
+    async fn decide(&self, request: Request<DecideRequest>) -> Result<Response<Decided>, Status> {
+        let statement = request.into_inner().decision;
+        let decision = Decision::read(&statement).map_err(|_| Error::from(Refused::Forged).status())?;
+        let session = decision.session.to_string();
+        self.ask_session(&session, |answer| Command::Decide { statement, answer }).await
+    }
+
+    async fn end(&self, request: Request<EndRequest>) -> Result<Response<EndResponse>, Status> {
+        let EndRequest { session, reason } = request.into_inner();
+        let reason = if reason.is_empty() { "an administrator ended it".to_owned() } else { reason };
+        let ended = self.sessions.tell(&session, |answer| Command::End { reason, answer }).await;
+        ended.map(|()| Response::new(EndResponse {})).map_err(|error| error.status())
+    }
+}
+
+impl Service {
+    async fn ask_session<T>(
+        &self,
+        session: &str,
+        command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command,
+    ) -> Result<Response<T>, Status> {
+        self.sessions.tell(session, command).await.map(Response::new).map_err(|error| error.status())
     }
 }
 

@@ -11,18 +11,29 @@
 //! | it is found without a manifest | it is recovered, and waits |
 //! | somebody resumes it after that | it goes on in a new part, with a new key |
 //! | nobody does | it ends as `recovered`; where the disk does not let it, that is tried again |
+//! | what is enforced is not what was decided | it is void: the stream ends, and the recording says so |
+//! | something is tried that the policy ends sessions for, or its time is over | the same, without being void |
+//!
+//! What was approved ends with the recorder: a session that is resumed after that runs under its own policy again.
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use lucid_audit::{Actor, Chain, Data, Entry as Event, Line, MAX_UNCONFIRMED, Outcome, Word};
-use lucid_ipc::{session::State, tonic::Status};
+use lucid_audit::{Actor, Chain, Data, Entry as Event, Line, MAX_UNCONFIRMED, Name, Outcome, Word};
+use lucid_ipc::{
+    session::{Decided, Holds, State},
+    tonic::Status,
+};
+use lucid_policy::{
+    approval::{Ended, Setting, Standing, Verdict},
+    snapshot::{MAX_SNAPSHOT, Snapshot},
+};
 use lucid_recording::{
-    Hash, Hex, Limits, Recipient, Recovery, SessionId, Start, Time, Writer,
+    Limits, Recipient, Recovery, SessionId, Start, Time, Writer,
     chunk::MAX_PAYLOAD,
     statement::{Audit, Participant},
     system_random,
@@ -32,9 +43,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::{
     clock::{Clock, WallClock},
+    consent::Consented,
     error::{Error, Result},
     files::{self, Ending, Entry},
     payload,
+    people::People,
+    policy::{Held, Stop, Told},
+    shared,
 };
 
 /// An item is on the disk within so long after it came, where the disk lets it.
@@ -65,14 +80,15 @@ pub(crate) fn room(bytes: usize) -> u32 {
 /// What all sessions share.
 pub(crate) struct Settings {
     pub(crate) recordings: PathBuf,
-    pub(crate) device: lucid_recording::DeviceKey,
+    pub(crate) device: lucid_recording::SigningKey,
     pub(crate) recipients: Vec<Recipient>,
     pub(crate) limits: Limits,
     pub(crate) resume_for: Duration,
     pub(crate) wall: WallClock,
+    pub(crate) people: People,
 }
 
-/// Something to record.
+/// Something to record, or to know.
 pub(crate) enum Item {
     /// A key, as soon as it is compressed.
     Key(mpsc::Receiver<Result<Picture>>),
@@ -81,6 +97,8 @@ pub(crate) enum Item {
     Sound(Bytes, OwnedSemaphorePermit),
     Event(Event, OwnedSemaphorePermit),
     End(Word),
+    /// What the host enforces.
+    Enforced(u32, Bytes),
 }
 
 /// A key picture as PNG, with the room that it takes.
@@ -99,6 +117,14 @@ pub(crate) enum Command {
     Item { stream: u64, time: Time, item: Item },
     /// A stream ended without `end`.
     Detach { stream: u64, why: &'static str, status: Status },
+    /// Somebody asks for a change of what holds; the answer is the signed request.
+    Ask { change: Vec<Setting>, reason: String, seconds: u32, answer: oneshot::Sender<Result<Vec<u8>>> },
+    /// An approver's signed decision.
+    Decide { statement: Bytes, answer: oneshot::Sender<Result<Decided>> },
+    /// What holds.
+    Policy { answer: oneshot::Sender<Result<Holds>> },
+    /// Somebody ends it.
+    End { reason: String, answer: oneshot::Sender<Result<()>> },
     /// The service stops.
     Stop,
 }
@@ -127,6 +153,10 @@ impl Drop for Attached {
 pub(crate) struct Progress {
     pub(crate) kept: u64,
     pub(crate) keys_wanted: u64,
+    /// What holds from now on.
+    pub(crate) told: Option<Told>,
+    /// Why the session has to end.
+    pub(crate) over: Option<String>,
     pub(crate) ended: Option<Result<(), Status>>,
 }
 
@@ -189,35 +219,32 @@ pub(crate) struct Session {
     key_asked: bool,
     /// Until when a session that nobody records may be resumed.
     until: Option<Instant>,
+    /// What holds in it; none where what was decided is not known (any more).
+    held: Option<Held>,
     scratch: Vec<u8>,
-}
-
-fn shared<T>(facts: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    facts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Session {
     /// Begins a recording.
     pub(crate) fn create(
         settings: Arc<Settings>,
-        id: SessionId,
+        consented: Consented,
         codec: String,
         facts: SharedFacts,
         commands: mpsc::Sender<Command>,
     ) -> Result<Self> {
         let clock = Clock::new(Arc::clone(&settings.wall));
         let time = clock.now();
-        let user = shared(&facts).user.clone();
+        let Consented { id, user, policy, policy_hash, key, receipt } = consented;
+        let snapshot = Snapshot::new(&policy, id, time.wall_ms)?.sign(&settings.device)?;
+        let held = Held::new(policy, id, settings.device.clone(), &settings.people)?;
+        let accepted = Data::Consent { receipt: blake3::hash(&receipt).into() };
         let start = Start {
             session: id,
-            // The device knows who he is, so its key stands for his.
-            participants: vec![Participant {
-                key: settings.device.public(),
-                name: user,
-                role: files::USER.to_owned(),
-            }],
-            policy: no_policy(),
-            consent: None,
+            participants: vec![Participant { key, name: user, role: files::USER.to_owned() }],
+            policy: policy_hash,
+            consent: Some(receipt),
+            snapshot: Some(snapshot),
             codec,
             streams: payload::streams(),
             recorder: RECORDER.to_owned(),
@@ -233,7 +260,12 @@ impl Session {
         )?;
         shared(&facts).start_ms = time.wall_ms;
         let store = Store::Open(Box::new(writer), Chain::new(id));
-        Ok(Self::new(settings, commands, id, facts, clock, store, time))
+        let mut session = Self::new(settings, commands, id, facts, clock, store, time);
+        session.held = Some(held);
+        let accepted =
+            Event { actor: Actor::Client, outcome: Outcome::Allowed, resource: Word::default(), data: accepted };
+        session.event(time, accepted)?;
+        Ok(session)
     }
 
     /// Takes a recording that has no manifest.
@@ -277,6 +309,7 @@ impl Session {
             commits_take: Duration::ZERO,
             key_asked: false,
             until: None,
+            held: None,
             scratch: Vec::new(),
         }
     }
@@ -290,7 +323,7 @@ impl Session {
         }
         loop {
             let now = Instant::now();
-            let due = [self.commit_at(), self.until].into_iter().flatten().min();
+            let due = [self.commit_at(), self.until, self.policy_at()].into_iter().flatten().min();
             let command = match due {
                 Some(due) if due <= now => None,
                 Some(due) => match commands.recv_timeout(due - now) {
@@ -335,6 +368,25 @@ impl Session {
                 }
             }
             Command::Detach { stream, why, status } => return self.detach(stream, why, status),
+            Command::Ask { change, reason, seconds, answer } => {
+                drop(answer.send(self.ask(change, &reason, seconds)));
+            }
+            Command::Decide { statement, answer } => {
+                let decided = self.decide(&statement);
+                if let Err(error) = &decided {
+                    tracing::warn!(session = %self.id, "a decision is refused: {error}");
+                }
+                drop(answer.send(decided));
+            }
+            Command::Policy { answer } => {
+                let now = self.since();
+                let holds = self.held.as_ref().map_or(Err(Error::NoPolicy(self.id)), |held| held.holds(now));
+                drop(answer.send(holds));
+            }
+            Command::End { reason, answer } => {
+                drop(answer.send(Ok(())));
+                return self.stop(&Stop::Ends(reason));
+            }
             Command::Stop => {
                 if let Err(error) = self.commit() {
                     tracing::error!(session = %self.id, "stopping: {error}");
@@ -360,6 +412,11 @@ impl Session {
         {
             return self.fail(&error);
         }
+        if self.policy_at().is_some_and(|at| at <= now)
+            && let Flow::Over(entry) = self.renew()
+        {
+            return Flow::Over(entry);
+        }
         if self.until.is_some_and(|until| until <= now) { self.give_up() } else { Flow::On }
     }
 
@@ -382,7 +439,10 @@ impl Session {
         } else {
             tracing::info!(session = %self.id, "begun");
         }
-        let (progress, told) = watch::channel(Progress { keys_wanted: 1, ..Progress::default() });
+        let since = self.since();
+        let holds = self.held.as_mut().ok_or(Error::NoPolicy(self.id))?.tell(since);
+        let progress = Progress { keys_wanted: 1, told: Some(holds), ..Progress::default() };
+        let (progress, told) = watch::channel(progress);
         self.streams += 1;
         self.stream = Some(Stream { number: self.streams, progress, items: 0 });
         self.key_asked = true;
@@ -461,6 +521,10 @@ impl Session {
                 && recovery.ended()
             {
                 self.until = Some(Instant::now());
+            } else if let Err(error) = self.take_snapshot() {
+                tracing::error!(session = %self.id, "what was decided for it is not known, so it does not go on: {error}");
+                shared(&self.facts).problem = format!("it cannot go on: {error}");
+                self.until = Some(Instant::now());
             }
             Ok(())
         });
@@ -529,6 +593,9 @@ impl Session {
         self.last = self.now();
         let kept = self.event(self.last, event).and_then(|()| self.commit());
         self.end_stream(Err(status));
+        if let Some(held) = &mut self.held {
+            held.untold();
+        }
         self.wait();
         match kept {
             Ok(()) => Flow::On,
@@ -555,7 +622,9 @@ impl Session {
         if let Store::Open(..) = self.store {
             let ended = self
                 .gap("the stream from the RDP host had broken, and nobody resumed the session")
-                .and_then(|()| self.end(self.last, Word::shortened("nobody resumed the session")));
+                .and_then(|()| {
+                    self.end(self.last, Outcome::Allowed, Word::shortened("nobody resumed the session"))
+                });
             return match ended {
                 Ok(()) => Flow::Over(self.ended()),
                 Err(error) => {
@@ -604,9 +673,21 @@ impl Session {
             }
             Item::Pointer(bytes, _room) => self.open()?.0.append(POINTER.number, time, false, &bytes)?,
             Item::Sound(bytes, _room) => self.open()?.0.append(SOUND.number, time, false, &bytes)?,
-            Item::Event(event, _room) => self.event(time, event)?,
+            Item::Event(event, _room) => {
+                let saw = self.held.as_ref().map_or(Ok(()), |held| held.saw(&event, since(time)));
+                self.event(time, event)?;
+                if let Err(stop) = saw {
+                    return Ok(self.stop(&stop));
+                }
+            }
+            Item::Enforced(number, hash) => {
+                let enforced = self.held.as_mut().map_or(Ok(()), |held| held.enforced(number, &hash, since(time)));
+                if let Err(stop) = enforced {
+                    return Ok(self.stop(&stop));
+                }
+            }
             Item::End(reason) => {
-                self.end(time, reason)?;
+                self.end(time, Outcome::Allowed, reason)?;
                 if let Some(stream) = &mut self.stream {
                     stream.items += 1;
                     let items = stream.items;
@@ -733,8 +814,8 @@ impl Session {
     }
 
     /// Ends the recording.
-    fn end(&mut self, time: Time, reason: Word) -> Result<()> {
-        self.event(time, Event::of_device(Data::End { reason }))?;
+    fn end(&mut self, time: Time, outcome: Outcome, reason: Word) -> Result<()> {
+        self.event(time, Event { outcome, ..Event::of_device(Data::End { reason }) })?;
         self.last = time;
         self.flush(time)?;
         let (writer, chain) = self.open()?;
@@ -753,9 +834,149 @@ impl Session {
             _ => Err(Error::Internal("the recording is not open")),
         }
     }
+
+    /// How long the session has lasted.
+    fn since(&self) -> Duration {
+        since(self.now())
+    }
+
+    /// When what holds has to be looked at; never while nobody is shown anything.
+    fn policy_at(&self) -> Option<Instant> {
+        self.stream.as_ref()?;
+        let at = self.held.as_ref()?.next()?;
+        let mono_us = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
+        Some(self.clock.instant(Time { wall_ms: 0, mono_us }))
+    }
+
+    /// Tells the host what holds from now on.
+    fn tell(&mut self, told: Option<Told>) {
+        if let (Some(told), Some(stream)) = (told, &self.stream) {
+            tracing::info!(session = %self.id, number = told.number, "another policy holds");
+            stream.progress.send_modify(|progress| progress.told = Some(told));
+        }
+    }
+
+    /// An event of the device's own, about what may happen.
+    fn note(&mut self, actor: Actor, outcome: Outcome, data: Data) -> Result<()> {
+        self.last = self.now();
+        let event = Event { actor, outcome, resource: Word::shortened("policy"), data };
+        self.event(self.last, event)
+    }
+
+    fn held(&mut self) -> Result<&mut Held> {
+        self.held.as_mut().ok_or(Error::NoPolicy(self.id))
+    }
+
+    fn ask(&mut self, change: Vec<Setting>, reason: &str, seconds: u32) -> Result<Vec<u8>> {
+        if self.stream.is_none() {
+            return Err(Error::NotRunning(self.id));
+        }
+        let what = change.iter().map(Setting::to_string).collect::<Vec<_>>().join(" ");
+        let (user, time) = (shared(&self.facts).user.clone(), self.now());
+        let asked = self.held()?.ask(&user, change, reason, seconds, (since(time), time.wall_ms));
+        let (outcome, request) = match &asked {
+            Ok(signed) => (Outcome::Allowed, blake3::hash(signed).into()),
+            Err(_) => (Outcome::Refused, blake3::hash(&[]).into()),
+        };
+        let (what, why) = (Name::shortened(&what), Word::shortened(reason));
+        self.note(Actor::Client, outcome, Data::Request { request, seconds, what, why })?;
+        asked
+    }
+
+    fn decide(&mut self, statement: &[u8]) -> Result<Decided> {
+        let now = self.since();
+        let decided = match self.held()?.decide(statement, now) {
+            Ok(decided) => decided,
+            Err(error) => {
+                let (rule, detail) = (Word::shortened("approve"), Name::shortened(&error.to_string()));
+                self.note(Actor::Approver, Outcome::Refused, Data::Violation { detail, rule })?;
+                return Err(error);
+            }
+        };
+        let approver = Word::shortened(&decided.approver);
+        let request = decided.decision.request;
+        let (outcome, data) = match decided.decision.verdict {
+            Verdict::Deny => {
+                let reason = Word::shortened(&decided.decision.reason);
+                (Outcome::Refused, Data::Deny { approver, reason, request })
+            }
+            Verdict::Allow => {
+                let (agree, needed) = (decided.agree, decided.needed);
+                (Outcome::Allowed, Data::Approve { agree, approver, needed, request })
+            }
+        };
+        // Written before it holds.
+        self.note(Actor::Approver, outcome, data)?;
+        self.tell(decided.told);
+        let seconds = match decided.standing {
+            Standing::InEffect { .. } => decided.request.seconds,
+            Standing::Waits { .. } | Standing::Denied => 0,
+        };
+        let denied = decided.standing == Standing::Denied;
+        let (agree, needed) = if denied { (0, 0) } else { (decided.agree, decided.needed) };
+        Ok(Decided { agree, needed, seconds })
+    }
+
+    /// Ends what was approved for its time, and looks at what the host says that it enforces.
+    fn renew(&mut self) -> Flow {
+        let now = self.since();
+        let Some(held) = &mut self.held else { return Flow::On };
+        if let Err(stop) = held.in_time(now) {
+            return self.stop(&stop);
+        }
+        let (ended, told) = match held.expire(now) {
+            Ok(renewed) => renewed,
+            Err(error) => return self.stop(&Stop::Void(error.to_string())),
+        };
+        self.tell(told);
+        for ended in ended {
+            let (in_effect, request) = match ended {
+                Ended::Over(request) => (true, request),
+                Ended::Undecided(request) => (false, request),
+            };
+            if let Err(error) = self.note(Actor::Device, Outcome::Allowed, Data::Lapse { in_effect, request }) {
+                return self.fail(&error);
+            }
+        }
+        Flow::On
+    }
+
+    /// The session cannot go on: the host is told why, and its recording ends here.
+    fn stop(&mut self, stop: &Stop) -> Flow {
+        let (outcome, reason) = match stop {
+            Stop::Void(why) => (Outcome::Failed, format!("void: {why}")),
+            Stop::Ends(why) => (Outcome::Allowed, why.clone()),
+        };
+        tracing::warn!(session = %self.id, "it is ended: {reason}");
+        self.last = self.now();
+        let ended = self.end(self.last, outcome, Word::shortened(&reason));
+        if let Some(stream) = &self.stream {
+            stream.progress.send_modify(|progress| progress.over = Some(reason));
+        }
+        match ended {
+            Ok(()) => {
+                self.end_stream(Ok(()));
+                Flow::Over(self.ended())
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// What was decided when a session that is found began. Where that was changed, the session does not go on.
+    fn take_snapshot(&mut self) -> Result<()> {
+        let file = files::read_snapshot(&self.dir, MAX_SNAPSHOT)?;
+        let device = self.settings.device.clone();
+        let snapshot = Snapshot::read(&file, &device.public(), self.id)?;
+        let opening = files::opening(&self.dir)?;
+        if snapshot.policy.hash()? != opening.policy {
+            return Err(Error::Policy(lucid_policy::Error::Snapshot("it is not of the policy that was accepted")));
+        }
+        self.held = Some(Held::new(snapshot.policy, self.id, device, &self.settings.people)?);
+        Ok(())
+    }
 }
 
-/// The hash of a policy while there is none: BLAKE3 of nothing.
-fn no_policy() -> Hash {
-    Hex(*blake3::hash(&[]).as_bytes())
+/// How long the session had lasted at that time.
+fn since(time: Time) -> Duration {
+    Duration::from_micros(time.mono_us)
 }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -12,15 +12,18 @@ use std::{
 };
 
 use lucid_ipc::session::{Begin, MAX_SIDE, Recording, State};
-use lucid_recording::{SessionId, statement::MAX_TEXT, system_random};
+use lucid_policy::{Action, Decider, Role};
+use lucid_recording::{SessionId, statement::MAX_TEXT};
 use tokio::sync::oneshot;
 
 use crate::{
+    consent::{Consented, Consents, Prepared},
     error::{At, Error, Result},
     files::{self, Ending, Entry},
     index::Index,
-    payload,
+    payload, shared,
     session::{Attached, Command, Facts, Session, Settings, SharedFacts},
+    used::Used,
 };
 
 /// Sessions at a time, recorded or waiting: each has a thread.
@@ -40,8 +43,23 @@ struct Handle {
     facts: SharedFacts,
 }
 
+/// How a session begins.
+pub(crate) enum Begins {
+    /// It has begun, or goes on.
+    Attached(Attached),
+    /// Its user has to accept what holds in it.
+    Asks(Box<Asks>),
+}
+
+/// A session that begins when its user accepts.
+pub(crate) struct Asks {
+    pub(crate) prepared: Prepared,
+    codec: String,
+}
+
 pub(crate) struct Sessions {
     pub(crate) settings: Arc<Settings>,
+    pub(crate) consents: Consents,
     pub(crate) bounds: Bounds,
     live: Mutex<HashMap<SessionId, Handle>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -50,22 +68,25 @@ pub(crate) struct Sessions {
     stopping: AtomicBool,
 }
 
-fn shared<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Sessions {
     /// Takes up every recording that has no manifest.
     ///
     /// # Errors
     /// When the recordings cannot be listed.
-    pub(crate) fn open(state: &Path, settings: Settings, bounds: Bounds) -> Result<Arc<Self>> {
+    pub(crate) fn open(
+        state: &Path,
+        settings: Settings,
+        bounds: Bounds,
+        (policy, terms): (lucid_policy::Policy, String),
+    ) -> Result<Arc<Self>> {
         let index = Index::open(state, &settings.recordings)?;
-        let found: Vec<_> = files::sessions(&settings.recordings)?
-            .into_iter()
-            .filter(|session| !index.entries().contains_key(session))
-            .collect();
+        let recorded = files::sessions(&settings.recordings)?;
+        let used = Used::open(state, recorded.iter().copied())?;
+        let found: Vec<_> =
+            recorded.into_iter().filter(|session| !index.entries().contains_key(session)).collect();
+        let (device, wall) = (settings.device.clone(), Arc::clone(&settings.wall));
         let sessions = Arc::new(Self {
+            consents: Consents::new(policy, terms, device, wall, used),
             settings: Arc::new(settings),
             bounds,
             live: Mutex::default(),
@@ -119,7 +140,7 @@ impl Sessions {
     }
 
     /// Begins a session, or goes on with one.
-    pub(crate) async fn begin(self: &Arc<Self>, begin: Begin) -> Result<Attached> {
+    pub(crate) async fn begin(self: &Arc<Self>, begin: Begin) -> Result<Begins> {
         let Begin { user, resume, width, height, encoder } = begin;
         if self.stopping.load(Ordering::SeqCst) {
             return Err(Error::Stopping);
@@ -130,38 +151,47 @@ impl Sessions {
         if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
             return Err(Error::Item(format!("a desktop has 1 to {MAX_SIDE} pixels in each direction")));
         }
-        let (answer, answered) = oneshot::channel();
         if resume.is_empty() {
-            self.begin_new(user, payload::codec(width, height, &encoder), answer)?;
-        } else {
-            // What is shown is what it was: never more of a stranger's text than a UUID has.
-            let named: String = resume.chars().take(36).collect();
-            let id = resume.parse().map_err(|_| Error::NotWaiting(named.clone()))?;
-            let commands = shared(&self.live).get(&id).map(|handle| handle.commands.clone());
-            let commands = commands.ok_or_else(|| Error::NotWaiting(named.clone()))?;
-            commands.send(Command::Attach { user, answer }).map_err(|_| Error::NotWaiting(named.clone()))?;
-            return answered.await.map_err(|_| Error::NotWaiting(named))?;
+            // Before anybody is asked, and before an id is used.
+            self.check_room()?;
+            let codec = payload::codec(width, height, &encoder);
+            return match self.consents.accepted(&user)? {
+                Some(consented) => Ok(Begins::Attached(self.begin_new(consented, codec).await?)),
+                None => Ok(Begins::Asks(Box::new(Asks { prepared: self.consents.prepare(&user, None)?, codec }))),
+            };
         }
-        answered.await.map_err(|_| Error::Internal("a session's thread ended"))?
+        let attached = self.tell(&resume, |answer| Command::Attach { user, answer }).await;
+        Ok(Begins::Attached(attached.map_err(|error| match error {
+            Error::NoSession(named) => Error::NotWaiting(named),
+            other => other,
+        })?))
     }
 
-    fn begin_new(
-        self: &Arc<Self>,
-        user: String,
-        codec: String,
-        answer: oneshot::Sender<Result<Attached>>,
-    ) -> Result<()> {
+    /// Its user has accepted on the screen.
+    pub(crate) async fn accepted(self: &Arc<Self>, asks: Asks) -> Result<Attached> {
+        let Asks { prepared, codec } = asks;
+        let consented = self.consents.on_screen(prepared)?;
+        self.begin_new(consented, codec).await
+    }
+
+    async fn begin_new(self: &Arc<Self>, consented: Consented, codec: String) -> Result<Attached> {
         let open = shared(&self.live).len();
         if open >= MAX_SESSIONS {
             return Err(Error::TooMany(open));
         }
-        let id = new_session()?;
-        let facts = facts(user, self.settings.wall.as_ref()(), State::Recording);
+        let running = self.counts().0;
+        let connect = Action::Connect { sessions: running };
+        if !Decider::new(&consented.policy)?.decide(Role::Operator, &connect).is_allowed() {
+            return Err(Error::Concurrent(running));
+        }
+        let (answer, answered) = oneshot::channel();
+        let id = consented.id;
+        let facts = facts(consented.user.clone(), self.settings.wall.as_ref()(), State::Recording);
         let sessions = Arc::clone(self);
         self.spawn(id, Arc::clone(&facts), move |commands| {
             let created = sessions.check_room().and_then(|()| {
                 let settings = Arc::clone(&sessions.settings);
-                let mut session = Session::create(settings, id, codec, facts, commands)?;
+                let mut session = Session::create(settings, consented, codec, facts, commands)?;
                 let attached = session.attach_first()?;
                 Ok((session, attached))
             });
@@ -177,7 +207,23 @@ impl Sessions {
                     None
                 }
             }
-        })
+        })?;
+        answered.await.map_err(|_| Error::Internal("a session's thread ended"))?
+    }
+
+    /// Tells a session that runs something, and waits for its answer.
+    pub(crate) async fn tell<T>(
+        &self,
+        session: &str,
+        command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command,
+    ) -> Result<T> {
+        // What is shown is never more of a stranger's text than a UUID has.
+        let none = || Error::NoSession(session.chars().take(36).collect());
+        let id: SessionId = session.parse().map_err(|_| none())?;
+        let commands = shared(&self.live).get(&id).map(|handle| handle.commands.clone()).ok_or_else(none)?;
+        let (answer, answered) = oneshot::channel();
+        commands.send(command(answer)).map_err(|_| none())?;
+        answered.await.map_err(|_| none())?
     }
 
     /// Whether there is room for a new recording.
@@ -318,12 +364,6 @@ impl Sessions {
 
 fn facts(user: String, start_ms: u64, state: State) -> SharedFacts {
     Arc::new(Mutex::new(Facts { user, start_ms, state, gaps: 0, problem: String::new() }))
-}
-
-fn new_session() -> Result<SessionId> {
-    let mut bytes = [0; 16];
-    system_random().fill_bytes(&mut bytes);
-    Ok(SessionId::new(uuid::Builder::from_random_bytes(bytes).into_uuid().into_bytes())?)
 }
 
 fn of_entry(id: SessionId, entry: &Entry) -> Recording {

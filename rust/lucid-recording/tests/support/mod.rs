@@ -11,7 +11,7 @@ use std::{
 };
 
 use lucid_recording::{
-    DeviceKey, Hash, Hex, Limits, OwnerSecret, Random, Recipient, Recovery, Role, SessionId, Start, Time,
+    SigningKey, Hash, Hex, Limits, OwnerSecret, Random, Recipient, Recovery, Role, SessionId, Start, Time,
     Writer,
     rand_core::{Rng, TryCryptoRng, TryRng},
     statement::{Audit, Compression, Participant, Stream},
@@ -72,13 +72,13 @@ pub const POINTER: u8 = 3;
 pub const SOUND: u8 = 4;
 
 /// The device of all samples.
-pub fn device() -> DeviceKey {
-    DeviceKey::from_seed(&[0xd1; 32]).unwrap()
+pub fn device() -> SigningKey {
+    SigningKey::from_seed(&[0xd1; 32]).unwrap()
 }
 
 /// Somebody else's device.
-pub fn other_device() -> DeviceKey {
-    DeviceKey::from_seed(&[0xd2; 32]).unwrap()
+pub fn other_device() -> SigningKey {
+    SigningKey::from_seed(&[0xd2; 32]).unwrap()
 }
 
 /// The owner of all samples.
@@ -119,7 +119,8 @@ pub fn start(seed: &str) -> Start {
         session: session(seed),
         participants: vec![participant("Ada \"L\" Łovelace", "user"), participant("Bob", "observer")],
         policy: hash("policy"),
-        consent: Some(hash("consent")),
+        consent: Some(b"consent".to_vec()),
+        snapshot: Some(b"snapshot".to_vec()),
         codec: "lucid tiles and H.264, version 1".to_owned(),
         streams: vec![
             stream(VIDEO, "video", Compression::None),

@@ -13,7 +13,7 @@ use ironrdp_pdu::geometry::ExclusiveRectangle;
 use lucid_audit::{Chain, Data, Direction, Entry, Keys};
 use lucid_recording::statement::{Compression, Participant, Stream};
 use lucid_recording::{
-    DeviceKey, Hex, Limits, OwnerSecret, Recipient, Recovery, Role, Start, Time, Writer, system_random,
+    SigningKey, Hex, Limits, OwnerSecret, Recipient, Recovery, Role, Start, Time, Writer, system_random,
 };
 use lucid_session::pointer::{Change, Entry as PointerEntry, Shape};
 use lucid_session::sound::Piece;
@@ -29,8 +29,8 @@ pub(crate) fn owner() -> OwnerSecret {
     OwnerSecret::from_bytes([0x0a; 32])
 }
 
-pub(crate) fn device() -> DeviceKey {
-    DeviceKey::from_seed(&[3; 32]).unwrap()
+pub(crate) fn device() -> SigningKey {
+    SigningKey::from_seed(&[3; 32]).unwrap()
 }
 
 fn time(at_us: u64) -> Time {

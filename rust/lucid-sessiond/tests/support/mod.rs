@@ -16,12 +16,13 @@ use std::{
 use lucid_ipc::{
     connect,
     session::{
-        self, Actor, Begin, End, Event, Frame, FromRecorder, GetStatusRequest, Key, ListRequest, Outcome,
+        self, Actor, Answer, Begin, End, Enforced, Event, Frame, FromRecorder, GetStatusRequest, Key, ListRequest, Outcome,
         Pointer, Recording, Sound, State, ToRecorder, event, from_recorder, recorder_client::RecorderClient,
         recordings_client::RecordingsClient, to_recorder,
     },
     tonic::{Code, Status, Streaming, transport::Channel},
 };
+use lucid_policy::Policy;
 use lucid_recording::{Limits, OwnerSecret, PublicKey, Reader, Report, Verdict, verify};
 use lucid_sessiond::{Error, Options, SOCKET, system_clock};
 use tokio::{
@@ -72,6 +73,9 @@ pub fn options(dir: &Path) -> Options {
         group: None,
         limits: SMALL,
         wall: system_clock(),
+        policy: Policy::standard(),
+        terms: String::new(),
+        people: None,
     }
 }
 
@@ -161,6 +165,12 @@ pub struct Caller {
     /// How many of them are on the disk.
     pub kept: u64,
     pub keys_wanted: u64,
+    /// What held, one after the other.
+    pub policies: Vec<Policy>,
+    /// Why the session had to end.
+    pub over: Option<String>,
+    /// Says which policy it enforces.
+    pub honest: bool,
 }
 
 impl Caller {
@@ -181,11 +191,26 @@ impl Caller {
         send.send(ToRecorder { item: Some(first) }).await.unwrap();
         let mut client = RecorderClient::new(channel);
         let mut answers = client.record(ReceiverStream::new(items)).await?.into_inner();
-        let Some(FromRecorder { item: Some(from_recorder::Item::Begun(begun)) }) = answers.message().await?
-        else {
+        let mut said = answers.message().await?;
+        if let Some(FromRecorder { item: Some(from_recorder::Item::Asking(_)) }) = said {
+            let answer = to_recorder::Item::Answer(Answer { accepted: true });
+            send.send(ToRecorder { item: Some(answer) }).await.unwrap();
+            said = answers.message().await?;
+        }
+        let Some(FromRecorder { item: Some(from_recorder::Item::Begun(begun)) }) = said else {
             panic!("it begins with something else");
         };
-        Ok(Self { session: begun.session, send: Some(send), answers, sent: 0, kept: 0, keys_wanted: 0 })
+        Ok(Self {
+            session: begun.session,
+            send: Some(send),
+            answers,
+            sent: 0,
+            kept: 0,
+            keys_wanted: 0,
+            policies: Vec::new(),
+            over: None,
+            honest: true,
+        })
     }
 
     /// Sends an item; says whether the stream still takes any.
@@ -211,6 +236,17 @@ impl Caller {
                 assert!(kept.items > self.kept && kept.items <= self.sent, "kept {kept:?}");
                 self.kept = kept.items;
             }
+            from_recorder::Item::Policy(policy) => {
+                let hash = blake3::hash(&policy.table).as_bytes().to_vec().into();
+                let enforced = Enforced { number: policy.number, hash };
+                self.policies.push(Policy::from_bytes(&policy.table).unwrap());
+                if self.honest {
+                    // One that is over takes nothing any more.
+                    self.try_send(to_recorder::Item::Enforced(enforced)).await;
+                }
+            }
+            from_recorder::Item::Over(over) => self.over = Some(over.reason.clone()),
+            from_recorder::Item::Asking(_) => panic!("it asks twice"),
         }
         Ok(answer.item)
     }
@@ -354,8 +390,8 @@ pub fn sound_recording(dir: &Path) -> Report {
 /// What the manifest says of the audit.
 pub fn manifest(dir: &Path) -> lucid_recording::statement::Manifest {
     let bytes = std::fs::read(dir.join("manifest.json")).unwrap();
-    type Signed = lucid_recording::json::Signed<lucid_recording::statement::Manifest>;
-    lucid_recording::json::from_bytes::<Signed>("the manifest", &bytes).unwrap().body
+    type Signed = lucid_statement::json::Signed<lucid_recording::statement::Manifest>;
+    lucid_statement::json::from_bytes::<Signed>("the manifest", &bytes).unwrap().body
 }
 
 /// Files of a directory, with their contents.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use lucid_audit::{Chain, Data, Entry, Name, Word};
 use lucid_recording::statement::{Compression, Participant, Stream};
-use lucid_recording::{DeviceKey, Hex, Limits, Report, Start, Time, Writer};
+use lucid_recording::{SigningKey, Hex, Limits, Report, Start, Time, Writer};
 use lucid_session::video::Record;
 use lucid_session::{AUDIT, STREAMS, VIDEO};
 use tempfile::TempDir;
@@ -39,13 +39,14 @@ fn copy() -> (TempDir, PathBuf, PathBuf) {
 /// nothing was recorded. And the owner's key beside it.
 pub(super) fn session() -> (TempDir, PathBuf, PathBuf) {
     let temp = tempfile::tempdir().unwrap();
-    let device = DeviceKey::from_seed(&[3; 32]).unwrap();
+    let device = SigningKey::from_seed(&[3; 32]).unwrap();
     let id = "68ca9baf-17c6-4ef7-b456-0a4455bacf8d".parse().unwrap();
     let start = Start {
         session: id,
         participants: vec![Participant { key: device.public(), name: "Ada".into(), role: "user".into() }],
         policy: Hex([0; 32]),
         consent: None,
+        snapshot: None,
         codec: "MS-RDPEGFX".into(),
         streams: STREAMS
             .map(|stream| Stream {

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use ring::signature::{ED25519, UnparsedPublicKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::{Uuid, Version};
 
@@ -13,7 +14,7 @@ pub struct Hex<const N: usize>(pub [u8; N]);
 
 /// A BLAKE3 hash, or a commitment made with it.
 pub type Hash = Hex<32>;
-/// A public key: Ed25519 of a device or a participant, X25519 of a recipient.
+/// A public key: Ed25519 of whoever signs, X25519 of whoever opens.
 pub type PublicKey = Hex<32>;
 /// An Ed25519 signature.
 pub type Signature = Hex<64>;
@@ -59,6 +60,14 @@ impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
 impl From<blake3::Hash> for Hash {
     fn from(hash: blake3::Hash) -> Self {
         Self(*hash.as_bytes())
+    }
+}
+
+impl PublicKey {
+    /// Whether this Ed25519 key made that signature.
+    #[must_use]
+    pub fn signed(&self, message: &[u8], signature: &Signature) -> bool {
+        UnparsedPublicKey::new(&ED25519, self.0).verify(message, &signature.0).is_ok()
     }
 }
 

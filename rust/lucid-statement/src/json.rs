@@ -7,7 +7,7 @@
 //! hex and every other second spelling at once.
 //!
 //! **A signed statement** is `{"body":{…,"kind":"…",…,"version":1,…},"signature":"…"}`. The signature is Ed25519
-//! (RFC 8032) over `lucid recording v1 `, the kind, a zero byte, and the canonical bytes of the body.
+//! (RFC 8032) over [`Document::DOMAIN`], the kind, a zero byte, and the canonical bytes of the body.
 
 use std::io::{self, Write};
 
@@ -16,55 +16,23 @@ use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::{
     error::{Error, Result},
-    secret::{DeviceKey, signed_by},
+    key::SigningKey,
     value::{PublicKey, Signature},
 };
 
-/// The version of every format in this crate.
+/// The version of every statement so far.
 pub const VERSION: u16 = 1;
 /// The first integer that not every JSON reader keeps (RFC 8785, section 3.2.2.3; RFC 7493, section 2.2).
 const FIRST_UNSAFE: u64 = 1 << 53;
 
-/// What a statement, or the file of keys, is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
-    /// `opening.json`.
-    #[serde(rename = "lucid-recording-opening")]
-    Opening,
-    /// A line of `heads.jsonl`.
-    #[serde(rename = "lucid-recording-head")]
-    Head,
-    /// `manifest.json`.
-    #[serde(rename = "lucid-recording-manifest")]
-    Manifest,
-    /// `keys.json`, which is not signed.
-    #[serde(rename = "lucid-recording-keys")]
-    Keys,
-    /// A proof that stands alone; the head within is signed.
-    #[serde(rename = "lucid-recording-proof")]
-    Proof,
-}
-
-impl Kind {
-    /// As it is written.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Opening => "lucid-recording-opening",
-            Self::Head => "lucid-recording-head",
-            Self::Manifest => "lucid-recording-manifest",
-            Self::Keys => "lucid-recording-keys",
-            Self::Proof => "lucid-recording-proof",
-        }
-    }
-}
-
 /// What carries its kind and version, so that neither can be taken for another.
-pub(crate) trait Document: Serialize + DeserializeOwned {
-    /// Which kind this type is.
-    const KIND: Kind;
+pub trait Document: Serialize + DeserializeOwned {
+    /// Begins what is signed, with a space at its end: of which format this type is, such as `lucid recording v1 `.
+    const DOMAIN: &'static str;
+    /// Which kind this type is, as it is written.
+    const KIND: &'static str;
     /// The kind that it says.
-    fn kind(&self) -> Kind;
+    fn kind(&self) -> &'static str;
     /// The version that it says.
     fn version(&self) -> u16;
 }
@@ -75,7 +43,7 @@ pub(crate) trait Document: Serialize + DeserializeOwned {
 pub struct Signed<B> {
     /// What is stated.
     pub body: B,
-    /// The device's signature over it.
+    /// The signature over it.
     pub signature: Signature,
 }
 
@@ -174,14 +142,17 @@ fn of_kind<D: Document>(what: &str, document: &D) -> Result<()> {
     if document.kind() != D::KIND {
         return Err(Error::malformed(
             what,
-            format!("it is a {}, not a {}", document.kind().name(), D::KIND.name()),
+            format!("it is a {}, not a {}", document.kind(), D::KIND),
         ));
     }
     Ok(())
 }
 
 /// Reads a document that is not signed.
-pub(crate) fn read<D: Document>(what: &str, bytes: &[u8]) -> Result<D> {
+///
+/// # Errors
+/// When it is of another version or kind, or not in canonical form; `what` says of which thing.
+pub fn read<D: Document>(what: &str, bytes: &[u8]) -> Result<D> {
     let document = from_bytes(what, bytes).or_else(|error| {
         other_version(what, serde_json::from_slice::<AnyVersion>(bytes).ok().map(|any| any.version))?;
         Err(error)
@@ -190,36 +161,45 @@ pub(crate) fn read<D: Document>(what: &str, bytes: &[u8]) -> Result<D> {
     Ok(document)
 }
 
-/// Reads a statement. Its signature is looked at when the device's key is given.
-pub(crate) fn read_signed<D: Document>(
+/// Reads a statement. Its signature is looked at when the key is given.
+///
+/// # Errors
+/// As [`read`], and when that key has not signed it.
+pub fn read_signed<D: Document>(
     what: &str,
     bytes: &[u8],
-    device: Option<&PublicKey>,
+    key: Option<&PublicKey>,
 ) -> Result<Signed<D>> {
     let statement: Signed<D> = from_bytes(what, bytes).or_else(|error| {
         other_version(what, serde_json::from_slice::<AnyStatement>(bytes).ok().map(|any| any.body.version))?;
         Err(error)
     })?;
     of_kind(what, &statement.body)?;
-    if let Some(device) = device {
-        check(what, &statement, device)?;
+    if let Some(key) = key {
+        check(what, &statement, key)?;
     }
     Ok(statement)
 }
 
-/// Whether the device signed it.
-pub(crate) fn check<D: Document>(what: &str, statement: &Signed<D>, device: &PublicKey) -> Result<()> {
+/// Whether that key signed it.
+///
+/// # Errors
+/// When it did not.
+pub fn check<D: Document>(what: &str, statement: &Signed<D>, key: &PublicKey) -> Result<()> {
     let message = message::<D>(&to_bytes(what, &statement.body)?);
-    if signed_by(device, &message, &statement.signature) {
+    if key.signed(&message, &statement.signature) {
         return Ok(());
     }
-    Err(Error::Signature { what: what.to_owned(), device: device.to_string() })
+    Err(Error::Signature { what: what.to_owned(), key: key.to_string() })
 }
 
 /// Signs a body, and gives the statement's canonical bytes.
-pub(crate) fn sign<D: Document>(what: &str, body: &D, device: &DeviceKey) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// When a number in it is 2^53 or more.
+pub fn sign<D: Document>(what: &str, body: &D, key: &SigningKey) -> Result<Vec<u8>> {
     let body = to_bytes(what, body)?;
-    let signature = device.sign(&message::<D>(&body));
+    let signature = key.sign(&message::<D>(&body));
     let mut bytes = Vec::with_capacity(body.len() + 160);
     bytes.extend_from_slice(b"{\"body\":");
     bytes.extend_from_slice(&body);
@@ -231,8 +211,27 @@ pub(crate) fn sign<D: Document>(what: &str, body: &D, device: &DeviceKey) -> Res
 
 /// What is signed.
 fn message<D: Document>(body: &[u8]) -> Vec<u8> {
-    let kind = D::KIND.name().as_bytes();
-    [b"lucid recording v1 ".as_slice(), kind, &[0], body].concat()
+    [D::DOMAIN.as_bytes(), D::KIND.as_bytes(), &[0], body].concat()
+}
+
+/// Says of a type with the fields `kind` and `version` which [`Document`] it is: its domain, and the value of its kind,
+/// whose `name` is a `const fn`.
+#[macro_export]
+macro_rules! document {
+    ($type:ty, $domain:expr, $kind:expr) => {
+        impl $crate::json::Document for $type {
+            const DOMAIN: &'static str = $domain;
+            const KIND: &'static str = $kind.name();
+
+            fn kind(&self) -> &'static str {
+                self.kind.name()
+            }
+
+            fn version(&self) -> u16 {
+                self.version
+            }
+        }
+    };
 }
 
 #[cfg(test)]

@@ -1,0 +1,536 @@
+//! Changes of what a session may do while it runs: somebody asks, others decide, and what they allow ends by itself.
+//!
+//! ```text
+//! request ──▶ pending ──(n decisions of n approvers)──▶ in effect ──(its time is over)──▶ ended
+//!                │
+//!                ├──(one says no)──▶ denied
+//!                └──(nobody decided in time)──▶ ended
+//! ```
+//!
+//! A [`Request`] is signed by the device, which says that it was asked for; a [`Decision`] by whoever decides. Both are signed
+//! statements ([`lucid_statement::json`]), of the kinds `lucid-approval-request` and `lucid-approval-decision`. A decision
+//! names the hash of its request, which holds all that it is about: so it is good for that one alone.
+//!
+//! Nothing is ever decided by itself: without approvers nothing can be asked for. Time here is that since the session began,
+//! which no clock's change moves.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use lucid_statement::{Hash, PublicKey, SessionId, Signed, SigningKey, document, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    error::{Error, Result},
+    policy::Policy,
+    statement::{DOMAIN, Kind, MAX_TEXT, VERSION, is_text},
+};
+
+/// The most bytes of a request or a decision.
+pub const MAX_STATEMENT: usize = 16 << 10;
+/// For so long a request can be decided on.
+pub const PENDING: Duration = Duration::from_secs(600);
+/// How long an approval holds where nobody says otherwise, in seconds.
+pub const DEFAULT_SECONDS: u32 = 300;
+/// The longest, in seconds: a day. No longer than its session in any case.
+pub const MAX_SECONDS: u32 = 86_400;
+/// The most requests of a session that wait or are in effect.
+pub const MAX_OPEN: usize = 16;
+/// The most approvers, and the most settings of a request.
+const MAX_LIST: usize = 32;
+/// The most bytes of a setting's value.
+const MAX_VALUE: usize = 4 << 10;
+
+/// One thing that is to be otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Setting {
+    /// Its key in the table, such as `clipboard.host_to_remote`.
+    pub key: String,
+    /// What it is to be, as JSON: `true`, `["pdf"]`.
+    pub value: String,
+}
+
+impl std::fmt::Display for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.key, self.value)
+    }
+}
+
+impl std::str::FromStr for Setting {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (key, value) = text.split_once('=').ok_or(Error::Argument(
+            "a change is written as a key of the table, `=`, and its value as JSON, such as clipboard.host_to_remote=true",
+        ))?;
+        Ok(Self { key: key.to_owned(), value: value.to_owned() })
+    }
+}
+
+/// A table with some settings otherwise.
+///
+/// # Errors
+/// When there is no such key, it cannot have that value, or may not be changed: the version.
+pub fn apply(policy: &Policy, settings: &[Setting]) -> Result<Policy> {
+    if settings.is_empty() || settings.len() > MAX_LIST {
+        return Err(Error::Argument("a change has 1 to 32 settings"));
+    }
+    let mut table = serde_json::to_value(policy).map_err(Error::cedar)?;
+    for Setting { key, value } in settings {
+        let unknown = || Error::malformed(key, "there is no such key; `lucidctl policy new` shows them all");
+        if key == "version" || value.len() > MAX_VALUE {
+            return Err(unknown());
+        }
+        let mut place = &mut table;
+        for part in key.split('.') {
+            place = place.as_object_mut().and_then(|members| members.get_mut(part)).ok_or_else(unknown)?;
+        }
+        // A whole group at once would say more than its key does.
+        if place.is_object() {
+            return Err(unknown());
+        }
+        *place = serde_json::from_str::<Value>(value).map_err(|error| Error::malformed(key, &error.to_string()))?;
+    }
+    Policy::parse(&serde_json::to_vec(&table).map_err(Error::cedar)?)
+}
+
+/// What somebody asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// What is to be otherwise, sorted.
+    pub change: Vec<Setting>,
+    /// The device, which signs this.
+    pub device: PublicKey,
+    /// `lucid-approval-request`.
+    pub kind: Kind,
+    /// Its place among the requests of the session, from 0.
+    pub number: u32,
+    /// Hash of the session's policy, without any change.
+    pub policy: Hash,
+    /// Why; 1 to 256 bytes.
+    pub reason: String,
+    /// Who asks; 1 to 256 bytes.
+    pub requester: String,
+    /// For how long, from the decision on: 1 to 86,400.
+    pub seconds: u32,
+    /// In which session.
+    pub session: SessionId,
+    /// 1.
+    pub version: u16,
+    /// When, in milliseconds since the Unix epoch.
+    pub wall_ms: u64,
+}
+
+document!(Request, DOMAIN, Kind::ApprovalRequest);
+
+/// What somebody says on it: `allow`, `deny`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It may be.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+/// What an approver decides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decision {
+    /// His Ed25519 key, which signs this.
+    pub approver: PublicKey,
+    /// `lucid-approval-decision`.
+    pub kind: Kind,
+    /// Why; 256 bytes at most.
+    pub reason: String,
+    /// BLAKE3 of the signed request.
+    pub request: Hash,
+    /// Its session.
+    pub session: SessionId,
+    /// What he says.
+    pub verdict: Verdict,
+    /// 1.
+    pub version: u16,
+    /// When, in milliseconds since the Unix epoch.
+    pub wall_ms: u64,
+}
+
+document!(Decision, DOMAIN, Kind::ApprovalDecision);
+
+impl Request {
+    /// Reads a signed request, and holds the signature to the device.
+    ///
+    /// # Errors
+    /// When it is none, of another device, or has what no request has.
+    pub fn read(bytes: &[u8], device: &PublicKey) -> Result<Self> {
+        let request: Self = read("the request", bytes, Some(device))?.body;
+        let sorted = request.change.is_sorted_by(|a, b| a.key < b.key);
+        if !sorted || request.change.is_empty() || request.change.len() > MAX_LIST || request.device != *device {
+            return Err(Error::Argument("a request names its device and what it changes, each once and sorted"));
+        }
+        if !is_text(&request.reason, MAX_TEXT) || !is_text(&request.requester, MAX_TEXT) {
+            return Err(Error::Argument("a request says who asks and why, in 1 to 256 bytes each"));
+        }
+        Ok(request)
+    }
+}
+
+impl Decision {
+    /// On a signed request. Whoever signs has looked at what it changes: see [`Request::read`].
+    ///
+    /// # Errors
+    /// When the reason is longer than any.
+    pub fn sign(
+        request: &[u8],
+        session: SessionId,
+        verdict: Verdict,
+        reason: &str,
+        key: &SigningKey,
+        wall_ms: u64,
+    ) -> Result<Vec<u8>> {
+        if !reason.is_empty() && !is_text(reason, MAX_TEXT) {
+            return Err(Error::Argument("a reason has 256 bytes at most, and no control characters"));
+        }
+        let decision = Self {
+            approver: key.public(),
+            kind: Kind::ApprovalDecision,
+            reason: reason.to_owned(),
+            request: blake3::hash(request).into(),
+            session,
+            verdict,
+            version: VERSION,
+            wall_ms,
+        };
+        Ok(json::sign("the decision", &decision, key)?)
+    }
+
+    /// Reads a signed decision, and holds the signature to the key that it names.
+    ///
+    /// # Errors
+    /// When it is none, or was changed.
+    pub fn read(bytes: &[u8]) -> Result<Self> {
+        let statement: Signed<Self> = read("the decision", bytes, None)?;
+        json::check("the decision", &statement, &statement.body.approver)?;
+        if !statement.body.reason.is_empty() && !is_text(&statement.body.reason, MAX_TEXT) {
+            return Err(Error::Argument("a decision's reason has 256 bytes at most"));
+        }
+        Ok(statement.body)
+    }
+}
+
+fn read<D: json::Document>(what: &str, bytes: &[u8], key: Option<&PublicKey>) -> Result<Signed<D>> {
+    if bytes.len() > MAX_STATEMENT {
+        return Err(Error::Large { bytes: bytes.len(), most: MAX_STATEMENT });
+    }
+    Ok(json::read_signed(what, bytes, key)?)
+}
+
+/// Somebody who may decide.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approver {
+    /// His Ed25519 key.
+    pub key: PublicKey,
+    /// Who he is, as he would authenticate.
+    pub name: String,
+}
+
+/// Who decides, and how many of them have to agree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    approvers: Vec<Approver>,
+    needed: usize,
+}
+
+impl Rules {
+    /// So many of those.
+    ///
+    /// # Errors
+    /// When it is none of them, more than there are, or a key is given twice.
+    pub fn new(approvers: Vec<Approver>, needed: usize) -> Result<Self> {
+        let keys: BTreeSet<_> = approvers.iter().map(|approver| approver.key).collect();
+        let named = approvers.iter().all(|approver| is_text(&approver.name, MAX_TEXT));
+        if keys.len() != approvers.len() || approvers.len() > MAX_LIST || !named {
+            return Err(Error::Argument("there are 32 approvers at most, each with a name and a key of his own"));
+        }
+        let people: BTreeSet<_> = approvers.iter().map(|approver| &approver.name).collect();
+        if needed == 0 || needed > people.len().max(1) {
+            return Err(Error::Argument("at least one approver has to agree, and no more can than there are"));
+        }
+        Ok(Self { approvers, needed })
+    }
+
+    /// Those who may decide.
+    #[must_use]
+    pub fn approvers(&self) -> &[Approver] {
+        &self.approvers
+    }
+
+    /// How many of them have to agree.
+    #[must_use]
+    pub fn needed(&self) -> usize {
+        self.needed
+    }
+}
+
+/// Why something is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Nobody could decide.
+    #[error("nobody may approve on this device: the owner names approvers first")]
+    NoApprovers,
+    /// There are as many as there may be.
+    #[error("{MAX_OPEN} requests of this session wait or are in effect, and there may be no more: wait for one to end")]
+    TooMany,
+    /// What is asked for cannot be.
+    #[error("{0}")]
+    Change(String),
+    /// It would change nothing.
+    #[error("that is allowed already")]
+    Nothing,
+    /// It is no decision, or changed since it was signed.
+    #[error("it is no decision, or was changed after it was signed")]
+    Forged,
+    /// Whoever signed it may not decide.
+    #[error("the key that signed it is no approver's")]
+    NotAnApprover,
+    /// Whoever signed it has asked for it.
+    #[error("nobody approves what he has asked for himself")]
+    Own,
+    /// There is no such request (any more).
+    #[error("there is no such request, or it was decided, or its time is over: ask again")]
+    Unknown,
+    /// He has said so already.
+    #[error("that approver has decided on this request already")]
+    Twice,
+}
+
+/// Where a request stands after a decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// More have to agree.
+    Waits,
+    /// It holds until then.
+    InEffect {
+        /// Since the session began.
+        until: Duration,
+    },
+    /// It was turned down.
+    Denied,
+}
+
+/// What came of a decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// On what.
+    pub request: Request,
+    /// The decision.
+    pub decision: Decision,
+    /// Who decided.
+    pub approver: String,
+    /// So many agree now.
+    pub agree: usize,
+    /// So many have to.
+    pub needed: usize,
+    /// Where the request stands.
+    pub standing: Standing,
+}
+
+/// What became of a request by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// What it changed is as it was; the hash is that of the signed request.
+    Over(Hash),
+    /// Nobody decided in time.
+    Undecided(Hash),
+}
+
+/// A request that waits or is in effect.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    /// The signed request.
+    pub signed: &'a [u8],
+    /// So many agree.
+    pub agree: usize,
+    /// And so many have to.
+    pub needed: usize,
+    /// Whether it holds.
+    pub in_effect: bool,
+    /// Until when, since the session began; or until when it can be decided on.
+    pub until: Duration,
+}
+
+#[derive(Debug)]
+struct Open {
+    request: Request,
+    signed: Vec<u8>,
+    /// Of the signed request.
+    hash: Hash,
+    /// Who agrees, by name.
+    agree: BTreeSet<String>,
+    until: Duration,
+    in_effect: bool,
+}
+
+/// All requests of a session.
+#[derive(Debug)]
+pub struct Approvals {
+    session: SessionId,
+    device: SigningKey,
+    rules: Option<Rules>,
+    base: Policy,
+    open: Vec<Open>,
+    next: u32,
+}
+
+impl Approvals {
+    /// For a session under a policy; without rules nothing can be asked for.
+    #[must_use]
+    pub fn new(session: SessionId, device: SigningKey, rules: Option<Rules>, policy: Policy) -> Self {
+        Self { session, device, rules, base: policy, open: Vec::new(), next: 0 }
+    }
+
+    /// What holds now: the policy, with what is in effect in the order in which it was asked for.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        let mut policy = self.base.clone();
+        for open in self.open.iter().filter(|open| open.in_effect) {
+            // It was applied when it was asked for; where what came before makes it impossible now, it does nothing.
+            if let Ok(changed) = apply(&policy, &open.request.change) {
+                policy = changed;
+            }
+        }
+        policy
+    }
+
+    /// The requests that wait or are in effect.
+    pub fn requests(&self) -> impl Iterator<Item = Look<'_>> {
+        let needed = self.rules.as_ref().map_or(0, Rules::needed);
+        self.open.iter().map(move |open| Look {
+            signed: &open.signed,
+            agree: open.agree.len(),
+            needed,
+            in_effect: open.in_effect,
+            until: open.until,
+        })
+    }
+
+    /// Asks; gives the signed request.
+    ///
+    /// # Errors
+    /// When nobody could decide, there are too many, or the table cannot have that.
+    pub fn ask(
+        &mut self,
+        requester: &str,
+        mut change: Vec<Setting>,
+        reason: &str,
+        seconds: u32,
+        (now, wall_ms): (Duration, u64),
+    ) -> Result<Vec<u8>, Refused> {
+        if self.rules.is_none() {
+            return Err(Refused::NoApprovers);
+        }
+        if self.open.len() >= MAX_OPEN {
+            return Err(Refused::TooMany);
+        }
+        let wrong = |why: &str| Err(Refused::Change(why.to_owned()));
+        if !(1..=MAX_SECONDS).contains(&seconds) {
+            return wrong("an approval holds for 1 to 86400 seconds");
+        }
+        if !is_text(reason, MAX_TEXT) || !is_text(requester, MAX_TEXT) {
+            return wrong("a request says who asks and why, in 1 to 256 bytes each");
+        }
+        change.sort();
+        if change.windows(2).any(|pair| pair[0].key == pair[1].key) {
+            return wrong("a key is given twice");
+        }
+        let failed = |error: Error| Refused::Change(error.to_string());
+        let holds = self.policy();
+        if apply(&holds, &change).map_err(failed)? == holds {
+            return Err(Refused::Nothing);
+        }
+        let request = Request {
+            change,
+            device: self.device.public(),
+            kind: Kind::ApprovalRequest,
+            number: self.next,
+            policy: self.base.hash().map_err(failed)?,
+            reason: reason.to_owned(),
+            requester: requester.to_owned(),
+            seconds,
+            session: self.session,
+            version: VERSION,
+            wall_ms,
+        };
+        let signed = json::sign("the request", &request, &self.device).map_err(|error| failed(error.into()))?;
+        if signed.len() > MAX_STATEMENT {
+            return wrong("the change is longer than any");
+        }
+        self.next += 1;
+        let hash = blake3::hash(&signed).into();
+        self.open.push(Open {
+            request,
+            signed: signed.clone(),
+            hash,
+            agree: BTreeSet::new(),
+            until: now + PENDING,
+            in_effect: false,
+        });
+        Ok(signed)
+    }
+
+    /// Takes a decision.
+    ///
+    /// # Errors
+    /// Says why it is not taken; nothing has changed then.
+    pub fn decide(&mut self, statement: &[u8], now: Duration) -> Result<Decided, Refused> {
+        let decision = Decision::read(statement).map_err(|_| Refused::Forged)?;
+        let rules = self.rules.as_ref().ok_or(Refused::NoApprovers)?;
+        let by_key = rules.approvers.iter().find(|approver| approver.key == decision.approver);
+        let approver = by_key.ok_or(Refused::NotAnApprover)?;
+        let known = |open: &Open| open.hash == decision.request && !open.in_effect && open.until > now;
+        let place = self.open.iter().position(known).filter(|_| decision.session == self.session);
+        let place = place.ok_or(Refused::Unknown)?;
+        let open = &mut self.open[place];
+        // Whatever key he uses for it.
+        if open.request.requester == approver.name {
+            return Err(Refused::Own);
+        }
+        let (approver, needed) = (approver.name.clone(), rules.needed);
+        if decision.verdict == Verdict::Deny {
+            let Open { request, agree, .. } = self.open.remove(place);
+            let (agree, standing) = (agree.len(), Standing::Denied);
+            return Ok(Decided { request, decision, approver, agree, needed, standing });
+        }
+        if !open.agree.insert(approver.clone()) {
+            return Err(Refused::Twice);
+        }
+        let (request, agree) = (open.request.clone(), open.agree.len());
+        let standing = if agree < needed {
+            Standing::Waits
+        } else {
+            open.until = now + Duration::from_secs(request.seconds.into());
+            open.in_effect = true;
+            Standing::InEffect { until: open.until }
+        };
+        Ok(Decided { request, decision, approver, agree, needed, standing })
+    }
+
+    /// When [`Self::expire`] has something to do.
+    #[must_use]
+    pub fn next(&self) -> Option<Duration> {
+        self.open.iter().map(|open| open.until).min()
+    }
+
+    /// Ends what is over.
+    pub fn expire(&mut self, now: Duration) -> Vec<Ended> {
+        let (over, open) = std::mem::take(&mut self.open).into_iter().partition(|open| open.until <= now);
+        self.open = open;
+        let over: Vec<Open> = over;
+        over.into_iter()
+            .map(|open| if open.in_effect { Ended::Over(open.hash) } else { Ended::Undecided(open.hash) })
+            .collect()
+    }
+}

@@ -1,0 +1,252 @@
+//! What holds in one session: the policy that its user accepted, with the changes that were approved.
+//!
+//! The RDP host enforces the table that it is told, and says which one that is. Cedar decides here: it is asked about the
+//! table when it is made, and again about everything that is said to have crossed. Where the host enforces something else, or
+//! let something pass that may not, the session is void.
+
+use std::time::Duration;
+
+use lucid_audit::{Data, Direction, Entry, Outcome};
+use lucid_ipc::session::{Change, Holds};
+use lucid_policy::{
+    Action, Decider, OnViolation, Policy, Role, Transfer,
+    approval::{Approvals, Decision, Ended, Request, Setting, Standing},
+};
+use lucid_recording::{Hash, SessionId, SigningKey};
+
+use crate::{
+    error::{Error, Result},
+    people::People,
+};
+
+/// The host says within this time that it enforces what it was told.
+const ENFORCED_WITHIN: Duration = Duration::from_secs(5);
+/// What began under the policy before may still be told for so long: a large file crosses in minutes, and is told at its end.
+const CROSSING: Duration = Duration::from_secs(600);
+
+/// Files of drives have their folders in their names.
+const DRIVE: &str = "drive";
+
+/// What the host is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) number: u32,
+    pub(crate) table: Vec<u8>,
+}
+
+/// Why a session cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// What is enforced is not what was decided.
+    Void(String),
+    /// It may not go on: by its policy, or because somebody ends it.
+    Ends(String),
+}
+
+/// What came of a decision.
+pub(crate) struct Decided {
+    pub(crate) request: Request,
+    pub(crate) decision: Decision,
+    /// Who decided.
+    pub(crate) approver: String,
+    pub(crate) agree: u32,
+    pub(crate) needed: u32,
+    pub(crate) standing: Standing,
+    /// What the host has to be told.
+    pub(crate) told: Option<Told>,
+}
+
+/// A table with what decides by it.
+struct Table {
+    policy: Policy,
+    bytes: Vec<u8>,
+    hash: Hash,
+    decider: Decider,
+}
+
+impl Table {
+    fn new(policy: Policy) -> Result<Self> {
+        let decider = Decider::new(&policy)?;
+        if !decider.agrees(&policy) {
+            return Err(Error::Internal("a policy table and its Cedar policies say different things"));
+        }
+        let bytes = policy.to_bytes()?;
+        let hash = blake3::hash(&bytes).into();
+        Ok(Self { policy, bytes, hash, decider })
+    }
+}
+
+pub(crate) struct Held {
+    base: Policy,
+    now: Table,
+    /// What held before, and until when, as long as something that it let pass may still be told.
+    before: Vec<(Table, Duration)>,
+    approvals: Approvals,
+    number: u32,
+    /// When the host was told, as long as it has not answered.
+    unanswered: Option<Duration>,
+}
+
+impl Held {
+    /// For a session that begins.
+    pub(crate) fn new(policy: Policy, session: SessionId, device: SigningKey, people: &People) -> Result<Self> {
+        let approvals = Approvals::new(session, device, people.rules().cloned(), policy.clone());
+        Ok(Self {
+            now: Table::new(policy.clone())?,
+            base: policy,
+            before: Vec::new(),
+            approvals,
+            number: 0,
+            unanswered: None,
+        })
+    }
+
+    /// A stream begins: the host knows nothing yet.
+    pub(crate) fn tell(&mut self, now: Duration) -> Told {
+        self.unanswered = Some(now);
+        Told { number: self.number, table: self.now.bytes.clone() }
+    }
+
+    /// The stream is gone, and what is enforced with it.
+    pub(crate) fn untold(&mut self) {
+        self.unanswered = None;
+    }
+
+    /// What the host says that it enforces.
+    pub(crate) fn enforced(&mut self, number: u32, hash: &[u8], now: Duration) -> Result<(), Stop> {
+        if number < self.number {
+            // It has not seen the newer one yet; its time runs.
+            return self.in_time(now);
+        }
+        if number > self.number || hash != self.now.hash.0 {
+            return Err(Stop::Void("the RDP host enforces another policy than the one that was decided".to_owned()));
+        }
+        self.unanswered = None;
+        Ok(())
+    }
+
+    /// Whether the host has answered, or still may.
+    pub(crate) fn in_time(&self, now: Duration) -> Result<(), Stop> {
+        match self.unanswered {
+            Some(since) if now.saturating_sub(since) > ENFORCED_WITHIN => {
+                Err(Stop::Void("the RDP host does not say which policy it enforces".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// When there is something to do.
+    pub(crate) fn next(&self) -> Option<Duration> {
+        let answer = self.unanswered.map(|since| since + ENFORCED_WITHIN + Duration::from_millis(1));
+        [answer, self.approvals.next()].into_iter().flatten().min()
+    }
+
+    /// Something happened in the session, as the host says.
+    pub(crate) fn saw(&self, entry: &Entry, now: Duration) -> Result<(), Stop> {
+        if let Data::Violation { rule, .. } = &entry.data {
+            if self.now.policy.violation == OnViolation::End {
+                return Err(Stop::Ends(format!("{rule} was tried, which the policy ends sessions for")));
+            }
+            return Ok(());
+        }
+        if entry.outcome != Outcome::Allowed {
+            return Ok(());
+        }
+        let may = |table: &Table| match &entry.data {
+            Data::Clipboard { bytes, direction, .. } => {
+                let bytes = *bytes;
+                let action = match direction {
+                    Direction::ToClient => Action::CopyToClient { bytes },
+                    Direction::ToDesktop => Action::CopyToDesktop { bytes },
+                };
+                table.decider.decide(Role::Operator, &action).is_allowed()
+            }
+            Data::File { bytes, direction, name, .. } => {
+                let (dir, name) = match name.as_str().rsplit_once('/') {
+                    Some((dir, name)) if entry.resource.as_str() == DRIVE => (Some(dir), name),
+                    Some((_, name)) => (None, name),
+                    None => (None, name.as_str()),
+                };
+                let transfer = Transfer { bytes: *bytes, dir, name, replaces: false };
+                let action = match direction {
+                    Direction::ToClient => Action::Download(transfer),
+                    Direction::ToDesktop => Action::Upload(transfer),
+                };
+                table.decider.decide(Role::Operator, &action).is_allowed()
+            }
+            _ => true,
+        };
+        let recent = self.before.iter().filter(|(_, until)| *until > now).map(|(table, _)| table);
+        if std::iter::once(&self.now).chain(recent).any(may) {
+            return Ok(());
+        }
+        Err(Stop::Void(format!("the RDP host let something pass that may not: {}", kind(&entry.data))))
+    }
+
+    /// What holds has to be looked at again; gives what the host has to be told, if that is something new.
+    fn renew(&mut self, now: Duration) -> Result<Option<Told>> {
+        let policy = self.approvals.policy();
+        if policy == self.now.policy {
+            return Ok(None);
+        }
+        let before = std::mem::replace(&mut self.now, Table::new(policy)?);
+        self.before.retain(|(_, until)| *until > now);
+        self.before.push((before, now + CROSSING));
+        self.number += 1;
+        Ok(Some(self.tell(now)))
+    }
+
+    pub(crate) fn ask(
+        &mut self,
+        requester: &str,
+        change: Vec<Setting>,
+        reason: &str,
+        seconds: u32,
+        time: (Duration, u64),
+    ) -> Result<Vec<u8>> {
+        Ok(self.approvals.ask(requester, change, reason, seconds, time)?)
+    }
+
+    pub(crate) fn decide(
+        &mut self,
+        statement: &[u8],
+        now: Duration,
+    ) -> Result<Decided> {
+        let lucid_policy::approval::Decided { request, decision, approver, agree, needed, standing } =
+            self.approvals.decide(statement, now)?;
+        let told = self.renew(now)?;
+        // There are 32 approvers at most.
+        let (agree, needed) = (agree as u32, needed as u32);
+        Ok(Decided { request, decision, approver, agree, needed, standing, told })
+    }
+
+    /// Ends what is over.
+    pub(crate) fn expire(&mut self, now: Duration) -> Result<(Vec<Ended>, Option<Told>)> {
+        let ended = self.approvals.expire(now);
+        Ok((ended, self.renew(now)?))
+    }
+
+    /// For people.
+    pub(crate) fn holds(&self, now: Duration) -> Result<Holds> {
+        let changes = self.approvals.requests().map(|open| Change {
+            request: open.signed.to_vec().into(),
+            agree: open.agree as u32,
+            needed: open.needed as u32,
+            in_effect: open.in_effect,
+            seconds: u32::try_from(open.until.saturating_sub(now).as_secs()).unwrap_or(u32::MAX),
+        });
+        Ok(Holds {
+            table: self.now.bytes.clone().into(),
+            base: self.base.to_bytes()?.into(),
+            changes: changes.collect(),
+        })
+    }
+}
+
+fn kind(data: &Data) -> &'static str {
+    match data {
+        Data::Clipboard { .. } => "a paste",
+        Data::File { .. } => "a file",
+        _ => "something else",
+    }
+}
