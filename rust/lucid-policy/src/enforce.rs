@@ -50,12 +50,32 @@ impl Policy {
         clipboard.host_to_remote || clipboard.remote_to_host || file.upload_enabled || file.download_enabled
     }
 
+    /// Whether a path on the client's drives, from the drive's name on, may be seen: it is in a folder that may be used, or
+    /// leads to one.
+    #[must_use]
+    pub fn shows_path(&self, path: &str) -> bool {
+        let leads = |dir: &String| below(dir, path);
+        self.uses_path(path) || self.opens_drives() && self.file.allowed_dirs.iter().any(leads)
+    }
+
+    /// Whether a path on the client's drives is a folder that may be used, or in one.
+    #[must_use]
+    pub fn uses_path(&self, path: &str) -> bool {
+        let within = |dir: &String| dir == EVERY || dir == path || below(path, dir);
+        self.opens_drives() && self.file.allowed_dirs.iter().any(within)
+    }
+
     /// Whether anything of the client's drives may be used.
     #[must_use]
     pub fn opens_drives(&self) -> bool {
         let File { allowed_dirs, allowed_extensions, upload_enabled, download_enabled, .. } = &self.file;
         (*upload_enabled || *download_enabled) && !allowed_dirs.is_empty() && !allowed_extensions.is_empty()
     }
+}
+
+/// Whether a path is below a folder.
+fn below(path: &str, dir: &str) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))
 }
 
 fn key(input: &Input, name: &str) -> bool {

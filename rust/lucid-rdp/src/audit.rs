@@ -68,10 +68,11 @@ impl To {
     /// Waits while the recorder is away, and until there is room; none when the recording is off, which its state says.
     async fn room(&mut self) -> Option<mpsc::OwnedPermit<Item>> {
         loop {
-            self.state.wait_for(|state| *state != State::Paused).await.ok()?;
+            let waits = |state: &State| matches!(state, State::Paused | State::Asking(_));
+            self.state.wait_for(|state| !waits(state)).await.ok()?;
             // Looked at again: what comes in while it is away is thrown away.
             let room = self.items.clone().reserve_owned().await.ok()?;
-            if *self.state.borrow() != State::Paused {
+            if !waits(&self.state.borrow()) {
                 return Some(room);
             }
         }

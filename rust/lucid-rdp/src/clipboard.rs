@@ -2,7 +2,7 @@
 //!
 //! Both sides announce names of formats, and content crosses when somebody pastes: a program of the desktop that
 //! pastes makes this host ask the client, a client that pastes makes it ask the program. Each direction exists only
-//! when its gate ([`Gates`]) is open.
+//! while its gate ([`Gates`]) is open, which may change at any time.
 //!
 //! Nothing waits on the session's thread: programs are read without blocking, written to and converted for on other
 //! threads, and what goes out to the client is cut into small pieces, so that it delays no picture for long.
@@ -39,7 +39,7 @@ use formats::Form;
 
 use crate::Error;
 use crate::audit::{self, Log};
-use crate::gates::Gates;
+use crate::gates::{Gates, Holding};
 use crate::notice::Notice;
 
 /// Pastes of the desktop's programs that wait for the client; more get nothing.
@@ -81,7 +81,7 @@ pub(crate) enum Event {
 #[derive(Debug)]
 pub(crate) enum Got {
     /// With what the recording is told of it.
-    Data(Option<Vec<u8>>, Vec<Item>),
+    Data(Form, Option<Vec<u8>>, Vec<Item>),
     Contents(Contents),
 }
 
@@ -99,7 +99,6 @@ struct Inbox {
 }
 
 struct Sink {
-    gates: Gates,
     inbox: Arc<Mutex<Inbox>>,
     wake: Arc<Notify>,
 }
@@ -111,12 +110,10 @@ fn lock(inbox: &Mutex<Inbox>) -> std::sync::MutexGuard<'_, Inbox> {
 
 impl ClipboardSink for Sink {
     fn offered(&self, offer: Option<ClipboardOffer>) {
-        if self.gates.clipboard_to_client || self.gates.files_to_client {
-            // The former one is dropped outside of the lock.
-            let former = lock(&self.inbox).offer.replace(offer);
-            drop(former);
-            self.wake.notify_one();
-        }
+        // The former one is dropped outside of the lock.
+        let former = lock(&self.inbox).offer.replace(offer);
+        drop(former);
+        self.wake.notify_one();
     }
 
     fn asked(&self, paste: Paste) {
@@ -134,6 +131,9 @@ impl ClipboardSink for Sink {
 pub(crate) struct Clipboard(Option<Open>);
 
 struct Open {
+    /// What may pass.
+    holding: Holding,
+    /// What that opens at the moment.
     gates: Gates,
     /// Where it is told what has crossed.
     log: Log,
@@ -148,7 +148,9 @@ struct Open {
     ready: bool,
     /// The rules that it was told to break.
     refusals_told: Vec<&'static str>,
-    /// What the client has, as the desktop's programs call it.
+    /// What the client has said that it has.
+    client_formats: Vec<ClipboardFormat>,
+    /// What of that may be pasted, as the desktop's programs call it.
     client_has: Vec<(&'static str, ClipboardFormatId, Form)>,
     /// The client's present offer.
     number: u64,
@@ -223,21 +225,24 @@ struct Asked {
 
 impl Clipboard {
     /// Begins, if a gate is open and the client has the channel.
-    pub(crate) fn start(result: &mut AcceptorResult, desktop: &Desktop, log: Log) -> Clipboard {
+    pub(crate) fn start(
+        result: &mut AcceptorResult,
+        desktop: &Desktop,
+        holding: Holding,
+        log: Log,
+    ) -> Clipboard {
         let Some(channel_id) = result.static_channels.get_channel_id_by_type::<Channel>() else {
             return Clipboard(None);
         };
-        let Some(gates) = channel(result).map(|channel| channel.gates()) else { return Clipboard(None) };
+        let gates = holding.gates();
+        if let Some(channel) = channel(result) {
+            channel.set_gates(gates);
+        }
         let inbox = Arc::new(Mutex::new(Inbox::default()));
         let wake = Arc::new(Notify::new());
-        let sink = Sink { gates, inbox: Arc::clone(&inbox), wake: Arc::clone(&wake) };
-        let files = match gates.files().then(|| desktop.files()).transpose() {
-            Ok(files) => files,
-            Err(error) => {
-                tracing::warn!("the desktop's files cannot be used: {error}");
-                return Clipboard(None);
-            }
-        };
+        let sink = Sink { inbox: Arc::clone(&inbox), wake: Arc::clone(&wake) };
+        let files = desktop.files();
+        let files = files.inspect_err(|error| tracing::warn!("the desktop's files cannot be used: {error}")).ok();
         let desktop = match desktop.clipboard(Arc::new(sink)) {
             Ok(desktop) => desktop,
             Err(error) => {
@@ -248,6 +253,7 @@ impl Clipboard {
         let (read, has_read) = mpsc::channel(1);
         let (step, steps) = mpsc::channel(1);
         Clipboard(Some(Open {
+            holding,
             gates,
             log,
             channel_id,
@@ -258,6 +264,7 @@ impl Clipboard {
             output: VecDeque::new(),
             ready: false,
             refusals_told: Vec::new(),
+            client_formats: Vec::new(),
             client_has: Vec::new(),
             number: 0,
             asked: None,
@@ -290,6 +297,27 @@ impl Clipboard {
             Some(open) => open.event().await,
             None => std::future::pending().await,
         }
+    }
+
+    /// Another policy holds. What it closes ends at once; what it opens is announced to both sides.
+    pub(crate) fn renew(&mut self, result: &mut AcceptorResult) -> Result<(), Error> {
+        let Some(open) = &mut self.0 else { return Ok(()) };
+        let gates = open.holding.gates();
+        if open.gates == gates {
+            return Ok(());
+        }
+        open.gates = gates;
+        if let Some(channel) = channel(result) {
+            channel.set_gates(gates);
+        }
+        open.to_desktop_renewed()?;
+        // What a program gives meanwhile is looked at when it is there.
+        if !gates.files_to_client {
+            open.served = Rc::default();
+        }
+        open.announcement = Some(Instant::now());
+        open.announce(result)?;
+        open.serve_wishes()
     }
 
     /// Sees to an event.
@@ -400,8 +428,28 @@ impl Open {
 
     // From the client to the desktop.
 
+    /// What of the client's may be pasted is another thing now.
+    fn to_desktop_renewed(&mut self) -> Result<(), Error> {
+        let may = |gates: &Gates, form| {
+            if form == Form::Files { gates.files_to_desktop } else { gates.clipboard_to_desktop }
+        };
+        if let Some(asked) = self.asked.take_if(|asked| !may(&self.gates, asked.form)) {
+            self.paste_failed(asked.form);
+        }
+        if !self.gates.files_to_desktop {
+            self.fetching = None;
+        }
+        self.number += 1;
+        self.fetched = None;
+        self.client_has = formats::from_client(&self.client_formats, &self.gates);
+        self.refusals_told.clear();
+        self.tell_desktop();
+        self.ask_client()
+    }
+
     fn client_copied(&mut self, formats: &[ClipboardFormat]) -> Result<(), Error> {
         self.ready = true;
+        self.client_formats = formats.to_vec();
         self.note_refused_offer(formats);
         if !self.gates.clipboard_to_desktop && !self.gates.files_to_desktop {
             return Ok(());
@@ -448,8 +496,9 @@ impl Open {
                 continue;
             }
             if let Some((.., form)) = has.iter().find(|(.., form)| (*form == Form::Files) == files) {
-                let detail = format!("the client offers {}, which may not be pasted", form.kind());
-                self.log.note(audit::violation(Actor::Client, rule, detail));
+                // Nobody has tried anything: clients offer by themselves.
+                let refused = audit::clipboard(Outcome::Refused, Direction::ToDesktop, form.kind(), 0, None);
+                self.log.note(refused);
                 self.refusals_told.push(rule);
             }
         }
@@ -630,7 +679,7 @@ impl Open {
         let fetch = fetch::fetch(
             launcher,
             wanted,
-            self.gates.files_max_bytes,
+            self.holding.clone(),
             number,
             answered,
             self.step.clone(),
@@ -804,20 +853,20 @@ impl Open {
             let task = tokio::task::spawn_local(async move {
                 let (data, events) = read_program(pipe, form, limit, recorded).await;
                 // Nobody waits for it when the session has ended.
-                let _ = read.send(Got::Data(data, events)).await;
+                let _ = read.send(Got::Data(form, data, events)).await;
             });
             self.reading = Some(task.abort_handle());
         }
         Ok(())
     }
 
+    fn may_leave(&self, form: Form) -> bool {
+        if form == Form::Files { self.gates.files_to_client } else { self.gates.clipboard_to_client }
+    }
+
     /// The client wants what no gate is open for.
     fn note_refusal(&self, format: ClipboardFormatId) {
-        let gates = self.gates;
-        let is_closed = |form: &Form| {
-            !(if *form == Form::Files { gates.files_to_client } else { gates.clipboard_to_client })
-        };
-        if let Some(form) = formats::wanted(format).filter(is_closed) {
+        if let Some(form) = formats::wanted(format).filter(|form| !self.may_leave(*form)) {
             let event = audit::clipboard(Outcome::Refused, Direction::ToClient, form.kind(), 0, None);
             self.log.note(event);
         }
@@ -826,7 +875,7 @@ impl Open {
     /// Makes the list of the files that a program has copied.
     fn list_files(&mut self, pipe: OwnedFd) {
         let launcher = self.files.as_ref().map(Launcher::connect);
-        let (read, served, limit) = (self.read.clone(), Rc::clone(&self.served), self.gates.files_max_bytes);
+        let (read, served, holding) = (self.read.clone(), Rc::clone(&self.served), self.holding.clone());
         let log = self.log.clone();
         let task = tokio::task::spawn_local(async move {
             let made = async {
@@ -834,7 +883,7 @@ impl Open {
                 let places = read_pipe(pipe, MOST_PLACES)
                     .await
                     .ok_or("the program did not say where its files are")?;
-                let made = serve::list(launcher, &places, limit, log).await?;
+                let made = serve::list(launcher, &places, &holding, log).await?;
                 let list = list::for_client(made.entries())?;
                 *served.lock().await = Some(made);
                 Ok::<_, Trouble>(list)
@@ -842,7 +891,7 @@ impl Open {
             let data =
                 made.await.inspect_err(|why| tracing::warn!("a program's files are not offered: {why}")).ok();
             // Nobody waits for it when the session has ended.
-            let _ = read.send(Got::Data(data, Vec::new())).await;
+            let _ = read.send(Got::Data(Form::Files, data, Vec::new())).await;
         });
         self.reading = Some(task.abort_handle());
     }
@@ -869,7 +918,15 @@ impl Open {
     fn answer(&mut self, got: Got) -> Result<(), Error> {
         self.reading = None;
         match got {
-            Got::Data(data, events) => {
+            Got::Data(form, ..) if !self.may_leave(form) => {
+                // It was open when this was asked for.
+                self.log.note(audit::clipboard(Outcome::Refused, Direction::ToClient, form.kind(), 0, None));
+                self.send(channel::answer(None))
+            }
+            Got::Contents(contents) if !self.may_leave(Form::Files) => {
+                self.send(channel::answer_contents(Contents { data: None, ..contents }))
+            }
+            Got::Data(_, data, events) => {
                 events.into_iter().for_each(|event| self.log.note(event));
                 tracing::debug!(bytes = data.as_ref().map(Vec::len), "the client gets what a program copied");
                 self.send(channel::answer(data))

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lucid_desktop::{Frame, Rect};
 
 use crate::notice::Notice;
+use crate::page::{Layout, Page};
 
 /// The session's side and the painter's side share it.
 #[derive(Clone, Default)]
@@ -18,6 +19,8 @@ pub(crate) struct Overlaid {
     damage: Vec<Rect>,
     /// What stood there last.
     last: Option<Notice>,
+    /// The page that stood in its place, and the picture's size.
+    page: Option<(Page, u32, u32)>,
 }
 
 #[derive(Default)]
@@ -28,6 +31,10 @@ struct State {
     progress: Option<Notice>,
     /// Where that is in the picture, while it is there.
     progress_at: Option<Rect>,
+    /// Stands in the place of the desktop.
+    page: Option<Page>,
+    /// Where things are on it, once it was painted.
+    page_at: Layout,
 }
 
 impl Curtain {
@@ -47,6 +54,19 @@ impl Curtain {
         let new = state.notice != notice;
         state.notice = notice;
         new
+    }
+
+    /// Shows this in the place of the desktop, or the desktop.
+    pub(crate) fn turn_to(&self, page: Option<Page>) {
+        let mut state = self.state();
+        state.page = page;
+        state.page_at = Layout::default();
+    }
+
+    /// The page that stands there, and where things are on it.
+    pub(crate) fn page(&self) -> Option<(Page, Layout)> {
+        let state = self.state();
+        state.page.clone().map(|page| (page, state.page_at))
     }
 
     /// Shows how far something is, that a click on it stops. Returns whether that is something new.
@@ -74,6 +94,20 @@ impl Curtain {
         if state.closed {
             *overlaid = Overlaid::default();
             return None;
+        }
+        if let Some(page) = state.page.clone() {
+            overlaid.pixels.resize(frame.pixels.len(), 0);
+            state.page_at = page.draw(frame.width, frame.height, frame.stride, &mut overlaid.pixels);
+            overlaid.damage.clear();
+            let whole = Rect { x: 0, y: 0, width: frame.width, height: frame.height };
+            // What changes below it is not its matter.
+            let shown = Some((page, frame.width, frame.height));
+            if overlaid.page != shown {
+                overlaid.damage.push(whole);
+            }
+            overlaid.page = shown;
+            overlaid.last = None;
+            return Some(Frame { pixels: &overlaid.pixels, damage: &overlaid.damage, ..frame });
         }
         let Some(notice) = state.notice.as_ref().or(state.progress.as_ref()).cloned() else {
             *overlaid = Overlaid::default();

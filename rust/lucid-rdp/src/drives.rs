@@ -1,5 +1,5 @@
-//! Drives that the client shares, as a folder in the desktop (MS-RDPEFS). Exists only when its gate
-//! ([`Gates`](crate::gates::Gates)) is open.
+//! Drives that the client shares, as a folder in the desktop (MS-RDPEFS). What of them may be seen, read and changed is what
+//! the policy says at that moment; while it says nothing the folder is empty.
 //!
 //! The launcher mounts a FUSE file system in the desktop's sandbox and hands the kernel's end out: this process
 //! answers the kernel's requests ([`folder`]) by asking the client ([`link`]). It holds no path and no file of either
@@ -27,6 +27,7 @@ use ironrdp_svc::server_encode_svc_messages;
 
 use crate::Error;
 use crate::audit::Log;
+use crate::gates::Holding;
 use channel::Received;
 pub(crate) use channel::{Channel, bound};
 use crossing::Files;
@@ -40,11 +41,11 @@ pub(crate) struct Shelf {
 }
 
 impl Shelf {
-    /// `device` is the kernel's end of the folder, `writable` whether programs may change anything.
-    pub(crate) fn new(device: OwnedFd, writable: bool, log: Log) -> Result<Shelf, Error> {
+    /// `device` is the kernel's end of the folder.
+    pub(crate) fn new(device: OwnedFd, holding: Holding, log: Log) -> Result<Shelf, Error> {
         let link = Rc::new(Link::default());
         let crossing = Rc::new(Files::new(log));
-        let _served = folder::serve(device, Rc::clone(&link), writable, Rc::clone(&crossing))?;
+        let _served = folder::serve(device, Rc::clone(&link), holding, Rc::clone(&crossing))?;
         Ok(Shelf { link, crossing, _served })
     }
 

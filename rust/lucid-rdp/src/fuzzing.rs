@@ -36,7 +36,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use crate::egfx::{self, State};
-use crate::gates::Gates;
+use crate::gates::Channels;
 use crate::graphics::Command;
 use crate::handshake::{self, Connection, Hall, Host, Secured, Stage};
 use crate::incoming::{self, Incoming};
@@ -245,19 +245,6 @@ const DOORS: &[Door] = &[
 
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// Everything open that can be.
-const GATES: Gates = Gates {
-    clipboard_to_desktop: true,
-    clipboard_to_client: true,
-    clipboard_max_bytes: 64 * 1024,
-    files_to_desktop: true,
-    files_to_client: true,
-    files_max_bytes: 1 << 20,
-    sound_to_client: true,
-    drives: true,
-    drives_write: true,
-};
-
 fn host() -> &'static Host {
     static HOST: OnceLock<Host> = OnceLock::new();
     HOST.get_or_init(|| {
@@ -270,7 +257,7 @@ fn host() -> &'static Host {
             accounts: Accounts::load(&account).expect("the public account"),
             default_size: crate::DEFAULT_SIZE,
             max_size: MAX_SIZE,
-            gates: GATES,
+            channels: Channels::ALL,
         }
     })
 }
@@ -376,7 +363,7 @@ pub(crate) fn every_channel() -> AcceptorResult {
     let (dynamic_channels, _) = handshake::dynamic_channels(MAX_SIZE);
     let mut static_channels = StaticChannelSet::new();
     static_channels.insert(dynamic_channels);
-    static_channels.insert(clipboard::Channel::new(GATES));
+    static_channels.insert(clipboard::Channel::open());
     static_channels.insert(sound::Channel::new());
     static_channels.insert(drives::Channel::default());
     let types = [

@@ -1,12 +1,52 @@
-//! What may pass between client and desktop beside pictures and input. **All of it is off by default.**
+//! What may pass between client and desktop beside pictures: what the session's policy says at this moment.
+//!
+//! Nobody decides anything here. lucid-sessiond tells which policy holds, and this host enforces it, until it is told
+//! another one; while nobody tells, nothing passes. Without lucid-sessiond one policy holds for every session.
 
-use std::str::FromStr;
+use std::sync::Arc;
 
-/// The most that `max_bytes` may be: what a picture of the largest desktop takes, and memory for a few of them.
-const MOST_BYTES: usize = 64 << 20;
+use lucid_policy::{Action, Policy};
+use tokio::sync::watch;
 
-/// Which ways are open, and how wide. A way that is not open does not exist for the client: a channel without any
-/// open way is not joined, and what comes nevertheless is refused.
+/// The policy that holds in a session, as it changes.
+#[derive(Clone, Debug)]
+pub(crate) struct Holding(watch::Receiver<Option<Arc<Policy>>>);
+
+/// Where it is told.
+pub(crate) type Told = watch::Sender<Option<Arc<Policy>>>;
+
+/// A session begins with this policy, or with none yet.
+pub(crate) fn holding(policy: Option<Arc<Policy>>) -> (Told, Holding) {
+    let (told, holding) = watch::channel(policy);
+    (told, Holding(holding))
+}
+
+impl Holding {
+    /// Whether that may happen now. Nothing may while no policy holds.
+    pub(crate) fn permits(&self, action: &Action<'_>) -> bool {
+        self.0.borrow().as_ref().is_some_and(|policy| policy.permits(action))
+    }
+
+    /// What is open now.
+    pub(crate) fn gates(&self) -> Gates {
+        self.0.borrow().as_ref().map_or_else(Gates::default, |policy| Gates::of(policy))
+    }
+
+    /// The policy, if one holds.
+    pub(crate) fn policy(&self) -> Option<Arc<Policy>> {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until another policy holds; may be dropped and called again.
+    pub(crate) async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            // What holds now holds for good.
+            std::future::pending().await
+        }
+    }
+}
+
+/// Which ways are open at a moment, and how wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gates {
     /// What the client copies can be pasted in the desktop (policy: `clipboard.remote_to_host`).
@@ -23,97 +63,32 @@ pub struct Gates {
     pub files_to_client: bool,
     /// The most bytes of all files that are copied at once (policy: `file.max_size_mb`).
     pub files_max_bytes: u64,
-    /// Drives that the client shares are a folder in the desktop, whose programs can read what is there.
+    /// Drives that the client shares are a folder in the desktop.
     pub drives: bool,
-    /// And change it. Means nothing without [`drives`](Gates::drives).
-    pub drives_write: bool,
 }
 
 impl Default for Gates {
     fn default() -> Gates {
-        Gates {
-            clipboard_to_desktop: false,
-            clipboard_to_client: false,
-            clipboard_max_bytes: 65536,
-            sound_to_client: false,
-            files_to_desktop: false,
-            files_to_client: false,
-            files_max_bytes: 25 << 20,
-            drives: false,
-            drives_write: false,
-        }
-    }
-}
-
-/// One way that can be opened, by the word that opens it on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// `clipboard-to-desktop`
-    ClipboardToDesktop,
-    /// `clipboard-to-client`
-    ClipboardToClient,
-    /// `sound-to-client`
-    SoundToClient,
-    /// `clipboard-files-to-desktop`
-    FilesToDesktop,
-    /// `clipboard-files-to-client`
-    FilesToClient,
-    /// `drives`
-    Drives,
-    /// `drives-write`, which opens `drives` as well
-    DrivesWrite,
-}
-
-impl Way {
-    const ALL: [(&'static str, Way); 7] = [
-        ("clipboard-to-desktop", Way::ClipboardToDesktop),
-        ("clipboard-to-client", Way::ClipboardToClient),
-        ("sound-to-client", Way::SoundToClient),
-        ("clipboard-files-to-desktop", Way::FilesToDesktop),
-        ("clipboard-files-to-client", Way::FilesToClient),
-        ("drives", Way::Drives),
-        ("drives-write", Way::DrivesWrite),
-    ];
-}
-
-impl FromStr for Way {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Way, String> {
-        Way::ALL.iter().find(|(known, _)| *known == word).map(|(_, way)| *way).ok_or_else(|| {
-            let known = Way::ALL.map(|(known, _)| known).join(", ");
-            format!("there is no such way; there are {known}")
-        })
+        Gates::of(&Policy::strict())
     }
 }
 
 impl Gates {
-    /// Opens a way.
-    pub fn open(&mut self, way: Way) {
-        match way {
-            Way::ClipboardToDesktop => self.clipboard_to_desktop = true,
-            Way::ClipboardToClient => self.clipboard_to_client = true,
-            Way::SoundToClient => self.sound_to_client = true,
-            Way::FilesToDesktop => self.files_to_desktop = true,
-            Way::FilesToClient => self.files_to_client = true,
-            Way::Drives => self.drives = true,
-            Way::DrivesWrite => {
-                self.drives = true;
-                self.drives_write = true;
-            }
+    /// What a policy opens.
+    pub fn of(policy: &Policy) -> Gates {
+        let Policy { clipboard, file, system, .. } = policy;
+        // No file has an ending that an empty list has.
+        let some = !file.allowed_extensions.is_empty();
+        Gates {
+            clipboard_to_desktop: clipboard.remote_to_host,
+            clipboard_to_client: clipboard.host_to_remote,
+            clipboard_max_bytes: clipboard.max_bytes as usize,
+            sound_to_client: system.audio_out,
+            files_to_desktop: file.upload_enabled && some,
+            files_to_client: file.download_enabled && some,
+            files_max_bytes: u64::from(file.max_size_mb) << 20,
+            drives: policy.opens_drives(),
         }
-    }
-
-    /// Sets the limit of one text, HTML or picture.
-    ///
-    /// # Errors
-    /// When it is beyond what this host can take, or nothing.
-    pub fn limit_clipboard(&mut self, bytes: usize) -> Result<(), String> {
-        if !(1..=MOST_BYTES).contains(&bytes) {
-            return Err(format!("the clipboard's limit must be within 1..={MOST_BYTES} bytes"));
-        }
-        self.clipboard_max_bytes = bytes;
-        Ok(())
     }
 
     /// Whether the clipboard's channel is needed at all.
@@ -127,56 +102,61 @@ impl Gates {
     }
 }
 
+/// Which channels a client can join. One that is not joined does not exist for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channels {
+    /// The clipboard's.
+    pub clipboard: bool,
+    /// Sound from the desktop.
+    pub sound: bool,
+    /// The client's drives.
+    pub drives: bool,
+}
+
+impl Channels {
+    /// Those that a policy needs which never changes.
+    pub fn of(policy: &Policy) -> Channels {
+        let gates = Gates::of(policy);
+        Channels { clipboard: gates.clipboard(), sound: gates.sound_to_client, drives: gates.drives }
+    }
+
+    /// All: each may be opened while a session runs, and is closed until then.
+    pub const ALL: Channels = Channels { clipboard: true, sound: true, drives: true };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_open_by_default() {
-        let gates = Gates::default();
-        assert!(!gates.clipboard_to_desktop && !gates.clipboard_to_client && !gates.clipboard());
-        assert!(!gates.sound_to_client);
-        assert!(!gates.files_to_desktop && !gates.files_to_client && !gates.files());
-        assert!(!gates.drives && !gates.drives_write);
-        assert_eq!(gates.clipboard_max_bytes, 65536);
-    }
-
-    #[test]
-    fn each_word_opens_its_way_and_no_other() {
-        for (word, way) in Way::ALL {
-            assert_eq!(word.parse(), Ok(way));
+    fn nothing_is_open_while_no_policy_holds_and_under_strict() {
+        for policy in [None, Some(Arc::new(Policy::strict()))] {
+            let (_told, holding) = holding(policy);
+            let gates = holding.gates();
+            assert!(!gates.clipboard() && !gates.sound_to_client && !gates.drives);
+            for action in lucid_policy::probes(&Policy::strict()) {
+                let looking_on = matches!(
+                    action,
+                    Action::Show { .. }
+                        | Action::Reveal { .. }
+                        | Action::Connect { .. }
+                        | Action::Stay { .. }
+                        | Action::GoOn
+                );
+                assert!(looking_on || !holding.permits(&action), "{action:?}");
+            }
         }
-        let mut gates = Gates::default();
-        gates.open("clipboard-to-client".parse().unwrap());
-        assert_eq!(gates, Gates { clipboard_to_client: true, ..Gates::default() });
-        let mut gates = Gates::default();
-        gates.open("clipboard-to-desktop".parse().unwrap());
-        assert_eq!(gates, Gates { clipboard_to_desktop: true, ..Gates::default() });
-        let mut gates = Gates::default();
-        gates.open("sound-to-client".parse().unwrap());
-        assert_eq!(gates, Gates { sound_to_client: true, ..Gates::default() });
-        let mut gates = Gates::default();
-        gates.open("clipboard-files-to-desktop".parse().unwrap());
-        assert_eq!(gates, Gates { files_to_desktop: true, ..Gates::default() });
-        let mut gates = Gates::default();
-        gates.open("clipboard-files-to-client".parse().unwrap());
-        assert_eq!(gates, Gates { files_to_client: true, ..Gates::default() });
-        let mut gates = Gates::default();
-        gates.open("drives".parse().unwrap());
-        assert_eq!(gates, Gates { drives: true, ..Gates::default() });
-        gates.open("drives-write".parse().unwrap());
-        assert_eq!(gates, Gates { drives: true, drives_write: true, ..Gates::default() });
-        assert!(
-            "clipboard".parse::<Way>().unwrap_err().contains("clipboard-to-desktop, clipboard-to-client")
-        );
+        let (told, holding) = holding(Some(Arc::new(Policy::standard())));
+        assert!(holding.permits(&Action::Key("KeyA")));
+        told.send_replace(None);
+        assert!(!holding.permits(&Action::Key("KeyA")), "a gate whose policy nobody tells is closed");
     }
 
-    #[test]
-    fn a_limit_beyond_what_can_be_held_is_refused() {
-        let mut gates = Gates::default();
-        assert!(gates.limit_clipboard(0).is_err());
-        assert!(gates.limit_clipboard(MOST_BYTES + 1).is_err());
-        gates.limit_clipboard(MOST_BYTES).unwrap();
-        assert_eq!(gates.clipboard_max_bytes, MOST_BYTES);
+    #[tokio::test]
+    async fn a_policy_that_nobody_changes_holds_for_good() {
+        let (told, mut holding) = holding(Some(Arc::new(Policy::standard())));
+        drop(told);
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(10), holding.changed()).await.is_err());
+        assert!(holding.permits(&Action::Key("KeyA")) && holding.gates().sound_to_client);
     }
 }

@@ -34,7 +34,7 @@ use crate::account::{Accounts, Directory};
 use crate::display::{self, Wishes};
 use crate::egfx::Pipeline;
 use crate::error::Refused;
-use crate::gates::Gates;
+use crate::gates::Channels;
 use crate::monitors::Layout;
 use crate::touch::{self, Touches};
 use crate::{capabilities, clipboard, closing, drives, nla, sequence, sound, tls};
@@ -72,27 +72,7 @@ pub(crate) struct Connection<S = TlsStream<TcpStream>> {
     pub(crate) method: &'static str,
     /// How the connection is protected.
     pub(crate) security: String,
-    /// Channels that it wanted and that are closed to it.
-    pub(crate) refused: Vec<Refusal>,
     pub(crate) dynamic: Dynamic,
-}
-
-/// A channel that a client wanted and that no gate is open for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    /// What the policy calls the rule.
-    pub(crate) rule: &'static str,
-    /// The channel's name.
-    pub(crate) channel: &'static str,
-}
-
-/// The channels that exist only with a gate, and which is open.
-fn gated(gates: &Gates) -> [(bool, Refusal); 3] {
-    [
-        (gates.clipboard(), Refusal { rule: "clipboard", channel: "cliprdr" }),
-        (gates.sound_to_client, Refusal { rule: "system.audio_out", channel: "rdpsnd" }),
-        (gates.drives, Refusal { rule: "drives", channel: "rdpdr" }),
-    ]
 }
 
 /// What the handshake needs to know; the same for every client.
@@ -101,7 +81,7 @@ pub(crate) struct Host {
     pub(crate) accounts: Accounts,
     pub(crate) default_size: DesktopSize,
     pub(crate) max_size: DesktopSize,
-    pub(crate) gates: Gates,
+    pub(crate) channels: Channels,
 }
 
 /// What the handshake asks of the sessions there are.
@@ -158,13 +138,13 @@ pub(crate) fn acceptor(host: &Host) -> (Acceptor, Dynamic) {
     acceptor.set_honor_client_desktop_size(Some(host.max_size));
     let (channels, dynamic) = dynamic_channels(host.max_size);
     acceptor.attach_static_channel(channels);
-    if host.gates.clipboard() {
-        acceptor.attach_static_channel(clipboard::Channel::new(host.gates));
+    if host.channels.clipboard {
+        acceptor.attach_static_channel(clipboard::Channel::default());
     }
-    if host.gates.sound_to_client {
+    if host.channels.sound {
         acceptor.attach_static_channel(sound::Channel::new());
     }
-    if host.gates.drives {
+    if host.channels.drives {
         acceptor.attach_static_channel(drives::Channel::default());
     }
     (acceptor, dynamic)
@@ -210,7 +190,7 @@ pub(crate) async fn admit<S: Stream>(
     hall: &mut impl Hall,
 ) -> Result<Connection<S>, Refused> {
     let Secured { mut framed, mut acceptor, dynamic, tls, nla, user } = secured;
-    let Said { scale, several, channels } = first_settings(&mut framed, &mut acceptor, host.max_size).await?;
+    let Said { scale, several } = first_settings(&mut framed, &mut acceptor, host.max_size).await?;
     let mut gate = Gate { accounts: &host.accounts, nla, user, stage, hall, denied: None, size: None };
     let finalized = sequence::settle(framed, &mut acceptor, &mut gate).await;
     if let Some(denied) = gate.denied {
@@ -253,9 +233,7 @@ pub(crate) async fn admit<S: Stream>(
     let size = size.ok_or(Refused::Malformed("the connection's settings"))?;
     let layout = several.filter(|several| several.size() == size).unwrap_or_else(|| Layout::one(size, scale));
     let security = if nla { format!("{tls}, NLA") } else { tls.to_owned() };
-    let closed = gated(&host.gates).into_iter().filter(|(open, _)| !open).map(|(_, refusal)| refusal);
-    let refused = closed.filter(|refusal| channels.iter().any(|c| c == refusal.channel)).collect();
-    Ok(Connection { framed, result, layout, user, method, security, refused, dynamic })
+    Ok(Connection { framed, result, layout, user, method, security, dynamic })
 }
 
 /// The size in a client's Confirm Active, which is the one that it was offered (MS-RDPBCGR 2.2.7.1.2), and that is
@@ -301,8 +279,6 @@ struct Said {
     scale: u32,
     /// Its monitors, if it has several.
     several: Option<Layout>,
-    /// The static channels that it wants.
-    channels: Vec<String>,
 }
 
 /// Takes the client's first settings (MS-RDPBCGR 2.2.1.3) to the state machine.
@@ -313,7 +289,7 @@ async fn first_settings<S: Stream>(
 ) -> Result<Said, Refused> {
     const DOING: &str = "the connection's settings";
     let Some(hint) = acceptor.next_pdu_hint() else {
-        return Ok(Said { scale: 100, several: None, channels: Vec::new() });
+        return Ok(Said { scale: 100, several: None });
     };
     let pdu = framed.read_by_hint(hint).await.map_err(|e| gone_or_malformed(&e, DOING))?;
     let (said, changed) = said(&pdu, most).map_err(|_| Refused::Malformed(DOING))?;
@@ -336,9 +312,6 @@ fn said(pdu: &[u8], most: DesktopSize) -> DecodeResult<(Said, Option<Vec<u8>>)> 
     let several = Layout::announced(&blocks, scale, most);
     let asked = DesktopSize { width: blocks.core.desktop_width, height: blocks.core.desktop_height };
     let size = several.map_or(asked, |several| several.size());
-    let network = blocks.network.as_ref();
-    let names = network.into_iter().flat_map(|network| &network.channels).filter_map(|c| c.name.as_str());
-    let channels = names.map(str::to_owned).collect();
     let changed = if size == asked {
         None
     } else {
@@ -348,7 +321,7 @@ fn said(pdu: &[u8], most: DesktopSize) -> DecodeResult<(Said, Option<Vec<u8>>)> 
         let initial = encode_vec(&ConnectInitial { conference_create_request, ..initial }).map_err(failed)?;
         Some(encode_vec(&X224(X224Data { data: initial.into() })).map_err(failed)?)
     };
-    Ok((Said { scale, several, channels }, changed))
+    Ok((Said { scale, several }, changed))
 }
 
 /// The points of the state machine at which this host decides.

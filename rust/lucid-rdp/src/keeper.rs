@@ -16,7 +16,8 @@ use crate::Error;
 use crate::audit::{self, Log};
 use crate::closing::{self, Farewell};
 use crate::curtain::Curtain;
-use crate::handshake::{Connection, Refusal};
+use crate::gates::Holding;
+use crate::handshake::Connection;
 use crate::notice::Notice;
 use crate::running::Opening;
 use crate::session::{self, End};
@@ -35,6 +36,8 @@ pub(crate) enum Over {
     Limit,
     /// An administrator ended it.
     Ended,
+    /// The session controller ended it, or its user did not accept the policy.
+    Controller(String),
     /// The host is stopping.
     Stopping,
 }
@@ -46,7 +49,7 @@ impl Over {
             Over::Desktop(_) | Over::Kept => return Farewell::LOGGED_OFF,
             Over::Idle => ProtocolIndependentCode::IdleTimeout,
             Over::Limit => ProtocolIndependentCode::LogonTimeout,
-            Over::Ended => ProtocolIndependentCode::RpcInitiatedLogoff,
+            Over::Ended | Over::Controller(_) => ProtocolIndependentCode::RpcInitiatedLogoff,
             Over::Stopping => ProtocolIndependentCode::ServerShutdown,
         })
     }
@@ -60,6 +63,7 @@ impl std::fmt::Display for Over {
             Over::Idle => f.write_str("nothing was done for too long"),
             Over::Limit => f.write_str("it has lasted as long as a session may"),
             Over::Ended => f.write_str("an administrator ended it"),
+            Over::Controller(why) => f.write_str(why),
             Over::Stopping => f.write_str("the host is stopping"),
         }
     }
@@ -98,8 +102,8 @@ pub(crate) async fn keep(
     }
     tracing::info!(id, user = facts.user, peer = %first.peer, "session begins");
     facts.started.set(true);
-    let mut keeper =
-        Keeper { facts: Rc::clone(&facts), calls, limits, stopping, curtain: running.curtain.clone() };
+    let (curtain, holding) = (running.curtain.clone(), running.holding.clone());
+    let mut keeper = Keeper { facts: Rc::clone(&facts), calls, limits, stopping, curtain, holding };
     let mut next = Some(first);
     let over = loop {
         let event = if let Some(arrival) = next.take() {
@@ -131,6 +135,7 @@ pub(crate) async fn keep(
             match end {
                 Ok(End::Client) => tracing::info!(id, %peer, "the client left; the desktop keeps running"),
                 Ok(End::Desktop(why)) => break Over::Desktop(why),
+                Ok(End::Controller(why)) => break Over::Controller(why),
                 Ok(End::Told(_)) => {}
                 Err(error) => tracing::error!(id, %peer, "the connection ends: {error}"),
             }
@@ -141,7 +146,7 @@ pub(crate) async fn keep(
         let event = match event {
             Some(event) => event,
             None => tokio::select! {
-                why = running.parked() => Event::Over(Over::Desktop(why)),
+                over = running.parked() => Event::Over(over),
                 event = keeper.wait() => event,
             },
         };
@@ -179,10 +184,6 @@ pub(crate) async fn keep(
 fn note_arrival(log: &Log, Arrival { connection, peer }: &Arrival) {
     log.note(audit::connect(peer.to_string(), connection.security.clone()));
     log.note(audit::authenticate(connection.user.clone(), connection.method));
-    for Refusal { rule, channel } in &connection.refused {
-        let detail = format!("the client wanted the channel {channel}, which is closed");
-        log.note(audit::violation(Actor::Client, rule, detail));
-    }
 }
 
 /// Why a client is gone.
@@ -194,6 +195,7 @@ fn departure(end: &Result<End, Error>, event: Option<&Event>) -> Item {
             audit::disconnect(Actor::Device, "another client of the same user took its place".to_owned())
         }
         (Ok(End::Told(_)), Some(Event::Over(over))) => audit::disconnect(Actor::Device, over.to_string()),
+        (Ok(End::Controller(why)), _) => audit::disconnect(Actor::Device, why.clone()),
         (Ok(End::Told(told)), None) => audit::disconnect(Actor::Device, format!("{:?}", told.code)),
         // It says nothing that a client has sent.
         (Err(error), _) => audit::disconnect(Actor::Device, error.to_string()),
@@ -212,16 +214,17 @@ struct Keeper {
     limits: Limits,
     stopping: watch::Receiver<bool>,
     curtain: Curtain,
+    holding: Holding,
 }
 
 impl Keeper {
     /// Waits for whatever ends the present state, and announces what is to come. May be dropped at any time.
     async fn wait(&mut self) -> Event {
-        let Keeper { facts, calls, limits, stopping, curtain } = self;
+        let Keeper { facts, calls, limits, stopping, curtain, holding } = self;
         let _announced = Announced { curtain, facts };
         loop {
             let now = Instant::now();
-            let due = due(facts, limits);
+            let due = due(facts, &limits.within(holding.policy().as_deref()));
             if let Some((deadline, over)) = &due
                 && *deadline <= now
             {
@@ -248,6 +251,7 @@ impl Keeper {
                 // Input may have moved the deadline meanwhile.
                 () = passed => {}
                 () = facts.decided.notified() => {}
+                () = holding.changed() => {}
             }
         }
     }

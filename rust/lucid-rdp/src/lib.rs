@@ -38,6 +38,7 @@ mod monitors;
 mod nla;
 mod notice;
 mod pace;
+mod page;
 mod picture;
 mod pointer;
 mod reconnect;
@@ -70,7 +71,7 @@ use tokio::sync::watch;
 
 pub use account::Accounts;
 pub use error::{Error, Refused};
-pub use gates::{Gates, Way};
+pub use gates::Channels;
 pub use lucid_video::Wanted as WantedEncoder;
 pub use sessions::Limits;
 
@@ -106,10 +107,16 @@ pub struct Options {
     pub control: Option<PathBuf>,
     /// The number of the group whose members may use it, beside root and this user.
     pub control_group: Option<u32>,
-    /// What may pass beside pictures and input.
-    pub gates: Gates,
-    /// The recorder's socket; sessions are not recorded without.
-    pub recorder: Option<PathBuf>,
+    /// Who says what sessions may do.
+    pub authority: Authority,
+}
+
+/// Who says what sessions may do.
+pub enum Authority {
+    /// lucid-sessiond, whose socket this is; it records every session, and none begins or goes on that is not.
+    Controller(PathBuf),
+    /// A policy that holds in every session. Nothing is recorded.
+    Fixed(Box<Policy>),
 }
 
 /// Runs the host until SIGTERM or SIGINT.
@@ -125,10 +132,14 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let encoders = encoders::VideoEncoders::choose(&options.encoder)?;
     let mut encoder = encoders.description();
     let in_use = encoder.borrow_and_update().clone();
-    let recorded = options.recorder.is_some();
+    let (channels, authority) = match options.authority {
+        Authority::Controller(socket) => (Channels::ALL, running::Authority::Controller(socket)),
+        Authority::Fixed(policy) => (Channels::of(&policy), running::Authority::Fixed(Arc::new(*policy))),
+    };
+    let recorded = matches!(authority, running::Authority::Controller(_));
     status::write(&options.run, port, &identity.fingerprint, &in_use, recorded)?;
     if !recorded {
-        tracing::warn!("sessions are not recorded: there is no recorder (--recorder)");
+        tracing::warn!("sessions are not recorded: there is no session controller (--controller)");
     }
     tracing::info!(
         port,
@@ -152,15 +163,14 @@ pub async fn run(options: Options) -> Result<(), Error> {
         accounts,
         default_size: DEFAULT_SIZE,
         max_size: MAX_SIZE,
-        gates: options.gates,
+        channels,
     });
     let settings = running::Settings {
         desktop: options.desktop,
         keyboard: options.keyboard,
-        sound: options.gates.sound_to_client,
-        drives: options.gates.drives.then_some(options.gates.drives_write),
+        channels,
         encoders,
-        recorder: options.recorder,
+        authority,
     };
     let sessions = Rc::new(sessions::Sessions::new(options.max_sessions, options.limits));
     let signals = async move {

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use lucid_rdp::{Error, Gates, KeyboardLayout, Limits, Options, WantedEncoder, Way};
+use lucid_policy::Policy;
+use lucid_rdp::{Authority, Error, KeyboardLayout, Limits, Options, WantedEncoder};
 use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -50,22 +51,15 @@ struct Arguments {
     /// Ends a session that has lasted so long, connected or not.
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
     session_limit: Limit,
-    /// What may pass beside pictures and input, separated by commas: clipboard-to-desktop, clipboard-to-client,
-    /// sound-to-client, clipboard-files-to-desktop, clipboard-files-to-client, drives (the client's, as a folder that
-    /// can be read), drives-write (and changed). Nothing of it does by default.
-    #[arg(long, value_name = "WAYS", value_delimiter = ',')]
-    allow: Vec<Way>,
-    /// The most bytes of one text, HTML or picture on the clipboard.
-    #[arg(long, default_value_t = Gates::default().clipboard_max_bytes)]
-    clipboard_max_bytes: usize,
-    /// The most bytes of all files that are copied at once.
-    #[arg(long, default_value_t = Gates::default().files_max_bytes)]
-    clipboard_files_max_bytes: u64,
-    /// The recorder's socket (lucid-sessiond): every session is recorded, and none begins or goes on that is not: pictures,
-    /// sound, the pointer, and events (connections, focus, what crosses by clipboard and drives; of what is typed, counts
-    /// alone). Sessions are not recorded without this.
-    #[arg(long, value_name = "PATH")]
-    recorder: Option<PathBuf>,
+    /// The session controller's socket (lucid-sessiond): it says what sessions may do, and every session is recorded, and
+    /// none begins or goes on that is not: pictures, sound, the pointer, and events (connections, focus, what crosses by
+    /// clipboard and drives; of what is typed, counts alone).
+    #[arg(long, value_name = "PATH", required_unless_present = "policy", conflicts_with = "policy")]
+    controller: Option<PathBuf>,
+    /// Instead of that, for trying things out: a policy table (`lucidctl policy`) that holds in every session. Nothing is
+    /// recorded.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// The socket for lucidctl; `control.sock` in the run directory if not given.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -98,13 +92,6 @@ struct DesktopSettings {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let mut gates = Gates::default();
-    arguments.allow.iter().for_each(|way| gates.open(*way));
-    gates.files_max_bytes = arguments.clipboard_files_max_bytes;
-    if let Err(e) = gates.limit_clipboard(arguments.clipboard_max_bytes) {
-        eprintln!("lucid-rdp: {e}");
-        return ExitCode::from(2);
-    }
     // LUCID_LOG takes tracing's target=level list; what it gets wrong is not silently ignored.
     let filter =
         std::env::var("LUCID_LOG").unwrap_or_else(|_| "warn,lucid_rdp=info,lucid_desktop=info".into());
@@ -118,7 +105,7 @@ fn main() -> ExitCode {
     // The journal has its own time stamps.
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).without_time();
     tracing_subscriber::registry().with(filter).with(lines).init();
-    match start(arguments, gates) {
+    match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -127,7 +114,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(arguments: Arguments, gates: Gates) -> Result<(), Error> {
+fn start(arguments: Arguments) -> Result<(), Error> {
+    let authority = match (arguments.controller, arguments.policy) {
+        (Some(socket), _) => Authority::Controller(socket),
+        (None, path) => Authority::Fixed(Box::new(path.map_or_else(|| Ok(Policy::strict()), policy)?)),
+    };
     let (keyboard, name) = match arguments.desktop_settings {
         Some(path) => desktop_settings(path)?,
         None => (KeyboardLayout { layout: "us".into(), variant: String::new() }, "lucid".into()),
@@ -154,9 +145,14 @@ fn start(arguments: Arguments, gates: Gates) -> Result<(), Error> {
             idle: arguments.idle_limit.0.filter(|d| !d.is_zero()),
             session: arguments.session_limit.0.filter(|d| !d.is_zero()),
         },
-        gates,
-        recorder: arguments.recorder,
+        authority,
     }))
+}
+
+fn policy(path: PathBuf) -> Result<Policy, Error> {
+    let doing = "reading the policy from";
+    let text = std::fs::read(&path).map_err(|source| Error::File { doing, path: path.clone(), source })?;
+    Policy::parse(&text).map_err(|e| Error::File { doing, path, source: std::io::Error::other(e.to_string()) })
 }
 
 fn desktop_settings(path: PathBuf) -> Result<(KeyboardLayout, String), Error> {

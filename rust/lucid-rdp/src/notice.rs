@@ -5,7 +5,7 @@ use lucid_desktop::Rect;
 use spleen_font::{FONT_12X24, PSF2Font};
 
 /// A letter's size in pixels.
-const LETTER: (usize, usize) = (12, 24);
+pub(crate) const LETTER: (usize, usize) = (12, 24);
 /// Letters in a line at most.
 const LINE: usize = 64;
 /// Lines of text at most; what does not fit is cut.
@@ -53,32 +53,46 @@ impl Notice {
                 set(left + x, y, if edge { EDGE } else { GROUND });
             }
         }
-        let mut font = PSF2Font::new(FONT_12X24).ok()?;
         for (row, line) in lines.iter().enumerate() {
-            for (column, letter) in line.chars().enumerate() {
-                let mut utf8 = [0; 4];
-                let known = font.glyph_for_utf8(letter.encode_utf8(&mut utf8).as_bytes()).is_some();
-                let Some(glyph) =
-                    font.glyph_for_utf8(if known { letter.encode_utf8(&mut utf8).as_bytes() } else { b"?" })
-                else {
-                    continue;
-                };
-                for (y, dots) in glyph.enumerate() {
-                    for (x, on) in dots.enumerate() {
-                        if on && x < LETTER.0 && y < LETTER.1 {
-                            set(left + MARGIN + column * LETTER.0 + x, MARGIN + row * LETTER.1 + y, INK);
-                        }
-                    }
-                }
-            }
+            let place = (left + MARGIN, MARGIN + row * LETTER.1);
+            letters(line, place, INK, (width, height, stride), pixels);
         }
         let side = |v: usize| u32::try_from(v).ok();
         Some(Rect { x: side(left)?, y: 0, width: side(box_width)?, height: side(box_height)? })
     }
 }
 
+/// Paints letters into a picture of so many pixels (BGRX, rows of so many bytes), from a place on.
+pub(crate) fn letters(
+    text: &str,
+    (left, top): (usize, usize),
+    ink: [u8; 4],
+    (width, height, stride): (usize, usize, usize),
+    pixels: &mut [u8],
+) {
+    let Ok(mut font) = PSF2Font::new(FONT_12X24) else { return };
+    for (column, letter) in text.chars().enumerate() {
+        let mut utf8 = [0; 4];
+        let known = font.glyph_for_utf8(letter.encode_utf8(&mut utf8).as_bytes()).is_some();
+        let letter = if known { letter.encode_utf8(&mut utf8).as_bytes() } else { b"?" };
+        let Some(glyph) = font.glyph_for_utf8(letter) else { continue };
+        for (y, dots) in glyph.enumerate().take(LETTER.1) {
+            for (x, _) in dots.enumerate().take(LETTER.0).filter(|(_, on)| *on) {
+                let (x, y) = (left + column * LETTER.0 + x, top + y);
+                let at = y * stride + x * 4;
+                if x < width
+                    && y < height
+                    && let Some(pixel) = pixels.get_mut(at..at + 4)
+                {
+                    pixel.copy_from_slice(&ink);
+                }
+            }
+        }
+    }
+}
+
 /// Breaks a text into lines at spaces; a word that is longer than a line is broken.
-fn wrap(text: &str, letters: usize) -> Vec<String> {
+pub(crate) fn wrap(text: &str, letters: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
     for word in text.split_whitespace() {

@@ -1,5 +1,8 @@
-//! Passes what a session shows on to the recorder (`lucid.session.v1`, which lucid-sessiond serves), and holds the session
-//! up when nobody records it.
+//! Passes what a session shows on to the session controller (`lucid.session.v1`, which lucid-sessiond serves), is told by
+//! it what may pass, and holds the session up when nobody records it.
+//!
+//! Before anything of the desktop is shown, its user may have to accept the policy: then the session stands at
+//! [`State::Asking`] until somebody [answers](Recording::answer).
 //!
 //! A recording is one desktop's life, and goes on when its client goes and comes again; beside pictures there is in it
 //! what [`audit`](crate::audit) and [`trail`](crate::trail) say.
@@ -7,25 +10,27 @@
 //! What a client is sent goes to the recorder first: it waits in a bounded queue, so a recorder that is slow makes the
 //! session slow, and nothing grows. When the recorder dies the session is paused: nothing is shown and no input is taken
 //! until it is back and has taken up the same recording, where the gap is then marked; nothing crosses meanwhile by
-//! clipboard, drives or sound. If it does not come back, the
-//! connection ends.
+//! clipboard, drives or sound, as no policy holds. If it does not come back, the connection ends.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ironrdp_acceptor::DesktopSize;
 use lucid_ipc::session::from_recorder::Item as Said;
 use lucid_ipc::session::recorder_client::RecorderClient;
 use lucid_ipc::session::to_recorder::Item;
-use lucid_ipc::session::{Begin, End, Frame, FromRecorder, Key, Pointer, ToRecorder};
+use lucid_ipc::session::{Answer, Begin, End, Enforced, Frame, FromRecorder, Key, Pointer, ToRecorder};
 use lucid_ipc::tonic::{Status, Streaming};
-use tokio::sync::{mpsc, watch};
+use lucid_policy::Policy;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::Error;
 use crate::audit::To;
+use crate::gates::Told;
 
 /// What waits for the recorder. A picture waits until there is room.
 const WAITING: usize = 32;
@@ -41,18 +46,23 @@ const MAX_MESSAGE: usize = (64 << 20) + 1024;
 /// How the recording stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
+    /// Its user has to accept this, and is shown nothing else until then.
+    Asking(String),
     /// What is shown is recorded. The recorder has asked so many times that the recording be cut.
     On(u32),
     /// The recorder is away: nothing may be shown.
     Paused,
     /// It has not come back, or refuses; and why.
     Off(String),
+    /// The controller ends the session, and why.
+    Over(String),
 }
 
 /// The recording of one session.
 pub(crate) struct Recording {
     items: mpsc::Sender<Item>,
     state: watch::Receiver<State>,
+    answer: Option<oneshot::Sender<bool>>,
     feeding: JoinHandle<()>,
 }
 
@@ -60,20 +70,32 @@ pub(crate) struct Recording {
 struct Link {
     to: mpsc::Sender<ToRecorder>,
     from: Streaming<FromRecorder>,
-    /// What the recorder calls the session.
-    session: String,
+}
+
+/// What the recorder says first.
+enum First {
+    /// The session runs, and what it calls it.
+    Begun(String),
+    /// Its user has to accept this before.
+    Asking(String),
 }
 
 impl Link {
-    async fn open(socket: &Path, begin: Begin) -> Result<Link, Error> {
+    async fn open(socket: &Path, begin: Begin) -> Result<(Link, First), Error> {
         let channel = lucid_ipc::connect(socket).await?;
         let (to, items) = mpsc::channel(1);
         let first = ToRecorder { item: Some(Item::Begin(begin)) };
         let mut client = RecorderClient::new(channel).max_encoding_message_size(MAX_MESSAGE);
         to.send(first).await.map_err(|_| Error::Internal("the recorder's stream closed at once"))?;
-        let mut from = client.record(ReceiverStream::new(items)).await?.into_inner();
-        match from.message().await?.and_then(|said| said.item) {
-            Some(Said::Begun(begun)) => Ok(Link { to, from, session: begun.session }),
+        let mut link = Link { to, from: client.record(ReceiverStream::new(items)).await?.into_inner() };
+        let first = link.first().await?;
+        Ok((link, first))
+    }
+
+    async fn first(&mut self) -> Result<First, Error> {
+        match self.from.message().await?.and_then(|said| said.item) {
+            Some(Said::Begun(begun)) => Ok(First::Begun(begun.session)),
+            Some(Said::Asking(asking)) => Ok(First::Asking(asking.terms)),
             _ => Err(Error::Internal("the recorder did not say which recording it has begun")),
         }
     }
@@ -86,19 +108,51 @@ impl Recording {
         user: &str,
         size: DesktopSize,
         encoder: String,
+        policy: Told,
     ) -> Result<Recording, Error> {
         let (width, height) = (size.width.into(), size.height.into());
         let begin = |resume| Begin { user: user.to_owned(), resume, width, height, encoder: encoder.clone() };
         let first = begin(String::new());
-        let link = timeout(PATIENCE, Link::open(socket, first))
+        let (mut link, first) = timeout(PATIENCE, Link::open(socket, first))
             .await
             .map_err(|_| Error::Internal("the recorder did not answer in time"))??;
         let (items, waiting) = mpsc::channel(WAITING);
-        let (told, state) = watch::channel(State::On(0));
-        tracing::info!(recording = link.session, "the session is recorded");
-        let again = begin(link.session.clone());
-        let feeding = tokio::task::spawn_local(feed(socket.to_owned(), again, link, waiting, told));
-        Ok(Recording { items, state, feeding })
+        let (answer, answered) = oneshot::channel();
+        let now = match &first {
+            First::Begun(_) => State::On(0),
+            First::Asking(terms) => State::Asking(terms.clone()),
+        };
+        let (told, state) = watch::channel(now);
+        let (socket, mut again) = (socket.to_owned(), begin(String::new()));
+        let carrying = async move {
+            let session = match first {
+                First::Begun(session) => session,
+                First::Asking(_) => match asked(&mut link, answered).await {
+                    Ok(session) => session,
+                    Err(error) => return drop(told.send_replace(State::Off(error.to_string()))),
+                },
+            };
+            tracing::info!(recording = session, "the session is recorded");
+            again.resume = session;
+            told.send_if_modified(|state| {
+                let asked = matches!(state, State::Asking(_));
+                if asked {
+                    *state = State::On(0);
+                }
+                asked
+            });
+            feed(socket, again, link, waiting, told, policy).await;
+        };
+        let feeding = tokio::task::spawn_local(carrying);
+        Ok(Recording { items, state, answer: Some(answer), feeding })
+    }
+
+    /// The user accepts what was asked, or not. Nothing happens when he has answered before.
+    pub(crate) fn answer(&mut self, accepted: bool) {
+        if let Some(answer) = self.answer.take() {
+            // Where nobody waits for it, the state says why.
+            drop(answer.send(accepted));
+        }
     }
 
     /// How it stands.
@@ -110,7 +164,7 @@ impl Recording {
     pub(crate) fn cuts(&self) -> Option<u32> {
         match *self.state.borrow() {
             State::On(cuts) => Some(cuts),
-            State::Paused | State::Off(_) => None,
+            State::Asking(_) | State::Paused | State::Off(_) | State::Over(_) => None,
         }
     }
 
@@ -147,6 +201,26 @@ impl Recording {
     }
 }
 
+/// Tells what the user answers, and waits for the session to begin.
+async fn asked(link: &mut Link, answered: oneshot::Receiver<bool>) -> Result<String, Error> {
+    let accepted = tokio::select! {
+        // Nobody answers any more when the connection is gone.
+        answered = answered => answered.map_err(|_| Error::Internal("nobody is there to accept the policy"))?,
+        said = link.from.message() => {
+            said?;
+            return Err(Error::Internal("the recorder did not wait for the answer"));
+        }
+    };
+    let answer = ToRecorder { item: Some(Item::Answer(Answer { accepted })) };
+    link.to.send(answer).await.map_err(|_| Error::Internal("the recorder's stream closed at once"))?;
+    match timeout(PATIENCE, link.first()).await {
+        Ok(Ok(First::Begun(session))) => Ok(session),
+        Ok(Ok(First::Asking(_))) => Err(Error::Internal("the recorder asks twice")),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(Error::Internal("the recorder did not answer in time")),
+    }
+}
+
 /// Waits until a recording stands otherwise than it did.
 pub(crate) async fn changed(recording: &mut Option<Recording>) {
     let changed = match recording {
@@ -166,20 +240,29 @@ async fn feed(
     mut link: Link,
     mut items: mpsc::Receiver<Item>,
     state: watch::Sender<State>,
+    policy: Told,
 ) {
     let mut cut = 0;
     loop {
-        let why = match carry(&mut link, &mut items, &state, &mut cut).await {
-            Ok(()) => return,
+        let why = match carry(&mut link, &mut items, &state, &policy, &mut cut).await {
+            Ok(()) => return drop(policy.send_replace(None)),
             Err(why) => why,
         };
+        // Nobody decides any more what may pass.
+        policy.send_replace(None);
+        if let State::Over(why) = &*state.borrow() {
+            return tracing::info!(recording = again.resume, "the session was ended: {why}");
+        }
         tracing::error!(recording = again.resume, "the recorder is away, the session is paused: {why}");
         state.send_replace(State::Paused);
         let deadline = Instant::now() + AWAY;
         link = loop {
             let found = timeout_at(deadline, Link::open(&socket, again.clone())).await;
             match found {
-                Ok(Ok(link)) => break link,
+                Ok(Ok((link, First::Begun(_)))) => break link,
+                Ok(Ok((_, First::Asking(_)))) => {
+                    return drop(state.send_replace(State::Off("it knows the session no more".to_owned())));
+                }
                 Ok(Err(error)) if Instant::now() + AGAIN < deadline => {
                     tracing::debug!("the recorder: {error}");
                     // Whatever still comes was shown before the pause.
@@ -200,11 +283,22 @@ async fn feed(
     }
 }
 
+/// Enforces a policy from now on, and says which.
+fn enforce(said: &lucid_ipc::session::Policy, policy: &Told) -> Result<Enforced, String> {
+    let table = Policy::from_bytes(&said.table).map_err(|error| format!("its policy is none: {error}"))?;
+    // Of what is enforced, and not of what was sent.
+    let hash = table.hash().map_err(|error| error.to_string())?;
+    tracing::info!(number = said.number, %hash, "a policy holds");
+    policy.send_replace(Some(Arc::new(table)));
+    Ok(Enforced { number: said.number, hash: hash.0.to_vec().into() })
+}
+
 /// Returns when the session is over, and fails when the recorder is gone.
 async fn carry(
     link: &mut Link,
     items: &mut mpsc::Receiver<Item>,
     state: &watch::Sender<State>,
+    policy: &Told,
     cut: &mut u32,
 ) -> Result<(), String> {
     let gone = |status: Status| status.message().to_owned();
@@ -221,9 +315,19 @@ async fn carry(
                 }
             }
             said = link.from.message() => match said {
-                Ok(Some(said)) => if let Some(Said::KeyWanted(_)) = said.item {
-                    *cut += 1;
-                    state.send_replace(State::On(*cut));
+                Ok(Some(said)) => match said.item {
+                    Some(Said::KeyWanted(_)) => {
+                        *cut += 1;
+                        state.send_replace(State::On(*cut));
+                    }
+                    Some(Said::Policy(said)) => {
+                        let enforced = enforce(&said, policy)?;
+                        let item = ToRecorder { item: Some(Item::Enforced(enforced)) };
+                        // If it closes now, its status is read next.
+                        let _ = timeout(PATIENCE, link.to.send(item)).await;
+                    }
+                    Some(Said::Over(over)) => drop(state.send_replace(State::Over(over.reason))),
+                    Some(Said::Begun(_) | Said::Asking(_) | Said::Kept(_)) | None => {}
                 },
                 Ok(None) => return Err("it has closed the stream".to_owned()),
                 Err(status) => return Err(gone(status)),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ironrdp_acceptor::DesktopSize;
 use lucid_desktop::pointer::Shape;
 use lucid_desktop::{Closed, Desktop, DesktopRequest, KeyboardLayout, Pointer};
+use lucid_policy::Policy;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -17,7 +18,9 @@ use crate::drives::Shelf;
 use crate::encoders::VideoEncoders;
 use crate::monitors::Layout;
 use crate::picture::{FromDesktop, Orders, Painter};
-use crate::recording::{Recording, State};
+use crate::keeper::Over;
+use crate::gates::{self, Channels, Holding, Told};
+use crate::recording::{self, Recording, State};
 use crate::sound::Source;
 use crate::{Error, keyboard};
 
@@ -29,13 +32,19 @@ pub(crate) struct Settings {
     /// The launcher's socket.
     pub(crate) desktop: PathBuf,
     pub(crate) keyboard: KeyboardLayout,
-    /// Whether their programs can play sound.
-    pub(crate) sound: bool,
-    /// Whether they have a folder with the client's drives; whether their programs can change what is there.
-    pub(crate) drives: Option<bool>,
+    /// What there may be in one: sound, a folder with the client's drives.
+    pub(crate) channels: Channels,
     pub(crate) encoders: VideoEncoders,
-    /// The recorder's socket, if sessions are recorded.
-    pub(crate) recorder: Option<PathBuf>,
+    pub(crate) authority: Authority,
+}
+
+/// Who says what may pass.
+#[derive(Clone)]
+pub(crate) enum Authority {
+    /// The session controller, whose socket this is; it records what is shown.
+    Controller(PathBuf),
+    /// One policy, for every session; nothing is recorded.
+    Fixed(Arc<Policy>),
 }
 
 /// A desktop that is starting while the handshake finishes.
@@ -46,8 +55,7 @@ pub(crate) struct Opening {
     focus: Newest,
     from_desktop: mpsc::Receiver<FromDesktop>,
     keyboard: KeyboardLayout,
-    drives_writable: bool,
-    recorder: Option<PathBuf>,
+    authority: Authority,
     /// What encodes H.264, in words for people.
     encoder: watch::Receiver<String>,
     size: DesktopSize,
@@ -55,49 +63,43 @@ pub(crate) struct Opening {
 
 /// Starts a desktop; blocking work goes to another thread.
 pub(crate) fn open(settings: &Settings, size: DesktopSize) -> Opening {
-    let Settings { desktop: socket, keyboard, sound, drives, encoders, recorder } = settings;
+    let Settings { desktop: socket, keyboard, channels, encoders, authority } = settings;
+    let Channels { sound, drives, .. } = *channels;
     let (out, from_desktop) = mpsc::channel(1);
     let orders = Orders::new(Mutex::new(None));
     let curtain = Curtain::default();
     let focus = Newest::default();
     let painter = Painter::new(Arc::clone(&orders), curtain.clone(), focus.clone(), out, encoders.clone());
     let (width, height) = (size.width.into(), size.height.into());
-    let request =
-        DesktopRequest { width, height, keyboard: keyboard.clone(), sound: *sound, drives: drives.is_some() };
+    let request = DesktopRequest { width, height, keyboard: keyboard.clone(), sound, drives };
     let socket = socket.clone();
     let task = tokio::task::spawn_blocking(move || Desktop::open(&socket, &request, painter));
-    let drives_writable = drives.unwrap_or_default();
-    let (keyboard, recorder) = (keyboard.clone(), recorder.clone());
+    let (keyboard, authority) = (keyboard.clone(), authority.clone());
     let encoder = encoders.description();
-    Opening { task, orders, curtain, focus, from_desktop, keyboard, drives_writable, recorder, encoder, size }
+    Opening { task, orders, curtain, focus, from_desktop, keyboard, authority, encoder, size }
 }
 
 impl Opening {
     /// Waits for it.
     pub(crate) async fn running(self) -> Result<Running, Error> {
-        let Opening {
-            task,
-            orders,
-            curtain,
-            focus,
-            from_desktop,
-            keyboard,
-            drives_writable,
-            recorder,
-            encoder,
-            size,
-        } = self;
+        let Opening { task, orders, curtain, focus, from_desktop, keyboard, authority, encoder, size } = self;
         let mut desktop =
             task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
         let sound = desktop.take_sound().map(Source::new).transpose()?.map(Rc::new);
         let log = Log::default();
+        let (told, holding) = gates::holding(match &authority {
+            Authority::Controller(_) => None,
+            Authority::Fixed(policy) => Some(Arc::clone(policy)),
+        });
         let drives = desktop.take_drives();
-        let shelf = drives.map(|device| Shelf::new(device, drives_writable, log.clone())).transpose()?;
+        let shelf = drives.map(|device| Shelf::new(device, holding.clone(), log.clone())).transpose()?;
         Ok(Running {
             desktop: Owned(Some(desktop)),
             sound,
             drives: shelf,
-            recorder,
+            authority,
+            told,
+            holding,
             encoder,
             recording: None,
             log,
@@ -144,7 +146,10 @@ pub(crate) struct Running {
     pub(crate) sound: Option<Rc<Source>>,
     /// The folder with its client's drives, if the gate is open.
     pub(crate) drives: Option<Shelf>,
-    recorder: Option<PathBuf>,
+    authority: Authority,
+    told: Told,
+    /// What may pass.
+    pub(crate) holding: Holding,
     encoder: watch::Receiver<String>,
     /// Where what is shown is kept, if it has to be.
     pub(crate) recording: Option<Recording>,
@@ -172,14 +177,25 @@ pub(crate) struct Running {
 impl Running {
     /// Has a recording begin, if there has to be one and is none (any more).
     pub(crate) async fn record(&mut self, user: &str, size: DesktopSize) -> Result<(), Error> {
-        let Some(socket) = &self.recorder else { return Ok(()) };
+        let Authority::Controller(socket) = &self.authority else { return Ok(()) };
         if matches!(self.recording.as_ref().map(Recording::state), None | Some(State::Off(_))) {
-            let recording = Recording::begin(socket, user, size, self.encoder.borrow().clone()).await?;
+            let encoder = self.encoder.borrow().clone();
+            let recording = Recording::begin(socket, user, size, encoder, self.told.clone()).await?;
             self.log.set(Some(recording.queue()));
             self.recording = Some(recording);
             self.note_focus();
         }
         Ok(())
+    }
+
+    /// Waits until the controller ends the session; returns why.
+    pub(crate) async fn over(recording: &mut Option<Recording>) -> String {
+        loop {
+            if let Some(State::Over(why)) = recording.as_ref().map(Recording::state) {
+                return why;
+            }
+            recording::changed(recording).await;
+        }
     }
 
     /// Which window has the focus, for a recording that begins or goes on.
@@ -198,9 +214,20 @@ impl Running {
         if let Some(drives) = &self.drives {
             drives.tell_open();
         }
+        if self.is_asking() {
+            // It has not begun.
+            self.log.set(None);
+            self.recording = None;
+            return None;
+        }
         self.log.flush().await;
         self.log.set(None);
         self.recording.take().map(Recording::end)
+    }
+
+    /// Whether its user has not accepted the policy yet.
+    pub(crate) fn is_asking(&self) -> bool {
+        matches!(self.recording.as_ref().map(Recording::state), Some(State::Asking(_)))
     }
 
     /// Lets go of what belonged to the last client: keys and buttons, its pictures, the encoder and its memory.
@@ -253,19 +280,20 @@ impl Running {
     }
 
     /// Takes what still comes while nobody looks, for as long as the desktop lives; returns why it ended.
-    pub(crate) async fn parked(&mut self) -> String {
+    pub(crate) async fn parked(&mut self) -> Over {
         loop {
             self.log.flush().await;
             let message = tokio::select! {
                 message = self.from_desktop.recv() => message,
+                why = Running::over(&mut self.recording) => return Over::Controller(why),
                 focus = self.focus.changed() => {
                     self.log.note(focus);
                     continue;
                 }
             };
             match message {
-                Some(FromDesktop::Closed(Closed::Gone(why))) => return why.to_string(),
-                Some(FromDesktop::Closed(_)) | None => return "it was closed".into(),
+                Some(FromDesktop::Closed(Closed::Gone(why))) => return Over::Desktop(why.to_string()),
+                Some(FromDesktop::Closed(_)) | None => return Over::Desktop("it was closed".into()),
                 Some(FromDesktop::Withheld { .. }) => self.asked = false,
                 Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
                 // The rest follows.

@@ -18,7 +18,8 @@ use ironrdp_pdu::rdp::headers::ShareDataPdu;
 use ironrdp_pdu::rdp::server_error_info::ProtocolIndependentCode;
 use ironrdp_svc::server_encode_svc_messages;
 use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream, split_tokio_framed};
-use lucid_desktop::{Closed, Input, Pointer};
+use lucid_desktop::{Button, Closed, Input, Pointer, Rect};
+use lucid_ipc::session::Actor;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -35,6 +36,7 @@ use crate::handshake::{Connection, Dynamic};
 use crate::incoming::{self, Incoming};
 use crate::input::Translator;
 use crate::pace::Pace;
+use crate::page::Page;
 use crate::picture::{Codec, Encoded, FromDesktop, Order};
 use crate::pointer::Cursors;
 use crate::recording::{self, Recording};
@@ -46,14 +48,32 @@ use crate::touch::Touches;
 use crate::trail::Trail;
 use crate::{Error, audit, closing, fastpath, reconnect};
 
+mod admission;
 mod clicks;
 mod resize;
 
+use admission::Admission;
 use clicks::{Clicks, For};
 use resize::Resizing;
 
 /// A client that announced the graphics pipeline has this long to open it before it gets pictures the old way.
 const PIPELINE_WAIT: Duration = Duration::from_secs(10);
+
+/// Nobody has read the page that asks him within this time.
+const UNREAD: Duration = Duration::from_millis(1000);
+
+/// Why a session is over is shown for so long.
+const OVER_SHOWN: Duration = Duration::from_secs(5);
+
+// Keys that the page takes (linux/input-event-codes.h).
+const KEY_ESCAPE: u32 = 1;
+const KEY_ENTER: u32 = 28;
+const KEY_SPACE: u32 = 57;
+const KEY_KEYPAD_ENTER: u32 = 96;
+const KEY_UP: u32 = 103;
+const KEY_PAGE_UP: u32 = 104;
+const KEY_DOWN: u32 = 108;
+const KEY_PAGE_DOWN: u32 = 109;
 
 /// Pieces that wait to be written; the writer takes them in order.
 const WRITE_QUEUE: usize = 4;
@@ -65,6 +85,8 @@ pub(crate) enum End {
     Client,
     /// The desktop ended, and why.
     Desktop(String),
+    /// The session controller ended the session, or its user does not accept the policy; and why.
+    Controller(String),
     /// The client was told to go.
     Told(Farewell),
 }
@@ -88,6 +110,12 @@ struct Session<'a> {
     writer: mpsc::Sender<Piece>,
     translator: Translator,
     clicks: Clicks,
+    /// Which input may go to the desktop.
+    admission: Admission,
+    /// Where the pointer is on the page that asks.
+    at: (u32, u32),
+    /// Since when its user is asked whether he accepts the policy.
+    asked: Option<Instant>,
     /// The user wants no more of what the notice tells.
     stop: bool,
     cursors: Cursors,
@@ -127,7 +155,10 @@ pub(crate) async fn run(
     running.take_layout(result.keyboard_layout)?;
     running.take_monitors(layout)?;
     running.curtain.tell(None);
+    // Before the first picture.
+    running.curtain.turn_to(page(running.recording.as_ref().map(Recording::state)));
     running.curtain.open();
+    let asked = running.is_asking().then(Instant::now);
     let mut session = Session {
         result,
         client,
@@ -140,6 +171,9 @@ pub(crate) async fn run(
         writer: to_writer,
         translator: Translator::default(),
         clicks: Clicks::default(),
+        admission: Admission::default(),
+        at: (0, 0),
+        asked,
         stop: false,
         cursors: Cursors::new(client.pointers),
         began: Instant::now(),
@@ -164,7 +198,10 @@ pub(crate) async fn run(
             Ok(End::Told(told))
         }
     };
-    session.finish_notes().await;
+    // A session that has not begun has nothing to tell.
+    if !session.running.is_asking() {
+        session.finish_notes().await;
+    }
     drop(session);
     let (unread, _) = reader.into_inner();
     let written_out = async move {
@@ -184,9 +221,15 @@ pub(crate) async fn run(
         Ok(End::Told(told)) if told.code == ProtocolIndependentCode::DisconnectedByOtherconnection => {
             drop(tokio::task::spawn_local(written_out));
         }
-        Ok(End::Desktop(_) | End::Told(_)) => written_out.await,
+        Ok(End::Desktop(_) | End::Told(_) | End::Controller(_)) => written_out.await,
     }
     end
+}
+
+/// What stands in the place of the desktop.
+fn page(state: Option<recording::State>) -> Option<Page> {
+    let Some(recording::State::Asking(text)) = state else { return None };
+    Some(Page { title: "What this session may do. Do you accept it?".to_owned(), text, asks: true, above: 0 })
 }
 
 async fn until(instant: Option<Instant>) {
@@ -231,9 +274,10 @@ impl Session<'_> {
     ) -> Result<End, Error> {
         self.start_channels().await?;
         self.show_pointer(self.running.pointer).await?;
+        let (mut holding, log) = (self.running.holding.clone(), self.running.log.clone());
         let mut clipboard =
-            Clipboard::start(&mut self.result, &self.running.desktop, self.running.log.clone());
-        let mut sound = Sound::start(&self.result, self.running.sound.as_ref(), self.running.log.clone());
+            Clipboard::start(&mut self.result, &self.running.desktop, holding.clone(), log.clone());
+        let mut sound = Sound::start(&self.result, self.running.sound.as_ref(), holding.clone(), log);
         let drives = Drives::start(&self.result, self.running.drives.as_ref());
         let writer = self.writer.clone();
         let mut may_wait_for_pipeline = self
@@ -263,7 +307,7 @@ impl Session<'_> {
             }
             self.ask();
             // While the recorder is away nothing crosses.
-            let recorded = !self.is_paused();
+            let recorded = self.is_recorded();
             if recorded {
                 self.running.log.flush().await;
             }
@@ -271,6 +315,7 @@ impl Session<'_> {
             let refinement = self.refinement();
             let touch = self.touches.deadline();
             let (may_resize, resize_deadline) = (self.may_resize(), self.resizing.deadline());
+            let (moves, reports) = (self.admission.deadline(&self.running.holding), self.admission.reports_at());
             tokio::select! {
                 pdu = reader.read_pdu() => {
                     match pdu {
@@ -349,7 +394,21 @@ impl Session<'_> {
                 }
                 wish = self.wishes.next(), if may_resize => self.resize(wish)?,
                 () = until(resize_deadline), if resize_deadline.is_some() => return Err(resize::late()),
-                () = recording::changed(&mut self.running.recording) => self.recorded()?,
+                () = recording::changed(&mut self.running.recording) => {
+                    if let Some(why) = self.recorded()? {
+                        return self.over(why).await;
+                    }
+                }
+                () = holding.changed() => {
+                    self.renew();
+                    clipboard.renew(&mut self.result)?;
+                    sound.renew();
+                }
+                () = until(moves), if moves.is_some() => {
+                    let due = self.admission.due(&self.running.holding, Instant::now());
+                    due.into_iter().for_each(|input| self.to_desktop(input));
+                }
+                () = until(reports), if reports.is_some() => self.report(Instant::now()),
                 () = self.facts.redraw.notified() => self.running.desktop.refresh_all(),
             }
         }
@@ -508,21 +567,66 @@ impl Session<'_> {
 
     /// Nobody records what is shown, though somebody has to.
     fn is_paused(&self) -> bool {
-        self.running.recording.as_ref().is_some_and(|recording| recording.cuts().is_none())
+        matches!(self.running.recording.as_ref().map(Recording::state), Some(recording::State::Paused))
     }
 
-    /// The recording stands otherwise than before.
-    fn recorded(&mut self) -> Result<(), Error> {
-        match self.running.recording.as_ref().map(Recording::state) {
+    /// What is shown is recorded, or need not be.
+    fn is_recorded(&self) -> bool {
+        self.running.recording.as_ref().is_none_or(|recording| recording.cuts().is_some())
+    }
+
+    /// The recording stands otherwise than before; why the session is over, if it is.
+    fn recorded(&mut self) -> Result<Option<String>, Error> {
+        let state = self.running.recording.as_ref().map(Recording::state);
+        match state {
+            // Its user did not accept, or not in time.
+            Some(recording::State::Off(why)) if self.asked.is_some() => return Ok(Some(why)),
             Some(recording::State::Off(why)) => return Err(Error::NotRecorded(why)),
+            Some(recording::State::Over(why)) => return Ok(Some(why)),
             Some(recording::State::On(cut)) => {
+                if self.asked.take().is_some() {
+                    self.running.curtain.turn_to(None);
+                }
                 self.running.note_focus();
                 self.wish(|order, _| order.cut = Some(cut));
                 self.running.desktop.refresh_all();
             }
-            Some(recording::State::Paused) | None => {}
+            Some(recording::State::Asking(_) | recording::State::Paused) | None => {}
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Another policy holds.
+    fn renew(&mut self) {
+        if self.admission.renew(&self.running.holding)
+            && let Err(e) = self.running.desktop.release_all()
+        {
+            // The desktop is ending; its own message ends the session.
+            tracing::debug!("releasing keys: {e}");
+        }
+    }
+
+    /// Tells its user why the session is over, and ends it.
+    async fn over(&mut self, why: String) -> Result<End, Error> {
+        tracing::info!("the session is over: {why}");
+        let title = "This session is over".to_owned();
+        let page = Page { title, text: why.clone(), asks: false, above: 0 };
+        self.running.curtain.turn_to(Some(page));
+        self.running.desktop.refresh_all();
+        let shown = Instant::now() + OVER_SHOWN;
+        loop {
+            self.ask();
+            tokio::select! {
+                () = until(Some(shown)) => break,
+                message = self.running.from_desktop.recv() => match message {
+                    Some(FromDesktop::Picture(encoded)) => self.picture(encoded).await?,
+                    Some(FromDesktop::Ahead { commands, size }) => self.ahead(&commands, size).await?,
+                    Some(FromDesktop::Closed(_)) | None => break,
+                    Some(_) => {}
+                },
+            }
+        }
+        Ok(End::Controller(why))
     }
 
     /// The client has lost what it showed.
@@ -553,7 +657,7 @@ impl Session<'_> {
         let Some(Sent { bytes, frame, frames }) = pipeline.picture(commands, size, time_ms)? else {
             return Ok(None);
         };
-        if let Some(recording) = &self.running.recording {
+        if let Some(recording) = self.running.recording.as_ref().filter(|recording| recording.cuts().is_some()) {
             for frame in frames {
                 recording.frame(frame).await;
             }
@@ -671,6 +775,10 @@ impl Session<'_> {
             return;
         }
         let now = Instant::now();
+        if self.running.is_asking() {
+            self.facts.last_input.set(now);
+            return inputs.iter().for_each(|input| self.answer(input, now));
+        }
         self.facts.last_input.set(now);
         if self.running.log.is_on() {
             self.period.input(now.into());
@@ -685,10 +793,70 @@ impl Session<'_> {
                     continue;
                 }
             }
-            if let Err(e) = self.running.desktop.input(input) {
-                // The desktop is ending; its own message ends the session.
-                tracing::debug!("input: {e}");
+            let mut admitted = Vec::new();
+            self.admission.take(input, &self.running.holding, now, &mut admitted);
+            admitted.into_iter().for_each(|input| self.to_desktop(input));
+        }
+        self.report(now);
+    }
+
+    fn to_desktop(&mut self, input: Input) {
+        if let Err(e) = self.running.desktop.input(input) {
+            // The desktop is ending; its own message ends the session.
+            tracing::debug!("input: {e}");
+        }
+    }
+
+    /// Tells the recording what was tried and may not be.
+    fn report(&mut self, now: Instant) {
+        for (rule, detail) in self.admission.report(now) {
+            self.running.log.note(audit::violation(Actor::Client, rule, detail));
+        }
+    }
+
+    /// What its user does with the page that asks him.
+    fn answer(&mut self, input: &Input, now: Instant) {
+        let Some((mut page, layout)) = self.running.curtain.page() else { return };
+        let Some(asked) = self.asked else { return };
+        let accepts = |place: Option<Rect>, (x, y)| {
+            place.is_some_and(|place| place.overlaps(Rect { x, y, width: 1, height: 1 }))
+        };
+        let answer = match *input {
+            Input::PointerMove { x, y } => {
+                self.at = (x, y);
+                None
             }
+            // What was typed for something else does not answer.
+            _ if now < asked + UNREAD => None,
+            Input::Key { evdev: KEY_ENTER | KEY_KEYPAD_ENTER, pressed: true } => layout.accept.map(|_| true),
+            Input::Character('\r' | '\n') => layout.accept.map(|_| true),
+            Input::Key { evdev: KEY_ESCAPE, pressed: true } => Some(false),
+            Input::Button { button: Button::Left, pressed: true } if accepts(layout.accept, self.at) => Some(true),
+            Input::Button { button: Button::Left, pressed: true } if accepts(layout.decline, self.at) => Some(false),
+            _ => None,
+        };
+        if let Some(accepted) = answer {
+            tracing::info!(accepted, "the user answers whether he accepts the policy");
+            if let Some(recording) = &mut self.running.recording {
+                recording.answer(accepted);
+            }
+            return;
+        }
+        let most = layout.most_above;
+        let above = match *input {
+            Input::Key { evdev: KEY_DOWN, pressed: true } => page.above + 1,
+            Input::Key { evdev: KEY_UP, pressed: true } => page.above.saturating_sub(1),
+            Input::Key { evdev: KEY_PAGE_DOWN | KEY_SPACE, pressed: true } => page.above + layout.lines,
+            Input::Key { evdev: KEY_PAGE_UP, pressed: true } => page.above.saturating_sub(layout.lines),
+            Input::Wheel { vertical, .. } if vertical > 0.0 => page.above + 3,
+            Input::Wheel { vertical, .. } if vertical < 0.0 => page.above.saturating_sub(3),
+            _ => return,
+        };
+        let above = above.min(most);
+        if above != page.above {
+            page.above = above;
+            self.running.curtain.turn_to(Some(page));
+            self.running.desktop.refresh_all();
         }
     }
 

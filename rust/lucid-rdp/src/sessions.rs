@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ironrdp_acceptor::DesktopSize;
 use ironrdp_pdu::rdp::client_info::ClientAutoReconnect;
+use lucid_policy::Policy;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::handshake::Connection;
@@ -21,6 +22,23 @@ pub struct Limits {
     pub idle: Option<Duration>,
     /// How long a session may last in all, connected or not.
     pub session: Option<Duration>,
+}
+
+impl Limits {
+    /// Those of this host, and those of a policy.
+    pub(crate) fn within(&self, policy: Option<&Policy>) -> Limits {
+        let Some(policy) = policy else { return *self };
+        let shorter = |limit: Option<Duration>, seconds: u32| {
+            let other = Duration::from_secs(seconds.into());
+            Some(limit.map_or(other, |limit| limit.min(other)))
+        };
+        let limits = &policy.limits;
+        Limits {
+            keep: self.keep,
+            idle: shorter(self.idle, limits.idle_seconds),
+            session: shorter(self.session, limits.absolute_seconds),
+        }
+    }
 }
 
 /// An authenticated client that is to have its desktop.

@@ -1,5 +1,5 @@
 //! Sound from the desktop to the client: what programs play comes out of the sandbox through a pipe and goes to the
-//! client by MS-RDPEA. Exists only when its gate ([`Gates`](crate::gates::Gates)) is open.
+//! client by MS-RDPEA, while its gate ([`Gates`](crate::gates::Gates)) is open.
 //!
 //! Sound is worth something only now: what waits too long is thrown away, oldest first. The client confirms what it has
 //! taken, and while it is behind nothing more is sent, so that a slow link carries pictures and not a backlog of sound.
@@ -17,10 +17,13 @@ use std::time::{Duration, Instant};
 use ironrdp_acceptor::AcceptorResult;
 use ironrdp_svc::server_encode_svc_messages;
 use lucid_desktop::sound::{CHANNELS, RATE};
+use lucid_ipc::session::Actor;
 use lucid_ipc::session::to_recorder::Item;
+use lucid_policy::Action;
 
 use crate::Error;
-use crate::audit::Log;
+use crate::audit::{self, Log};
+use crate::gates::Holding;
 pub(crate) use channel::{Channel, bound};
 use channel::{Received, Wave};
 use flight::Flight;
@@ -52,13 +55,22 @@ struct Open {
     silent: u32,
     flight: Flight,
     lost: Duration,
+    /// What may pass.
+    holding: Holding,
+    /// It was told that something played which may not be heard.
+    refusal_told: bool,
     /// Where what is sent is recorded.
     log: Log,
 }
 
 impl Sound {
     /// Begins, if there is sound and the client has the channel.
-    pub(crate) fn start(result: &AcceptorResult, source: Option<&Rc<Source>>, log: Log) -> Sound {
+    pub(crate) fn start(
+        result: &AcceptorResult,
+        source: Option<&Rc<Source>>,
+        holding: Holding,
+        log: Log,
+    ) -> Sound {
         let channel_id = result.static_channels.get_channel_id_by_type::<Channel>();
         let (Some(source), Some(channel_id)) = (source, channel_id) else { return Sound(None) };
         Sound(Some(Open {
@@ -72,6 +84,8 @@ impl Sound {
             silent: 0,
             flight: Flight::default(),
             lost: Duration::ZERO,
+            holding,
+            refusal_told: false,
             log,
         }))
     }
@@ -117,6 +131,16 @@ impl Sound {
         Ok(())
     }
 
+    /// Another policy holds: what waits under one that closes the gate is thrown away.
+    pub(crate) fn renew(&mut self) {
+        if let Some(open) = &mut self.0 {
+            open.refusal_told = false;
+            if !open.holding.permits(&Action::PlaySound) {
+                open.waiting.clear();
+            }
+        }
+    }
+
     /// Whether something may be written to the client now.
     pub(crate) fn has_output(&self) -> bool {
         self.0.as_ref().is_some_and(|open| !open.waiting.is_empty() && open.flight.may_send(Instant::now()))
@@ -140,6 +164,10 @@ impl Open {
             if self.silent > LAST_SILENCE {
                 continue;
             }
+            if !self.holding.permits(&Action::PlaySound) {
+                self.refused();
+                continue;
+            }
             if self.waiting.len() >= MAX_WAITING {
                 self.waiting.pop_front();
                 self.lost += LASTS;
@@ -148,6 +176,14 @@ impl Open {
                 }
             }
             self.waiting.push_back(piece);
+        }
+    }
+
+    /// Something plays that may not be heard. Told once, until that changes.
+    fn refused(&mut self) {
+        if self.silent == 0 && !std::mem::replace(&mut self.refusal_told, true) {
+            let detail = "a program plays sound, which the client may not hear".to_owned();
+            self.log.note(audit::violation(Actor::Device, "system.audio_out", detail));
         }
     }
 

@@ -42,7 +42,7 @@ pub(crate) enum Received {
 }
 
 /// The channel's end on this host.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Channel {
     gates: Gates,
     long_names: bool,
@@ -58,12 +58,19 @@ impl Channel {
     /// msgType of a Format Data Response (2.2.5.2).
     const FORMAT_DATA_RESPONSE: u16 = 5;
 
-    pub(crate) fn new(gates: Gates) -> Channel {
-        Channel { gates, long_names: false, received: Vec::new(), oversize: None }
+    /// With everything open.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn open() -> Channel {
+        let mut policy = lucid_policy::Policy::strict();
+        (policy.clipboard.host_to_remote, policy.clipboard.remote_to_host) = (true, true);
+        (policy.file.upload_enabled, policy.file.download_enabled) = (true, true);
+        policy.file.allowed_extensions = vec!["*".to_owned()];
+        Channel { gates: Gates::of(&policy), ..Channel::default() }
     }
 
-    pub(crate) fn gates(&self) -> Gates {
-        self.gates
+    /// What is open from now on. Nothing is before.
+    pub(crate) fn set_gates(&mut self, gates: Gates) {
+        self.gates = gates;
     }
 
     /// What has come since the last time.
@@ -173,12 +180,11 @@ impl SvcProcessor for Channel {
     }
 
     fn start(&mut self) -> PduResult<Vec<SvcMessage>> {
-        let mut flags = ClipboardGeneralCapabilityFlags::USE_LONG_FORMAT_NAMES;
-        if self.gates.files() {
-            flags |= ClipboardGeneralCapabilityFlags::STREAM_FILECLIP_ENABLED
-                | ClipboardGeneralCapabilityFlags::FILECLIP_NO_FILE_PATHS
-                | ClipboardGeneralCapabilityFlags::HUGE_FILE_SUPPORT_ENABLED;
-        }
+        // What is said here is said once, and what is open may change.
+        let flags = ClipboardGeneralCapabilityFlags::USE_LONG_FORMAT_NAMES
+            | ClipboardGeneralCapabilityFlags::STREAM_FILECLIP_ENABLED
+            | ClipboardGeneralCapabilityFlags::FILECLIP_NO_FILE_PATHS
+            | ClipboardGeneralCapabilityFlags::HUGE_FILE_SUPPORT_ENABLED;
         let capabilities = Capabilities::new(ClipboardProtocolVersion::V2, flags);
         Ok(vec![message(ClipboardPdu::Capabilities(capabilities)), message(ClipboardPdu::MonitorReady)])
     }

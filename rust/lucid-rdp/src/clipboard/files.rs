@@ -11,13 +11,14 @@ pub(crate) mod serve;
 
 use std::time::Duration;
 
-use lucid_desktop::files::{Answer, MAX_ENTRIES, Request, frame, header, lengths};
-use lucid_ipc::session::Actor;
-use lucid_ipc::session::to_recorder::Item;
+use lucid_desktop::files::{Answer, Entry, MAX_ENTRIES, Request, frame, header, lengths};
+use lucid_ipc::session::{Actor, Direction};
+use lucid_policy::{Action, Transfer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use crate::audit;
+use crate::audit::{self, Log};
+use crate::gates::Holding;
 
 /// What the client is asked for at once, in bytes.
 const PIECE: u32 = 512 * 1024;
@@ -28,10 +29,32 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const _: () = assert!(list::LARGEST == 4 + MAX_ENTRIES * 592);
 
-/// More files than may be copied at once.
-fn too_many_bytes(actor: Actor, files: usize, bytes: u64, limit: u64) -> Item {
-    let detail = format!("{bytes} bytes in {files} files and folders are beyond the limit of {limit}");
-    audit::violation(actor, "file.max_size_mb", detail)
+/// Whether all of these may pass, of `bytes` together. The first that may not is told, and none does.
+fn permitted(
+    way: Direction,
+    entries: &[Entry],
+    bytes: u64,
+    holding: &Holding,
+    log: &Log,
+) -> Result<(), Trouble> {
+    let actor = if way == Direction::ToDesktop { Actor::Client } else { Actor::Device };
+    let limit = holding.gates().files_max_bytes;
+    if bytes > limit {
+        let files = entries.len();
+        let detail = format!("{bytes} bytes in {files} files and folders are beyond the limit of {limit}");
+        log.note(audit::violation(actor, "file.max_size_mb", detail));
+        return Err(Trouble::Refused(format!("{bytes} bytes of files are larger than the policy's limit of {limit}")));
+    }
+    for entry in entries.iter().filter(|entry| !entry.folder) {
+        let name = entry.path.rsplit('/').next().unwrap_or_default();
+        let transfer = Transfer { bytes, dir: None, name, replaces: false };
+        let action = if way == Direction::ToDesktop { Action::Upload(transfer) } else { Action::Download(transfer) };
+        if !holding.permits(&action) {
+            log.note(audit::violation(actor, "file.allowed_extensions", entry.path.clone()));
+            return Err("a file among them may not pass: its name has an ending that the policy does not allow".into());
+        }
+    }
+    Ok(())
 }
 
 /// A file's size, or a piece of it.

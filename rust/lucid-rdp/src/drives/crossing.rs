@@ -1,6 +1,6 @@
 //! What crosses of the client's files while programs have them open, for the recording.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::audit::{self, Crossing, Log};
 
-/// Between two events of a program that wants to change what it may not.
+/// Between two events of programs that want what the same rule forbids.
 const REFUSALS: Duration = Duration::from_secs(10);
 
 /// An open file.
@@ -29,12 +29,13 @@ struct Open {
 pub(super) struct Files {
     log: Log,
     open: RefCell<HashMap<u64, Open>>,
-    refused: Cell<Option<Instant>>,
+    /// When that was told last, by the rule.
+    refused: RefCell<HashMap<&'static str, Instant>>,
 }
 
 impl Files {
     pub(super) fn new(log: Log) -> Files {
-        Files { log, open: RefCell::default(), refused: Cell::new(None) }
+        Files { log, open: RefCell::default(), refused: RefCell::default() }
     }
 
     #[cfg(test)]
@@ -105,13 +106,13 @@ impl Files {
         }
     }
 
-    /// A program wanted to change something, and the drives are open for reading alone.
-    pub(super) fn refused(&self) {
+    /// A program wanted what the policy does not allow.
+    pub(super) fn refused(&self, rule: &'static str, what: &str) {
         let now = Instant::now();
-        if self.refused.get().is_none_or(|last| now - last >= REFUSALS) {
-            self.refused.set(Some(now));
-            let detail = "a program wanted to change what is on the client's drives".to_owned();
-            self.log.note(audit::violation(Actor::Device, "drives_write", detail));
+        let mut refused = self.refused.borrow_mut();
+        if refused.get(rule).is_none_or(|last| now - *last >= REFUSALS) {
+            refused.insert(rule, now);
+            self.log.note(audit::violation(Actor::Device, rule, what.to_owned()));
         }
     }
 }
@@ -202,10 +203,10 @@ mod tests {
 
         // Who tries without end is told of now and then.
         for _ in 0..1000 {
-            files.refused();
+            files.refused("file.download_enabled", "x");
         }
         tokio::time::advance(REFUSALS).await;
-        files.refused();
+        files.refused("file.download_enabled", "x");
         log.flush().await;
         assert!(told.try_recv().is_ok() && told.try_recv().is_ok() && told.try_recv().is_err());
     }

@@ -1,11 +1,13 @@
 //! The folder in the desktop: answers the kernel's requests with what the client's drives say.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use lucid_policy::{Action, Policy, Transfer};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -19,6 +21,7 @@ use super::link::{Drive, File, Handle, Link};
 use super::names;
 use super::tree::{Nodes, Opened, Table};
 use crate::Error;
+use crate::gates::Holding;
 
 /// Requests that are answered at a time; further ones wait in the kernel, where only a signal that kills ends them.
 const MAX_REQUESTS: usize = 128;
@@ -36,18 +39,19 @@ impl Drop for Served {
     }
 }
 
-/// Begins. `device` is the kernel's end, `writable` whether programs may change anything.
+/// Begins. `device` is the kernel's end, `holding` what programs may do there.
 pub(super) fn serve(
     device: OwnedFd,
     link: Rc<Link>,
-    writable: bool,
+    holding: Holding,
     crossing: Rc<Files>,
 ) -> Result<Served, Error> {
     rustix::io::ioctl_fionbio(&device, true).map_err(|e| Error::Drives(e.into()))?;
     #[expect(deprecated, reason = "unsound for what changes its descriptor, which an OwnedFd does not")]
     let device = AsyncFd::with_interest(device, Interest::READABLE).map_err(Error::Drives)?;
     let (nodes, table) = (RefCell::new(Nodes::new()), RefCell::default());
-    let folder = Folder { link, writable, nodes, table, crossing };
+    let (open, made) = (RefCell::default(), RefCell::default());
+    let folder = Folder { link, holding, nodes, table, open, made, crossing };
     let served = Rc::new(Kernel { device, folder, interrupts: RefCell::default() });
     Ok(Served(tokio::task::spawn_local(served.run())))
 }
@@ -164,9 +168,13 @@ fn init(major: u32, max_readahead: u32, flags: u32) -> Result<Answer, Errno> {
 /// What is asked of and answered to, without the kernel.
 pub(super) struct Folder {
     link: Rc<Link>,
-    writable: bool,
+    holding: Holding,
     nodes: RefCell<Nodes>,
     table: RefCell<Table>,
+    /// The files that are open, by their handles.
+    open: RefCell<HashMap<u64, String>>,
+    /// What programs of this session have made: nothing else may they change.
+    made: RefCell<HashSet<String>>,
     /// What is told to the recording.
     crossing: Rc<Files>,
 }
@@ -210,6 +218,7 @@ impl Folder {
                     .borrow()
                     .child(node, name)
                     .map_err(|e| if e == Errno::INVAL { Errno::NOENT } else { e })?;
+                self.may_see(&path)?;
                 let attributes = self.look(&self.place(&path)?).await?;
                 self.entry(&path, &attributes, owner)
             }
@@ -221,7 +230,11 @@ impl Folder {
                 Ok(fuse::attributes(node, &self.shown(&attributes), owner))
             }
             Operation::SetAttributes(changes) => {
-                self.may_write()?;
+                let path = self.nodes.borrow().path(node)?;
+                self.may_change(&path)?;
+                if let Some(size) = changes.size {
+                    self.may_grow(&path, size)?;
+                }
                 self.set(node, changes, owner).await
             }
             Operation::MakeFolder { name } => {
@@ -229,6 +242,7 @@ impl Folder {
                 let open =
                     Open { access: Access::Read, disposition: Disposition::Create, kind: Kind::Folder };
                 let file = self.open(&self.place(&path)?, open).await?;
+                self.made(&path)?;
                 let attributes = self.attributes_of(&file).await?;
                 self.entry(&path, &attributes, owner)
             }
@@ -238,41 +252,61 @@ impl Folder {
                 self.rename((node, name), (*folder, to), *flags).await
             }
             Operation::Open { flags } => {
-                let access = self.access(*flags)?;
+                let access = access(*flags);
                 let path = self.nodes.borrow().path(node)?;
+                if access != Access::Read {
+                    self.may_change(&path)?;
+                }
                 let open = Open { access, disposition: Disposition::Open, kind: Kind::File };
                 let place = self.place(&path)?;
                 let file = self.open(&place, open).await?;
+                if access != Access::Write && !self.made.borrow().contains(&path) {
+                    let size = self.attributes_of(&file).await?.size;
+                    self.may_read(&path, size)?;
+                }
                 let handle = self.keep(file)?;
+                self.open.borrow_mut().insert(handle, path.clone());
                 self.crossing.opened(handle, &path, false);
                 Ok(fuse::opened(handle))
             }
             Operation::Create { name, flags } => {
                 let path = self.new_path(node, name)?;
+                self.may_grow(&path, 0)?;
                 let place = self.place(&path)?;
-                let access = self.access(*flags)?;
-                let open = Open { access, disposition: Disposition::Create, kind: Kind::File };
+                let open = Open { access: access(*flags), disposition: Disposition::Create, kind: Kind::File };
                 let (file, fresh) = match self.open(&place, open).await {
                     // Another program of the client's was quicker.
                     Err(Errno::EXIST) if flags & EXCLUSIVE == 0 => {
+                        self.may_change(&path)?;
                         (self.open(&place, Open { disposition: Disposition::Open, ..open }).await?, false)
                     }
                     file => (file?, true),
                 };
+                if fresh {
+                    self.made(&path)?;
+                }
                 let attributes = self.attributes_of(&file).await?;
                 let handle = self.keep(file)?;
+                self.open.borrow_mut().insert(handle, path.clone());
                 self.crossing.opened(handle, &path, fresh);
                 let node = self.nodes.borrow_mut().tell(&path)?;
                 Ok(fuse::created(node, &self.shown(&attributes), owner, handle))
             }
             Operation::Read { handle, offset, length } => {
                 let file = self.table.borrow().file(*handle)?;
+                let path = self.path_of(*handle)?;
+                if !self.made.borrow().contains(&path) {
+                    // Its size was looked at when it was opened; it may have grown.
+                    self.may_read(&path, 0)?;
+                }
                 let bytes = self.read(file, *offset, *length).await?;
                 self.crossing.read(*handle, *offset, *length, &bytes);
                 Ok(fuse::data(&bytes))
             }
             Operation::Write { handle, offset, data } => {
-                self.may_write()?;
+                let path = self.path_of(*handle)?;
+                self.may_change(&path)?;
+                self.may_grow(&path, offset.saturating_add(data.len() as u64))?;
                 let file = self.table.borrow().file(*handle)?;
                 self.write(file, *offset, data).await?;
                 self.crossing.written(*handle, *offset, data);
@@ -281,6 +315,7 @@ impl Folder {
             Operation::Statistics => self.statistics(node).await,
             Operation::Release { handle } | Operation::ReleaseFolder { handle } => {
                 let opened = self.table.borrow_mut().remove(*handle);
+                self.open.borrow_mut().remove(handle);
                 if let Some(Opened::File(file)) = opened {
                     // The kernel reads no further than a size that it knows, so no answer was a short one.
                     if self.crossing.wants_size(*handle)
@@ -310,28 +345,83 @@ impl Folder {
         }
     }
 
-    fn may_write(&self) -> Result<(), Errno> {
-        if self.writable {
-            return Ok(());
-        }
-        self.crossing.refused();
-        Err(Errno::ROFS)
+    fn policy(&self) -> Result<Arc<Policy>, Errno> {
+        self.holding.policy().ok_or(Errno::ACCESS)
     }
 
-    /// What `open`'s flags ask for.
-    fn access(&self, flags: u32) -> Result<Access, Errno> {
-        let access = match flags & ACCESS_MODE {
-            0 => return Ok(Access::Read),
-            1 => Access::Write,
-            _ => Access::ReadWrite,
-        };
-        self.may_write().map(|()| access)
+    /// What may not be seen is not there.
+    fn may_see(&self, path: &str) -> Result<(), Errno> {
+        if self.policy()?.shows_path(path) { Ok(()) } else { Err(Errno::NOENT) }
+    }
+
+    /// Whether something may be made or changed in a folder.
+    fn may_write(&self, folder: &str) -> Result<(), Errno> {
+        let policy = self.policy()?;
+        if !policy.file.download_enabled {
+            self.crossing.refused("file.download_enabled", "a program wanted to change what is on the client's drives");
+            return Err(Errno::ROFS);
+        }
+        if policy.uses_path(folder) {
+            return Ok(());
+        }
+        self.crossing.refused("file.allowed_dirs", "a program wanted to change what is in a folder that may not be used");
+        Err(Errno::ACCESS)
+    }
+
+    /// Whether something that is there may be changed, or removed: what was made in this session.
+    fn may_change(&self, path: &str) -> Result<(), Errno> {
+        self.may_write(parted(path).0)?;
+        if self.made.borrow().contains(path) {
+            return Ok(());
+        }
+        self.crossing.refused("file.replaced", "a program wanted to change or replace a file that was there before");
+        Err(Errno::PERM)
+    }
+
+    /// Whether a file on a drive may be so large, and have that name.
+    fn may_grow(&self, path: &str, bytes: u64) -> Result<(), Errno> {
+        let (dir, name) = parted(path);
+        let transfer = Transfer { bytes, dir: Some(dir), name, replaces: false };
+        if self.holding.permits(&Action::Download(transfer)) {
+            return Ok(());
+        }
+        self.crossing.refused("file.download_enabled", "a program wanted to write a file that may not go to the client");
+        Err(Errno::ACCESS)
+    }
+
+    /// Whether a file of that size may be read.
+    fn may_read(&self, path: &str, bytes: u64) -> Result<(), Errno> {
+        let (dir, name) = parted(path);
+        let transfer = Transfer { bytes, dir: Some(dir), name, replaces: false };
+        if self.holding.permits(&Action::Upload(transfer)) {
+            return Ok(());
+        }
+        self.crossing.refused("file.upload_enabled", "a program wanted to read a file that may not go to the desktop");
+        Err(Errno::ACCESS)
+    }
+
+    /// A path was made; there are only so many.
+    fn made(&self, path: &str) -> Result<(), Errno> {
+        let mut made = self.made.borrow_mut();
+        if made.len() >= MAX_ENTRIES {
+            return Err(Errno::NOSPC);
+        }
+        made.insert(path.to_owned());
+        Ok(())
+    }
+
+    fn path_of(&self, handle: u64) -> Result<String, Errno> {
+        self.open.borrow().get(&handle).cloned().ok_or(Errno::BADF)
     }
 
     /// A path where something is to be made, removed or renamed: not among the drives themselves.
     fn new_path(&self, folder: u64, name: &[u8]) -> Result<String, Errno> {
-        self.may_write()?;
-        if folder == ROOT { Err(Errno::PERM) } else { self.nodes.borrow().child(folder, name) }
+        if folder == ROOT {
+            return Err(Errno::PERM);
+        }
+        let path = self.nodes.borrow().child(folder, name)?;
+        self.may_write(parted(&path).0)?;
+        Ok(path)
     }
 
     fn place(&self, path: &str) -> Result<Place, Errno> {
@@ -376,13 +466,15 @@ impl Folder {
             return Ok(FOLDER);
         }
         let path = self.nodes.borrow().path(node)?;
+        self.may_see(&path)?;
         self.look(&self.place(&path)?).await
     }
 
     /// As programs see it.
     fn shown(&self, attributes: &Attributes) -> Attributes {
         // Windows marks folders as read-only without meaning it.
-        let readonly = !self.writable || (attributes.readonly && !attributes.folder);
+        let writable = self.holding.policy().is_some_and(|policy| policy.file.download_enabled);
+        let readonly = !writable || (attributes.readonly && !attributes.folder);
         Attributes { readonly, ..*attributes }
     }
 
@@ -438,6 +530,7 @@ impl Folder {
 
     async fn delete(&self, folder: u64, name: &[u8], kind: Kind) -> Result<Answer, Errno> {
         let path = self.new_path(folder, name)?;
+        self.may_change(&path)?;
         let place = self.place(&path)?;
         let file =
             self.open(&place, Open { access: Access::Delete, disposition: Disposition::Open, kind }).await?;
@@ -452,6 +545,7 @@ impl Folder {
             return Err(closed.done().err().unwrap_or(nothing_said));
         }
         self.nodes.borrow_mut().gone(&path);
+        self.made.borrow_mut().remove(&path);
         Ok(fuse::done())
     }
 
@@ -464,6 +558,13 @@ impl Folder {
         if place.drive != target.drive {
             return Err(Errno::XDEV);
         }
+        self.may_change(&from)?;
+        if !self.look(&place).await?.folder {
+            self.may_grow(&to, 0)?;
+        }
+        // What was there before is not replaced.
+        let may_replace = self.made.borrow().contains(&to);
+        let flags = if may_replace { flags } else { flags | NO_REPLACE };
         let open = Open { access: Access::Delete, disposition: Disposition::Open, kind: Kind::Any };
         let file = self.open(&place, open).await?;
         let question = irp::set_name(&target.path, flags & NO_REPLACE == 0);
@@ -476,6 +577,10 @@ impl Folder {
             Err(error) => return Err(error),
         }
         self.nodes.borrow_mut().renamed(&from, &to);
+        let below = |path: &String| path.strip_prefix(&from).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let mut made = self.made.borrow_mut();
+        let moved: Vec<String> = made.extract_if(below).collect();
+        made.extend(moved.into_iter().map(|path| format!("{to}{}", &path[from.len()..])));
         Ok(fuse::done())
     }
 
@@ -537,6 +642,9 @@ impl Folder {
         owner: Owner,
     ) -> Result<Answer, Errno> {
         let path = self.nodes.borrow().path(node)?;
+        if !path.is_empty() {
+            self.may_see(&path)?;
+        }
         let Opened::Folder(known) = self.table.borrow().get(handle)? else { return Err(Errno::BADF) };
         let entries = match known {
             // From the beginning it is read anew.
@@ -570,7 +678,8 @@ impl Folder {
 
     fn drives(&self) -> Vec<(String, Entry)> {
         let entry = Entry { name: Vec::new(), attributes: FOLDER };
-        self.link.drives().into_iter().map(|drive| (drive.name, entry.clone())).collect()
+        let drives = self.link.drives().into_iter().filter(|drive| self.may_see(&drive.name).is_ok());
+        drives.map(|drive| (drive.name, entry.clone())).collect()
     }
 
     async fn entries(&self, path: &str) -> Result<Vec<(String, Entry)>, Errno> {
@@ -590,6 +699,7 @@ impl Folder {
                     continue;
                 }
                 match names::from_wide(&entry.name) {
+                    Some(name) if self.may_see(&format!("{path}/{name}")).is_err() => {}
                     // The name is there as text.
                     Some(name) => entries.push((name, Entry { name: Vec::new(), ..entry })),
                     None => left_out += 1,
@@ -607,6 +717,20 @@ impl Folder {
             );
         }
         Ok(entries)
+    }
+}
+
+/// A path's folder and its name.
+fn parted(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+/// What `open`'s flags ask for.
+fn access(flags: u32) -> Access {
+    match flags & ACCESS_MODE {
+        0 => Access::Read,
+        1 => Access::Write,
+        _ => Access::ReadWrite,
     }
 }
 

@@ -17,14 +17,16 @@ use tokio::net::TcpListener;
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 
+use lucid_policy::Policy;
+
 use super::*;
 use crate::reconnect::Cookies;
 
 fn host() -> SharedHost {
-    host_with(Gates::default())
+    host_with(Channels { clipboard: false, sound: false, drives: false })
 }
 
-fn host_with(gates: Gates) -> SharedHost {
+fn host_with(channels: Channels) -> SharedHost {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let dir = std::env::temp_dir().join(format!("lucid-rdp-handshake-{}-{number}", std::process::id()));
@@ -37,7 +39,7 @@ fn host_with(gates: Gates) -> SharedHost {
         accounts,
         default_size: size(1280, 720),
         max_size: size(4096, 2304),
-        gates,
+        channels,
     })
 }
 
@@ -417,17 +419,18 @@ fn a_credssp_message_is_bounded_before_it_is_read() {
 }
 
 #[tokio::test]
-async fn the_clipboards_channel_is_joined_only_when_one_of_its_gates_is_open() {
-    let closed = Gates { clipboard_max_bytes: 1 << 20, ..Gates::default() };
-    let to_client = Gates { clipboard_to_client: true, ..Gates::default() };
-    let to_desktop = Gates { clipboard_to_desktop: true, ..Gates::default() };
-    for (gates, joined) in [(closed, false), (to_client, true), (to_desktop, true)] {
-        let host = host_with(gates);
+async fn the_clipboards_channel_is_joined_only_where_the_policy_may_need_it() {
+    let closed = Channels::of(&Policy::strict());
+    let mut policy = Policy::strict();
+    policy.clipboard.host_to_remote = true;
+    for (channels, joined) in [(closed, false), (Channels::of(&policy), true), (Channels::ALL, true)] {
+        let host = host_with(channels);
         let key = host.identity.public_key.clone();
         let client = Client { clipboard: true, ..Client::GOOD };
         let (seen, _) = against(&host, |stream| client.connect(stream, key)).await;
-        let connection = seen.outcome.unwrap_or_else(|e| panic!("{gates:?}: {e}"));
-        let channels = connection.result.static_channels;
-        assert_eq!(channels.get_channel_id_by_type::<clipboard::Channel>().is_some(), joined, "{gates:?}");
+        let connection = seen.outcome.unwrap_or_else(|e| panic!("{channels:?}: {e}"));
+        let static_channels = connection.result.static_channels;
+        let has = static_channels.get_channel_id_by_type::<clipboard::Channel>().is_some();
+        assert_eq!(has, joined, "{channels:?}");
     }
 }

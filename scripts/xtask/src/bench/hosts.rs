@@ -163,15 +163,18 @@ impl Lucid {
         rdp.arg("--listen").arg(format!("{HOST}:{port}")).arg("--state").arg(self.file("state"));
         rdp.arg("--run").arg(self.file("run")).arg("--account").arg(self.file("account.json"));
         rdp.arg("--desktop").arg(self.file("desktop.sock"));
+        let policy = policy::write(&self.dir, &policy::table(""))?;
         let mut name = format!("Lucid {}", env!("CARGO_PKG_VERSION"));
         let mut commands = vec![("lucid-desktop", desktop)];
         if let Some(owner) = owner {
             name.push_str(", recorded");
             let mut recorder = self.program(RECORDER);
             recorder.arg("--state").arg(self.file("recorder")).arg("--run").arg(self.file("recorder"));
-            recorder.args(["--owner", owner]);
-            rdp.arg("--recorder").arg(self.file("recorder/recorder.sock"));
+            recorder.args(["--owner", owner]).arg("--policy").arg(&policy);
+            rdp.arg("--controller").arg(self.file("recorder/recorder.sock"));
             commands.push((RECORDER, recorder));
+        } else {
+            rdp.arg("--policy").arg(&policy);
         }
         commands.push(("lucid-rdp", rdp));
         Host::start(&name, port, &commands, &self.dir, interrupt)

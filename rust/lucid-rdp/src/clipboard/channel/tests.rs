@@ -45,6 +45,12 @@ impl CliprdrBackend for Noting {
     fn on_unlock(&mut self, _: LockDataId) {}
 }
 
+fn channel_with(gates: Gates) -> Channel {
+    let mut channel = Channel::default();
+    channel.set_gates(gates);
+    channel
+}
+
 fn open() -> Gates {
     Gates {
         clipboard_to_desktop: true,
@@ -56,7 +62,7 @@ fn open() -> Gates {
 
 /// Both ends, past their greetings.
 fn connected(formats: &[ClipboardFormat]) -> (Channel, CliprdrClient) {
-    let mut host = Channel::new(open());
+    let mut host = channel_with(open());
     let mut client = CliprdrClient::new(Box::new(Noting::default()));
     let greeting = host.start().unwrap();
     assert!(tell_client(greeting, &mut client).is_empty());
@@ -119,7 +125,7 @@ fn data_of(bytes: usize) -> Vec<u8> {
 
 #[test]
 fn what_is_too_large_is_never_held_and_the_next_message_comes_through() {
-    let mut channel = StaticVirtualChannel::new(Channel::new(open()));
+    let mut channel = StaticVirtualChannel::new(channel_with(open()));
     for (bytes, taken) in [(1, true), (100_000, true), (20_000_000, false), (3, true), (200_000, false)] {
         for piece in pieces(&data_of(bytes), 1600) {
             if let Some(piece) = bounded(&mut channel, &piece).unwrap() {
@@ -140,22 +146,22 @@ fn what_is_too_large_is_never_held_and_the_next_message_comes_through() {
 fn large_messages_that_no_user_can_cause_end_the_session() {
     let list = FormatList::new_unicode(&vec![text(); 100_000], true).unwrap();
     let list = encode_vec(&ClipboardPdu::FormatList(list)).unwrap();
-    let mut host = Channel::new(open());
+    let mut host = channel_with(open());
     assert!(host.bound(&pieces(&list, 1600)[0]).is_err());
     // The middle of what never began; a second beginning; a compressed piece; no header.
     let large = pieces(&data_of(500_000), 1600);
-    assert!(Channel::new(open()).bound(&large[1]).is_err());
+    assert!(channel_with(open()).bound(&large[1]).is_err());
     assert_eq!(host.bound(&large[0]).unwrap(), None);
     assert!(host.bound(&large[0]).is_err());
     let mut compressed = pieces(&data_of(10), 1600).remove(0);
     compressed[6] = 0x20;
-    assert!(Channel::new(open()).bound(&compressed).is_err());
-    assert!(Channel::new(open()).bound(&[0; 7]).is_err());
+    assert!(channel_with(open()).bound(&compressed).is_err());
+    assert!(channel_with(open()).bound(&[0; 7]).is_err());
 }
 
 #[test]
 fn unhandled_messages_do_not_pile_up() {
-    let mut host = Channel::new(open());
+    let mut host = channel_with(open());
     let wish =
         encode_vec(&ClipboardPdu::FormatDataRequest(FormatDataRequest { format: text().id() })).unwrap();
     for _ in 0..MAX_RECEIVED {
@@ -201,7 +207,7 @@ fn damaged_messages_are_refused_or_taken_and_nothing_else() {
         seed as usize
     };
     for _ in 0..60_000 {
-        let mut channel = StaticVirtualChannel::new(Channel::new(open()));
+        let mut channel = StaticVirtualChannel::new(channel_with(open()));
         for _ in 0..3 {
             let mut whole = good[random() % good.len()].clone();
             whole.truncate(random() % (whole.len() + 1) + 1);

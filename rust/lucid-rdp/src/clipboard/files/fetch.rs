@@ -4,12 +4,13 @@
 
 use ironrdp_cliprdr::pdu::{FileContentsFlags, FileContentsRequest};
 use lucid_desktop::files::{Answer, Entry, Request};
-use lucid_ipc::session::{Actor, Direction, Outcome};
+use lucid_ipc::session::{Direction, Outcome};
 use tokio::sync::mpsc;
 
 use super::list::Wanted;
-use super::{Contents, Launcher, PATIENCE, PIECE, Trouble, too_many_bytes};
+use super::{Contents, Launcher, PATIENCE, PIECE, Trouble, permitted};
 use crate::audit::{self, Crossing, Log};
+use crate::gates::Holding;
 
 /// What the session has to see to.
 #[derive(Debug)]
@@ -73,14 +74,14 @@ impl Client {
 pub(crate) async fn fetch(
     mut launcher: Launcher,
     wanted: Vec<Wanted>,
-    limit: u64,
+    holding: Holding,
     number: u64,
     answers: mpsc::Receiver<Contents>,
     steps: mpsc::Sender<(u64, Step)>,
     log: Log,
 ) {
     let mut client = Client { steps: steps.clone(), number, answers, stream: 0 };
-    let done = all(&mut launcher, &mut client, wanted, limit, &log).await;
+    let done = all(&mut launcher, &mut client, wanted, &holding, &log).await;
     // Nobody waits for it when the session has ended.
     let _ = steps.send((number, Step::Done(done))).await;
 }
@@ -89,7 +90,7 @@ async fn all(
     launcher: &mut Launcher,
     client: &mut Client,
     wanted: Vec<Wanted>,
-    limit: u64,
+    holding: &Holding,
     log: &Log,
 ) -> Result<Vec<String>, Trouble> {
     let mut entries = Vec::with_capacity(wanted.len());
@@ -103,12 +104,7 @@ async fn all(
         entries.push(entry);
     }
     let bytes = lucid_desktop::files::check(&entries)?;
-    if bytes > limit {
-        log.note(too_many_bytes(Actor::Client, entries.len(), bytes, limit));
-        return Err(Trouble::Refused(format!(
-            "{bytes} bytes of files are larger than the clipboard's limit of {limit}"
-        )));
-    }
+    permitted(Direction::ToDesktop, &entries, bytes, holding, log)?;
     expect(launcher.call(&Request::Begin { entries: entries.clone() }, &[]).await?, &Answer::Done)?;
     pieces(launcher, client, &entries, bytes, log).await?;
     match launcher.call(&Request::Finish, &[]).await? {

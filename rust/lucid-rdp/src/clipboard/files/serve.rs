@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use ironrdp_cliprdr::pdu::{FileContentsFlags, FileContentsRequest};
 use lucid_desktop::files::{Answer, Entry, MAX_DATA, Request, check};
-use lucid_ipc::session::{Actor, Direction, Outcome};
+use lucid_ipc::session::{Direction, Outcome};
 
-use super::{Launcher, Trouble, too_many_bytes};
+use super::{Launcher, Trouble, permitted};
 use crate::audit::{self, Crossing, Log};
+use crate::gates::Holding;
 
 /// The most that is given at once, in bytes. Clients take fewer bytes than they asked for as the end of the file, so
 /// that those which ask for more are refused.
@@ -23,11 +24,11 @@ pub(crate) struct Served {
     crossing: BTreeMap<u32, Crossing>,
 }
 
-/// Makes the list of what `places` names (a program's URI list), at most `limit` bytes of files.
+/// Makes the list of what `places` names (a program's URI list), as far as all of it may pass.
 pub(crate) async fn list(
     mut launcher: Launcher,
     places: &[u8],
-    limit: u64,
+    holding: &Holding,
     log: Log,
 ) -> Result<Served, Trouble> {
     let (Answer::Listed { entries, left_out }, _) = launcher.call(&Request::List, places).await? else {
@@ -37,12 +38,7 @@ pub(crate) async fn list(
         tracing::warn!(left_out, "symbolic links and devices among copied files are left out");
     }
     let bytes = check(&entries)?;
-    if bytes > limit {
-        log.note(too_many_bytes(Actor::Device, entries.len(), bytes, limit));
-        return Err(Trouble::Refused(format!(
-            "{bytes} bytes of files are larger than the clipboard's limit of {limit}"
-        )));
-    }
+    permitted(Direction::ToClient, &entries, bytes, holding, &log)?;
     Ok(Served { launcher, entries, log, crossing: BTreeMap::new() })
 }
 

@@ -196,7 +196,6 @@ const OPEN: Gates = Gates {
     files_max_bytes: 1 << 20,
     sound_to_client: false,
     drives: false,
-    drives_write: false,
 };
 
 #[test]

@@ -10,7 +10,21 @@ fn folder(writable: bool) -> Folder {
     link.attach();
     link.add(1, "home");
     let crossing = Rc::new(Files::new(crate::audit::Log::default()));
-    Folder { link, writable, nodes: RefCell::new(Nodes::new()), table: RefCell::default(), crossing }
+    let every = vec!["*".to_owned()];
+    let file = lucid_policy::File {
+        allowed_dirs: every.clone(),
+        allowed_extensions: every,
+        upload_enabled: true,
+        download_enabled: writable,
+        ..lucid_policy::File::default()
+    };
+    of(Policy { file, ..Policy::strict() }, link, crossing)
+}
+
+fn of(policy: Policy, link: Rc<Link>, crossing: Rc<Files>) -> Folder {
+    let (_told, holding) = crate::gates::holding(Some(Arc::new(policy)));
+    let (nodes, table) = (RefCell::new(Nodes::new()), RefCell::default());
+    Folder { link, holding, nodes, table, open: RefCell::default(), made: RefCell::default(), crossing }
 }
 
 fn with_length(buffer: &[u8]) -> Vec<u8> {
@@ -53,6 +67,14 @@ async fn ask(folder: &Folder, node: u64, operation: Operation<'_>) -> Result<Ans
     folder.serve(&Request { unique: 1, node, owner: OWNER, operation }).await
 }
 
+/// A new file's node and handle (fuse_create_out: an entry of 128 bytes, then fuse_open_out).
+fn created_as(answer: Result<Answer, Errno>) -> (u64, u64) {
+    let bytes = fuse::answer(1, answer);
+    assert_eq!(bytes[4..8], [0; 4], "{bytes:?}");
+    let number = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+    (number(16), number(16 + 128))
+}
+
 /// The number that an answer begins with.
 fn number(answer: Result<Answer, Errno>) -> u64 {
     let bytes = fuse::answer(1, answer);
@@ -66,8 +88,8 @@ async fn a_file_is_whole_though_its_client_gives_it_in_small_pieces() {
     let folder = folder(true);
     let read = async {
         let drive = number(ask(&folder, ROOT, Operation::Lookup { name: b"home" }).await);
-        let node = number(ask(&folder, drive, Operation::Lookup { name: "漢.txt".as_bytes() }).await);
-        let handle = number(ask(&folder, node, Operation::Open { flags: 2 }).await);
+        let create = Operation::Create { name: "漢.txt".as_bytes(), flags: 2 };
+        let (node, handle) = created_as(ask(&folder, drive, create).await);
         let read = ask(&folder, node, Operation::Read { handle, offset: 100, length: 65_536 }).await;
         let bytes = fuse::answer(1, read);
         let written = ask(&folder, node, Operation::Write { handle, offset: 0, data: &[1; 5000] }).await;
@@ -100,8 +122,8 @@ async fn the_recording_is_told_of_a_file_when_it_is_closed_whether_its_end_was_s
             }
             ask(&folder, node, Operation::Release { handle }).await.unwrap();
         }
-        let node = number(ask(&folder, drive, Operation::Lookup { name: b"new" }).await);
-        let handle = number(ask(&folder, node, Operation::Open { flags: 1 }).await);
+        let created = ask(&folder, drive, Operation::Create { name: b"new", flags: 1 }).await;
+        let (node, handle) = created_as(created);
         let emptied = Changes { size: Some(0), ..Changes::default() };
         ask(&folder, node, Operation::SetAttributes(emptied)).await.unwrap();
         ask(&folder, node, Operation::Write { handle, offset: 0, data: &content }).await.unwrap();
@@ -154,6 +176,62 @@ async fn without_its_gate_nothing_is_changed_and_the_client_not_even_asked() {
         assert_eq!(ask(&folder, node, operation).await.err(), Some(Errno::ROFS), "{text}");
         assert!(folder.link.output().is_none(), "{text}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_the_policy_names_is_seen_and_read_and_nothing_that_was_there_is_changed() {
+    let link = Rc::new(Link::default());
+    link.attach();
+    link.add(1, "home");
+    link.add(2, "other");
+    let file = lucid_policy::File {
+        allowed_dirs: vec!["home/work".to_owned()],
+        allowed_extensions: vec!["txt".to_owned()],
+        upload_enabled: true,
+        download_enabled: true,
+        max_size_mb: 1,
+    };
+    let crossing = Rc::new(Files::new(crate::audit::Log::default()));
+    let folder = of(Policy { file, ..Policy::strict() }, link, crossing);
+    let large = vec![0; (1 << 20) + 1];
+    let used = async {
+        let lookup = async |node, name: &[u8]| ask(&folder, node, Operation::Lookup { name }).await;
+        assert_eq!(lookup(ROOT, b"other").await.err(), Some(Errno::NOENT));
+        let home = number(lookup(ROOT, b"home").await);
+        assert_eq!(lookup(home, b"secret").await.err(), Some(Errno::NOENT));
+        assert_eq!(lookup(home, b"workshop").await.err(), Some(Errno::NOENT));
+        let work = number(lookup(home, b"work").await);
+        let open = async |node, flags| ask(&folder, node, Operation::Open { flags }).await;
+        let (text, program) = (number(lookup(work, b"a.txt").await), number(lookup(work, b"a.exe").await));
+        number(open(text, 0).await);
+        assert_eq!(open(program, 0).await.err(), Some(Errno::ACCESS), "its ending");
+        for flags in [1, 2] {
+            assert_eq!(open(text, flags).await.err(), Some(Errno::PERM), "it was there before");
+        }
+        let unlink = ask(&folder, work, Operation::Unlink { name: b"a.txt" }).await;
+        assert_eq!(unlink.err(), Some(Errno::PERM));
+        let rename = Operation::Rename { name: b"a.txt", folder: work, to: b"b.txt", flags: 0 };
+        assert_eq!(ask(&folder, work, rename).await.err(), Some(Errno::PERM));
+        let create = async |node, name: &[u8]| ask(&folder, node, Operation::Create { name, flags: 1 }).await;
+        assert_eq!(create(home, b"new.txt").await.err(), Some(Errno::ACCESS), "its folder");
+        assert_eq!(create(work, b"new.exe").await.err(), Some(Errno::ACCESS), "its ending");
+        let (node, handle) = created_as(create(work, b"new.txt").await);
+        let write = async |offset| ask(&folder, node, Operation::Write { handle, offset, data: b"x" }).await;
+        write((1 << 20) - 1).await.unwrap();
+        assert_eq!(write(1 << 20).await.err(), Some(Errno::ACCESS), "its size");
+        let unlink = ask(&folder, work, Operation::Unlink { name: b"new.txt" }).await;
+        // The client that is played here has a file at every path.
+        assert_ne!(unlink.err(), Some(Errno::PERM), "it was made here");
+    };
+    tokio::select! { () = used => {}, () = play(&folder.link, one_file(b"content", 100)) => {} }
+    let used = async {
+        let home = number(ask(&folder, ROOT, Operation::Lookup { name: b"home" }).await);
+        let work = number(ask(&folder, home, Operation::Lookup { name: b"work" }).await);
+        let text = number(ask(&folder, work, Operation::Lookup { name: b"b.txt" }).await);
+        let open = ask(&folder, text, Operation::Open { flags: 0 }).await;
+        assert_eq!(open.err(), Some(Errno::ACCESS), "its size");
+    };
+    tokio::select! { () = used => {}, () = play(&folder.link, one_file(&large, 100)) => {} }
 }
 
 #[tokio::test(start_paused = true)]

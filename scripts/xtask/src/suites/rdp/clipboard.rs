@@ -99,7 +99,7 @@ impl<'a> Setting<'a> {
     fn start(
         target: &'a Target<'a>,
         runtime: &'a Path,
-        serve: &dyn Fn(u16) -> Command,
+        serve: &dyn Fn(u16, &Path) -> Command,
         mode: &Mode,
         ways: &str,
     ) -> Result<Self> {
@@ -112,10 +112,11 @@ impl<'a> Setting<'a> {
             Ok(wayland(runtime)?.is_none().then_some(()))
         })?;
         let login = Login { port: machine::free_port()?, ..target.login.clone() };
-        let mut command = serve(login.port);
+        let mut table = policy::table(ways);
+        table["clipboard"]["max_bytes"] = LIMIT.into();
+        table["file"]["max_size_mb"] = (files::LIMIT >> 20).into();
+        let mut command = serve(login.port, &policy::write(&dir, &table)?);
         command.env("LUCID_LOG", "warn,lucid_rdp=info,lucid_rdp::clipboard=debug");
-        command.args(["--allow", ways, "--clipboard-max-bytes", &LIMIT.to_string()]);
-        command.args(["--clipboard-files-max-bytes", &files::LIMIT.to_string()]);
         let rdp = target.service(&command, login.port, &dir)?;
         let mut client = Client::start(target.place, &dir, mode, &login, &[])?;
         client.wait_desktop(target.bound, interrupt)?;
@@ -293,7 +294,7 @@ fn long_text(letters: usize) -> String {
 pub(super) fn check(
     target: &Target,
     runtime: &Path,
-    serve: &dyn Fn(u16) -> Command,
+    serve: &dyn Fn(u16, &Path) -> Command,
     report: &mut Report,
 ) -> Result<()> {
     const BOTH: &str = "clipboard-to-desktop,clipboard-to-client";
@@ -444,7 +445,7 @@ fn one_way(
     name: &str,
     target: &Target,
     runtime: &Path,
-    serve: &dyn Fn(u16) -> Command,
+    serve: &dyn Fn(u16, &Path) -> Command,
     mode: &Mode,
     open: Side,
     report: &mut Report,

@@ -76,7 +76,7 @@ impl<'a> Setting<'a> {
     fn start(
         target: &'a Target<'a>,
         home: &Path,
-        serve: &dyn Fn(u16) -> Command,
+        serve: &dyn Fn(u16, &Path) -> Command,
         mode: &'a Mode,
         ways: Option<&str>,
     ) -> Result<Self> {
@@ -89,9 +89,9 @@ impl<'a> Setting<'a> {
             Ok(folder(home).is_none().then_some(()))
         })?;
         let login = Login { port: machine::free_port()?, ..target.login.clone() };
-        let mut command = serve(login.port);
+        let policy = policy::write(&dir, &policy::table(ways.unwrap_or_default()))?;
+        let mut command = serve(login.port, &policy);
         command.env("LUCID_LOG", "warn,lucid_rdp=info,lucid_rdp::drives=trace");
-        command.args(ways.map(|ways| format!("--allow={ways}")));
         let rdp = target.service(&command, login.port, &dir)?;
         let client = connect(target, &dir, mode, &login, &shared)?;
         Ok(Self { target, mode, login, home: home.to_owned(), dir, shared, rdp, client })
@@ -184,7 +184,7 @@ pub(in crate::suites) fn possible() -> Result<()> {
 pub(super) fn check(
     target: &Target,
     home: &Path,
-    serve: &dyn Fn(u16) -> Command,
+    serve: &dyn Fn(u16, &Path) -> Command,
     report: &mut Report,
 ) -> Result<()> {
     let name = format!("{}, drives", target.name);

@@ -188,7 +188,10 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
     let rdp = build::host_program(project, "lucid-rdp");
 
     let socket = dir.join("desktop.sock");
-    let serve = |port: u16, account: &Path| serve(&rdp, &dir, &socket, port, account);
+    let open = policy::write(&dir, &policy::table(""))?;
+    let serve_with =
+        |port: u16, account: &Path, policy: &Path| serve(&rdp, &dir, &socket, port, account, policy);
+    let serve = |port: u16, account: &Path| serve_with(port, account, &open);
     let account = dir.join("account.json");
     let login = Login {
         port: machine::free_port()?,
@@ -242,11 +245,11 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
         scene: Some(build::host_program(project, "bench-scene")),
     };
     common(&target, report)?;
-    clipboard::check(&target, &dir.join("runtime"), &|port| serve(port, &account), report)?;
-    sound::check(&target, &sound, &|port| serve(port, &account), &mark, report)?;
+    clipboard::check(&target, &dir.join("runtime"), &|port, policy| serve_with(port, &account, policy), report)?;
+    sound::check(&target, &sound, &|port, policy| serve_with(port, &account, policy), &mark, report)?;
     touch::run(&target, report)?;
     cache::check(&target, report)?;
-    drives::check(&target, &home, &|port| serve(port, &account), report)?;
+    drives::check(&target, &home, &|port, policy| serve_with(port, &account, policy), report)?;
 
     sessions::many_cuts(&target, &rdp_service, report)?;
     window::many_sizes(&target, &rdp_service, report)?;
@@ -297,11 +300,18 @@ pub(super) fn sway_config(project: &Project, dir: &Path) -> Result<PathBuf> {
 }
 
 /// `lucid-rdp`, as it is started on any machine.
-fn serve(program: &Path, dir: &Path, desktop: &Path, port: u16, account: &Path) -> Command {
+fn serve(
+    program: &Path,
+    dir: &Path,
+    desktop: &Path,
+    port: u16,
+    account: &Path,
+    policy: &Path,
+) -> Command {
     let mut command = Command::new(program);
     command.arg("--listen").arg(format!("127.0.0.1:{port}"));
     command.arg("--state").arg(dir.join("state")).arg("--run").arg(dir.join("run"));
-    command.arg("--account").arg(account).arg("--desktop").arg(desktop);
+    command.arg("--account").arg(account).arg("--desktop").arg(desktop).arg("--policy").arg(policy);
     command
 }
 

@@ -279,7 +279,7 @@ impl<'a> Setting<'a> {
     fn start(
         target: &'a Target<'a>,
         programs: &'a Programs,
-        serve: &dyn Fn(u16) -> Command,
+        serve: &dyn Fn(u16, &Path) -> Command,
         name: &str,
         options: &[&str],
     ) -> Result<Self> {
@@ -343,7 +343,7 @@ impl<'a> Setting<'a> {
 pub(super) fn check(
     target: &Target,
     programs: &Programs,
-    serve: &dyn Fn(u16) -> Command,
+    serve: &dyn Fn(u16, &Path) -> Command,
     mark: &str,
     report: &mut Report,
 ) -> Result<()> {

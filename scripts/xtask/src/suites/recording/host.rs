@@ -205,16 +205,17 @@ impl<'a> House<'a> {
         let mut command = Command::new(build::host_program(self.place.project, "lucid-sessiond"));
         command.arg("--state").arg(self.dir.join("recorder")).arg("--run").arg(self.dir.join("recorder-run"));
         command.args(["--owner", &self.public, "--resume-for", RESUME_FOR]);
+        command.arg("--policy").arg(policy::write(&self.dir, &policy::table(&self.ways))?);
         Background::start(&command, &self.dir.join("lucid-sessiond.log"))
     }
 
-    fn start_rdp(&mut self, ways: &str) -> Result<()> {
+    fn start_rdp(&mut self) -> Result<()> {
         let dir = &self.dir;
         let mut command = Command::new(build::host_program(self.place.project, "lucid-rdp"));
         command.arg("--listen").arg(format!("127.0.0.1:{}", self.login.port));
         command.arg("--state").arg(dir.join("state")).arg("--run").arg(dir.join("run"));
         command.arg("--account").arg(dir.join("account.json")).arg("--desktop").arg(dir.join("desktop.sock"));
-        command.arg("--recorder").arg(self.socket()).args(["--allow", ways]);
+        command.arg("--controller").arg(self.socket());
         let mut service = Background::start(&command, &dir.join("lucid-rdp.log"))?;
         let port = self.login.port;
         self.place.interrupt.wait_for("the RDP host", self.bound, || {

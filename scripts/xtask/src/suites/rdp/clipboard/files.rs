@@ -207,7 +207,7 @@ pub(super) fn check(
     name: &str,
     target: &Target,
     runtime: &Path,
-    serve: &dyn Fn(u16) -> Command,
+    serve: &dyn Fn(u16, &Path) -> Command,
     mode: &Mode,
     report: &mut Report,
 ) -> Result<()> {

@@ -1,0 +1,252 @@
+//! Which of the client's input may go to the desktop, as the policy says.
+//!
+//! What may not go is refused and counted. Movements of the pointer beyond the policy's rate are not refused: of those that
+//! come too soon the last one goes when its time has come, so that a fast mouse is a slower one and the pointer is where the
+//! hand put it.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use lucid_desktop::{Button, Input};
+use lucid_policy::{Action, key_name};
+
+use crate::gates::Holding;
+
+/// Between two reports of what was refused.
+const REPORT: Duration = Duration::from_secs(10);
+
+/// Keeps what spans several events.
+#[derive(Default)]
+pub(super) struct Admission {
+    /// Keys that the desktop believes down.
+    down: BTreeSet<u32>,
+    /// Buttons that it believes down.
+    buttons: Vec<Button>,
+    /// When a movement last went.
+    moved: Option<Instant>,
+    /// One that waits for its time.
+    waiting: Option<Input>,
+    refused: Refused,
+}
+
+/// What was refused and not told yet.
+#[derive(Default)]
+struct Refused {
+    keys: u32,
+    clicks: u32,
+    told: Option<Instant>,
+}
+
+impl Admission {
+    /// Takes what a client sends; `out` gets what goes to the desktop.
+    pub(super) fn take(&mut self, input: Input, holding: &Holding, now: Instant, out: &mut Vec<Input>) {
+        match input {
+            Input::Key { evdev, pressed: true } => {
+                let name = key_name(evdev).unwrap_or_default();
+                if holding.permits(&Action::Key(name)) {
+                    self.down.insert(evdev);
+                    out.push(input);
+                } else {
+                    self.refused.keys += 1;
+                }
+            }
+            Input::Key { evdev, pressed: false } => {
+                // What went down comes up, whatever holds now.
+                if self.down.remove(&evdev) {
+                    out.push(input);
+                }
+            }
+            Input::Character(character) => {
+                if holding.permits(&Action::of_character(character)) {
+                    out.push(input);
+                } else {
+                    self.refused.keys += 1;
+                }
+            }
+            Input::Locks { .. } => {
+                // Clients send it by themselves.
+                let locks = ["CapsLock", "NumLock", "ScrollLock"];
+                if locks.iter().all(|name| holding.permits(&Action::Key(name))) {
+                    out.push(input);
+                }
+            }
+            Input::PointerMove { .. } | Input::PointerMoveRelative { .. } => self.moves(input, holding, now, out),
+            Input::Button { button, pressed: false } => {
+                if let Some(place) = self.buttons.iter().position(|down| *down == button) {
+                    self.buttons.swap_remove(place);
+                    out.extend(self.waiting.take());
+                    out.push(input);
+                }
+            }
+            Input::Button { .. } | Input::Wheel { .. } => {
+                if !holding.permits(&Action::Point { rate_hz: 0 }) {
+                    self.refused.clicks += 1;
+                    return;
+                }
+                if let Input::Button { button, .. } = input {
+                    self.buttons.push(button);
+                }
+                // It is meant for where the pointer is.
+                out.extend(self.waiting.take());
+                out.push(input);
+            }
+        }
+    }
+
+    fn moves(&mut self, input: Input, holding: &Holding, now: Instant, out: &mut Vec<Input>) {
+        // A movement alone is no attempt: it is not even counted.
+        if !holding.permits(&Action::Point { rate_hz: 0 }) {
+            self.waiting = None;
+            return;
+        }
+        let input = match (self.waiting.take(), input) {
+            (Some(Input::PointerMoveRelative { dx, dy }), Input::PointerMoveRelative { dx: x, dy: y }) => {
+                Input::PointerMoveRelative { dx: dx.saturating_add(x), dy: dy.saturating_add(y) }
+            }
+            (Some(before @ Input::PointerMove { .. }), Input::PointerMoveRelative { .. }) => {
+                out.push(before);
+                input
+            }
+            _ => input,
+        };
+        self.waiting = Some(input);
+        out.extend(self.due(holding, now));
+    }
+
+    /// The movement whose time has come.
+    pub(super) fn due(&mut self, holding: &Holding, now: Instant) -> Option<Input> {
+        self.deadline(holding).filter(|at| *at <= now)?;
+        self.moved = Some(now);
+        self.waiting.take()
+    }
+
+    /// When a movement that waits may go.
+    pub(super) fn deadline(&self, holding: &Holding) -> Option<Instant> {
+        self.waiting.as_ref()?;
+        let rate = holding.policy().map_or(1, |policy| policy.input.mouse_rate_limit_hz);
+        let Some(moved) = self.moved else { return Some(Instant::now()) };
+        Some(moved + Duration::from_secs(1) / rate.max(1))
+    }
+
+    /// Another policy holds; whether something is down that may not be any more.
+    pub(super) fn renew(&mut self, holding: &Holding) -> bool {
+        let key = |evdev: &u32| holding.permits(&Action::Key(key_name(*evdev).unwrap_or_default()));
+        let keys = self.down.iter().all(key);
+        let pointer = holding.permits(&Action::Point { rate_hz: 0 });
+        if !pointer {
+            self.waiting = None;
+        }
+        if keys && (pointer || self.buttons.is_empty()) {
+            return false;
+        }
+        self.down.clear();
+        self.buttons.clear();
+        true
+    }
+
+    /// What was refused, by the policy's gate: at once, and then not more often than every ten seconds.
+    pub(super) fn report(&mut self, now: Instant) -> Vec<(&'static str, String)> {
+        let Refused { keys, clicks, told } = &mut self.refused;
+        if (*keys, *clicks) == (0, 0) || told.is_some_and(|told| now < told + REPORT) {
+            return Vec::new();
+        }
+        *told = Some(now);
+        let (keys, clicks) = (std::mem::take(keys), std::mem::take(clicks));
+        let mut report = Vec::new();
+        if keys > 0 {
+            report.push(("input.kb_enabled", format!("{keys} keys were pressed that may not be")));
+        }
+        if clicks > 0 {
+            report.push(("input.mouse_enabled", format!("{clicks} clicks or turns of a wheel, which may not be")));
+        }
+        report
+    }
+
+    /// When there is something to report.
+    pub(super) fn reports_at(&self) -> Option<Instant> {
+        let Refused { keys, clicks, told } = &self.refused;
+        let told = (*told).filter(|_| (*keys, *clicks) != (0, 0))?;
+        Some(told + REPORT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lucid_policy::Policy;
+
+    use super::*;
+    use crate::gates::holding;
+
+    fn take(admission: &mut Admission, holding: &Holding, now: Instant, inputs: &[Input]) -> Vec<Input> {
+        let mut out = Vec::new();
+        inputs.iter().for_each(|input| admission.take(input.clone(), holding, now, &mut out));
+        out
+    }
+
+    fn inputs() -> Vec<Input> {
+        vec![
+            Input::Key { evdev: 30, pressed: true },
+            Input::Key { evdev: 30, pressed: false },
+            Input::Character('a'),
+            Input::Character('\n'),
+            Input::Locks { caps: true, num: false, scroll: false },
+            Input::PointerMove { x: 1, y: 2 },
+            Input::Button { button: Button::Left, pressed: true },
+            Input::Button { button: Button::Left, pressed: false },
+            Input::Wheel { vertical: 1.0, horizontal: 0.0 },
+        ]
+    }
+
+    #[test]
+    fn nothing_goes_under_strict_or_while_no_policy_holds_and_all_of_it_under_standard() {
+        let now = Instant::now();
+        for policy in [None, Some(Arc::new(Policy::strict()))] {
+            let (_told, closed) = holding(policy);
+            let mut admission = Admission::default();
+            assert_eq!(take(&mut admission, &closed, now, &inputs()), []);
+            let report = admission.report(now);
+            assert_eq!(report.iter().map(|(rule, _)| *rule).collect::<Vec<_>>(), ["input.kb_enabled", "input.mouse_enabled"]);
+            assert_eq!(admission.report(now), [], "once");
+        }
+        let (_told, open) = holding(Some(Arc::new(Policy::standard())));
+        assert_eq!(take(&mut Admission::default(), &open, now, &inputs()), inputs());
+        let print = [Input::Key { evdev: 99, pressed: true }, Input::Key { evdev: 99, pressed: false }];
+        assert_eq!(take(&mut Admission::default(), &open, now, &print), []);
+    }
+
+    #[test]
+    fn what_is_down_when_a_gate_closes_is_let_go() {
+        let (told, holding) = holding(Some(Arc::new(Policy::standard())));
+        let now = Instant::now();
+        let mut admission = Admission::default();
+        take(&mut admission, &holding, now, &[Input::Key { evdev: 30, pressed: true }]);
+        assert!(!admission.renew(&holding));
+        told.send_replace(Some(Arc::new(Policy::strict())));
+        assert!(admission.renew(&holding));
+        assert_eq!(take(&mut admission, &holding, now, &[Input::Key { evdev: 30, pressed: false }]), []);
+    }
+
+    #[test]
+    fn a_fast_mouse_is_a_slower_one_and_arrives_where_the_hand_put_it() {
+        let (_told, holding) = holding(Some(Arc::new(Policy::standard())));
+        let began = Instant::now();
+        let mut admission = Admission::default();
+        let mut out = Vec::new();
+        // 1000 movements within a second, of which the policy lets 60 pass.
+        for step in 0..1000_u32 {
+            let now = began + Duration::from_millis(step.into());
+            out.extend(admission.due(&holding, now));
+            admission.take(Input::PointerMove { x: step, y: 0 }, &holding, now, &mut out);
+        }
+        let at = admission.deadline(&holding).unwrap();
+        out.extend(admission.due(&holding, at));
+        assert!((59..=62).contains(&out.len()), "{}", out.len());
+        assert_eq!(out.last(), Some(&Input::PointerMove { x: 999, y: 0 }));
+        // A click does not wait, and is not where the pointer was.
+        let now = at + Duration::from_millis(1);
+        let click = [Input::PointerMove { x: 5, y: 5 }, Input::Button { button: Button::Left, pressed: true }];
+        assert_eq!(take(&mut admission, &holding, now, &click), click);
+    }
+}
