@@ -197,10 +197,11 @@ class Verifier:
         opening = signed(raw, OPENING, self.device)
         ids = [stream["id"] for stream in opening["streams"]]
         demand(self.device in (None, opening["device"]), "it is by another device")
-        demand(ids and ids == sorted(set(ids)), "its streams are in no order")
-        demand(len(ids) + len(opening["participants"]) <= MAX_LISTED, "it lists too many")
+        demand(ids and ids == sorted(set(ids)) and len(ids) + len(opening["participants"]) <= MAX_LISTED, "its lists are wrong")
         self.opening, self.device, self.session = opening, opening["device"], opening["session"]
-        self.previous = blake3(raw).hexdigest()
+        self.previous, known = blake3(raw).hexdigest(), opening["consent"]
+        known and self.attempt("consent.json", lambda: demand(known == blake3(
+            read(self.path("consent.json"), MAX_OPENING)).hexdigest(), "it is not the one that the opening names"))
 
     def read_manifest(self):
         manifest = signed(read(self.path("manifest.json"), MAX_MANIFEST), MANIFEST, self.device)
@@ -369,8 +370,7 @@ class Verifier:
     def unknown(self, name, index):
         demand(index >= 0 and not self.manifest, "it is not part of the recording")
         data = read(self.path(name), MAX_CHUNK)
-        if self.session and len(data) >= HEADER and data[:12] == MAGIC:
-            header(data, self.session, index)
+        self.session and len(data) >= HEADER and data[:12] == MAGIC and header(data, self.session, index)
 
 def main():
     parser = argparse.ArgumentParser(description="Verifies recordings of Lucid from their files alone.")

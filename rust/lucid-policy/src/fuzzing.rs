@@ -3,7 +3,18 @@
 
 #![allow(clippy::expect_used, reason = "what does not hold and has to ends the run")]
 
-use crate::{Policy, explain, from_cedar};
+use lucid_statement::{
+    Hex,
+    json::{self, Document},
+};
+
+use crate::{
+    Policy,
+    approval::{Decision, Request, apply},
+    consent::Receipt,
+    explain, from_cedar,
+    snapshot::Snapshot,
+};
 
 /// A table as people write it. Panics when one that is read is not the same after it was written, as JSON or as Cedar
 /// policies.
@@ -13,6 +24,28 @@ pub fn table(bytes: &[u8]) {
     assert_eq!(Policy::from_bytes(&canonical).expect("it was written"), policy);
     assert_eq!(from_cedar(&policy.to_cedar()).expect("a table compiles"), policy);
     assert!(!explain(&policy).is_empty());
+}
+
+/// What is signed about policies, whoever signed it. Panics when one that is read is not the same after it was written.
+pub fn statements(bytes: &[u8]) {
+    fn again<D: Document + PartialEq>(bytes: &[u8]) -> Option<D> {
+        let statement = json::read_signed::<D>("statement", bytes, None).ok()?;
+        assert_eq!(json::to_bytes("statement", &statement).expect("it was read"), bytes);
+        Some(statement.body)
+    }
+    if let Some(snapshot) = again::<Snapshot>(bytes) {
+        let _ = from_cedar(&snapshot.cedar);
+    }
+    if let Some(request) = again::<Request>(bytes) {
+        let _ = apply(&Policy::standard(), &request.change);
+    }
+    again::<Receipt>(bytes);
+    again::<Decision>(bytes);
+    // And with their signatures.
+    let _ = Receipt::read(bytes);
+    let _ = Decision::read(bytes);
+    let nobody = Hex([0; 32]);
+    let _ = Request::read(bytes, &nobody);
 }
 
 /// Cedar policies. Panics when a table that is read from them is not theirs.
@@ -45,8 +78,12 @@ mod tests {
 
     #[test]
     fn every_input_of_the_corpus_is_borne_and_damaged_ones_as_well() {
-        for (name, door) in [("policy_table", super::table as fn(&[u8])), ("cedar_policies", super::policies)]
-        {
+        let doors = [
+            ("policy_table", super::table as fn(&[u8])),
+            ("cedar_policies", super::policies),
+            ("policy_statements", super::statements),
+        ];
+        for (name, door) in doors {
             let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
             let mut inputs = 0;
             for file in fs::read_dir(corpus).unwrap() {

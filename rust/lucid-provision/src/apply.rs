@@ -5,7 +5,9 @@
 //! - `lucid-provision/rdp-account.json` (0600): `{"version":1,"accounts":[{"user":"lucid","nt_hash":"<32 hex>"}]}`
 //! - `lucid-provision/desktop.json` (0644): `{"version":1,"keyboard":{"layout":"us","variant":""},"name":"lucid"}`
 //! - `lucid-provision/announce.json` (0600, removed by `announce`): [`Announcement`]
-//! - `lucid-provision/rdp.env` (0644): `RECORDING=`, with the option that makes lucid-rdp record its sessions, or empty
+//! - `lucid-provision/policy.json` (0644): what sessions may do, a policy table
+//! - `lucid-provision/rdp.env` (0644): `AUTHORITY=`, the option that says who decides that for lucid-rdp: lucid-sessiond,
+//!   which also records, or the table alone
 //! - `lucid-provision/recorder.env` (0644): `RECIPIENTS="…"`, options of lucid-sessiond; only where it can record
 //! - `systemd/network/10-lucid.network`
 //!
@@ -315,6 +317,7 @@ fn write_outputs(run: &Path, settings: &Settings, account: &Account) -> Result<(
     write_json(&account_path(run), &accounts, 0o600)?;
     let desktop = DesktopFile { version: 1, keyboard: &settings.keyboard, name: &settings.name };
     write_json(&run.join("lucid-provision/desktop.json"), &desktop, 0o644)?;
+    write_json(&run.join("lucid-provision/policy.json"), &settings.policy, 0o644)?;
     make_dirs(&run.join("systemd/network"), 0o755)?;
     let network = run.join("systemd/network/10-lucid.network");
     write(&network, network_file(settings).as_bytes(), 0o644)
@@ -324,10 +327,10 @@ fn write_outputs(run: &Path, settings: &Settings, account: &Account) -> Result<(
 /// lucid-rdp, which cannot reach it, begins none.
 fn write_recording(run: &Path, wanted: &config::Recording, recording: &Recording) -> Result<(), Error> {
     let option = match recording {
-        Recording::No => "",
-        Recording::Each | Recording::Impossible(_) => "--recorder=/run/lucid-sessiond/recorder.sock",
+        Recording::No => "--policy=/run/lucid-provision/policy.json",
+        Recording::Each | Recording::Impossible(_) => "--controller=/run/lucid-sessiond/recorder.sock",
     };
-    let rdp = format!("# Written by lucid-provision on every start.\nRECORDING={option}\n");
+    let rdp = format!("# Written by lucid-provision on every start.\nAUTHORITY={option}\n");
     write(&run.join("lucid-provision/rdp.env"), rdp.as_bytes(), 0o644)?;
     let path = recorder_path(run);
     if *recording == Recording::Each {

@@ -18,6 +18,8 @@
 //! | `keyboard.variant` | XKB variant: up to 32 of `a-z A-Z 0-9 _ -` | `""` |
 //! | `recording.owner` | who can open what is recorded: a public key of `lucidctl recording new-key`, 64 hexadecimal digits, or a list of them | nobody: nothing is recorded |
 //! | `recording.observers` | a list of public keys of others who can | none |
+//! | `policy.profile` | what sessions may do: `"strict"` (nothing but looking on) or `"standard"` (pointer, keyboard, sound) | `"strict"` |
+//! | `policy.input.…` and the like | what is to be otherwise than the profile says, by the keys of a policy table (`lucidctl policy new` prints one) | |
 //!
 //! With an owner's key every session is recorded, and none begins or goes on that cannot be. Without one none is
 //! recorded, which the consoles say. Owners and observers are at most 16, each once.
@@ -35,6 +37,7 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
+use lucid_policy::Policy;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -98,6 +101,9 @@ pub struct Settings {
     /// Recordings. Settings that were stored before there were any have none.
     #[serde(default)]
     pub recording: Recording,
+    /// What sessions may do. In settings that were stored before there were policies: nothing but looking on.
+    #[serde(default)]
+    pub policy: Policy,
 }
 
 impl Default for Settings {
@@ -107,6 +113,7 @@ impl Default for Settings {
             network: Network { address: None, gateway: None, dns: Vec::new() },
             keyboard: Keyboard { layout: "us".to_owned(), variant: String::new() },
             recording: Recording::default(),
+            policy: Policy::strict(),
         }
     }
 }
@@ -167,6 +174,18 @@ impl Config {
     }
 }
 
+/// Puts what the second has in the place of what the first has, table by table.
+fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
+    match (into, from) {
+        (serde_json::Value::Object(into), serde_json::Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(serde_json::Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
 /// Line and column, from 1, of a byte offset.
 fn place(text: &str, offset: usize) -> (usize, usize) {
     let before = &text[..text.floor_char_boundary(offset.min(text.len()))];
@@ -212,7 +231,10 @@ impl Walk<'_> {
                 "rdp" => self.rdp(value, &mut config)?,
                 "keyboard" => self.keyboard(value, &mut config)?,
                 "recording" => config.settings.recording = self.recording(value)?,
-                _ => return Err(self.unknown(key, "", "version, name, network, rdp, keyboard, recording")),
+                "policy" => config.settings.policy = self.policy(value)?,
+                _ => {
+                    return Err(self.unknown(key, "", "version, name, network, rdp, keyboard, recording, policy"));
+                }
             }
         }
         Ok(config)
@@ -435,6 +457,62 @@ impl Walk<'_> {
             }
         }
         Ok(())
+    }
+
+    fn policy(&self, value: &Value<'_>) -> Result<Policy, Problem> {
+        let mut policy = Policy::strict();
+        let mut changes = serde_json::Map::new();
+        for (key, value) in self.table("policy", value)? {
+            match key.get_ref().as_ref() {
+                "profile" => match self.string("policy.profile", value)? {
+                    "strict" => {}
+                    "standard" => policy = Policy::standard(),
+                    other => {
+                        let message = format!(
+                            "policy.profile is {}; it must be \"strict\" or \"standard\"",
+                            quoted(other)
+                        );
+                        return Err(self.problem(value.span(), message));
+                    }
+                },
+                other => {
+                    let changed = self.json(&format!("policy.{other}"), value)?;
+                    changes.insert(other.to_owned(), changed);
+                }
+            }
+        }
+        let failed = |error: &dyn std::fmt::Display| self.problem(value.span(), format!("[policy]: {error}"));
+        let mut table = serde_json::to_value(&policy).map_err(|error| failed(&error))?;
+        merge(&mut table, serde_json::Value::Object(changes));
+        let table = serde_json::to_vec(&table).map_err(|error| failed(&error))?;
+        Policy::parse(&table).map_err(|error| failed(&error))
+    }
+
+    /// The same as JSON, which has no dates and here no fractions.
+    fn json(&self, name: &str, value: &Value<'_>) -> Result<serde_json::Value, Problem> {
+        Ok(match value.get_ref() {
+            DeValue::Boolean(value) => (*value).into(),
+            DeValue::String(text) => text.as_ref().into(),
+            DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => number.into(),
+                Err(_) => return Err(self.problem(value.span(), format!("{name} is larger than any number here"))),
+            },
+            DeValue::Array(list) => {
+                let list: Result<Vec<_>, _> = list.iter().map(|value| self.json(name, value)).collect();
+                list?.into()
+            }
+            DeValue::Table(_) => {
+                let mut table = serde_json::Map::new();
+                for (key, value) in self.table(name, value)? {
+                    let key = key.get_ref();
+                    table.insert(key.to_string(), self.json(&format!("{name}.{key}"), value)?);
+                }
+                table.into()
+            }
+            other => {
+                return Err(self.problem(value.span(), format!("{name} is {}, which no policy has", kind(other))));
+            }
+        })
     }
 
     fn recording(&self, value: &Value<'_>) -> Result<Recording, Problem> {

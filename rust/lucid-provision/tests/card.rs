@@ -310,13 +310,13 @@ impl Device {
     }
 }
 
-const RECORDED: &str = "RECORDING=--recorder=/run/lucid-sessiond/recorder.sock";
+const RECORDED: &str = "AUTHORITY=--controller=/run/lucid-sessiond/recorder.sock";
 
 #[test]
 fn with_an_owners_key_each_session_is_recorded_from_then_on_and_without_one_none() {
     let device = Device::new();
     device.start();
-    assert_eq!(device.told(), ("RECORDING=".to_owned(), None));
+    assert_eq!(device.told(), ("AUTHORITY=--policy=/run/lucid-provision/policy.json".to_owned(), None));
     assert_eq!(device.announcement().recording, Recording::No);
     device.record();
     let recipients = Some(format!("RECIPIENTS=\"--owner={OWNER} --observer={OBSERVER}\""));
@@ -331,7 +331,7 @@ fn with_an_owners_key_each_session_is_recorded_from_then_on_and_without_one_none
     // Applied again without a start, as when the service is restarted.
     device.put("lucid.toml", b"name = \"desk\"\n");
     apply(&device.places()).unwrap();
-    assert_eq!(device.told(), ("RECORDING=".to_owned(), None));
+    assert_eq!(device.told(), ("AUTHORITY=--policy=/run/lucid-provision/policy.json".to_owned(), None));
 }
 
 #[test]

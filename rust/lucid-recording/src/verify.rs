@@ -310,6 +310,9 @@ impl Check<'_> {
         match read {
             Ok((opening, hash)) => {
                 self.trusted = Some(opening.device);
+                if let Some(consent) = &opening.consent {
+                    self.consent(consent);
+                }
                 Some((opening, hash))
             }
             Err(error) => {
@@ -320,6 +323,18 @@ impl Check<'_> {
                 }
                 None
             }
+        }
+    }
+
+    /// The receipt that lies beside the recording, whatever it says.
+    fn consent(&mut self, named: &Hash) {
+        let held = files::read(&self.dir.join(files::CONSENT), MAX_OPENING).and_then(|bytes| {
+            let hash: Hash = blake3::hash(&bytes).into();
+            let other = || Error::malformed(files::CONSENT, "it is not the one that the opening names");
+            if hash == *named { Ok(()) } else { Err(other()) }
+        });
+        if let Err(error) = held {
+            self.found(files::CONSENT, None, None, Self::problem(&error));
         }
     }
 
@@ -777,7 +792,9 @@ impl Check<'_> {
         let of_heads = chain.map_or(0, |chain| chain.chunks.len() + usize::from(chain.open.is_some()));
         let known = manifest.map_or(of_heads, |manifest| manifest.chunks.len());
         let ours: BTreeSet<&str> =
-            [files::OPENING, files::HEADS, files::KEYS, files::MANIFEST].into_iter().collect();
+            [files::OPENING, files::HEADS, files::KEYS, files::MANIFEST, files::CONSENT, files::SNAPSHOT]
+                .into_iter()
+                .collect();
         for path in names {
             let name = path.to_string_lossy();
             match chunk::index_of(&name) {

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use lucid_audit::{Data, Direction, Entry, Outcome};
+use lucid_audit::{Actor, Data, Direction, Entry, Outcome};
 use lucid_ipc::session::{Change, Holds};
 use lucid_policy::{
     Action, Decider, OnViolation, Policy, Role, Transfer,
@@ -144,7 +144,8 @@ impl Held {
     /// Something happened in the session, as the host says.
     pub(crate) fn saw(&self, entry: &Entry, now: Duration) -> Result<(), Stop> {
         if let Data::Violation { rule, .. } = &entry.data {
-            if self.now.policy.violation == OnViolation::End {
+            // What programs try is not its user's doing.
+            if entry.actor == Actor::Client && self.now.policy.violation == OnViolation::End {
                 return Err(Stop::Ends(format!("{rule} was tried, which the policy ends sessions for")));
             }
             return Ok(());

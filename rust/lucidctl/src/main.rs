@@ -3,6 +3,7 @@
 mod policy;
 mod recording;
 mod report;
+mod session;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -53,6 +54,12 @@ enum Command {
     /// Policies: what a session may do, in plain words.
     #[command(subcommand)]
     Policy(policy::Command),
+    /// One session: what holds in it, accepted before it begins, or ended.
+    #[command(subcommand)]
+    Session(session::Command),
+    /// Changes of what holds in a session: asked for, and decided on.
+    #[command(subcommand)]
+    Approve(session::Approve),
     /// Prints completions for a shell.
     Completions {
         /// Which shell.
@@ -135,6 +142,12 @@ enum Error {
         "nothing was recorded at {0}: `lucidctl recording verify` lists the gaps; name another time with --at"
     )]
     NothingShown(String),
+    #[error("what the service says is not what it should say: {0}")]
+    Odd(String),
+    #[error("nobody can be asked here, as this is no terminal: say --yes to go on without")]
+    NobodyAsked,
+    #[error("there is no request {0} that can be decided on; `lucidctl approve list` shows them")]
+    NoRequest(u32),
     #[error("{0}")]
     Replay(lucid_replay::Error),
     #[error("{}: {}", .0.display(), .1)]
@@ -154,8 +167,8 @@ impl Error {
         ExitCode::from(match self {
             Error::NotRunning(_) => 3,
             Error::Denied(_) | Error::Refused(_) => 4,
-            Error::NotFound(_) => 5,
-            Error::NoDevice | Error::NotLoopback(_) | Error::NoProfile(_) => 2,
+            Error::NotFound(_) | Error::NoRequest(_) => 5,
+            Error::NobodyAsked | Error::NoDevice | Error::NotLoopback(_) | Error::NoProfile(_) => 2,
             Error::Read(..)
             | Error::Policy(..)
             | Error::NoRecording(_)
@@ -164,6 +177,7 @@ impl Error {
                 | lucid_recording::Error::NotARecording { .. },
             ) => 6,
             Error::Connect(_)
+            | Error::Odd(_)
             | Error::Answer(_)
             | Error::Write(..)
             | Error::KeyExists(_)
@@ -236,6 +250,8 @@ fn run(arguments: Arguments) -> Result<bool, Error> {
         Command::Man { directory } => return manual(directory).map(|()| true),
         Command::Recording(command) => return recording::run(command, arguments.json),
         Command::Policy(command) => return policy::run(command, arguments.json),
+        Command::Session(command) => return session::run(command, arguments.json),
+        Command::Approve(command) => return session::approve(command, arguments.json),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -286,9 +302,12 @@ async fn ask(arguments: Arguments) -> Result<(), Error> {
             print(&if json { report::json(&fingerprint) } else { fingerprint.certificate_sha256 + "\n" })
         }
         // Answered without a service.
-        Command::Completions { .. } | Command::Man { .. } | Command::Recording(_) | Command::Policy(_) => {
-            Ok(())
-        }
+        Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Recording(_)
+        | Command::Policy(_)
+        | Command::Session(_)
+        | Command::Approve(_) => Ok(()),
     }
 }
 

@@ -239,7 +239,7 @@ impl Event {
     }
 }
 
-fn read(path: &Path) -> Result<Policy, Error> {
+pub(crate) fn read(path: &Path) -> Result<Policy, Error> {
     match path.to_str().and_then(|path| path.strip_prefix(PROFILE)) {
         Some("strict") => return Ok(Policy::strict()),
         Some("standard") => return Ok(Policy::standard()),

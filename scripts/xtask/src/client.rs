@@ -489,8 +489,14 @@ impl Client {
         let outcome = interrupt.wait_for("a desktop with a terminal in the client's window", bound, || {
             self.must_run()?;
             let picture = self.screen.picture()?;
+            let asks = picture.asks();
+            if asks {
+                // It answers once it has been shown for a while, and has been read to its end.
+                self.screen.key("Next")?;
+                self.screen.key("Return")?;
+            }
             alike = if last.as_ref() == Some(&picture) { alike + 1 } else { 0 };
-            let ready = alike >= 3 && picture.has_prompt();
+            let ready = !asks && alike >= 3 && picture.has_prompt();
             last = Some(picture);
             Ok(if ready { last.take() } else { None })
         });
@@ -674,6 +680,13 @@ impl Picture {
     pub(crate) fn only_colour(&self, tolerance: u8) -> Option<[u8; 3]> {
         let colour = self.pixel(0, 0);
         (self.farthest(colour) <= tolerance).then_some(colour)
+    }
+
+    /// Whether it is the page on which the host asks whether its user accepts the policy: the page's ground in the corners.
+    pub(crate) fn asks(&self) -> bool {
+        const GROUND: [u8; 3] = [0x18, 0x20, 0x30];
+        let corners = [(1, 1), (self.width.saturating_sub(2), self.height.saturating_sub(2))];
+        corners.iter().all(|(x, y)| distance(self.pixel(*x, *y), GROUND) <= 8)
     }
 
     /// Whether something is written at the top left on an otherwise even ground: a terminal's prompt.

@@ -6,6 +6,7 @@ mod client;
 mod error;
 mod journal;
 mod machine;
+mod policy;
 mod progress;
 mod proxy;
 mod recordings;

@@ -51,6 +51,17 @@ pub fn temp() -> tempfile::TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
+/// Everything that may cross, may.
+pub fn open() -> Policy {
+    let mut policy = Policy::standard();
+    (policy.clipboard.host_to_remote, policy.clipboard.remote_to_host) = (true, true);
+    policy.clipboard.max_bytes = 64 << 20;
+    (policy.file.upload_enabled, policy.file.download_enabled) = (true, true);
+    (policy.file.allowed_dirs, policy.file.allowed_extensions) = (vec!["*".to_owned()], vec!["*".to_owned()]);
+    policy.limits.concurrent_sessions = 64;
+    policy
+}
+
 /// A wall clock that tests set.
 #[derive(Clone, Default)]
 pub struct Wall(Arc<AtomicI64>);
@@ -73,7 +84,7 @@ pub fn options(dir: &Path) -> Options {
         group: None,
         limits: SMALL,
         wall: system_clock(),
-        policy: Policy::standard(),
+        policy: open(),
         terms: String::new(),
         people: None,
     }

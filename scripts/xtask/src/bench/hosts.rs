@@ -17,6 +17,7 @@ use crate::{
     client::{Login, foreign_wrapper},
     error::{At, Result},
     machine,
+    policy,
     progress::{Background, Interrupt, Steps, ask_well},
     setup::Project,
 };

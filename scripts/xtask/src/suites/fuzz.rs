@@ -53,6 +53,7 @@ const RUNS: [(&str, u32); 30] = [
     ("streams", 300_000),
     // Policies.
     ("cedar_policies", 5_000),
+    ("policy_statements", 20_000),
     ("policy_table", 5_000),
 ];
 /// What one input may take: seconds, and MiB of the whole process. The targets themselves bound the heap, far below.

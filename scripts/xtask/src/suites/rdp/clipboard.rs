@@ -15,6 +15,7 @@ use crate::{
     client::{Client, Generation, Login},
     error::{At, Error, Result},
     machine,
+    policy,
     progress::{Background, ask},
     suite::{Picks, Report},
 };

@@ -13,6 +13,7 @@ use crate::{
     client::{Client, Generation, Login},
     error::{At, Error, Result},
     machine,
+    policy,
     progress::{Answer, Background, ask, ask_well},
     suite::Report,
 };

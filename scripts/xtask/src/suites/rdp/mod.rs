@@ -34,6 +34,7 @@ use crate::{
     error::{At, Error, Result},
     journal::Journal,
     machine::{self, Disks, Machine, Options},
+    policy,
     progress::{Background, said},
     setup::Project,
     suite::{Picks, Report},

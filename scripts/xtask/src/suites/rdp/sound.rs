@@ -14,6 +14,7 @@ use crate::{
     client::{Client, Generation, Login, foreign_wrapper},
     error::{At, Error, Result},
     machine,
+    policy,
     progress::{Background, Interrupt},
     setup::Project,
     suite::Report,
@@ -281,12 +282,13 @@ impl<'a> Setting<'a> {
         programs: &'a Programs,
         serve: &dyn Fn(u16, &Path) -> Command,
         name: &str,
-        options: &[&str],
+        ways: &str,
     ) -> Result<Self> {
         let dir = target.dir(name);
         fs::create_dir_all(&dir).at("making", &dir)?;
         let login = Login { port: machine::free_port()?, ..target.login.clone() };
-        let rdp = target.service(serve(login.port).args(options), login.port, &dir)?;
+        let policy = policy::write(&dir, &policy::table(ways))?;
+        let rdp = target.service(&serve(login.port, &policy), login.port, &dir)?;
         Ok(Self { target, programs, dir, login, rdp })
     }
 
@@ -347,13 +349,12 @@ pub(super) fn check(
     mark: &str,
     report: &mut Report,
 ) -> Result<()> {
-    const OPEN: [&str; 2] = ["--allow", "sound-to-client"];
     for (mode, player, format) in &CLIENTS {
         let name = format!("{}, {}, sound", target.name, mode.client.name());
         let setting = report.obtain(
             format!("{name}: a service that may send it"),
             |_: &Setting| String::new(),
-            || Setting::start(target, programs, serve, &name, &OPEN),
+            || Setting::start(target, programs, serve, &name, "sound-to-client"),
         );
         let Some(mut setting) = setting else { continue };
         let mut first = None;
@@ -399,7 +400,7 @@ pub(super) fn check(
         target.place.interrupt.wait_for("the end of earlier desktops", target.bound, || {
             Ok(marked(mark).is_empty().then_some(()))
         })?;
-        let mut setting = Setting::start(target, programs, serve, &format!("{name}, closed"), &[])?;
+        let mut setting = Setting::start(target, programs, serve, &format!("{name}, closed"), "")?;
         let (client, ear) = setting.client("first", mode)?;
         let from = ear.now()?;
         let status = setting.end(&setting.begin(&client, *player, 1)?)?;

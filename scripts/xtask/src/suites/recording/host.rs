@@ -20,6 +20,7 @@ use crate::{
     client::{Client, Generation, Login, Mode, Picture, Place, foreign_wrapper},
     error::{At, Error, Result},
     machine,
+    policy,
     progress::{Background, ask_well},
     suite::Report,
     suites::{Context, rdp},
@@ -84,6 +85,8 @@ struct House<'a> {
     desktop: Option<Background>,
     recorder: Option<Background>,
     rdp: Option<Background>,
+    /// What its sessions may do beside keyboard and pointer.
+    ways: &'static str,
     bound: Duration,
 }
 
@@ -151,11 +154,12 @@ impl<'a> House<'a> {
             desktop: None,
             recorder: None,
             rdp: None,
+            ways: WAYS,
             bound,
         };
         house.start_desktop()?;
         house.start_recorder()?;
-        house.start_rdp(WAYS)?;
+        house.start_rdp()?;
         Ok(house)
     }
 
@@ -224,6 +228,15 @@ impl<'a> House<'a> {
         })?;
         self.rdp = Some(service);
         Ok(())
+    }
+
+    /// Both services anew, under another policy.
+    fn restart(&mut self, ways: &'static str) -> Result<()> {
+        self.ways = ways;
+        drop(self.rdp.take());
+        drop(self.recorder.take());
+        self.start_recorder()?;
+        self.start_rdp()
     }
 
     fn session(&self, name: &str, mode: &Mode) -> Result<Client> {
@@ -464,7 +477,7 @@ impl<'a> House<'a> {
                 client.kill();
             }
             drop(self.rdp.take());
-            self.start_rdp(WAYS)?;
+            self.start_rdp()?;
         }
         let reports = self.proved()?;
         must("recordings", reports.len(), 2)?;

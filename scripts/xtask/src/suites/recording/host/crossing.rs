@@ -86,11 +86,9 @@ impl House<'_> {
     pub(super) fn crosses(&mut self) -> Result<String> {
         drives::possible()?;
         self.forget()?;
-        drop(self.rdp.take());
-        self.start_rdp(OPEN)?;
+        self.restart(OPEN)?;
         let crossed = self.cross();
-        drop(self.rdp.take());
-        self.start_rdp(WAYS)?;
+        self.restart(WAYS)?;
         crossed
     }
 

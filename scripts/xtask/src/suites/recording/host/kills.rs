@@ -401,7 +401,7 @@ impl House<'_> {
                 cuts.insert(recording, cut);
             }
             if victim == Victim::Rdp {
-                self.start_rdp(WAYS)?;
+                self.start_rdp()?;
             }
             tally.kills += 1;
             killed.push(cuts);
@@ -412,7 +412,7 @@ impl House<'_> {
             if !shown {
                 // It may have met nothing: a client that came a little later has a session.
                 drop(self.rdp.take());
-                self.start_rdp(WAYS)?;
+                self.start_rdp()?;
             }
             known = self.all()?;
         }

@@ -1,0 +1,340 @@
+//! What is signed about policies: receipts, snapshots, requests and decisions; and what is not taken.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+
+use std::{fs, path::Path, time::Duration};
+
+use lucid_policy::{
+    Policy,
+    approval::{
+        Approvals, Approver, DEFAULT_SECONDS, Decision, Ended, MAX_OPEN, PENDING, Refused as NotApproved, Request,
+        Rules, Setting, Standing, Verdict, apply,
+    },
+    consent::{Accepted, Expected, Receipt, Refused, terms},
+    snapshot::Snapshot,
+};
+use lucid_statement::{Hash, PublicKey, SessionId, SigningKey};
+
+const NOW_MS: u64 = 1_800_000_000_000;
+
+fn key(byte: u8) -> SigningKey {
+    SigningKey::from_seed(&[byte; 32]).unwrap()
+}
+
+fn session(last: u8) -> SessionId {
+    format!("00000000-0000-4000-8000-0000000000{last:02x}").parse().unwrap()
+}
+
+fn hash(text: &str) -> Hash {
+    blake3::hash(text.as_bytes()).into()
+}
+
+fn receipt() -> Receipt {
+    let policy = Policy::standard();
+    let hashes = (policy.hash().unwrap(), hash(&terms(&policy, "Be kind.")));
+    let of = (session(1), key(2).public());
+    Receipt::new(Accepted::Signature, of, "ada", hashes, key(1).public(), NOW_MS)
+}
+
+/// A good one is as the golden file has it; the files are written by the ignored test below.
+fn golden(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1").join(name)).unwrap()
+}
+
+fn files() -> [(&'static str, Vec<u8>); 4] {
+    let (mut approvals, signed) = asked();
+    let decision = Decision::sign(&signed, session(1), Verdict::Allow, "yes", &key(3), NOW_MS).unwrap();
+    approvals.decide(&decision, Duration::from_secs(2)).unwrap();
+    let snapshot = Snapshot::new(&Policy::standard(), session(1), NOW_MS).unwrap();
+    [
+        ("consent.json", receipt().sign(&key(1)).unwrap()),
+        ("snapshot.json", snapshot.sign(&key(9)).unwrap()),
+        ("request.json", signed),
+        ("decision.json", decision),
+    ]
+}
+
+#[test]
+#[ignore = "writes into the source tree"]
+fn write_the_golden_files() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (name, bytes) in files() {
+        fs::write(dir.join("testdata/v1").join(name), &bytes).unwrap();
+        let corpus = dir.join("../fuzz/corpus/policy_statements");
+        fs::create_dir_all(&corpus).unwrap();
+        fs::write(corpus.join(name), &bytes).unwrap();
+    }
+}
+
+#[test]
+fn the_golden_files_are_what_is_written_and_are_read() {
+    for (name, bytes) in files() {
+        assert_eq!(String::from_utf8(golden(name)), String::from_utf8(bytes), "{name}");
+    }
+    assert_eq!(Receipt::read(&golden("consent.json")).unwrap(), receipt());
+    let snapshot = Snapshot::read(&golden("snapshot.json"), &key(9).public(), session(1)).unwrap();
+    assert_eq!(snapshot.policy, Policy::standard());
+    assert_eq!(Request::read(&golden("request.json"), &key(9).public()).unwrap().seconds, DEFAULT_SECONDS);
+    assert_eq!(Decision::read(&golden("decision.json")).unwrap().verdict, Verdict::Allow);
+}
+
+#[test]
+fn no_byte_of_what_is_signed_can_be_changed() {
+    for (name, bytes) in files() {
+        let read = |bytes: &[u8]| match name {
+            "consent.json" => Receipt::read(bytes).is_ok(),
+            "snapshot.json" => Snapshot::read(bytes, &key(9).public(), session(1)).is_ok(),
+            "request.json" => Request::read(bytes, &key(9).public()).is_ok(),
+            _ => Decision::read(bytes).is_ok(),
+        };
+        assert!(read(&bytes), "{name}");
+        for at in (0..bytes.len()).step_by(if bytes.len() > 2000 { 37 } else { 1 }) {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert!(!read(&changed), "{name}, byte {at}");
+            assert!(!read(&bytes[..at]), "{name}, cut after {at}");
+        }
+    }
+}
+
+#[test]
+fn a_receipt_is_good_for_one_user_session_policy_and_text_and_for_a_day() {
+    let file = receipt().sign(&key(1)).unwrap();
+    let policy = Policy::standard();
+    let signers: [PublicKey; 1] = [key(1).public()];
+    let expected = Expected {
+        user: "ada",
+        session: session(1),
+        session_key: key(2).public(),
+        policy: policy.hash().unwrap(),
+        terms: hash(&terms(&policy, "Be kind.")),
+        signers: &signers,
+        now_ms: NOW_MS,
+    };
+    assert_eq!(Receipt::take(&file, &expected).unwrap(), receipt());
+    let nobody: [PublicKey; 0] = [];
+    let day = 86_400_000;
+    let refused = [
+        (Expected { signers: &nobody, ..expected.clone() }, Refused::Signer),
+        (Expected { user: "eve", ..expected.clone() }, Refused::User),
+        (Expected { session: session(2), ..expected.clone() }, Refused::Session),
+        (Expected { session_key: key(1).public(), ..expected.clone() }, Refused::Session),
+        (Expected { policy: Policy::strict().hash().unwrap(), ..expected.clone() }, Refused::Policy),
+        (Expected { terms: hash(&terms(&policy, "")), ..expected.clone() }, Refused::Terms),
+        (Expected { now_ms: NOW_MS + day + 1, ..expected.clone() }, Refused::Old),
+        (Expected { now_ms: NOW_MS - 300_001, ..expected.clone() }, Refused::Early),
+    ];
+    for (expected, why) in refused {
+        assert_eq!(Receipt::take(&file, &expected).unwrap_err(), why);
+        assert!(why.to_string().len() > 20, "in words");
+    }
+    for now_ms in [NOW_MS + day, NOW_MS - 300_000] {
+        Receipt::take(&file, &Expected { now_ms, ..expected.clone() }).unwrap();
+    }
+    // Signed by another key than it names; and with a key of the user's for somebody else.
+    assert!(receipt().sign(&key(5)).is_err());
+    let mut other = receipt();
+    (other.signer, other.user) = (key(5).public(), "ada".to_owned());
+    assert_eq!(Receipt::take(&other.sign(&key(5)).unwrap(), &expected).unwrap_err(), Refused::Signer);
+}
+
+#[test]
+fn a_snapshot_is_one_sessions_and_says_the_same_as_table_and_as_policies() {
+    let snapshot = Snapshot::new(&Policy::standard(), session(1), NOW_MS).unwrap();
+    let device = key(9);
+    let read = |snapshot: &Snapshot| Snapshot::read(&snapshot.sign(&device).unwrap(), &device.public(), session(1));
+    assert_eq!(read(&snapshot).unwrap(), snapshot);
+    // Even where the device itself signs it.
+    let others = [
+        Snapshot { session: session(2), ..snapshot.clone() },
+        Snapshot { policy: Policy::strict(), ..snapshot.clone() },
+        Snapshot { cedar: snapshot.cedar.replacen("forbid", "permit", 1), ..snapshot.clone() },
+        Snapshot { cedar: format!("{}permit (principal, action, resource);\n", snapshot.cedar), ..snapshot.clone() },
+        Snapshot { schema: String::new(), ..snapshot.clone() },
+        Snapshot { entities: Vec::new(), ..snapshot.clone() },
+    ];
+    for other in &others {
+        assert!(read(other).is_err(), "{other:?}");
+    }
+    let file = snapshot.sign(&device).unwrap();
+    assert!(Snapshot::read(&file, &key(8).public(), session(1)).is_err(), "another device's");
+}
+
+fn opens() -> Vec<Setting> {
+    vec!["clipboard.host_to_remote=true".parse().unwrap()]
+}
+
+fn rules(needed: usize) -> Option<Rules> {
+    let approver = |byte: u8, name: &str| Approver { key: key(byte).public(), name: name.to_owned() };
+    // Ada may decide on what others ask for, and Bob has two keys.
+    let approvers = vec![approver(3, "bob"), approver(4, "bob"), approver(5, "eve"), approver(6, "ada")];
+    Some(Rules::new(approvers, needed).unwrap())
+}
+
+fn with(needed: usize) -> Approvals {
+    Approvals::new(session(1), key(9), rules(needed), Policy::standard())
+}
+
+fn ask(approvals: &mut Approvals, change: Vec<Setting>, seconds: u32, at: u64) -> Result<Vec<u8>, NotApproved> {
+    approvals.ask("ada", change, "to paste a number", seconds, (Duration::from_secs(at), NOW_MS))
+}
+
+fn asked() -> (Approvals, Vec<u8>) {
+    let mut approvals = with(1);
+    let signed = ask(&mut approvals, opens(), DEFAULT_SECONDS, 1).unwrap();
+    (approvals, signed)
+}
+
+fn allow(signed: &[u8], by: u8) -> Vec<u8> {
+    Decision::sign(signed, session(1), Verdict::Allow, "", &key(by), NOW_MS).unwrap()
+}
+
+#[test]
+fn an_approval_opens_what_was_asked_for_its_time_and_nothing_else() {
+    let (mut approvals, signed) = asked();
+    assert_eq!(approvals.policy(), Policy::standard(), "nothing by itself");
+    let at = Duration::from_secs(10);
+    let decided = approvals.decide(&allow(&signed, 3), at).unwrap();
+    let until = at + Duration::from_secs(DEFAULT_SECONDS.into());
+    assert_eq!((decided.approver.as_str(), decided.standing), ("bob", Standing::InEffect { until }));
+    let mut open = Policy::standard();
+    open.clipboard.host_to_remote = true;
+    assert_eq!(approvals.policy(), open);
+    assert_eq!(approvals.next(), Some(until));
+    assert_eq!(approvals.expire(until - Duration::from_millis(1)), []);
+    assert_eq!(approvals.expire(until), [Ended::Over(blake3::hash(&signed).into())]);
+    assert_eq!(approvals.policy(), Policy::standard());
+    assert_eq!(approvals.decide(&allow(&signed, 3), until).unwrap_err(), NotApproved::Unknown, "used once");
+}
+
+#[test]
+fn nobody_approves_his_own_nor_twice_nor_late_nor_what_was_not_asked() {
+    let (mut approvals, signed) = asked();
+    let at = Duration::from_secs(10);
+    let mut refused = |statement: &[u8], at| approvals.decide(statement, at).unwrap_err();
+    assert_eq!(refused(&allow(&signed, 6), at), NotApproved::Own);
+    assert_eq!(refused(&allow(&signed, 7), at), NotApproved::NotAnApprover);
+    assert_eq!(refused(&allow(b"another", 3), at), NotApproved::Unknown);
+    let elsewhere = Decision::sign(&signed, session(2), Verdict::Allow, "", &key(3), NOW_MS).unwrap();
+    assert_eq!(refused(&elsewhere, at), NotApproved::Unknown);
+    let mut forged = allow(&signed, 3);
+    let place = forged.len() - 20;
+    forged[place] = if forged[place] == b'0' { b'1' } else { b'0' };
+    assert_eq!(refused(&forged, at), NotApproved::Forged);
+    let late = Duration::from_secs(1) + PENDING;
+    assert_eq!(refused(&allow(&signed, 3), late), NotApproved::Unknown);
+    assert_eq!(approvals.expire(late), [Ended::Undecided(blake3::hash(&signed).into())]);
+    assert_eq!(approvals.policy(), Policy::standard());
+
+    let mut none = Approvals::new(session(1), key(9), None, Policy::standard());
+    assert_eq!(ask(&mut none, opens(), 1, 0).unwrap_err(), NotApproved::NoApprovers);
+}
+
+#[test]
+fn of_m_approvers_n_people_have_to_agree_and_one_can_refuse() {
+    let mut approvals = with(2);
+    let signed = ask(&mut approvals, opens(), 60, 1).unwrap();
+    let at = Duration::from_secs(10);
+    let decided = approvals.decide(&allow(&signed, 3), at).unwrap();
+    assert_eq!((decided.agree, decided.needed, decided.standing), (1, 2, Standing::Waits));
+    assert_eq!(approvals.decide(&allow(&signed, 4), at).unwrap_err(), NotApproved::Twice, "his other key");
+    assert_eq!(approvals.policy(), Policy::standard());
+    let decided = approvals.decide(&allow(&signed, 5), at).unwrap();
+    assert!(matches!(decided.standing, Standing::InEffect { .. }) && decided.agree == 2);
+    assert!(approvals.policy().clipboard.host_to_remote);
+
+    let change = vec!["clipboard.remote_to_host=true".parse().unwrap()];
+    let signed = ask(&mut approvals, change, 60, 1).unwrap();
+    approvals.decide(&allow(&signed, 3), at).unwrap();
+    let deny = Decision::sign(&signed, session(1), Verdict::Deny, "no", &key(5), NOW_MS).unwrap();
+    assert_eq!(approvals.decide(&deny, at).unwrap().standing, Standing::Denied);
+    assert_eq!(approvals.decide(&allow(&signed, 5), at).unwrap_err(), NotApproved::Unknown);
+    assert!(!approvals.policy().clipboard.remote_to_host);
+    assert!(Rules::new(rules(1).unwrap().approvers().to_vec(), 0).is_err(), "never by itself");
+    assert!(Rules::new(rules(1).unwrap().approvers().to_vec(), 4).is_err(), "three people");
+}
+
+#[test]
+fn a_change_names_keys_of_the_table_and_is_bounded() {
+    let mut approvals = with(1);
+    let settings = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Setting>>();
+    for wrong in [
+        &["nothing.here=true"][..],
+        &["clipboard=true"],
+        &["clipboard={\"host_to_remote\":true,\"remote_to_host\":true}"],
+        &["version=2"],
+        &["clipboard.max_bytes=0"],
+        &["clipboard.max_bytes=\"many\""],
+        &["clipboard.host_to_remote=yes"],
+        &["clipboard.host_to_remote=true", "clipboard.host_to_remote=false"],
+        &[],
+    ] {
+        let refused = ask(&mut approvals, settings(wrong), 1, 0).unwrap_err();
+        assert!(matches!(refused, NotApproved::Change(_)), "{wrong:?}: {refused}");
+    }
+    assert_eq!(ask(&mut approvals, settings(&["system.audio_out=true"]), 1, 0).unwrap_err(), NotApproved::Nothing);
+    for seconds in [0, 86_401] {
+        assert!(matches!(ask(&mut approvals, opens(), seconds, 0).unwrap_err(), NotApproved::Change(_)));
+    }
+    for _ in 0..MAX_OPEN {
+        ask(&mut approvals, opens(), 1, 0).unwrap();
+    }
+    assert_eq!(ask(&mut approvals, opens(), 1, 0).unwrap_err(), NotApproved::TooMany);
+    let applied = apply(&Policy::strict(), &settings(&["file.allowed_extensions=[\"pdf\",\"txt\"]"])).unwrap();
+    assert_eq!(applied.file.allowed_extensions, ["pdf", "txt"]);
+    assert!("no value".parse::<Setting>().is_err());
+}
+
+#[test]
+fn whatever_happens_in_whatever_order_nothing_is_open_that_was_not_approved_in_its_time() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |below: u64| {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    let keys = ["clipboard.host_to_remote=true", "clipboard.remote_to_host=true", "file.upload_enabled=true"];
+    for _ in 0..200 {
+        let needed = 1 + random(2) as usize;
+        let mut approvals = with(needed);
+        let mut now = Duration::ZERO;
+        // Of each request that was made: its change, who agrees, until when it may be decided on, until when it holds.
+        let mut model: Vec<(Vec<u8>, usize, Vec<&str>, Duration, Option<Duration>)> = Vec::new();
+        for _ in 0..60 {
+            match random(4) {
+                0 => {
+                    let which = random(3) as usize;
+                    let seconds = 1 + random(400) as u32;
+                    let change = vec![keys[which].parse().unwrap()];
+                    if let Ok(signed) = approvals.ask("ada", change, "why", seconds, (now, NOW_MS)) {
+                        model.push((signed, which, Vec::new(), now + PENDING, None));
+                    }
+                }
+                1 if !model.is_empty() => {
+                    let place = random(model.len() as u64) as usize;
+                    let by = 3 + random(5) as u8;
+                    let name = ["bob", "bob", "eve", "ada", "nobody"][usize::from(by) - 3];
+                    let (signed, _, agree, decidable, holds) = &mut model[place];
+                    let may = matches!(name, "bob" | "eve") && !agree.contains(&name) && holds.is_none() && now < *decidable;
+                    let decided = approvals.decide(&allow(signed, by), now);
+                    assert_eq!(decided.is_ok(), may, "{decided:?}");
+                    if let Ok(decided) = decided {
+                        agree.push(name);
+                        if agree.len() == needed {
+                            *holds = Some(now + Duration::from_secs(decided.request.seconds.into()));
+                        }
+                    }
+                }
+                2 => now += Duration::from_secs(random(300)),
+                _ => {}
+            }
+            approvals.expire(now);
+            let open = |which: usize| model.iter().any(|(_, is, .., holds)| *is == which && holds.is_some_and(|until| now < until));
+            let policy = approvals.policy();
+            let is = [policy.clipboard.host_to_remote, policy.clipboard.remote_to_host, policy.file.upload_enabled];
+            assert_eq!(is, [open(0), open(1), open(2)]);
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! What a session may do, from its beginning to its end: consent, what is enforced, approvals.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+mod support;
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use lucid_audit::{Actor, Data, Event, Kind};
+use lucid_ipc::{
+    connect,
+    session::{
+        self, AcceptRequest, Answer, AskRequest, Begin, Clipboard, DecideRequest, Decided, Direction, Enforced,
+        FromRecorder, GetRequest, Holds, Outcome, PrepareRequest, Prepared, State, ToRecorder, Violation, event,
+        from_recorder, recorder_client::RecorderClient, sessions_client::SessionsClient, to_recorder,
+    },
+    tonic::{Code, Status, transport::Channel},
+};
+use lucid_policy::{
+    OnViolation, Policy,
+    approval::{Decision, Verdict},
+    consent::{Accepted, Receipt},
+    snapshot::Snapshot,
+};
+use lucid_recording::{SigningKey, statement::Opening};
+use support::*;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+fn within<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(LONGEST, test).await.expect("it hangs") })
+}
+
+fn person(byte: u8) -> SigningKey {
+    SigningKey::from_seed(&[byte; 32]).unwrap()
+}
+
+/// Ada uses the desktop and may approve; Bob and Eve may approve.
+fn with_people(dir: &Path, needed: usize) -> lucid_sessiond::Options {
+    let path = dir.join("people.json");
+    let line = |name: &str, byte| {
+        format!(r#"{{"name":"{name}","keys":["{}"],"approver":true}}"#, person(byte).public())
+    };
+    let people = [line(USER, 1), line("bob", 2), line("eve", 3)].join(",");
+    fs::write(&path, format!(r#"{{"version":1,"needed":{needed},"people":[{people}]}}"#)).unwrap();
+    lucid_sessiond::Options { policy: Policy::standard(), people: Some(path), ..options(dir) }
+}
+
+async fn sessions(socket: &Path) -> SessionsClient<Channel> {
+    SessionsClient::new(connect(socket).await.unwrap())
+}
+
+async fn prepare(socket: &Path, table: &[u8]) -> Prepared {
+    let request = PrepareRequest { user: USER.to_owned(), table: table.to_vec().into() };
+    sessions(socket).await.prepare(request).await.unwrap().into_inner()
+}
+
+fn receipt(prepared: &Prepared, user: &str, key: &SigningKey) -> Vec<u8> {
+    let of = (prepared.session.parse().unwrap(), prepared.session_key.parse().unwrap());
+    let policy = Policy::from_bytes(&prepared.table).unwrap().hash().unwrap();
+    let terms = blake3::hash(prepared.terms.as_bytes()).into();
+    let now = lucid_sessiond::system_clock()();
+    Receipt::new(Accepted::Signature, of, user, (policy, terms), key.public(), now).sign(key).unwrap()
+}
+
+async fn accept(socket: &Path, receipt: Vec<u8>) -> Result<(), Status> {
+    sessions(socket).await.accept(AcceptRequest { receipt: receipt.into() }).await.map(drop)
+}
+
+/// Begins, and answers what is asked; gives what was asked, and what came next.
+async fn begin(socket: &Path, answer: Option<bool>) -> (Option<String>, Result<FromRecorder, Status>) {
+    let (send, items) = mpsc::channel(4);
+    let begin = Begin { user: USER.to_owned(), width: 640, height: 480, ..Begin::default() };
+    send.send(ToRecorder { item: Some(to_recorder::Item::Begin(begin)) }).await.unwrap();
+    let mut client = RecorderClient::new(connect(socket).await.unwrap());
+    let mut answers = client.record(ReceiverStream::new(items)).await.unwrap().into_inner();
+    let first = answers.message().await.unwrap().unwrap();
+    let Some(from_recorder::Item::Asking(asking)) = &first.item else { return (None, Ok(first)) };
+    let terms = Some(asking.terms.clone());
+    match answer {
+        Some(accepted) => {
+            let answer = to_recorder::Item::Answer(Answer { accepted });
+            send.send(ToRecorder { item: Some(answer) }).await.unwrap();
+        }
+        // Something else than the answer.
+        None => send.send(ToRecorder { item: Some(frame(b"x")) }).await.unwrap(),
+    }
+    (terms, answers.message().await.map(Option::unwrap))
+}
+
+fn opening(dir: &Path) -> Opening {
+    let bytes = fs::read(dir.join("opening.json")).unwrap();
+    lucid_statement::json::from_bytes::<lucid_statement::Signed<Opening>>("the opening", &bytes).unwrap().body
+}
+
+async fn told(caller: &mut Caller, policies: usize) {
+    while caller.policies.len() < policies {
+        caller.answer().await.unwrap().expect("it ended");
+    }
+}
+
+/// The events of a recording that has ended.
+fn told_events(dir: &Path) -> Vec<Event> {
+    sound_recording(dir);
+    events(&read(dir, &owner()), manifest(dir).audit.map(|audit| audit.hash))
+}
+
+/// How a session ended, as its recording says.
+fn ending(dir: &Path) -> (lucid_audit::Outcome, String) {
+    let events = told_events(dir);
+    let last = events.last().unwrap();
+    let Data::End { reason } = &last.data else { panic!("{last:?}") };
+    (last.outcome, reason.to_string())
+}
+
+#[test]
+fn nothing_begins_before_its_user_accepts_and_what_he_accepted_lies_beside_the_recording() {
+    within(async {
+        let dir = temp();
+        let options = lucid_sessiond::Options { terms: "Be kind.".to_owned(), ..with_people(dir.path(), 1) };
+        let recorder = Recorder::start(options).await;
+        for answer in [Some(false), None] {
+            let (asked, then) = begin(&recorder.socket, answer).await;
+            let asked = asked.unwrap();
+            assert!(asked.contains("Every key can be pressed") && asked.ends_with("Be kind.\n"), "{asked}");
+            let code = then.unwrap_err().code();
+            assert_eq!(code, if answer.is_some() { Code::PermissionDenied } else { Code::InvalidArgument });
+            assert!(list(&recorder.socket).await.is_empty());
+        }
+        let caller = Caller::begin(&recorder.socket, USER, "").await.unwrap();
+        let (place, session) = (recorder.dir(&caller.session), caller.session.clone());
+        caller.end().await;
+        let file = fs::read(place.join("consent.json")).unwrap();
+        let receipt = Receipt::read(&file).unwrap();
+        let opening = opening(&place);
+        assert_eq!(opening.consent, Some(blake3::hash(&file).into()));
+        assert_eq!(opening.policy, Policy::standard().hash().unwrap());
+        assert_eq!((receipt.accepted, receipt.signer, receipt.user.as_str()), (Accepted::Screen, opening.device, USER));
+        assert_eq!((receipt.policy, receipt.session.to_string()), (opening.policy, session));
+        assert_eq!(opening.participants[0].key, receipt.session_key);
+        let snapshot = fs::read(place.join("snapshot.json")).unwrap();
+        let snapshot = Snapshot::read(&snapshot, &opening.device, receipt.session).unwrap();
+        assert_eq!(snapshot.policy, Policy::standard());
+        assert_eq!(told_events(&place)[0].data, Data::Consent { receipt: blake3::hash(&file).into() });
+        recorder.stop().await;
+    });
+}
+
+#[test]
+fn a_receipt_begins_its_session_once_and_no_forged_or_foreign_one_does() {
+    within(async {
+        let dir = temp();
+        let mut recorder = Recorder::start(with_people(dir.path(), 1)).await;
+        let table = Policy::strict().to_bytes().unwrap();
+        let prepared = prepare(&recorder.socket, &table).await;
+        assert_eq!(prepared.table.to_vec(), table);
+        let good = receipt(&prepared, USER, &person(1));
+        let other = Prepared { session: "00000000-0000-4000-8000-000000000000".to_owned(), ..prepared.clone() };
+        let lax = Prepared { table: open().to_bytes().unwrap().into(), ..prepared.clone() };
+        let terms = Prepared { terms: "All is well.".to_owned(), ..prepared.clone() };
+        let mut forged = good.clone();
+        let place = forged.len() - 10;
+        forged[place] = if forged[place] == b'0' { b'1' } else { b'0' };
+        for (bad, why) in [
+            (forged, "not signed by"),
+            (receipt(&prepared, USER, &person(2)), "none of this user's"),
+            (receipt(&prepared, "bob", &person(2)), "none of this user's"),
+            (receipt(&other, USER, &person(1)), "not prepared"),
+            (receipt(&lax, USER, &person(1)), "another policy"),
+            (receipt(&terms, USER, &person(1)), "other terms"),
+        ] {
+            let status = accept(&recorder.socket, bad).await.unwrap_err();
+            assert!(status.message().contains(why), "{why}: {status:?}");
+        }
+        assert!(begin(&recorder.socket, Some(false)).await.0.is_some(), "he is still asked");
+        accept(&recorder.socket, good.clone()).await.unwrap();
+        let mut caller = Caller::begin(&recorder.socket, USER, "").await.unwrap();
+        assert_eq!(caller.session, prepared.session);
+        told(&mut caller, 1).await;
+        assert_eq!(caller.policies, [Policy::strict()]);
+        let place = recorder.dir(&caller.session);
+        assert_eq!(fs::read(place.join("consent.json")).unwrap(), good);
+        caller.end().await;
+        for restarted in [false, true] {
+            if restarted {
+                recorder.stop().await;
+                recorder = Recorder::start(with_people(dir.path(), 1)).await;
+            }
+            let status = accept(&recorder.socket, good.clone()).await.unwrap_err();
+            assert_eq!(status.code(), Code::NotFound, "{status:?}");
+            assert!(begin(&recorder.socket, Some(false)).await.0.is_some());
+        }
+        let used = fs::read_to_string(dir.path().join("state/used-sessions")).unwrap();
+        assert!(used.lines().any(|line| line == prepared.session), "{used}");
+        recorder.stop().await;
+    });
+}
+
+#[test]
+fn a_host_that_enforces_another_policy_or_does_not_say_which_voids_its_session() {
+    within(async {
+        let dir = temp();
+        let recorder = Recorder::start(with_people(dir.path(), 1)).await;
+        for says in [Some((0, [7; 32])), Some((1, [7; 32])), None] {
+            let mut caller = Caller::begin(&recorder.socket, USER, "").await.unwrap();
+            caller.honest = false;
+            told(&mut caller, 1).await;
+            let began = Instant::now();
+            if let Some((number, hash)) = says {
+                let enforced = Enforced { number, hash: hash.to_vec().into() };
+                caller.send(to_recorder::Item::Enforced(enforced)).await;
+            }
+            while caller.answer().await.unwrap().is_some() {}
+            let over = caller.over.clone().unwrap();
+            assert!(over.starts_with("void: the RDP host"), "{over}");
+            assert_eq!(says.is_none(), began.elapsed() >= Duration::from_secs(5));
+            until(&recorder.socket, &caller.session, State::Finished).await;
+            assert_eq!(ending(&recorder.dir(&caller.session)), (lucid_audit::Outcome::Failed, over));
+        }
+        recorder.stop().await;
+    });
+}
+
+fn pasted(bytes: u64, outcome: Outcome) -> to_recorder::Item {
+    let data = Clipboard {
+        direction: Direction::ToClient.into(),
+        r#type: "text/plain".to_owned(),
+        bytes,
+        hash: vec![1; 32].into(),
+    };
+    let to_recorder::Item::Event(mut event) = said(event::Data::Clipboard(data)) else { unreachable!() };
+    event.outcome = outcome.into();
+    to_recorder::Item::Event(event)
+}
+
+#[test]
+fn what_passed_though_it_may_not_voids_the_session_and_what_was_refused_does_not() {
+    within(async {
+        let dir = temp();
+        let recorder = Recorder::start(with_people(dir.path(), 1)).await;
+        let mut caller = Caller::begin(&recorder.socket, USER, "").await.unwrap();
+        caller.send(pasted(5, Outcome::Refused)).await;
+        caller.all_kept().await;
+        caller.send(pasted(5, Outcome::Allowed)).await;
+        while caller.answer().await.unwrap().is_some() {}
+        assert_eq!(caller.over.as_deref(), Some("void: the RDP host let something pass that may not: a paste"));
+        recorder.stop().await;
+    });
+}
+
+fn tried() -> to_recorder::Item {
+    let violation = Violation { rule: "input.kb_enabled".to_owned(), detail: "3 keys".to_owned() };
+    said(event::Data::Violation(violation))
+}
+
+#[test]
+fn what_is_tried_ends_the_session_where_the_policy_says_so() {
+    within(async {
+        for violation in [OnViolation::Refuse, OnViolation::End] {
+            let dir = temp();
+            let policy = Policy { violation, ..Policy::strict() };
+            let recorder = Recorder::start(lucid_sessiond::Options { policy, ..with_people(dir.path(), 1) }).await;
+            let mut caller = Caller::begin(&recorder.socket, USER, "").await.unwrap();
+            caller.send(tried()).await;
+            if violation == OnViolation::Refuse {
+                caller.all_kept().await;
+                caller.end().await;
+            } else {
+                while caller.answer().await.unwrap().is_some() {}
+                assert!(caller.over.clone().unwrap().contains("input.kb_enabled"));
+                until(&recorder.socket, &caller.session, State::Finished).await;
+                let (outcome, reason) = ending(&recorder.dir(&caller.session));
+                assert_eq!(outcome, lucid_audit::Outcome::Allowed, "{reason}: not void");
+            }
+            recorder.stop().await;
+        }
+    });
+}
+
+async fn ask(socket: &Path, session: &str, change: &str, seconds: u32) -> Result<Vec<u8>, Status> {
+    let request = AskRequest {
+        session: session.to_owned(),
+        change: vec![change.to_owned()],
+        reason: "to paste a number".to_owned(),
+        seconds,
+    };
+    Ok(sessions(socket).await.ask(request).await?.into_inner().request.to_vec())
+}
+
+async fn decide(socket: &Path, session: &str, request: &[u8], by: u8, verdict: Verdict) -> Result<Decided, Status> {
+    let decision = Decision::sign(request, session.parse().unwrap(), verdict, "", &person(by), 1).unwrap();
+    let request = DecideRequest { decision: decision.into() };
+    Ok(sessions(socket).await.decide(request).await?.into_inner())
+}
+
+async fn holds(socket: &Path, session: &str) -> Holds {
+    let request = GetRequest { session: session.to_owned() };
+    sessions(socket).await.get_policy(request).await.unwrap().into_inner()
+}
+
+const CHANGE: &str = "clipboard.host_to_remote=true";
+
+#[test]
+fn an_approval_by_others_opens_a_gate_at_once_and_it_closes_by_itself() {
+    within(async {
+        let dir = temp();
+        let recorder = Recorder::start(with_people(dir.path(), 2)).await;
+        let socket = &recorder.socket;
+        let mut caller = Caller::begin(socket, USER, "").await.unwrap();
+        told(&mut caller, 1).await;
+        let session = caller.session.clone();
+        let request = ask(socket, &session, CHANGE, 1).await.unwrap();
+        assert_eq!(holds(socket, &session).await.changes[0].request.to_vec(), request);
+        let own = decide(socket, &session, &request, 1, Verdict::Allow).await.unwrap_err();
+        assert_eq!(own.code(), Code::PermissionDenied);
+        assert!(own.message().contains("himself"), "{own:?}");
+        let first = decide(socket, &session, &request, 2, Verdict::Allow).await.unwrap();
+        assert_eq!((first.agree, first.needed, first.seconds), (1, 2, 0));
+        let began = Instant::now();
+        let second = decide(socket, &session, &request, 3, Verdict::Allow).await.unwrap();
+        assert_eq!((second.agree, second.needed, second.seconds), (2, 2, 1));
+        told(&mut caller, 2).await;
+        eprintln!("told {} ms after the decision was sent", began.elapsed().as_millis());
+        assert!(caller.policies[1].clipboard.host_to_remote);
+        caller.send(pasted(5, Outcome::Allowed)).await;
+        told(&mut caller, 3).await;
+        assert_eq!(caller.policies[2], Policy::standard());
+        assert!(holds(socket, &session).await.changes.is_empty());
+        // Its end was told late by what crossed just before.
+        caller.send(pasted(5, Outcome::Allowed)).await;
+        caller.all_kept().await;
+
+        let denied = ask(socket, &session, CHANGE, 60).await.unwrap();
+        let said = decide(socket, &session, &denied, 2, Verdict::Deny).await.unwrap();
+        assert_eq!((said.agree, said.needed, said.seconds), (0, 0, 0));
+        let late = decide(socket, &session, &denied, 3, Verdict::Allow).await.unwrap_err();
+        assert!(late.message().contains("no such request"), "{late:?}");
+        let wrong = ask(socket, &session, "clipboard.max_bytes=0", 1).await.unwrap_err();
+        assert!(wrong.message().contains("clipboard.max_bytes"), "{wrong:?}");
+        assert_eq!(ask(socket, "x", CHANGE, 1).await.unwrap_err().code(), Code::NotFound);
+
+        let place = recorder.dir(&session);
+        caller.end().await;
+        assert_eq!(ask(socket, &session, CHANGE, 1).await.unwrap_err().code(), Code::NotFound);
+        let told = told_events(&place);
+        let of_policy = [Kind::Consent, Kind::Request, Kind::Approve, Kind::Deny, Kind::Lapse, Kind::Violation];
+        let kinds: Vec<_> = told.iter().map(|event| event.kind).filter(|kind| of_policy.contains(kind)).collect();
+        let expected = [
+            Kind::Consent,
+            Kind::Request,
+            Kind::Violation,
+            Kind::Approve,
+            Kind::Approve,
+            Kind::Lapse,
+            Kind::Request,
+            Kind::Deny,
+            Kind::Violation,
+            Kind::Request,
+        ];
+        assert_eq!(kinds, expected);
+        let approvers: Vec<_> = told
+            .iter()
+            .filter_map(|event| match &event.data {
+                Data::Approve { approver, .. } if event.actor == Actor::Approver => Some(approver.to_string()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(approvers, ["bob", "eve"]);
+        recorder.stop().await;
+    });
+}
+
+#[test]
+fn what_was_approved_ends_with_the_controller_and_a_changed_snapshot_ends_the_session() {
+    within(async {
+        for tampered in [false, true] {
+            let dir = temp();
+            let recorder = Recorder::start(with_people(dir.path(), 1)).await;
+            let mut caller = Caller::begin(&recorder.socket, USER, "").await.unwrap();
+            told(&mut caller, 1).await;
+            let session = caller.session.clone();
+            let request = ask(&recorder.socket, &session, CHANGE, 3600).await.unwrap();
+            decide(&recorder.socket, &session, &request, 2, Verdict::Allow).await.unwrap();
+            told(&mut caller, 2).await;
+            recorder.stop().await;
+            drop(caller);
+            let snapshot = dir.path().join("state/recordings").join(&session).join("snapshot.json");
+            if tampered {
+                let text = fs::read_to_string(&snapshot).unwrap();
+                fs::write(&snapshot, text.replacen("\"host_to_remote\":false", "\"host_to_remote\":true", 1)).unwrap();
+            }
+            let recorder = Recorder::start(with_people(dir.path(), 1)).await;
+            if tampered {
+                let ended = until(&recorder.socket, &session, State::Recovered).await;
+                assert_eq!(code(Caller::begin(&recorder.socket, USER, &session).await), Code::NotFound, "{ended:?}");
+            } else {
+                until(&recorder.socket, &session, State::Waiting).await;
+                let mut caller = Caller::begin(&recorder.socket, USER, &session).await.unwrap();
+                told(&mut caller, 1).await;
+                assert_eq!(caller.policies, [Policy::standard()], "the approval is gone");
+                caller.end().await;
+            }
+            recorder.stop().await;
+        }
+    });
+}
+
+#[test]
+fn there_are_no_more_sessions_than_the_policy_allows_and_one_can_be_ended() {
+    within(async {
+        let dir = temp();
+        let mut policy = Policy::standard();
+        policy.limits.concurrent_sessions = 1;
+        let recorder = Recorder::start(lucid_sessiond::Options { policy, ..with_people(dir.path(), 1) }).await;
+        let mut caller = Caller::begin(&recorder.socket, USER, "").await.unwrap();
+        assert_eq!(code(Caller::begin(&recorder.socket, "eve", "").await), Code::ResourceExhausted);
+        let request = session::EndRequest { session: caller.session.clone(), reason: "lunch".to_owned() };
+        sessions(&recorder.socket).await.end(request).await.unwrap();
+        while caller.answer().await.unwrap().is_some() {}
+        assert_eq!(caller.over.as_deref(), Some("lunch"));
+        until(&recorder.socket, &caller.session, State::Finished).await;
+        Caller::begin(&recorder.socket, "eve", "").await.unwrap().end().await;
+        recorder.stop().await;
+    });
+}
