@@ -197,7 +197,7 @@ class Verifier:
         opening = signed(raw, OPENING, self.device)
         ids = [stream["id"] for stream in opening["streams"]]
         demand(self.device in (None, opening["device"]), "it is by another device")
-        demand(ids and ids == sorted(set(ids)) and len(ids) + len(opening["participants"]) <= MAX_LISTED, "its lists are wrong")
+        demand(ids and ids == sorted(set(ids)) and len(ids) + len(opening["participants"]) <= MAX_LISTED, "a list of it")
         self.opening, self.device, self.session = opening, opening["device"], opening["session"]
         self.previous, known = blake3(raw).hexdigest(), opening["consent"]
         known and self.attempt("consent.json", lambda: demand(known == blake3(

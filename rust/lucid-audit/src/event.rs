@@ -137,6 +137,8 @@ kinds! {
     Request {
         /// Hash of the signed request.
         request: Hash,
+        /// Who.
+        requester: Word,
         /// For how long.
         seconds: u32,
         /// What was asked for: `clipboard.host_to_remote=true`.

@@ -89,7 +89,25 @@ fn entries() -> Vec<Entry> {
                 r#type: word("text/plain"),
             },
         ),
-        by(Client, Allowed, "clipboard", Data::Approve { seconds: 300, what: word("clipboard to desktop") }),
+        by(
+            Client,
+            Allowed,
+            "policy",
+            Data::Request {
+                request: hash("request"),
+                requester: word("ada"),
+                seconds: 300,
+                what: Name::new("clipboard.host_to_remote=true").unwrap(),
+                why: word("to paste a number"),
+            },
+        ),
+        by(
+            Approver,
+            Allowed,
+            "policy",
+            Data::Approve { agree: 1, approver: word("bob"), needed: 1, request: hash("request") },
+        ),
+        by(Device, Allowed, "policy", Data::Lapse { in_effect: true, request: hash("request") }),
         by(
             Client,
             Allowed,
@@ -101,7 +119,12 @@ fn entries() -> Vec<Entry> {
                 r#type: word("text/plain"),
             },
         ),
-        by(Approver, Refused, "file", Data::Deny { reason: word("not today"), what: word("upload") }),
+        by(
+            Approver,
+            Refused,
+            "policy",
+            Data::Deny { approver: word("bob"), reason: word("not today"), request: hash("request") },
+        ),
         by(
             Client,
             Allowed,

@@ -7,16 +7,17 @@
 //!                └──(nobody decided in time)──▶ ended
 //! ```
 //!
-//! A [`Request`] is signed by the device, which says that it was asked for; a [`Decision`] by whoever decides. Both are signed
-//! statements ([`lucid_statement::json`]), of the kinds `lucid-approval-request` and `lucid-approval-decision`. A decision
-//! names the hash of its request, which holds all that it is about: so it is good for that one alone.
+//! A [`Request`] is signed by whoever asks, a [`Decision`] by whoever decides. Both are signed statements
+//! ([`lucid_statement::json`]), of the kinds `lucid-approval-request` and `lucid-approval-decision`. A request names the
+//! [challenge](Approvals::challenge) of the session's present life, and is taken once; a decision names the hash of its
+//! request, which holds all that it is about. So neither is ever good for anything else.
 //!
-//! Nothing is ever decided by itself: without approvers nothing can be asked for. Time here is that since the session began,
-//! which no clock's change moves.
+//! Nothing is ever decided by itself: without approvers nothing can be asked for. Nobody decides on what he asks for, nor for
+//! his own session. Time here is that since the session began, which no clock's change moves.
 
 use std::{collections::BTreeSet, time::Duration};
 
-use lucid_statement::{Hash, PublicKey, SessionId, Signed, SigningKey, document, json};
+use lucid_statement::{Hash, Hex, PublicKey, SessionId, Signed, SigningKey, document, json};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -36,6 +37,8 @@ pub const DEFAULT_SECONDS: u32 = 300;
 pub const MAX_SECONDS: u32 = 86_400;
 /// The most requests of a session that wait or are in effect.
 pub const MAX_OPEN: usize = 16;
+/// The most requests in a life of its controller.
+const MAX_EVER: usize = 1024;
 /// The most approvers, and the most settings of a request.
 const MAX_LIST: usize = 32;
 /// The most bytes of a setting's value.
@@ -99,14 +102,14 @@ pub fn apply(policy: &Policy, settings: &[Setting]) -> Result<Policy> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
+    /// The session's, so that none of an earlier life of its controller is good again.
+    pub challenge: Hex<16>,
     /// What is to be otherwise, sorted.
     pub change: Vec<Setting>,
-    /// The device, which signs this.
-    pub device: PublicKey,
     /// `lucid-approval-request`.
     pub kind: Kind,
-    /// Its place among the requests of the session, from 0.
-    pub number: u32,
+    /// Chosen at random.
+    pub nonce: Hex<16>,
     /// Hash of the session's policy, without any change.
     pub policy: Hash,
     /// Why; 1 to 256 bytes.
@@ -117,6 +120,8 @@ pub struct Request {
     pub seconds: u32,
     /// In which session.
     pub session: SessionId,
+    /// His Ed25519 key, which signs this.
+    pub signer: PublicKey,
     /// 1.
     pub version: u16,
     /// When, in milliseconds since the Unix epoch.
@@ -159,21 +164,77 @@ pub struct Decision {
 
 document!(Decision, DOMAIN, Kind::ApprovalDecision);
 
+/// Where something is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The session.
+    pub session: SessionId,
+    /// Hash of its policy, without any change.
+    pub policy: Hash,
+    /// What it asks whoever asks to name.
+    pub challenge: Hex<16>,
+}
+
 impl Request {
-    /// Reads a signed request, and holds the signature to the device.
+    /// A signed request.
     ///
     /// # Errors
-    /// When it is none, of another device, or has what no request has.
-    pub fn read(bytes: &[u8], device: &PublicKey) -> Result<Self> {
-        let request: Self = read("the request", bytes, Some(device))?.body;
-        let sorted = request.change.is_sorted_by(|a, b| a.key < b.key);
-        if !sorted || request.change.is_empty() || request.change.len() > MAX_LIST || request.device != *device {
-            return Err(Error::Argument("a request names its device and what it changes, each once and sorted"));
+    /// When something in it is out of its bounds; whether the change can be, the session's controller says.
+    pub fn sign(
+        place: Place,
+        requester: &str,
+        mut change: Vec<Setting>,
+        reason: &str,
+        seconds: u32,
+        (key, nonce, wall_ms): (&SigningKey, [u8; 16], u64),
+    ) -> Result<Vec<u8>> {
+        change.sort();
+        let Place { session, policy, challenge } = place;
+        let request = Self {
+            challenge,
+            change,
+            kind: Kind::ApprovalRequest,
+            nonce: Hex(nonce),
+            policy,
+            reason: reason.to_owned(),
+            requester: requester.to_owned(),
+            seconds,
+            session,
+            signer: key.public(),
+            version: VERSION,
+            wall_ms,
+        };
+        request.check()?;
+        let signed = json::sign("the request", &request, key)?;
+        if signed.len() > MAX_STATEMENT {
+            return Err(Error::Large { bytes: signed.len(), most: MAX_STATEMENT });
         }
-        if !is_text(&request.reason, MAX_TEXT) || !is_text(&request.requester, MAX_TEXT) {
+        Ok(signed)
+    }
+
+    /// Reads a signed request, and holds the signature to the key that it names.
+    ///
+    /// # Errors
+    /// When it is none, was changed, or has what no request has.
+    pub fn read(bytes: &[u8]) -> Result<Self> {
+        let statement: Signed<Self> = read("the request", bytes, None)?;
+        json::check("the request", &statement, &statement.body.signer)?;
+        statement.body.check()?;
+        Ok(statement.body)
+    }
+
+    fn check(&self) -> Result<()> {
+        let sorted = self.change.is_sorted_by(|a, b| a.key < b.key);
+        if !sorted || self.change.is_empty() || self.change.len() > MAX_LIST {
+            return Err(Error::Argument("a request changes 1 to 32 settings, each once"));
+        }
+        if !is_text(&self.reason, MAX_TEXT) || !is_text(&self.requester, MAX_TEXT) {
             return Err(Error::Argument("a request says who asks and why, in 1 to 256 bytes each"));
         }
-        Ok(request)
+        if !(1..=MAX_SECONDS).contains(&self.seconds) {
+            return Err(Error::Argument("an approval holds for 1 to 86400 seconds"));
+        }
+        Ok(())
     }
 }
 
@@ -287,6 +348,15 @@ pub enum Refused {
     /// What is asked for cannot be.
     #[error("{0}")]
     Change(String),
+    /// It is no request, or was changed; or is of another session, or of another life of its controller.
+    #[error("it is no request for this session as it is now: ask again")]
+    NoRequest,
+    /// Whoever signed it may not ask for that person.
+    #[error("the key that signed it is none of the requester's: add it to the device's list of people")]
+    Requester,
+    /// It was made before.
+    #[error("that was asked for before, and is taken once: ask again")]
+    Repeated,
     /// It would change nothing.
     #[error("that is allowed already")]
     Nothing,
@@ -296,8 +366,8 @@ pub enum Refused {
     /// Whoever signed it may not decide.
     #[error("the key that signed it is no approver's")]
     NotAnApprover,
-    /// Whoever signed it has asked for it.
-    #[error("nobody approves what he has asked for himself")]
+    /// Whoever signed it has asked for it, or uses the session.
+    #[error("nobody approves what he has asked for himself, or what is for himself")]
     Own,
     /// There is no such request (any more).
     #[error("there is no such request, or it was decided, or its time is over: ask again")]
@@ -350,6 +420,8 @@ pub enum Ended {
 /// A request that waits or is in effect.
 #[derive(Clone, Copy, Debug)]
 pub struct Look<'a> {
+    /// Its place among the requests of the session's present life, from 0.
+    pub number: u32,
     /// The signed request.
     pub signed: &'a [u8],
     /// So many agree.
@@ -364,6 +436,7 @@ pub struct Look<'a> {
 
 #[derive(Debug)]
 struct Open {
+    number: u32,
     request: Request,
     signed: Vec<u8>,
     /// Of the signed request.
@@ -377,19 +450,38 @@ struct Open {
 /// All requests of a session.
 #[derive(Debug)]
 pub struct Approvals {
-    session: SessionId,
-    device: SigningKey,
+    place: Place,
+    /// Who uses the session.
+    user: String,
     rules: Option<Rules>,
     base: Policy,
     open: Vec<Open>,
-    next: u32,
+    /// Hashes of all that was asked for.
+    seen: BTreeSet<Hash>,
 }
 
 impl Approvals {
-    /// For a session under a policy; without rules nothing can be asked for.
+    /// For a user's session under a policy; without rules nothing can be asked for. The challenge is chosen at random, anew
+    /// for each life of the session's controller.
+    ///
+    /// # Errors
+    /// When a value of the policy is out of its range.
+    pub fn new(
+        session: SessionId,
+        user: &str,
+        challenge: [u8; 16],
+        rules: Option<Rules>,
+        policy: Policy,
+    ) -> Result<Self> {
+        let place = Place { session, policy: policy.hash()?, challenge: Hex(challenge) };
+        let user = user.to_owned();
+        Ok(Self { place, user, rules, base: policy, open: Vec::new(), seen: BTreeSet::new() })
+    }
+
+    /// What a request has to name.
     #[must_use]
-    pub fn new(session: SessionId, device: SigningKey, rules: Option<Rules>, policy: Policy) -> Self {
-        Self { session, device, rules, base: policy, open: Vec::new(), next: 0 }
+    pub fn challenge(&self) -> Place {
+        self.place
     }
 
     /// What holds now: the policy, with what is in effect in the order in which it was asked for.
@@ -409,6 +501,7 @@ impl Approvals {
     pub fn requests(&self) -> impl Iterator<Item = Look<'_>> {
         let needed = self.rules.as_ref().map_or(0, Rules::needed);
         self.open.iter().map(move |open| Look {
+            number: open.number,
             signed: &open.signed,
             agree: open.agree.len(),
             needed,
@@ -417,68 +510,51 @@ impl Approvals {
         })
     }
 
-    /// Asks; gives the signed request.
+    /// Takes a signed request of somebody who has these keys; gives it with its number.
     ///
     /// # Errors
-    /// When nobody could decide, there are too many, or the table cannot have that.
+    /// When it is none, nobody could decide, there are too many, or the table cannot have that.
     pub fn ask(
         &mut self,
-        requester: &str,
-        mut change: Vec<Setting>,
-        reason: &str,
-        seconds: u32,
-        (now, wall_ms): (Duration, u64),
-    ) -> Result<Vec<u8>, Refused> {
+        signed: &[u8],
+        keys: impl FnOnce(&str) -> Vec<PublicKey>,
+        now: Duration,
+    ) -> Result<(u32, Request), Refused> {
+        let request = Request::read(signed).map_err(|_| Refused::NoRequest)?;
+        let Place { session, policy, challenge } = self.place;
+        if (request.session, request.policy, request.challenge) != (session, policy, challenge) {
+            return Err(Refused::NoRequest);
+        }
+        if !keys(&request.requester).contains(&request.signer) {
+            return Err(Refused::Requester);
+        }
         if self.rules.is_none() {
             return Err(Refused::NoApprovers);
         }
-        if self.open.len() >= MAX_OPEN {
+        if self.open.len() >= MAX_OPEN || self.seen.len() >= MAX_EVER {
             return Err(Refused::TooMany);
         }
-        let wrong = |why: &str| Err(Refused::Change(why.to_owned()));
-        if !(1..=MAX_SECONDS).contains(&seconds) {
-            return wrong("an approval holds for 1 to 86400 seconds");
+        let hash = blake3::hash(signed).into();
+        if self.seen.contains(&hash) {
+            return Err(Refused::Repeated);
         }
-        if !is_text(reason, MAX_TEXT) || !is_text(requester, MAX_TEXT) {
-            return wrong("a request says who asks and why, in 1 to 256 bytes each");
-        }
-        change.sort();
-        if change.windows(2).any(|pair| pair[0].key == pair[1].key) {
-            return wrong("a key is given twice");
-        }
-        let failed = |error: Error| Refused::Change(error.to_string());
         let holds = self.policy();
-        if apply(&holds, &change).map_err(failed)? == holds {
+        let then = apply(&holds, &request.change).map_err(|error| Refused::Change(error.to_string()))?;
+        if then == holds {
             return Err(Refused::Nothing);
         }
-        let request = Request {
-            change,
-            device: self.device.public(),
-            kind: Kind::ApprovalRequest,
-            number: self.next,
-            policy: self.base.hash().map_err(failed)?,
-            reason: reason.to_owned(),
-            requester: requester.to_owned(),
-            seconds,
-            session: self.session,
-            version: VERSION,
-            wall_ms,
-        };
-        let signed = json::sign("the request", &request, &self.device).map_err(|error| failed(error.into()))?;
-        if signed.len() > MAX_STATEMENT {
-            return wrong("the change is longer than any");
-        }
-        self.next += 1;
-        let hash = blake3::hash(&signed).into();
+        let number = self.seen.len() as u32;
+        self.seen.insert(hash);
         self.open.push(Open {
-            request,
-            signed: signed.clone(),
+            number,
+            request: request.clone(),
+            signed: signed.to_vec(),
             hash,
             agree: BTreeSet::new(),
             until: now + PENDING,
             in_effect: false,
         });
-        Ok(signed)
+        Ok((number, request))
     }
 
     /// Takes a decision.
@@ -491,11 +567,12 @@ impl Approvals {
         let by_key = rules.approvers.iter().find(|approver| approver.key == decision.approver);
         let approver = by_key.ok_or(Refused::NotAnApprover)?;
         let known = |open: &Open| open.hash == decision.request && !open.in_effect && open.until > now;
-        let place = self.open.iter().position(known).filter(|_| decision.session == self.session);
+        let place = self.open.iter().position(known).filter(|_| decision.session == self.place.session);
         let place = place.ok_or(Refused::Unknown)?;
         let open = &mut self.open[place];
-        // Whatever key he uses for it.
-        if open.request.requester == approver.name {
+        // Whatever key he uses for it, and however his name is written.
+        let name = approver.name.to_lowercase();
+        if [&open.request.requester, &self.user].iter().any(|own| own.to_lowercase() == name) {
             return Err(Refused::Own);
         }
         let (approver, needed) = (approver.name.clone(), rules.needed);

@@ -3,10 +3,7 @@
 
 #![allow(clippy::expect_used, reason = "what does not hold and has to ends the run")]
 
-use lucid_statement::{
-    Hex,
-    json::{self, Document},
-};
+use lucid_statement::json::{self, Document};
 
 use crate::{
     Policy,
@@ -44,8 +41,7 @@ pub fn statements(bytes: &[u8]) {
     // And with their signatures.
     let _ = Receipt::read(bytes);
     let _ = Decision::read(bytes);
-    let nobody = Hex([0; 32]);
-    let _ = Request::read(bytes, &nobody);
+    let _ = Request::read(bytes);
 }
 
 /// Cedar policies. Panics when a table that is read from them is not theirs.

@@ -1,10 +1,11 @@
 //! What was decided by when a session began: the policy snapshot.
 //!
 //! A signed statement ([`lucid_statement::json`]) of the kind `lucid-policy-snapshot`, which lies as `snapshot.json` beside
-//! the session's recording; the opening names its hash. It holds all that Cedar was given, so that every decision of the
-//! session can be made again years later, by this program or another.
+//! the session's recording, whose opening names the hash of its policy. It names the session, and the device signs it. It
+//! holds all that Cedar was given, so that every decision of the session can be made again years later, by this program or
+//! another.
 
-use lucid_statement::{Hash, PublicKey, SessionId, SigningKey, document, json};
+use lucid_statement::{PublicKey, SessionId, SigningKey, document, json};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -121,9 +122,4 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// BLAKE3 of its file, by which the recording's opening names it.
-    #[must_use]
-    pub fn hash(file: &[u8]) -> Hash {
-        blake3::hash(file).into()
-    }
 }

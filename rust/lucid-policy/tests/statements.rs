@@ -7,7 +7,7 @@ use std::{fs, path::Path, time::Duration};
 use lucid_policy::{
     Policy,
     approval::{
-        Approvals, Approver, DEFAULT_SECONDS, Decision, Ended, MAX_OPEN, PENDING, Refused as NotApproved, Request,
+        Approvals, Approver, DEFAULT_SECONDS, Decision, Ended, MAX_OPEN, PENDING, Place, Refused as NotApproved, Request,
         Rules, Setting, Standing, Verdict, apply,
     },
     consent::{Accepted, Expected, Receipt, Refused, terms},
@@ -74,7 +74,7 @@ fn the_golden_files_are_what_is_written_and_are_read() {
     assert_eq!(Receipt::read(&golden("consent.json")).unwrap(), receipt());
     let snapshot = Snapshot::read(&golden("snapshot.json"), &key(9).public(), session(1)).unwrap();
     assert_eq!(snapshot.policy, Policy::standard());
-    assert_eq!(Request::read(&golden("request.json"), &key(9).public()).unwrap().seconds, DEFAULT_SECONDS);
+    assert_eq!(Request::read(&golden("request.json")).unwrap().seconds, DEFAULT_SECONDS);
     assert_eq!(Decision::read(&golden("decision.json")).unwrap().verdict, Verdict::Allow);
 }
 
@@ -84,7 +84,7 @@ fn no_byte_of_what_is_signed_can_be_changed() {
         let read = |bytes: &[u8]| match name {
             "consent.json" => Receipt::read(bytes).is_ok(),
             "snapshot.json" => Snapshot::read(bytes, &key(9).public(), session(1)).is_ok(),
-            "request.json" => Request::read(bytes, &key(9).public()).is_ok(),
+            "request.json" => Request::read(bytes).is_ok(),
             _ => Decision::read(bytes).is_ok(),
         };
         assert!(read(&bytes), "{name}");
@@ -172,11 +172,28 @@ fn rules(needed: usize) -> Option<Rules> {
 }
 
 fn with(needed: usize) -> Approvals {
-    Approvals::new(session(1), key(9), rules(needed), Policy::standard())
+    Approvals::new(session(1), "ada", [8; 16], rules(needed), Policy::standard()).unwrap()
+}
+
+/// The keys of somebody.
+fn keys(name: &str) -> Vec<PublicKey> {
+    match name {
+        "ada" => vec![key(6).public()],
+        "bob" => vec![key(3).public(), key(4).public()],
+        _ => Vec::new(),
+    }
+}
+
+/// Each with another nonce.
+fn request(approvals: &Approvals, change: Vec<Setting>, seconds: u32, nonce: u8) -> lucid_policy::Result<Vec<u8>> {
+    let by = (&key(6), [nonce; 16], NOW_MS);
+    Request::sign(approvals.challenge(), "ada", change, "to paste a number", seconds, by)
 }
 
 fn ask(approvals: &mut Approvals, change: Vec<Setting>, seconds: u32, at: u64) -> Result<Vec<u8>, NotApproved> {
-    approvals.ask("ada", change, "to paste a number", seconds, (Duration::from_secs(at), NOW_MS))
+    let nonce = approvals.requests().count() as u8;
+    let signed = request(approvals, change, seconds, nonce).map_err(|error| NotApproved::Change(error.to_string()))?;
+    approvals.ask(&signed, keys, Duration::from_secs(at)).map(|_| signed)
 }
 
 fn asked() -> (Approvals, Vec<u8>) {
@@ -226,8 +243,39 @@ fn nobody_approves_his_own_nor_twice_nor_late_nor_what_was_not_asked() {
     assert_eq!(approvals.expire(late), [Ended::Undecided(blake3::hash(&signed).into())]);
     assert_eq!(approvals.policy(), Policy::standard());
 
-    let mut none = Approvals::new(session(1), key(9), None, Policy::standard());
+    let mut none = Approvals::new(session(1), "ada", [8; 16], None, Policy::standard()).unwrap();
     assert_eq!(ask(&mut none, opens(), 1, 0).unwrap_err(), NotApproved::NoApprovers);
+}
+
+#[test]
+fn a_request_is_of_who_asks_for_this_life_of_the_session_and_taken_once() {
+    let mut approvals = with(1);
+    let signed = request(&approvals, opens(), 60, 1).unwrap();
+    let mut ask = |signed: &[u8]| approvals.ask(signed, keys, Duration::ZERO).map(|(number, _)| number);
+    assert_eq!(ask(&signed), Ok(0));
+    assert_eq!(ask(&signed), Err(NotApproved::Repeated));
+    let place = with(1).challenge();
+    let sign = |place, name: &str, by: u8| {
+        Request::sign(place, name, opens(), "why", 60, (&key(by), [9; 16], NOW_MS)).unwrap()
+    };
+    assert_eq!(ask(&sign(place, "ada", 3)), Err(NotApproved::Requester), "another's key");
+    assert_eq!(ask(&sign(place, "nobody", 3)), Err(NotApproved::Requester));
+    for other in [
+        Place { session: session(2), ..place },
+        Place { policy: Policy::strict().hash().unwrap(), ..place },
+        Place { challenge: lucid_statement::Hex([7; 16]), ..place },
+    ] {
+        assert_eq!(ask(&sign(other, "ada", 6)), Err(NotApproved::NoRequest));
+    }
+    assert_eq!(ask(b"{}"), Err(NotApproved::NoRequest));
+    // Who asks for somebody else's session does not decide either; nor does its user.
+    let bobs = sign(place, "bob", 3);
+    assert_eq!(ask(&bobs), Ok(1));
+    for by in [3, 4, 6] {
+        let refused = approvals.decide(&allow(&bobs, by), Duration::ZERO).unwrap_err();
+        assert_eq!(refused, NotApproved::Own);
+    }
+    approvals.decide(&allow(&bobs, 5), Duration::ZERO).unwrap();
 }
 
 #[test]
@@ -274,7 +322,7 @@ fn a_change_names_keys_of_the_table_and_is_bounded() {
     }
     assert_eq!(ask(&mut approvals, settings(&["system.audio_out=true"]), 1, 0).unwrap_err(), NotApproved::Nothing);
     for seconds in [0, 86_401] {
-        assert!(matches!(ask(&mut approvals, opens(), seconds, 0).unwrap_err(), NotApproved::Change(_)));
+        assert!(request(&approvals, opens(), seconds, 0).is_err());
     }
     for _ in 0..MAX_OPEN {
         ask(&mut approvals, opens(), 1, 0).unwrap();
@@ -308,7 +356,9 @@ fn whatever_happens_in_whatever_order_nothing_is_open_that_was_not_approved_in_i
                     let which = random(3) as usize;
                     let seconds = 1 + random(400) as u32;
                     let change = vec![keys[which].parse().unwrap()];
-                    if let Ok(signed) = approvals.ask("ada", change, "why", seconds, (now, NOW_MS)) {
+                    let by = (&key(6), (model.len() as u128).to_be_bytes(), NOW_MS);
+                    let signed = Request::sign(approvals.challenge(), "ada", change, "why", seconds, by).unwrap();
+                    if approvals.ask(&signed, keys, now).is_ok() {
                         model.push((signed, which, Vec::new(), now + PENDING, None));
                     }
                 }

@@ -135,6 +135,8 @@ struct Open {
     holding: Holding,
     /// What that opens at the moment.
     gates: Gates,
+    /// And what it says of files.
+    files_policy: Option<lucid_policy::File>,
     /// Where it is told what has crossed.
     log: Log,
     channel_id: u16,
@@ -253,6 +255,7 @@ impl Clipboard {
         let (read, has_read) = mpsc::channel(1);
         let (step, steps) = mpsc::channel(1);
         Clipboard(Some(Open {
+            files_policy: holding.policy().map(|policy| policy.file.clone()),
             holding,
             gates,
             log,
@@ -302,19 +305,22 @@ impl Clipboard {
     /// Another policy holds. What it closes ends at once; what it opens is announced to both sides.
     pub(crate) fn renew(&mut self, result: &mut AcceptorResult) -> Result<(), Error> {
         let Some(open) = &mut self.0 else { return Ok(()) };
-        let gates = open.holding.gates();
-        if open.gates == gates {
+        let (gates, files) = (open.holding.gates(), open.holding.policy().map(|policy| policy.file.clone()));
+        if (open.gates, &open.files_policy) == (gates, &files) {
             return Ok(());
         }
         open.gates = gates;
+        if open.files_policy != files {
+            // What is offered or fetched was looked at under another one.
+            open.files_policy = files;
+            open.served = Rc::default();
+            open.fetching = None;
+        }
         if let Some(channel) = channel(result) {
             channel.set_gates(gates);
         }
         open.to_desktop_renewed()?;
         // What a program gives meanwhile is looked at when it is there.
-        if !gates.files_to_client {
-            open.served = Rc::default();
-        }
         open.announcement = Some(Instant::now());
         open.announce(result)?;
         open.serve_wishes()
@@ -439,11 +445,15 @@ impl Open {
         if !self.gates.files_to_desktop {
             self.fetching = None;
         }
-        self.number += 1;
-        self.fetched = None;
-        self.client_has = formats::from_client(&self.client_formats, &self.gates);
         self.refusals_told.clear();
-        self.tell_desktop();
+        let has = formats::from_client(&self.client_formats, &self.gates);
+        // What a program has copied since is newer.
+        if has != self.client_has && self.offer.is_none() {
+            self.number += 1;
+            self.fetched = None;
+            self.client_has = has;
+            self.tell_desktop();
+        }
         self.ask_client()
     }
 
@@ -620,12 +630,13 @@ impl Open {
             let events = too_much(Direction::ToDesktop, form, bytes, limit);
             return events.into_iter().for_each(|event| self.log.note(event));
         }
-        let bytes = data.len();
+        let (bytes, limit) = (data.len(), self.gates.clipboard_max_bytes);
         self.write(paste, Some(form), move || {
-            let data = formats::to_desktop(form, data);
+            // Neither as it comes nor as it is pasted is it larger.
+            let data = formats::to_desktop(form, data).filter(|data| data.len() <= limit);
             match &data {
                 Some(_) => tracing::debug!(bytes, ?form, "pasted in the desktop"),
-                None => tracing::warn!(bytes, ?form, "what the client copied is not what it says"),
+                None => tracing::warn!(bytes, ?form, "what the client copied is not what it says, or too large"),
             }
             data
         });

@@ -102,7 +102,8 @@ impl Curtain {
             let whole = Rect { x: 0, y: 0, width: frame.width, height: frame.height };
             // What changes below it is not its matter.
             let shown = Some((page, frame.width, frame.height));
-            if overlaid.page != shown {
+            // Who has lost the picture has all of it repeated.
+            if overlaid.page != shown || frame.damage.contains(&whole) {
                 overlaid.damage.push(whole);
             }
             overlaid.page = shown;

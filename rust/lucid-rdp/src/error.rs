@@ -107,6 +107,9 @@ pub enum Error {
     /// The recorder has not come back.
     #[error("the session is not recorded any more ({0}); the client was let go, the desktop keeps running")]
     NotRecorded(String),
+    /// The session controller has ended the session.
+    #[error("the session is over: {0}")]
+    Over(String),
     /// A worker thread died.
     #[error("internal: {0}")]
     Internal(&'static str),

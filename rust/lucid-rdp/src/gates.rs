@@ -37,9 +37,17 @@ impl Holding {
         self.0.borrow().clone()
     }
 
-    /// Waits until another policy holds; may be dropped and called again.
+    /// Whether another policy holds than at the last time that this was asked.
+    pub(crate) fn has_changed(&mut self) -> bool {
+        let changed = self.0.has_changed().unwrap_or(false);
+        self.0.mark_unchanged();
+        changed
+    }
+
+    /// Waits until another policy holds than when [`has_changed`](Self::has_changed) was asked; may be dropped and called again.
     pub(crate) async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
+        let mut seen = self.0.clone();
+        if seen.changed().await.is_err() {
             // What holds now holds for good.
             std::future::pending().await
         }
@@ -48,23 +56,23 @@ impl Holding {
 
 /// Which ways are open at a moment, and how wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gates {
+pub(crate) struct Gates {
     /// What the client copies can be pasted in the desktop (policy: `clipboard.remote_to_host`).
-    pub clipboard_to_desktop: bool,
+    pub(crate) clipboard_to_desktop: bool,
     /// What is copied in the desktop can be pasted at the client (policy: `clipboard.host_to_remote`).
-    pub clipboard_to_client: bool,
+    pub(crate) clipboard_to_client: bool,
     /// The most bytes of one text, HTML or picture, as they cross the connection (policy: `clipboard.max_bytes`).
-    pub clipboard_max_bytes: usize,
+    pub(crate) clipboard_max_bytes: usize,
     /// What programs of the desktop play is heard at the client (policy: `system.audio_out`).
-    pub sound_to_client: bool,
+    pub(crate) sound_to_client: bool,
     /// Files that the client copies can be pasted in the desktop (policy: `file.upload_enabled`).
-    pub files_to_desktop: bool,
+    pub(crate) files_to_desktop: bool,
     /// Files that are copied in the desktop can be pasted at the client (policy: `file.download_enabled`).
-    pub files_to_client: bool,
+    pub(crate) files_to_client: bool,
     /// The most bytes of all files that are copied at once (policy: `file.max_size_mb`).
-    pub files_max_bytes: u64,
+    pub(crate) files_max_bytes: u64,
     /// Drives that the client shares are a folder in the desktop.
-    pub drives: bool,
+    pub(crate) drives: bool,
 }
 
 impl Default for Gates {
@@ -75,7 +83,7 @@ impl Default for Gates {
 
 impl Gates {
     /// What a policy opens.
-    pub fn of(policy: &Policy) -> Gates {
+    pub(crate) fn of(policy: &Policy) -> Gates {
         let Policy { clipboard, file, system, .. } = policy;
         // No file has an ending that an empty list has.
         let some = !file.allowed_extensions.is_empty();

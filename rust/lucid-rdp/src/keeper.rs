@@ -139,6 +139,12 @@ pub(crate) async fn keep(
                 Ok(End::Told(_)) => {}
                 Err(error) => tracing::error!(id, %peer, "the connection ends: {error}"),
             }
+            if let Some(why) = running.is_over() {
+                if let Some(Event::Client(arrival)) = event {
+                    deny(arrival.connection).await;
+                }
+                break Over::Controller(why);
+            }
             event
         } else {
             None

@@ -65,6 +65,7 @@ use std::time::Instant;
 use ironrdp_acceptor::DesktopSize;
 pub use lucid_desktop::KeyboardLayout;
 use lucid_ipc::Access;
+use lucid_policy::Policy;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -112,6 +113,7 @@ pub struct Options {
 }
 
 /// Who says what sessions may do.
+#[derive(Debug)]
 pub enum Authority {
     /// lucid-sessiond, whose socket this is; it records every session, and none begins or goes on that is not.
     Controller(PathBuf),

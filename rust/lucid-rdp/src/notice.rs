@@ -27,12 +27,12 @@ impl Notice {
     /// Paints it into a picture (BGRX, `stride` bytes a row), at the top in the middle; returns where.
     pub(crate) fn draw(&self, width: u32, height: u32, stride: usize, pixels: &mut [u8]) -> Option<Rect> {
         let (width, height) = (width as usize, height as usize);
-        let letters = (width.saturating_sub(2 * MARGIN + 8) / LETTER.0).min(LINE);
-        if letters == 0 {
+        let columns = (width.saturating_sub(2 * MARGIN + 8) / LETTER.0).min(LINE);
+        if columns == 0 {
             return None;
         }
-        let mut lines = wrap(&self.title, letters);
-        lines.extend(wrap(&self.text, letters));
+        let mut lines = wrap(&self.title, columns);
+        lines.extend(wrap(&self.text, columns));
         lines.truncate(LINES);
         let longest = lines.iter().map(|l| l.chars().count()).max()?;
         let box_width = longest * LETTER.0 + 2 * MARGIN;

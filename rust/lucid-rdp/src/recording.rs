@@ -12,6 +12,7 @@
 //! until it is back and has taken up the same recording, where the gap is then marked; nothing crosses meanwhile by
 //! clipboard, drives or sound, as no policy holds. If it does not come back, the connection ends.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use lucid_ipc::tonic::{Status, Streaming};
 use lucid_policy::Policy;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::Error;
@@ -40,6 +41,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AWAY: Duration = Duration::from_secs(20);
 /// Between two attempts to reach it.
 const AGAIN: Duration = Duration::from_millis(200);
+/// What may pass holds for so long after it was said; that is said again every two seconds.
+const HOLDS: Duration = Duration::from_secs(6);
 /// The largest message to the recorder: a key of the largest picture.
 const MAX_MESSAGE: usize = (64 << 20) + 1024;
 
@@ -194,8 +197,11 @@ impl Recording {
         self.feeding
     }
 
-    /// Waits for room; while the recording is paused it takes everything, for nobody.
+    /// Waits for room; while the recording is paused it takes everything, for nobody. Before it has begun it takes nothing.
     async fn pass(&self, item: Item) {
+        if matches!(*self.state.borrow(), State::Asking(_)) {
+            return;
+        }
         // Nobody listens when it is off, which `state` says.
         let _ = self.items.send(item).await;
     }
@@ -288,8 +294,16 @@ fn enforce(said: &lucid_ipc::session::Policy, policy: &Told) -> Result<Enforced,
     let table = Policy::from_bytes(&said.table).map_err(|error| format!("its policy is none: {error}"))?;
     // Of what is enforced, and not of what was sent.
     let hash = table.hash().map_err(|error| error.to_string())?;
-    tracing::info!(number = said.number, %hash, "a policy holds");
-    policy.send_replace(Some(Arc::new(table)));
+    let news = policy.send_if_modified(|holds| {
+        let news = holds.as_deref() != Some(&table);
+        if news {
+            *holds = Some(Arc::new(table));
+        }
+        news
+    });
+    if news {
+        tracing::info!(number = said.number, %hash, "a policy holds");
+    }
     Ok(Enforced { number: said.number, hash: hash.0.to_vec().into() })
 }
 
@@ -302,8 +316,50 @@ async fn carry(
     cut: &mut u32,
 ) -> Result<(), String> {
     let gone = |status: Status| status.message().to_owned();
+    // What the recorder is told besides.
+    let mut answers: VecDeque<ToRecorder> = VecDeque::new();
+    // It says now and then that what holds still does; who does not hear that believes nothing.
+    let mut heard = Instant::now();
     loop {
         tokio::select! {
+            biased;
+            said = link.from.message() => match said {
+                Ok(Some(said)) => match said.item {
+                    Some(Said::KeyWanted(_)) => {
+                        *cut += 1;
+                        let now = State::On(*cut);
+                        state.send_if_modified(|state| {
+                            let on = matches!(state, State::On(_));
+                            if on {
+                                *state = now;
+                            }
+                            on
+                        });
+                    }
+                    Some(Said::Policy(said)) => {
+                        heard = Instant::now();
+                        let enforced = enforce(&said, policy)?;
+                        answers.push_back(ToRecorder { item: Some(Item::Enforced(enforced)) });
+                    }
+                    Some(Said::Over(over)) => {
+                        policy.send_replace(None);
+                        state.send_replace(State::Over(over.reason));
+                    }
+                    Some(Said::Begun(_) | Said::Asking(_) | Said::Kept(_)) | None => {}
+                },
+                Ok(None) => return Err("it has closed the stream".to_owned()),
+                Err(status) => return Err(gone(status)),
+            },
+            () = sleep_until(heard + HOLDS), if policy.borrow().is_some() => {
+                tracing::error!("nobody says any more what may pass, so nothing does");
+                policy.send_replace(None);
+            }
+            room = link.to.reserve(), if !answers.is_empty() => {
+                let Ok(room) = room else {
+                    return Err(link.from.message().await.err().map_or("it has closed".into(), gone));
+                };
+                answers.pop_front().into_iter().for_each(|answer| room.send(answer));
+            }
             item = items.recv() => {
                 let over = item.is_none();
                 let item = item.unwrap_or(Item::End(End { reason: "the session is over".to_owned() }));
@@ -314,24 +370,6 @@ async fn carry(
                     Err(_) => return Err(format!("it has taken nothing for {} s", PATIENCE.as_secs())),
                 }
             }
-            said = link.from.message() => match said {
-                Ok(Some(said)) => match said.item {
-                    Some(Said::KeyWanted(_)) => {
-                        *cut += 1;
-                        state.send_replace(State::On(*cut));
-                    }
-                    Some(Said::Policy(said)) => {
-                        let enforced = enforce(&said, policy)?;
-                        let item = ToRecorder { item: Some(Item::Enforced(enforced)) };
-                        // If it closes now, its status is read next.
-                        let _ = timeout(PATIENCE, link.to.send(item)).await;
-                    }
-                    Some(Said::Over(over)) => drop(state.send_replace(State::Over(over.reason))),
-                    Some(Said::Begun(_) | Said::Asking(_) | Said::Kept(_)) | None => {}
-                },
-                Ok(None) => return Err("it has closed the stream".to_owned()),
-                Err(status) => return Err(gone(status)),
-            },
         }
     }
     // The end is kept when the recorder closes its side.

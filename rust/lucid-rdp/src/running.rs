@@ -178,18 +178,31 @@ impl Running {
     /// Has a recording begin, if there has to be one and is none (any more).
     pub(crate) async fn record(&mut self, user: &str, size: DesktopSize) -> Result<(), Error> {
         let Authority::Controller(socket) = &self.authority else { return Ok(()) };
+        if let Some(State::Over(why)) = self.recording.as_ref().map(Recording::state) {
+            return Err(Error::Over(why));
+        }
         if matches!(self.recording.as_ref().map(Recording::state), None | Some(State::Off(_))) {
             let encoder = self.encoder.borrow().clone();
             let recording = Recording::begin(socket, user, size, encoder, self.told.clone()).await?;
             self.log.set(Some(recording.queue()));
             self.recording = Some(recording);
-            self.note_focus();
+            if !self.is_asking() {
+                self.note_focus();
+            }
         }
         Ok(())
     }
 
+    /// Why the controller has ended the session, if it has.
+    pub(crate) fn is_over(&self) -> Option<String> {
+        match self.recording.as_ref().map(Recording::state) {
+            Some(State::Over(why)) => Some(why),
+            _ => None,
+        }
+    }
+
     /// Waits until the controller ends the session; returns why.
-    pub(crate) async fn over(recording: &mut Option<Recording>) -> String {
+    async fn over(recording: &mut Option<Recording>) -> String {
         loop {
             if let Some(State::Over(why)) = recording.as_ref().map(Recording::state) {
                 return why;
@@ -282,11 +295,14 @@ impl Running {
     /// Takes what still comes while nobody looks, for as long as the desktop lives; returns why it ended.
     pub(crate) async fn parked(&mut self) -> Over {
         loop {
-            self.log.flush().await;
+            let asking = self.is_asking();
+            if !asking {
+                self.log.flush().await;
+            }
             let message = tokio::select! {
                 message = self.from_desktop.recv() => message,
                 why = Running::over(&mut self.recording) => return Over::Controller(why),
-                focus = self.focus.changed() => {
+                focus = self.focus.changed(), if !asking => {
                     self.log.note(focus);
                     continue;
                 }

@@ -18,6 +18,7 @@ use ironrdp_pdu::rdp::headers::ShareDataPdu;
 use ironrdp_pdu::rdp::server_error_info::ProtocolIndependentCode;
 use ironrdp_svc::server_encode_svc_messages;
 use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream, split_tokio_framed};
+use lucid_desktop::pointer::Shape;
 use lucid_desktop::{Button, Closed, Input, Pointer, Rect};
 use lucid_ipc::session::Actor;
 use tokio::io::{ReadHalf, WriteHalf};
@@ -228,8 +229,12 @@ pub(crate) async fn run(
 
 /// What stands in the place of the desktop.
 fn page(state: Option<recording::State>) -> Option<Page> {
-    let Some(recording::State::Asking(text)) = state else { return None };
-    Some(Page { title: "What this session may do. Do you accept it?".to_owned(), text, asks: true, above: 0 })
+    let (title, text, asks) = match state? {
+        recording::State::Asking(text) => ("What this session may do. Do you accept it?", text, true),
+        recording::State::On(_) | recording::State::Paused => return None,
+        recording::State::Off(why) | recording::State::Over(why) => ("This session is over", why, false),
+    };
+    Some(Page { title: title.to_owned(), text, asks, above: 0 })
 }
 
 async fn until(instant: Option<Instant>) {
@@ -273,7 +278,9 @@ impl Session<'_> {
         peer: SocketAddr,
     ) -> Result<End, Error> {
         self.start_channels().await?;
-        self.show_pointer(self.running.pointer).await?;
+        // What programs have for a pointer is not shown before the rest is.
+        let pointer = if self.asked.is_some() { Pointer::Shape(Shape::DEFAULT) } else { self.running.pointer };
+        self.show_pointer(pointer).await?;
         let (mut holding, log) = (self.running.holding.clone(), self.running.log.clone());
         let mut clipboard =
             Clipboard::start(&mut self.result, &self.running.desktop, holding.clone(), log.clone());
@@ -302,6 +309,11 @@ impl Session<'_> {
         // The first at once.
         let mut cookies = tokio::time::interval(reconnect::RENEW);
         loop {
+            if holding.has_changed() {
+                self.renew();
+                clipboard.renew(&mut self.result)?;
+                sound.renew();
+            }
             if self.running.curtain.tell(clipboard.notice()) {
                 self.running.desktop.refresh_all();
             }
@@ -315,7 +327,8 @@ impl Session<'_> {
             let refinement = self.refinement();
             let touch = self.touches.deadline();
             let (may_resize, resize_deadline) = (self.may_resize(), self.resizing.deadline());
-            let (moves, reports) = (self.admission.deadline(&self.running.holding), self.admission.reports_at());
+            let moves = self.admission.deadline(&self.running.holding, Instant::now());
+            let reports = self.admission.reports_at();
             tokio::select! {
                 pdu = reader.read_pdu() => {
                     match pdu {
@@ -348,7 +361,9 @@ impl Session<'_> {
                     Some(FromDesktop::Picture(encoded)) => self.picture(encoded).await?,
                     Some(FromDesktop::Pointer(pointer)) => {
                         self.running.pointer = pointer;
-                        self.show_pointer(pointer).await?;
+                        if self.asked.is_none() {
+                            self.show_pointer(pointer).await?;
+                        }
                     }
                     Some(FromDesktop::Withheld { width, height }) => self.withheld((width, height)).await?,
                     Some(FromDesktop::SizeRefused { width, height }) => self.size_refused((width, height)),
@@ -382,7 +397,7 @@ impl Session<'_> {
                 }
                 () = until(gathered), if gathered.is_some() => self.note_pointer().await,
                 () = until(counted), if counted.is_some() => self.note_input(),
-                focus = self.running.focus.changed() => self.running.log.note(focus),
+                focus = self.running.focus.changed(), if self.asked.is_none() => self.running.log.note(focus),
                 () = until(refinement), if refinement.is_some() => self.refine(),
                 () = &mut pipeline_deadline, if may_wait_for_pipeline => {
                     may_wait_for_pipeline = false;
@@ -395,15 +410,16 @@ impl Session<'_> {
                 wish = self.wishes.next(), if may_resize => self.resize(wish)?,
                 () = until(resize_deadline), if resize_deadline.is_some() => return Err(resize::late()),
                 () = recording::changed(&mut self.running.recording) => {
+                    let asked = self.asked.is_some();
                     if let Some(why) = self.recorded()? {
-                        return self.over(why).await;
+                        return self.over(why, reader, written).await;
+                    }
+                    if asked && self.asked.is_none() {
+                        self.show_pointer(self.running.pointer).await?;
                     }
                 }
-                () = holding.changed() => {
-                    self.renew();
-                    clipboard.renew(&mut self.result)?;
-                    sound.renew();
-                }
+                // It is looked at above.
+                () = holding.changed() => {}
                 () = until(moves), if moves.is_some() => {
                     let due = self.admission.due(&self.running.holding, Instant::now());
                     due.into_iter().for_each(|input| self.to_desktop(input));
@@ -497,7 +513,7 @@ impl Session<'_> {
     /// Asks the desktop for the next picture when the client can take one.
     fn ask(&mut self) {
         self.take_acknowledgements();
-        if self.running.asked || self.writing.is_some() || self.suppressed || self.is_paused() {
+        if self.running.asked || self.writing.is_some() || self.suppressed || !self.is_shown() {
             return;
         }
         let may = match self.ordered() {
@@ -544,7 +560,7 @@ impl Session<'_> {
 
     /// When to refine; that waits until the link has nothing else to do.
     fn refinement(&self) -> Option<Instant> {
-        let quiet = self.writing.is_none() && !self.suppressed && !self.is_paused();
+        let quiet = self.writing.is_none() && !self.suppressed && self.is_shown();
         let wanted = self.refine_at.filter(|_| self.running.asked && quiet)?;
         self.pace.idle_from(wanted).map(|idle| idle.max(wanted))
     }
@@ -565,14 +581,14 @@ impl Session<'_> {
         self.wish(|order, _| order.refine = false);
     }
 
-    /// Nobody records what is shown, though somebody has to.
-    fn is_paused(&self) -> bool {
-        matches!(self.running.recording.as_ref().map(Recording::state), Some(recording::State::Paused))
-    }
-
     /// What is shown is recorded, or need not be.
     fn is_recorded(&self) -> bool {
         self.running.recording.as_ref().is_none_or(|recording| recording.cuts().is_some())
+    }
+
+    /// Pictures may go out: they are recorded, or show nothing of the desktop.
+    fn is_shown(&self) -> bool {
+        self.is_recorded() || self.running.curtain.page().is_some()
     }
 
     /// The recording stands otherwise than before; why the session is over, if it is.
@@ -604,29 +620,80 @@ impl Session<'_> {
             // The desktop is ending; its own message ends the session.
             tracing::debug!("releasing keys: {e}");
         }
+        if let Some(locks) = self.admission.locks(&self.running.holding) {
+            self.to_desktop(locks);
+        }
     }
 
     /// Tells its user why the session is over, and ends it.
-    async fn over(&mut self, why: String) -> Result<End, Error> {
+    async fn over(
+        &mut self,
+        why: String,
+        reader: &mut Reader,
+        written: &mut mpsc::Receiver<()>,
+    ) -> Result<End, Error> {
         tracing::info!("the session is over: {why}");
-        let title = "This session is over".to_owned();
-        let page = Page { title, text: why.clone(), asks: false, above: 0 };
-        self.running.curtain.turn_to(Some(page));
-        self.running.desktop.refresh_all();
+        // A client that has gone, or is broken, is told nothing; the session is over all the same.
+        if let Err(error) = self.tell_over(&why, reader, written).await {
+            tracing::debug!("telling why: {error}");
+        }
+        Ok(End::Controller(why))
+    }
+
+    async fn tell_over(
+        &mut self,
+        why: &str,
+        reader: &mut Reader,
+        written: &mut mpsc::Receiver<()>,
+    ) -> Result<(), Error> {
+        // Pictures of the desktop that are on their way are not sent any more.
+        self.running.curtain.close();
+        let mut closed = false;
         let shown = Instant::now() + OVER_SHOWN;
+        self.running.desktop.refresh_all();
         loop {
-            self.ask();
+            if closed {
+                self.ask();
+            } else if !std::mem::replace(&mut self.running.asked, true) {
+                self.running.desktop.request_frame();
+            }
             tokio::select! {
-                () = until(Some(shown)) => break,
+                () = until(Some(shown)) => return Ok(()),
                 message = self.running.from_desktop.recv() => match message {
-                    Some(FromDesktop::Picture(encoded)) => self.picture(encoded).await?,
-                    Some(FromDesktop::Ahead { commands, size }) => self.ahead(&commands, size).await?,
-                    Some(FromDesktop::Closed(_)) | None => break,
+                    Some(FromDesktop::Withheld { .. }) if !closed => {
+                        closed = true;
+                        self.running.asked = false;
+                        let title = "This session is over".to_owned();
+                        let page = Page { title, text: why.to_owned(), asks: false, above: 0 };
+                        self.running.curtain.turn_to(Some(page));
+                        self.running.curtain.open();
+                        // What was made meanwhile is not there for what follows to build on.
+                        if let Some(codec) = self.ordered() {
+                            self.order(codec);
+                        }
+                    }
+                    Some(FromDesktop::Picture(encoded)) if closed => self.picture(encoded).await?,
+                    Some(FromDesktop::Ahead { commands, size }) if closed => self.ahead(&commands, size).await?,
+                    Some(FromDesktop::Picture(_) | FromDesktop::Failed(_) | FromDesktop::Withheld { .. }) => {
+                        self.running.asked = false;
+                    }
+                    Some(FromDesktop::Closed(_)) | None => return Ok(()),
                     Some(_) => {}
+                },
+                told = written.recv() => match told {
+                    Some(()) => self.written(),
+                    None => return Ok(()),
+                },
+                pdu = reader.read_pdu() => match pdu {
+                    Ok((action, bytes)) => {
+                        if self.pdu(action, &bytes).await? {
+                            return Ok(());
+                        }
+                    }
+                    Err(_) => return Ok(()),
                 },
             }
         }
-        Ok(End::Controller(why))
     }
 
     /// The client has lost what it showed.
@@ -694,6 +761,13 @@ impl Session<'_> {
 
     async fn picture(&mut self, encoded: Encoded) -> Result<(), Error> {
         self.running.asked = false;
+        if !self.is_shown() {
+            // Made just before; what follows must not build on it.
+            if let Some(codec) = self.ordered() {
+                self.order(codec);
+            }
+            return Ok(());
+        }
         self.shown();
         let bytes = match encoded {
             Encoded::Graphics { commands, size, refine_in } => {
@@ -771,13 +845,16 @@ impl Session<'_> {
     }
 
     fn input(&mut self, inputs: Vec<Input>) {
-        if inputs.is_empty() || self.is_paused() {
+        if inputs.is_empty() {
             return;
         }
         let now = Instant::now();
-        if self.running.is_asking() {
+        if self.asked.is_some() {
             self.facts.last_input.set(now);
             return inputs.iter().for_each(|input| self.answer(input, now));
+        }
+        if !self.is_recorded() {
+            return;
         }
         self.facts.last_input.set(now);
         if self.running.log.is_on() {
@@ -824,6 +901,10 @@ impl Session<'_> {
         let answer = match *input {
             Input::PointerMove { x, y } => {
                 self.at = (x, y);
+                None
+            }
+            Input::Locks { .. } => {
+                self.admission.keep_locks(*input);
                 None
             }
             // What was typed for something else does not answer.
@@ -876,7 +957,7 @@ impl Session<'_> {
     /// Tells the recording what the pointer has done.
     async fn note_pointer(&mut self) {
         if let Some(record) = self.trail.record(Instant::now())
-            && let Some(recording) = &self.running.recording
+            && let Some(recording) = self.running.recording.as_ref().filter(|_| self.asked.is_none())
         {
             recording.pointer(record).await;
         }

@@ -41,10 +41,11 @@ use lucid_ipc::session::recorder_server::{Recorder, RecorderServer};
 use lucid_ipc::session::to_recorder::Item;
 use lucid_ipc::session::{
     Actor, Begun, Clipboard, Connect, Direction, Event, FromRecorder, Input, KeyWanted, MAX_MESSAGE, Outcome,
-    ToRecorder, from_recorder,
+    Policy as Holds, ToRecorder, from_recorder,
 };
 use lucid_ipc::tonic::transport::Server;
 use lucid_ipc::tonic::{Request, Response, Status, Streaming, async_trait};
+use lucid_policy::Policy;
 use lucid_session::pointer::{Change, entries};
 use prost::Message as _;
 use rustls_pki_types::{CertificateDer, ServerName as TlsName, UnixTime};
@@ -66,6 +67,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FROM_CLIENT: &str = "Grüße\nvom Rechner";
 const FROM_DESKTOP: &str = "out of it";
 
+/// Keyboard, pointer, and the clipboard both ways.
+fn pasting() -> Policy {
+    let mut policy = Policy::standard();
+    (policy.clipboard.host_to_remote, policy.clipboard.remote_to_host) = (true, true);
+    policy
+}
+
 // ---- The recorder.
 
 /// Passes all that comes on.
@@ -75,6 +83,8 @@ struct Collector {
     cut: Arc<Notify>,
     /// Told when its streams are to break.
     away: watch::Receiver<()>,
+    /// What holds in every session.
+    policy: Policy,
 }
 
 #[async_trait]
@@ -88,6 +98,9 @@ impl Recorder for Collector {
         let mut away = self.away.clone();
         away.mark_unchanged();
         let (to, answers) = mpsc::channel(4);
+        let table = self.policy.to_bytes().unwrap();
+        let mut beat = tokio::time::interval(Duration::from_secs(2));
+        let mut begun = false;
         let (items, cut) = (self.items.clone(), Arc::clone(&self.cut));
         let mut coming = request.into_inner();
         tokio::spawn(async move {
@@ -103,11 +116,16 @@ impl Recorder for Collector {
                             if !begins {
                                 continue;
                             }
+                            begun = true;
+                            beat.reset_immediately();
                             from_recorder::Item::Begun(Begun { session: "a session".to_owned() })
                         }
                         _ => return,
                     },
                     _ = away.changed() => return,
+                    _ = beat.tick(), if begun => {
+                        from_recorder::Item::Policy(Holds { number: 0, table: table.clone().into() })
+                    }
                     () = cut.notified() => from_recorder::Item::KeyWanted(KeyWanted {}),
                 };
                 if to.send(Ok(FromRecorder { item: Some(said) })).await.is_err() {
@@ -226,7 +244,7 @@ async fn until_there(path: &Path) -> Vec<u8> {
     tokio::time::timeout(PATIENCE, there).await.unwrap_or_else(|_| panic!("no {}", path.display()))
 }
 
-async fn start(test: &str, allow: &str) -> (House, Collected, Arc<Notify>, watch::Sender<()>) {
+async fn start(test: &str, policy: Policy) -> (House, Collected, Arc<Notify>, watch::Sender<()>) {
     let directory = std::env::temp_dir().join(format!("lucid-rdp-test-{test}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
@@ -255,7 +273,7 @@ async fn start(test: &str, allow: &str) -> (House, Collected, Arc<Notify>, watch
     let cut = Arc::new(Notify::new());
     let (leave, away) = watch::channel(());
     let (listener, _guard) = lucid_ipc::bind(&recorder, lucid_ipc::Access::Owner).unwrap();
-    let service = RecorderServer::new(Collector { items, cut: Arc::clone(&cut), away });
+    let service = RecorderServer::new(Collector { items, cut: Arc::clone(&cut), away, policy });
     let service = service.max_decoding_message_size(MAX_MESSAGE);
     tokio::spawn(async move { Server::builder().serve_with_incoming(service, listener).await.unwrap() });
 
@@ -265,10 +283,7 @@ async fn start(test: &str, allow: &str) -> (House, Collected, Arc<Notify>, watch
     rdp.args(["--listen", "127.0.0.1:0", "--video-encoder", "software"]);
     rdp.arg("--state").arg(&run).arg("--run").arg(&run).arg("--desktop").arg(&socket);
     rdp.arg("--account").arg(crates.join("testdata/account-v1.json"));
-    rdp.arg("--recorder").arg(&recorder);
-    if !allow.is_empty() {
-        rdp.arg("--allow").arg(allow);
-    }
+    rdp.arg("--controller").arg(&recorder);
     let rdp = Program(rdp.stdin(Stdio::null()).spawn().unwrap());
     let status = until_there(&run.join("status.json")).await;
     let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
@@ -652,7 +667,7 @@ async fn what_is_done_is_told_to_the_recorder_and_what_is_typed_is_not() {
     if !parts_are_here() {
         return;
     }
-    let (house, mut told, cut, _leave) = start("recorded", "clipboard-to-desktop,clipboard-to-client").await;
+    let (house, mut told, cut, _leave) = start("recorded", pasting()).await;
     let mut client = Client::connect(house.port).await;
     let texts = [
         "printf '\\033]2;Ledger\\007'\n",
@@ -765,9 +780,12 @@ async fn a_channel_that_is_closed_to_a_client_that_wants_it_is_told_once() {
     if !parts_are_here() {
         return;
     }
-    let (house, mut told, _cut, _leave) = start("closed", "").await;
+    let (house, mut told, _cut, _leave) = start("closed", Policy::strict()).await;
     let mut client = Client::connect(house.port).await;
     client.while_waiting(told.until_title("foot")).await;
+    client.type_text("x").await;
+    let typed = |data: &Data| matches!(data, Data::Violation(_));
+    client.while_waiting(told.until_event("violation", typed)).await;
     drop(client);
     told.until_event("disconnect", |data| matches!(data, Data::Disconnect(_))).await;
     let violations: Vec<_> = told
@@ -778,7 +796,7 @@ async fn a_channel_that_is_closed_to_a_client_that_wants_it_is_told_once() {
             _ => None,
         })
         .collect();
-    assert_eq!(violations, [(Outcome::Refused, "clipboard".to_owned())]);
+    assert_eq!(violations, [(Outcome::Refused, "input.kb_enabled".to_owned())]);
 }
 
 #[tokio::test]
@@ -786,7 +804,7 @@ async fn a_host_that_stops_tells_the_recorder_that_its_sessions_are_over() {
     if !parts_are_here() {
         return;
     }
-    let (house, mut told, _cut, _leave) = start("stops", "").await;
+    let (house, mut told, _cut, _leave) = start("stops", Policy::standard()).await;
     let mut client = Client::connect(house.port).await;
     client.while_waiting(told.until_title("foot")).await;
     drop(client);
@@ -801,7 +819,7 @@ async fn a_recorder_that_comes_back_goes_on_with_the_recording_and_is_told_again
     if !parts_are_here() {
         return;
     }
-    let (house, mut told, _cut, leave) = start("away", "clipboard-to-desktop,clipboard-to-client").await;
+    let (house, mut told, _cut, leave) = start("away", pasting()).await;
     let mut client = Client::connect(house.port).await;
     client.while_waiting(told.until_title("foot")).await;
     client.mouse(PointerFlags::MOVE, 0, (77, 88)).await;

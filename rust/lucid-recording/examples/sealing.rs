@@ -199,6 +199,7 @@ fn writer(parent: &Path, number: u8) -> Writer {
         session: SessionId::new(session).expect("an id"),
         codec: "none".to_owned(),
         consent: None,
+        snapshot: None,
         participants: vec![Participant {
             key: device.public(),
             name: "bench".to_owned(),

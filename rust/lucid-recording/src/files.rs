@@ -13,6 +13,7 @@ pub(crate) const HEADS: &str = "heads.jsonl";
 pub(crate) const KEYS: &str = "keys.json";
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const CONSENT: &str = "consent.json";
+pub(crate) const APPROVALS: &str = "approvals.jsonl";
 pub(crate) const SNAPSHOT: &str = "snapshot.json";
 /// Ends the name of a file that is not yet what it will be.
 pub(crate) const NEW: &str = ".new";

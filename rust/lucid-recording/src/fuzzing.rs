@@ -13,7 +13,7 @@ use lucid_statement::{Hex, SessionId, SigningKey,
     json::{self, Document}};
 
 use crate::{
-    SigningKey, OwnerSecret, Proof, Reader, Recovery, Time, Verdict,
+    OwnerSecret, Proof, Reader, Recovery, Time, Verdict,
     chain::{Chain, check_opening},
     chunk::{Frames, HEADER, Header, MAX_PAYLOAD, Sealing, file_name},
     files,

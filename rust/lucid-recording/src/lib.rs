@@ -11,8 +11,9 @@
 //! | `manifest.json` | [`statement::Manifest`] |
 //! | `consent.json` | that the session's user accepted its policy; the opening names its hash |
 //! | `snapshot.json` | what the session was decided by |
+//! | `approvals.jsonl` | what was asked for and decided meanwhile; events name the hashes of the lines |
 //!
-//! The last two are described where they are made (`lucid-policy`).
+//! The last three are described where they are made (`lucid-policy`).
 //!
 //! The form of the JSON and what a signature covers is in [`lucid_statement::json`], the tree over the chunks in [`merkle`], and what a
 //! verification holds to what in [`mod@verify`].

@@ -22,7 +22,7 @@ pub const MAX_PROOF: u64 = 1 << 17;
 /// How a proof is called.
 const NAME: &str = "the proof";
 
-/// That a chunk is in a recording: canonical JSON ([`crate::json`]), whose head is signed.
+/// That a chunk is in a recording: canonical JSON ([`lucid_statement::json`]), whose head is signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Proof {

@@ -792,7 +792,7 @@ impl Check<'_> {
         let of_heads = chain.map_or(0, |chain| chain.chunks.len() + usize::from(chain.open.is_some()));
         let known = manifest.map_or(of_heads, |manifest| manifest.chunks.len());
         let ours: BTreeSet<&str> =
-            [files::OPENING, files::HEADS, files::KEYS, files::MANIFEST, files::CONSENT, files::SNAPSHOT]
+            [files::OPENING, files::HEADS, files::KEYS, files::MANIFEST, files::CONSENT, files::SNAPSHOT, files::APPROVALS]
                 .into_iter()
                 .collect();
         for path in names {

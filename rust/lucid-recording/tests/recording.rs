@@ -8,8 +8,9 @@ use std::fs;
 
 use lucid_recording::{
     SigningKey, Error, Limits, OwnerSecret, Proof, Reader, Recipient, Record, Role, Verdict, Writer, chunk,
-    json, prove, rewrap, statement::Ended, verify, verify::Options,
+    prove, rewrap, statement::Ended, verify, verify::Options,
 };
+use lucid_statement::{Error as Statement, json};
 use support::{
     AUDIT, Kept, SMALL, SOUND, Sample, Seeded, VIDEO, device, load, observer, other_device, owner, plain,
     recipients, start, store, temp, time, with_gap,
@@ -321,9 +322,9 @@ fn a_secret_is_in_a_file_for_its_owner_alone_and_is_never_shown() {
     assert!(!format!("{key:?}").contains(&text[..16]));
     assert_eq!(format!("{:?}", owner()), "OwnerSecret");
     // It is not made twice, not read when others can read it, and not when it is something else.
-    assert!(matches!(SigningKey::create(&path, &mut Seeded::boxed("b")), Err(Error::Io { .. })));
+    assert!(matches!(SigningKey::create(&path, &mut Seeded::boxed("b")), Err(Statement::Io { .. })));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-    assert!(matches!(SigningKey::read(&path), Err(Error::Malformed { .. })));
+    assert!(matches!(SigningKey::read(&path), Err(Statement::Malformed { .. })));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     for wrong in ["", "00", &"g".repeat(64), &"0".repeat(65), &"0".repeat(66)] {
         fs::write(&path, wrong).unwrap();

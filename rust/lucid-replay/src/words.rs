@@ -52,7 +52,9 @@ pub fn event(event: &Event) -> String {
         Data::Connect { address, security } => format!("connected: {address}, {security}"),
         Data::Authenticate { method, user } => format!("{user} signed in with {method}"),
         Data::Consent { .. } => "the policy was accepted".to_owned(),
-        Data::Request { seconds, what, why, .. } => format!("asked for {seconds} s: {what} ({why})"),
+        Data::Request { requester, seconds, what, why, .. } => {
+            format!("{requester} asks for {seconds} s: {what} ({why})")
+        }
         Data::Approve { agree, approver, needed, .. } => format!("{approver} agrees ({agree} of {needed})"),
         Data::Deny { approver, reason, .. } => format!("{approver} says no ({reason})"),
         Data::Lapse { in_effect: true, .. } => "what was approved is over".to_owned(),

@@ -10,7 +10,7 @@ use std::{
 
 use lucid_policy::{
     Policy,
-    consent::{Accepted, Expected, Receipt, terms},
+    consent::{Accepted, Expected, Receipt, Refused, terms},
 };
 use lucid_recording::{Hash, PublicKey, SessionId, SigningKey, system_random};
 use lucid_statement::key::fresh;
@@ -77,13 +77,25 @@ impl Consents {
         Self { policy, added, device, wall, waiting: Mutex::default(), used: Mutex::new(used) }
     }
 
+    /// What holds where nobody says otherwise, and what no session may exceed.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// A new session, under the device's policy or another one.
     pub(crate) fn prepare(&self, user: &str, policy: Option<Policy>) -> Result<Prepared> {
         let mut random = system_random();
         let mut bytes = [0; 16];
         random.fill_bytes(&mut bytes);
         let id = SessionId::new(uuid::Builder::from_random_bytes(bytes).into_uuid().into_bytes())?;
-        let policy = policy.unwrap_or_else(|| self.policy.clone());
+        let policy = match policy {
+            Some(policy) if !policy.is_within(&self.policy) => return Err(Error::Wider),
+            Some(policy) => policy,
+            None => self.policy.clone(),
+        };
+        if let Some(why) = policy.unsupported() {
+            return Err(Error::Unsupported(why));
+        }
         let terms = terms(&policy, &self.added);
         Ok(Prepared {
             id,
@@ -111,6 +123,9 @@ impl Consents {
     /// Takes the receipt of a prepared session.
     pub(crate) fn accept(&self, bytes: &[u8], people: &People) -> Result<SessionId> {
         let claimed = Receipt::read(bytes)?;
+        if claimed.accepted != Accepted::Signature {
+            return Err(Refused::Forged.into());
+        }
         let mut waiting = shared(&self.waiting);
         let now = Instant::now();
         waiting.retain(|_, waiting| waiting.until > now);

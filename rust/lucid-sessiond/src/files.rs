@@ -2,8 +2,8 @@
 
 use std::{
     fs,
-    io::{Read as _, Seek as _, SeekFrom},
-    os::unix::fs::MetadataExt as _,
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -93,6 +93,17 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 pub(crate) fn opening(dir: &Path) -> Result<Opening> {
     let path = dir.join("opening.json");
     Ok(json::from_bytes::<Signed<Opening>>("opening.json", &read(&path)?)?.body)
+}
+
+/// What was asked for and decided in a session: signed requests and decisions (lucid-policy), one in each line.
+pub(crate) const APPROVALS: &str = "approvals.jsonl";
+
+/// Adds a line to a file beside a recording; durable when this is done.
+pub(crate) fn append(dir: &Path, name: &str, line: &[u8]) -> Result<()> {
+    let path = dir.join(name);
+    let file = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+    let mut file = file.at("opening", &path)?;
+    file.write_all(&[line, b"\n"].concat()).and_then(|()| file.sync_all()).at("writing", &path)
 }
 
 /// The policy snapshot beside a recording.

@@ -109,6 +109,9 @@ fn shared<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// When it cannot start: no owner, a state directory that cannot be used, no socket.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()> {
     let recipients = recipients(&options)?;
+    if let Some(why) = options.policy.unsupported() {
+        return Err(Error::Unsupported(why));
+    }
     let recordings = options.state.join("recordings");
     for dir in [&options.state, &recordings] {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).at("making", dir)?;
@@ -123,7 +126,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
         limits: options.limits,
         resume_for: options.resume_for,
         wall: options.wall,
-        people: options.people.as_deref().map(People::read).transpose()?.unwrap_or_default(),
+        people: options.people.as_deref().map(People::read).transpose()?.unwrap_or_default().into(),
     };
     let bounds = Bounds { most_bytes: options.most_bytes, keep_free: options.keep_free };
     let sessions = Sessions::open(&options.state, settings, bounds, (options.policy, options.terms))?;

@@ -71,7 +71,7 @@ impl People {
         if people.len() > MOST_PEOPLE || people.iter().any(|person| person.keys.len() > MOST_KEYS) {
             return Err(format!("it names more than {MOST_PEOPLE} people, or {MOST_KEYS} keys of one"));
         }
-        let mut names: Vec<_> = people.iter().map(|person| &person.name).collect();
+        let mut names: Vec<_> = people.iter().map(|person| person.name.to_lowercase()).collect();
         let mut keys: Vec<_> = people.iter().flat_map(|person| &person.keys).collect();
         for (what, twice) in [
             ("somebody", { names.sort(); names.windows(2).any(|pair| pair[0] == pair[1]) }),
@@ -96,7 +96,9 @@ impl People {
 
     /// The keys that may sign for somebody.
     pub(crate) fn keys(&self, name: &str) -> &[PublicKey] {
-        self.people.iter().find(|person| person.name == name).map_or(&[], |person| &person.keys)
+        // As account names are compared.
+        let name = name.to_lowercase();
+        self.people.iter().find(|person| person.name.to_lowercase() == name).map_or(&[], |person| &person.keys)
     }
 
     /// Who decides on requests, if anybody may.

@@ -4,23 +4,27 @@
 //! table when it is made, and again about everything that is said to have crossed. Where the host enforces something else, or
 //! let something pass that may not, the session is void.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use lucid_audit::{Actor, Data, Direction, Entry, Outcome};
 use lucid_ipc::session::{Change, Holds};
 use lucid_policy::{
     Action, Decider, OnViolation, Policy, Role, Transfer,
-    approval::{Approvals, Decision, Ended, Request, Setting, Standing},
+    approval::{Approvals, Decision, Ended, Request, Standing, apply},
 };
-use lucid_recording::{Hash, SessionId, SigningKey};
+use lucid_recording::{Hash, SessionId, system_random};
 
 use crate::{
     error::{Error, Result},
     people::People,
 };
 
-/// The host says within this time that it enforces what it was told.
-const ENFORCED_WITHIN: Duration = Duration::from_secs(5);
+/// The host says within this time that it enforces what it was told: longer than it takes a slow recorder for dead.
+const ENFORCED_WITHIN: Duration = Duration::from_secs(15);
+/// It is told so often that what holds still does.
+const BEAT: Duration = Duration::from_secs(2);
+/// The host tells its user before, and ends the session by itself; so long after that it is ended here.
+const GRACE: Duration = Duration::from_secs(30);
 /// What began under the policy before may still be told for so long: a large file crosses in minutes, and is told at its end.
 const CROSSING: Duration = Duration::from_secs(600);
 
@@ -30,6 +34,8 @@ const DRIVE: &str = "drive";
 /// What the host is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
+    /// How often something was told.
+    pub(crate) beat: u64,
     pub(crate) number: u32,
     pub(crate) table: Vec<u8>,
 }
@@ -82,34 +88,61 @@ pub(crate) struct Held {
     /// What held before, and until when, as long as something that it let pass may still be told.
     before: Vec<(Table, Duration)>,
     approvals: Approvals,
+    id: SessionId,
+    user: String,
+    people: Arc<People>,
     number: u32,
-    /// When the host was told, as long as it has not answered.
+    beat: u64,
+    /// When the host was told last.
+    told: Duration,
+    /// Since when it owes the answer to the newest policy.
     unanswered: Option<Duration>,
 }
 
 impl Held {
     /// For a session that begins.
-    pub(crate) fn new(policy: Policy, session: SessionId, device: SigningKey, people: &People) -> Result<Self> {
-        let approvals = Approvals::new(session, device, people.rules().cloned(), policy.clone());
+    pub(crate) fn new(policy: Policy, id: SessionId, user: String, people: Arc<People>) -> Result<Self> {
+        let approvals = approvals(&policy, id, &user, &people)?;
         Ok(Self {
             now: Table::new(policy.clone())?,
             base: policy,
             before: Vec::new(),
             approvals,
+            id,
+            user,
+            people,
             number: 0,
+            beat: 0,
+            told: Duration::ZERO,
             unanswered: None,
         })
     }
 
-    /// A stream begins: the host knows nothing yet.
+    /// Tells the host what holds; from then on it owes an answer.
     pub(crate) fn tell(&mut self, now: Duration) -> Told {
         self.unanswered = Some(now);
-        Told { number: self.number, table: self.now.bytes.clone() }
+        self.again(now)
+    }
+
+    /// Tells it that this still holds.
+    fn again(&mut self, now: Duration) -> Told {
+        self.told = now;
+        self.beat += 1;
+        Told { beat: self.beat, number: self.number, table: self.now.bytes.clone() }
     }
 
     /// The stream is gone, and what is enforced with it.
     pub(crate) fn untold(&mut self) {
         self.unanswered = None;
+    }
+
+    /// What was asked for and approved counts no more: nobody knows whether it was written.
+    pub(crate) fn forget(&mut self) -> Result<()> {
+        self.approvals = approvals(&self.base, self.id, &self.user, &self.people)?;
+        self.now = Table::new(self.base.clone())?;
+        self.number += 1;
+        self.unanswered = None;
+        Ok(())
     }
 
     /// What the host says that it enforces.
@@ -125,8 +158,12 @@ impl Held {
         Ok(())
     }
 
-    /// Whether the host has answered, or still may.
+    /// Whether the host has answered, or still may; and whether the session may go on.
     pub(crate) fn in_time(&self, now: Duration) -> Result<(), Stop> {
+        let stay = Action::Stay { age_seconds: now.saturating_sub(GRACE).as_secs(), idle_seconds: 0 };
+        if !self.now.decider.decide(Role::Operator, &stay).is_allowed() {
+            return Err(Stop::Ends("it has lasted as long as a session may".to_owned()));
+        }
         match self.unanswered {
             Some(since) if now.saturating_sub(since) > ENFORCED_WITHIN => {
                 Err(Stop::Void("the RDP host does not say which policy it enforces".to_owned()))
@@ -138,7 +175,7 @@ impl Held {
     /// When there is something to do.
     pub(crate) fn next(&self) -> Option<Duration> {
         let answer = self.unanswered.map(|since| since + ENFORCED_WITHIN + Duration::from_millis(1));
-        [answer, self.approvals.next()].into_iter().flatten().min()
+        [answer, self.approvals.next(), Some(self.told + BEAT)].into_iter().flatten().min()
     }
 
     /// Something happened in the session, as the host says.
@@ -153,6 +190,12 @@ impl Held {
         if entry.outcome != Outcome::Allowed {
             return Ok(());
         }
+        // Of a name that was shortened the ending is not known.
+        if let Data::File { name, .. } = &entry.data
+            && name.as_str().ends_with('\u{2026}')
+        {
+            return Ok(());
+        }
         let may = |table: &Table| match &entry.data {
             Data::Clipboard { bytes, direction, .. } => {
                 let bytes = *bytes;
@@ -162,13 +205,14 @@ impl Held {
                 };
                 table.decider.decide(Role::Operator, &action).is_allowed()
             }
-            Data::File { bytes, direction, name, .. } => {
+            Data::File { direction, name, .. } => {
                 let (dir, name) = match name.as_str().rsplit_once('/') {
                     Some((dir, name)) if entry.resource.as_str() == DRIVE => (Some(dir), name),
                     Some((_, name)) => (None, name),
                     None => (None, name.as_str()),
                 };
-                let transfer = Transfer { bytes: *bytes, dir, name, replaces: false };
+                // What was read twice crossed twice: how large the file is, the host alone knows.
+                let transfer = Transfer { bytes: 0, dir, name, replaces: false };
                 let action = match direction {
                     Direction::ToClient => Action::Download(transfer),
                     Direction::ToDesktop => Action::Upload(transfer),
@@ -191,21 +235,26 @@ impl Held {
             return Ok(None);
         }
         let before = std::mem::replace(&mut self.now, Table::new(policy)?);
-        self.before.retain(|(_, until)| *until > now);
+        self.before.retain(|(table, until)| *until > now && table.hash != before.hash);
         self.before.push((before, now + CROSSING));
         self.number += 1;
         Ok(Some(self.tell(now)))
     }
 
-    pub(crate) fn ask(
-        &mut self,
-        requester: &str,
-        change: Vec<Setting>,
-        reason: &str,
-        seconds: u32,
-        time: (Duration, u64),
-    ) -> Result<Vec<u8>> {
-        Ok(self.approvals.ask(requester, change, reason, seconds, time)?)
+    /// Takes a signed request; gives it with its number.
+    pub(crate) fn ask(&mut self, signed: &[u8], now: Duration) -> Result<(u32, Request)> {
+        let people = Arc::clone(&self.people);
+        let asked = self.approvals.ask(signed, |name| people.keys(name).to_vec(), now)?;
+        if let Some(why) = self.base.unsupported().or(self.approved(&asked.1).unsupported()) {
+            return Err(Error::Unsupported(why));
+        }
+        Ok(asked)
+    }
+
+    /// What would hold with a request.
+    fn approved(&self, request: &Request) -> Policy {
+        // It was applied when it was taken.
+        apply(&self.now.policy, &request.change).unwrap_or_else(|_| self.now.policy.clone())
     }
 
     pub(crate) fn decide(
@@ -221,15 +270,20 @@ impl Held {
         Ok(Decided { request, decision, approver, agree, needed, standing, told })
     }
 
-    /// Ends what is over.
+    /// Ends what is over; gives what the host has to be told, if there is something or it was told nothing for a while.
     pub(crate) fn expire(&mut self, now: Duration) -> Result<(Vec<Ended>, Option<Told>)> {
         let ended = self.approvals.expire(now);
-        Ok((ended, self.renew(now)?))
+        let told = match self.renew(now)? {
+            Some(told) => Some(told),
+            None => (now >= self.told + BEAT).then(|| self.again(now)),
+        };
+        Ok((ended, told))
     }
 
     /// For people.
     pub(crate) fn holds(&self, now: Duration) -> Result<Holds> {
         let changes = self.approvals.requests().map(|open| Change {
+            number: open.number,
             request: open.signed.to_vec().into(),
             agree: open.agree as u32,
             needed: open.needed as u32,
@@ -240,8 +294,15 @@ impl Held {
             table: self.now.bytes.clone().into(),
             base: self.base.to_bytes()?.into(),
             changes: changes.collect(),
+            challenge: self.approvals.challenge().challenge.0.to_vec().into(),
         })
     }
+}
+
+fn approvals(policy: &Policy, id: SessionId, user: &str, people: &People) -> Result<Approvals> {
+    let mut challenge = [0; 16];
+    system_random().fill_bytes(&mut challenge);
+    Ok(Approvals::new(id, user, challenge, people.rules().cloned(), policy.clone())?)
 }
 
 fn kind(data: &Data) -> &'static str {

@@ -10,8 +10,8 @@ use std::{
 use bytes::Bytes;
 use lucid_ipc::{
     session::{
-        AcceptRequest, AcceptResponse, AskRequest, Asked, Asking, Begun, DecideRequest, Decided, EndRequest,
-        EndResponse, FromRecorder, GetRequest, GetStatusRequest, Holds, Kept, Key, KeyWanted, ListRequest, MAX_BATCH,
+        AcceptRequest, AcceptResponse, AskRequest, Asked, Asking as ScreenAsking, Begun, DecideRequest, Decided, EndRequest,
+        EndResponse, Enforced, FromRecorder, GetRequest, GetStatusRequest, Holds, Kept, Key, KeyWanted, ListRequest, MAX_BATCH,
         MAX_FRAME, MAX_MESSAGE, MAX_PICTURE, MAX_SIDE, Over, Policy, PrepareRequest, Prepared, RebuildIndexRequest, RebuildIndexResponse,
         Recording,
         Status as RecorderStatus, ToRecorder, from_recorder,
@@ -26,7 +26,7 @@ use lucid_ipc::{
         codegen::{self, http},
     },
 };
-use lucid_policy::approval::{DEFAULT_SECONDS, Decision, Refused, Setting};
+use lucid_policy::approval::{Decision, Refused, Request as Asking};
 use lucid_recording::{Role, SessionId, statement::MAX_TEXT};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -143,7 +143,7 @@ fn serve(items: Streaming<ToRecorder>, attached: Attached, send: Said) {
 /// Has the user asked whether he accepts what holds, and begins the session if he does.
 async fn consent(sessions: Arc<Sessions>, mut items: Streaming<ToRecorder>, asks: Asks, send: Said) {
     let terms = asks.prepared.terms.clone();
-    let asking = Asking { terms, seconds: u32::try_from(ASKED.as_secs()).unwrap_or(u32::MAX) };
+    let asking = ScreenAsking { terms, seconds: u32::try_from(ASKED.as_secs()).unwrap_or(u32::MAX) };
     let asking = FromRecorder { item: Some(from_recorder::Item::Asking(asking)) };
     let answered = async {
         send.send(Ok(asking)).await.map_err(|_| Status::cancelled("the caller went"))?;
@@ -199,6 +199,12 @@ async fn take(mut items: Streaming<ToRecorder>, attached: Attached) {
                 break Broken(why, status);
             }
         };
+        if let to_recorder::Item::Enforced(Enforced { number, hash }) = item {
+            if attached.commands.send(Command::Enforced { stream, number, hash }).is_err() {
+                return;
+            }
+            continue;
+        }
         // Before it waits for room: this is when it came.
         let time = attached.clock.now();
         match convert(item, &attached.room).await {
@@ -268,12 +274,7 @@ async fn convert(item: to_recorder::Item, waiting: &Arc<Semaphore>) -> Result<It
             Item::Event(event, wait_for(waiting, EVENT).await?)
         }
         to_recorder::Item::Answer(_) => return Err(invalid("nobody was asked")),
-        to_recorder::Item::Enforced(enforced) => {
-            if enforced.hash.len() != 32 {
-                return Err(invalid("the hash of a policy has 32 bytes"));
-            }
-            Item::Enforced(enforced.number, enforced.hash)
-        }
+        to_recorder::Item::Enforced(_) => return Err(invalid("it is no item")),
         to_recorder::Item::End(end) => Item::End(lucid_audit::Word::shortened(&end.reason)),
     })
 }
@@ -316,7 +317,7 @@ async fn answer(
             return;
         }
         if let Some(policy) = now.told.as_ref().filter(|_| now.told != told.told) {
-            let Told { number, table } = policy.clone();
+            let Told { number, table, .. } = policy.clone();
             if send.send(message(Item::Policy(Policy { number, table: table.into() }))).await.is_err() {
                 return;
             }
@@ -388,13 +389,11 @@ impl About for Service {
     }
 
     async fn ask(&self, request: Request<AskRequest>) -> Result<Response<Asked>, Status> {
-        let AskRequest { session, change, reason, seconds } = request.into_inner();
-        let change: Result<Vec<Setting>, _> = change.iter().map(|text| text.parse()).collect();
-        let change = change.map_err(|error| Error::from(error).status())?;
-        let seconds = if seconds == 0 { DEFAULT_SECONDS } else { seconds };
-        let asked = |answer| Command::Ask { change, reason, seconds, answer };
-        let request = self.sessions.tell(&session, asked).await.map_err(|error| error.status())?;
-        Ok(Response::new(Asked { request: request.into() }))
+        let signed = request.into_inner().request;
+        let named = Asking::read(&signed).map_err(|_| Error::from(Refused::NoRequest).status())?;
+        let session = named.session.to_string();
+        let number = self.sessions.tell(&session, |answer| Command::Ask { signed, answer }).await;
+        Ok(Response::new(Asked { number: number.map_err(|error| error.status())? }))
     }
 
     async fn decide(&self, request: Request<DecideRequest>) -> Result<Response<Decided>, Status> {

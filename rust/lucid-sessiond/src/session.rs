@@ -85,7 +85,7 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) resume_for: Duration,
     pub(crate) wall: WallClock,
-    pub(crate) people: People,
+    pub(crate) people: Arc<People>,
 }
 
 /// Something to record, or to know.
@@ -97,8 +97,6 @@ pub(crate) enum Item {
     Sound(Bytes, OwnedSemaphorePermit),
     Event(Event, OwnedSemaphorePermit),
     End(Word),
-    /// What the host enforces.
-    Enforced(u32, Bytes),
 }
 
 /// A key picture as PNG, with the room that it takes.
@@ -115,10 +113,12 @@ pub(crate) enum Command {
     Attach { user: String, answer: oneshot::Sender<Result<Attached>> },
     /// Something came on a stream.
     Item { stream: u64, time: Time, item: Item },
+    /// What the host enforces.
+    Enforced { stream: u64, number: u32, hash: Bytes },
     /// A stream ended without `end`.
     Detach { stream: u64, why: &'static str, status: Status },
-    /// Somebody asks for a change of what holds; the answer is the signed request.
-    Ask { change: Vec<Setting>, reason: String, seconds: u32, answer: oneshot::Sender<Result<Vec<u8>>> },
+    /// Somebody's signed request for a change of what holds; the answer is its number.
+    Ask { signed: Bytes, answer: oneshot::Sender<Result<u32>> },
     /// An approver's signed decision.
     Decide { statement: Bytes, answer: oneshot::Sender<Result<Decided>> },
     /// What holds.
@@ -221,6 +221,8 @@ pub(crate) struct Session {
     until: Option<Instant>,
     /// What holds in it; none where what was decided is not known (any more).
     held: Option<Held>,
+    /// That it has to end, and how; its disk may not let it yet.
+    stopped: Option<(Outcome, Word)>,
     scratch: Vec<u8>,
 }
 
@@ -237,7 +239,7 @@ impl Session {
         let time = clock.now();
         let Consented { id, user, policy, policy_hash, key, receipt } = consented;
         let snapshot = Snapshot::new(&policy, id, time.wall_ms)?.sign(&settings.device)?;
-        let held = Held::new(policy, id, settings.device.clone(), &settings.people)?;
+        let held = Held::new(policy, id, user.clone(), Arc::clone(&settings.people))?;
         let accepted = Data::Consent { receipt: blake3::hash(&receipt).into() };
         let start = Start {
             session: id,
@@ -310,6 +312,7 @@ impl Session {
             key_asked: false,
             until: None,
             held: None,
+            stopped: None,
             scratch: Vec::new(),
         }
     }
@@ -368,15 +371,22 @@ impl Session {
                 }
             }
             Command::Detach { stream, why, status } => return self.detach(stream, why, status),
-            Command::Ask { change, reason, seconds, answer } => {
-                drop(answer.send(self.ask(change, &reason, seconds)));
+            Command::Enforced { stream, number, hash } => {
+                let now = self.since();
+                if let (Some(_), Some(held)) =
+                    (self.stream.as_ref().filter(|current| current.number == stream), &mut self.held)
+                    && let Err(stop) = held.enforced(number, &hash, now)
+                {
+                    return self.stop(&stop);
+                }
+            }
+            Command::Ask { signed, answer } => {
+                let asked = self.ask(&signed);
+                return self.answered(asked, answer);
             }
             Command::Decide { statement, answer } => {
                 let decided = self.decide(&statement);
-                if let Err(error) = &decided {
-                    tracing::warn!(session = %self.id, "a decision is refused: {error}");
-                }
-                drop(answer.send(decided));
+                return self.answered(decided, answer);
             }
             Command::Policy { answer } => {
                 let now = self.since();
@@ -384,8 +394,9 @@ impl Session {
                 drop(answer.send(holds));
             }
             Command::End { reason, answer } => {
+                let flow = self.stop(&Stop::Ends(reason));
                 drop(answer.send(Ok(())));
-                return self.stop(&Stop::Ends(reason));
+                return flow;
             }
             Command::Stop => {
                 if let Err(error) = self.commit() {
@@ -425,6 +436,9 @@ impl Session {
         if self.stream.is_some() {
             return Err(Error::Busy(self.id));
         }
+        if self.stopped.is_some() {
+            return Err(Error::NotWaiting(self.id.to_string()));
+        }
         if shared(&self.facts).user != user {
             return Err(Error::OtherUser(self.id));
         }
@@ -439,8 +453,9 @@ impl Session {
         } else {
             tracing::info!(session = %self.id, "begun");
         }
+        self.lapse()?;
         let since = self.since();
-        let holds = self.held.as_mut().ok_or(Error::NoPolicy(self.id))?.tell(since);
+        let holds = self.held()?.tell(since);
         let progress = Progress { keys_wanted: 1, told: Some(holds), ..Progress::default() };
         let (progress, told) = watch::channel(progress);
         self.streams += 1;
@@ -613,6 +628,11 @@ impl Session {
         self.end_stream(Err(error.status()));
         self.wait();
         shared(&self.facts).problem = error.to_string();
+        // Nobody knows whether what was approved last was written down.
+        if let Some(Err(error)) = self.held.as_mut().map(Held::forget) {
+            tracing::error!(session = %self.id, "{error}");
+            self.held = None;
+        }
         Flow::On
     }
 
@@ -623,7 +643,9 @@ impl Session {
             let ended = self
                 .gap("the stream from the RDP host had broken, and nobody resumed the session")
                 .and_then(|()| {
-                    self.end(self.last, Outcome::Allowed, Word::shortened("nobody resumed the session"))
+                    let nobody = || (Outcome::Allowed, Word::shortened("nobody resumed the session"));
+                    let (outcome, reason) = self.stopped.clone().unwrap_or_else(nobody);
+                    self.end(self.last, outcome, reason)
                 });
             return match ended {
                 Ok(()) => Flow::Over(self.ended()),
@@ -677,12 +699,6 @@ impl Session {
                 let saw = self.held.as_ref().map_or(Ok(()), |held| held.saw(&event, since(time)));
                 self.event(time, event)?;
                 if let Err(stop) = saw {
-                    return Ok(self.stop(&stop));
-                }
-            }
-            Item::Enforced(number, hash) => {
-                let enforced = self.held.as_mut().map_or(Ok(()), |held| held.enforced(number, &hash, since(time)));
-                if let Err(stop) = enforced {
                     return Ok(self.stop(&stop));
                 }
             }
@@ -860,38 +876,71 @@ impl Session {
     fn note(&mut self, actor: Actor, outcome: Outcome, data: Data) -> Result<()> {
         self.last = self.now();
         let event = Event { actor, outcome, resource: Word::shortened("policy"), data };
-        self.event(self.last, event)
+        self.event(self.last, event)?;
+        // So many lines without a head that names them would be too many after a crash.
+        if self.unconfirmed + 2 >= MAX_UNCONFIRMED { self.commit() } else { Ok(()) }
     }
 
     fn held(&mut self) -> Result<&mut Held> {
         self.held.as_mut().ok_or(Error::NoPolicy(self.id))
     }
 
-    fn ask(&mut self, change: Vec<Setting>, reason: &str, seconds: u32) -> Result<Vec<u8>> {
-        if self.stream.is_none() {
-            return Err(Error::NotRunning(self.id));
-        }
-        let what = change.iter().map(Setting::to_string).collect::<Vec<_>>().join(" ");
-        let (user, time) = (shared(&self.facts).user.clone(), self.now());
-        let asked = self.held()?.ask(&user, change, reason, seconds, (since(time), time.wall_ms));
-        let (outcome, request) = match &asked {
-            Ok(signed) => (Outcome::Allowed, blake3::hash(signed).into()),
-            Err(_) => (Outcome::Refused, blake3::hash(&[]).into()),
+    /// Answers whoever asked. What could not be written down does not hold, and the session waits for its disk.
+    fn answered<T>(&mut self, answered: Result<T>, answer: oneshot::Sender<Result<T>>) -> Flow {
+        let failed = match &answered {
+            Err(error @ (Error::Recording(_) | Error::File { .. } | Error::Audit(_))) => Some(self.fail(error)),
+            Err(error) => {
+                tracing::warn!(session = %self.id, "refused: {error}");
+                None
+            }
+            Ok(_) => None,
         };
-        let (what, why) = (Name::shortened(&what), Word::shortened(reason));
-        self.note(Actor::Client, outcome, Data::Request { request, seconds, what, why })?;
-        asked
+        drop(answer.send(answered));
+        failed.unwrap_or(Flow::On)
+    }
+
+    /// Writes a signed statement beside the recording, whose events name its hash.
+    fn keep(&self, statement: &[u8]) -> Result<()> {
+        files::append(&self.dir, files::APPROVALS, statement)
+    }
+
+    fn running(&self) -> Result<()> {
+        self.stream.as_ref().map(drop).ok_or(Error::NotRunning(self.id))
+    }
+
+    fn ask(&mut self, signed: &[u8]) -> Result<u32> {
+        self.running()?;
+        let now = self.since();
+        let (number, request) = match self.held()?.ask(signed, now) {
+            Ok(asked) => asked,
+            Err(error) => return Err(self.refused(Actor::Client, "request", error)?),
+        };
+        self.keep(signed)?;
+        let what = request.change.iter().map(Setting::to_string).collect::<Vec<_>>().join(" ");
+        let data = Data::Request {
+            request: blake3::hash(signed).into(),
+            requester: Word::shortened(&request.requester),
+            seconds: request.seconds,
+            what: Name::shortened(&what),
+            why: Word::shortened(&request.reason),
+        };
+        self.note(Actor::Client, Outcome::Allowed, data)?;
+        Ok(number)
+    }
+
+    /// Writes down that something was refused; gives why, for whoever asked.
+    fn refused(&mut self, actor: Actor, rule: &str, error: Error) -> Result<Error> {
+        let (rule, detail) = (Word::shortened(rule), Name::shortened(&error.to_string()));
+        self.note(actor, Outcome::Refused, Data::Violation { detail, rule })?;
+        Ok(error)
     }
 
     fn decide(&mut self, statement: &[u8]) -> Result<Decided> {
+        self.running()?;
         let now = self.since();
         let decided = match self.held()?.decide(statement, now) {
             Ok(decided) => decided,
-            Err(error) => {
-                let (rule, detail) = (Word::shortened("approve"), Name::shortened(&error.to_string()));
-                self.note(Actor::Approver, Outcome::Refused, Data::Violation { detail, rule })?;
-                return Err(error);
-            }
+            Err(error) => return Err(self.refused(Actor::Approver, "approve", error)?),
         };
         let approver = Word::shortened(&decided.approver);
         let request = decided.decision.request;
@@ -906,54 +955,62 @@ impl Session {
             }
         };
         // Written before it holds.
+        self.keep(statement)?;
         self.note(Actor::Approver, outcome, data)?;
         self.tell(decided.told);
         let seconds = match decided.standing {
             Standing::InEffect { .. } => decided.request.seconds,
-            Standing::Waits { .. } | Standing::Denied => 0,
+            Standing::Waits | Standing::Denied => 0,
         };
         let denied = decided.standing == Standing::Denied;
         let (agree, needed) = if denied { (0, 0) } else { (decided.agree, decided.needed) };
         Ok(Decided { agree, needed, seconds })
     }
 
-    /// Ends what was approved for its time, and looks at what the host says that it enforces.
-    fn renew(&mut self) -> Flow {
+    /// Ends what was approved for its time.
+    fn lapse(&mut self) -> Result<()> {
         let now = self.since();
-        let Some(held) = &mut self.held else { return Flow::On };
-        if let Err(stop) = held.in_time(now) {
-            return self.stop(&stop);
-        }
-        let (ended, told) = match held.expire(now) {
-            Ok(renewed) => renewed,
-            Err(error) => return self.stop(&Stop::Void(error.to_string())),
-        };
+        let (ended, told) = self.held()?.expire(now)?;
         self.tell(told);
         for ended in ended {
             let (in_effect, request) = match ended {
                 Ended::Over(request) => (true, request),
                 Ended::Undecided(request) => (false, request),
             };
-            if let Err(error) = self.note(Actor::Device, Outcome::Allowed, Data::Lapse { in_effect, request }) {
-                return self.fail(&error);
-            }
+            self.note(Actor::Device, Outcome::Allowed, Data::Lapse { in_effect, request })?;
         }
-        Flow::On
+        Ok(())
     }
 
-    /// The session cannot go on: the host is told why, and its recording ends here.
+    /// Looks at what holds, and at what the host says that it enforces.
+    fn renew(&mut self) -> Flow {
+        let now = self.since();
+        if let Some(Err(stop)) = self.held.as_ref().map(|held| held.in_time(now)) {
+            return self.stop(&stop);
+        }
+        match self.lapse() {
+            Ok(()) => Flow::On,
+            Err(error @ (Error::Policy(_) | Error::Internal(_))) => self.stop(&Stop::Void(error.to_string())),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// The session cannot go on: the host is told why, and its recording ends, as soon as its disk lets it.
     fn stop(&mut self, stop: &Stop) -> Flow {
         let (outcome, reason) = match stop {
             Stop::Void(why) => (Outcome::Failed, format!("void: {why}")),
             Stop::Ends(why) => (Outcome::Allowed, why.clone()),
         };
         tracing::warn!(session = %self.id, "it is ended: {reason}");
+        self.stopped = Some((outcome, Word::shortened(&reason)));
+        let Some(stream) = &self.stream else {
+            // It ends as one that nobody resumes.
+            self.until = Some(Instant::now());
+            return Flow::On;
+        };
+        stream.progress.send_modify(|progress| progress.over = Some(reason.clone()));
         self.last = self.now();
-        let ended = self.end(self.last, outcome, Word::shortened(&reason));
-        if let Some(stream) = &self.stream {
-            stream.progress.send_modify(|progress| progress.over = Some(reason));
-        }
-        match ended {
+        match self.end(self.last, outcome, Word::shortened(&reason)) {
             Ok(()) => {
                 self.end_stream(Ok(()));
                 Flow::Over(self.ended())
@@ -965,13 +1022,13 @@ impl Session {
     /// What was decided when a session that is found began. Where that was changed, the session does not go on.
     fn take_snapshot(&mut self) -> Result<()> {
         let file = files::read_snapshot(&self.dir, MAX_SNAPSHOT)?;
-        let device = self.settings.device.clone();
-        let snapshot = Snapshot::read(&file, &device.public(), self.id)?;
+        let snapshot = Snapshot::read(&file, &self.settings.device.public(), self.id)?;
         let opening = files::opening(&self.dir)?;
         if snapshot.policy.hash()? != opening.policy {
             return Err(Error::Policy(lucid_policy::Error::Snapshot("it is not of the policy that was accepted")));
         }
-        self.held = Some(Held::new(snapshot.policy, self.id, device, &self.settings.people)?);
+        let user = shared(&self.facts).user.clone();
+        self.held = Some(Held::new(snapshot.policy, self.id, user, Arc::clone(&self.settings.people))?);
         Ok(())
     }
 }

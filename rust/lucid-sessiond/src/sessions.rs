@@ -97,23 +97,28 @@ impl Sessions {
         for id in found {
             let facts = facts(String::new(), 0, State::Waiting);
             let settings = Arc::clone(&sessions.settings);
-            sessions.spawn(id, Arc::clone(&facts), move |commands| {
+            sessions.spawn(id, Arc::clone(&facts), |_| Ok(()), move |commands| {
                 Some(Session::found(settings, id, facts, commands))
             })?;
         }
         Ok(sessions)
     }
 
-    /// Runs a session on a thread of its own.
+    /// Runs a session on a thread of its own, if it may be beside so many.
     fn spawn(
         self: &Arc<Self>,
         id: SessionId,
         facts: SharedFacts,
+        may: impl FnOnce(usize) -> Result<()>,
         make: impl FnOnce(mpsc::Sender<Command>) -> Option<Session> + Send + 'static,
     ) -> Result<()> {
         let (commands, commanded) = mpsc::channel();
-        // Before the thread is there, because that removes it again.
-        shared(&self.live).insert(id, Handle { commands: commands.clone(), facts });
+        {
+            let mut live = shared(&self.live);
+            may(live.len())?;
+            // Before the thread is there, because that removes it again.
+            live.insert(id, Handle { commands: commands.clone(), facts });
+        }
         let sessions = Arc::clone(self);
         let thread = std::thread::Builder::new().name("recording".to_owned()).spawn(move || {
             let entry = match make(commands) {
@@ -169,26 +174,29 @@ impl Sessions {
 
     /// Its user has accepted on the screen.
     pub(crate) async fn accepted(self: &Arc<Self>, asks: Asks) -> Result<Attached> {
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err(Error::Stopping);
+        }
         let Asks { prepared, codec } = asks;
         let consented = self.consents.on_screen(prepared)?;
         self.begin_new(consented, codec).await
     }
 
     async fn begin_new(self: &Arc<Self>, consented: Consented, codec: String) -> Result<Attached> {
-        let open = shared(&self.live).len();
-        if open >= MAX_SESSIONS {
-            return Err(Error::TooMany(open));
-        }
-        let running = self.counts().0;
-        let connect = Action::Connect { sessions: running };
-        if !Decider::new(&consented.policy)?.decide(Role::Operator, &connect).is_allowed() {
-            return Err(Error::Concurrent(running));
-        }
+        // The device's own: who accepts another one accepts it for himself.
+        let decider = Decider::new(self.consents.policy())?;
+        let may = move |open: usize| {
+            let sessions = u32::try_from(open).unwrap_or(u32::MAX);
+            if !decider.decide(Role::Operator, &Action::Connect { sessions }).is_allowed() {
+                return Err(Error::Concurrent(sessions));
+            }
+            if open >= MAX_SESSIONS { Err(Error::TooMany(open)) } else { Ok(()) }
+        };
         let (answer, answered) = oneshot::channel();
         let id = consented.id;
         let facts = facts(consented.user.clone(), self.settings.wall.as_ref()(), State::Recording);
         let sessions = Arc::clone(self);
-        self.spawn(id, Arc::clone(&facts), move |commands| {
+        self.spawn(id, Arc::clone(&facts), may, move |commands| {
             let created = sessions.check_room().and_then(|()| {
                 let settings = Arc::clone(&sessions.settings);
                 let mut session = Session::create(settings, consented, codec, facts, commands)?;

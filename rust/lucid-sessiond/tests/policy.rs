@@ -22,11 +22,11 @@ use lucid_ipc::{
 };
 use lucid_policy::{
     OnViolation, Policy,
-    approval::{Decision, Verdict},
+    approval::{Decision, Place, Request, Verdict},
     consent::{Accepted, Receipt},
     snapshot::Snapshot,
 };
-use lucid_recording::{SigningKey, statement::Opening};
+use lucid_recording::{SigningKey, rand_core::Rng as _, statement::Opening};
 use support::*;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -157,6 +157,9 @@ fn a_receipt_begins_its_session_once_and_no_forged_or_foreign_one_does() {
         let dir = temp();
         let mut recorder = Recorder::start(with_people(dir.path(), 1)).await;
         let table = Policy::strict().to_bytes().unwrap();
+        let wider = PrepareRequest { user: USER.to_owned(), table: open().to_bytes().unwrap().into() };
+        let refused = sessions(&recorder.socket).await.prepare(wider).await.unwrap_err();
+        assert!(refused.message().contains("more than the device's"), "{refused:?}");
         let prepared = prepare(&recorder.socket, &table).await;
         assert_eq!(prepared.table.to_vec(), table);
         let good = receipt(&prepared, USER, &person(1));
@@ -218,7 +221,7 @@ fn a_host_that_enforces_another_policy_or_does_not_say_which_voids_its_session()
             while caller.answer().await.unwrap().is_some() {}
             let over = caller.over.clone().unwrap();
             assert!(over.starts_with("void: the RDP host"), "{over}");
-            assert_eq!(says.is_none(), began.elapsed() >= Duration::from_secs(5));
+            assert_eq!(says.is_none(), began.elapsed() >= Duration::from_secs(15));
             until(&recorder.socket, &caller.session, State::Finished).await;
             assert_eq!(ending(&recorder.dir(&caller.session)), (lucid_audit::Outcome::Failed, over));
         }
@@ -282,14 +285,29 @@ fn what_is_tried_ends_the_session_where_the_policy_says_so() {
     });
 }
 
-async fn ask(socket: &Path, session: &str, change: &str, seconds: u32) -> Result<Vec<u8>, Status> {
-    let request = AskRequest {
-        session: session.to_owned(),
-        change: vec![change.to_owned()],
-        reason: "to paste a number".to_owned(),
-        seconds,
+/// Signs as Ada, or another one.
+async fn signed(socket: &Path, session: &str, change: &str, seconds: u32, (name, by): (&str, u8)) -> Vec<u8> {
+    let holds = holds(socket, session).await;
+    let base = Policy::from_bytes(&holds.base).unwrap();
+    let place = Place {
+        session: session.parse().unwrap(),
+        policy: base.hash().unwrap(),
+        challenge: lucid_recording::Hex(holds.challenge.to_vec().try_into().unwrap()),
     };
-    Ok(sessions(socket).await.ask(request).await?.into_inner().request.to_vec())
+    let mut nonce = [0; 16];
+    lucid_recording::system_random().fill_bytes(&mut nonce);
+    let change = vec![change.parse().unwrap()];
+    Request::sign(place, name, change, "to paste a number", seconds, (&person(by), nonce, 1)).unwrap()
+}
+
+async fn send(socket: &Path, request: &[u8]) -> Result<u32, Status> {
+    let asking = AskRequest { request: request.to_vec().into() };
+    Ok(sessions(socket).await.ask(asking).await?.into_inner().number)
+}
+
+async fn ask(socket: &Path, session: &str, change: &str, seconds: u32) -> Result<Vec<u8>, Status> {
+    let request = signed(socket, session, change, seconds, (USER, 1)).await;
+    send(socket, &request).await.map(|_| request)
 }
 
 async fn decide(socket: &Path, session: &str, request: &[u8], by: u8, verdict: Verdict) -> Result<Decided, Status> {
@@ -342,11 +360,17 @@ fn an_approval_by_others_opens_a_gate_at_once_and_it_closes_by_itself() {
         assert!(late.message().contains("no such request"), "{late:?}");
         let wrong = ask(socket, &session, "clipboard.max_bytes=0", 1).await.unwrap_err();
         assert!(wrong.message().contains("clipboard.max_bytes"), "{wrong:?}");
-        assert_eq!(ask(socket, "x", CHANGE, 1).await.unwrap_err().code(), Code::NotFound);
+        let again = send(socket, &denied).await.unwrap_err();
+        assert!(again.message().contains("taken once"), "{again:?}");
+        let anothers = signed(socket, &session, CHANGE, 1, (USER, 2)).await;
+        assert!(send(socket, &anothers).await.unwrap_err().message().contains("none of the requester's"));
 
         let place = recorder.dir(&session);
         caller.end().await;
-        assert_eq!(ask(socket, &session, CHANGE, 1).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(send(socket, &anothers).await.unwrap_err().code(), Code::NotFound);
+        let kept = fs::read_to_string(place.join("approvals.jsonl")).unwrap();
+        let statements = kept.lines().filter(|line| line.as_bytes() == request).count();
+        assert_eq!((statements, kept.lines().count()), (1, 5), "two requests, three decisions");
         let told = told_events(&place);
         let of_policy = [Kind::Consent, Kind::Request, Kind::Approve, Kind::Deny, Kind::Lapse, Kind::Violation];
         let kinds: Vec<_> = told.iter().map(|event| event.kind).filter(|kind| of_policy.contains(kind)).collect();
@@ -360,7 +384,9 @@ fn an_approval_by_others_opens_a_gate_at_once_and_it_closes_by_itself() {
             Kind::Request,
             Kind::Deny,
             Kind::Violation,
-            Kind::Request,
+            Kind::Violation,
+            Kind::Violation,
+            Kind::Violation,
         ];
         assert_eq!(kinds, expected);
         let approvers: Vec<_> = told

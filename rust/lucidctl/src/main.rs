@@ -144,6 +144,8 @@ enum Error {
     NothingShown(String),
     #[error("what the service says is not what it should say: {0}")]
     Odd(String),
+    #[error("{0}")]
+    Request(lucid_policy::Error),
     #[error("nobody can be asked here, as this is no terminal: say --yes to go on without")]
     NobodyAsked,
     #[error("there is no request {0} that can be decided on; `lucidctl approve list` shows them")]
@@ -177,6 +179,7 @@ impl Error {
                 | lucid_recording::Error::NotARecording { .. },
             ) => 6,
             Error::Connect(_)
+            | Error::Request(_)
             | Error::Odd(_)
             | Error::Answer(_)
             | Error::Write(..)

@@ -12,10 +12,11 @@ use lucid_ipc::session::{
     AcceptRequest, AskRequest, Change, DecideRequest, EndRequest, GetRequest, Holds, PrepareRequest,
 };
 use lucid_ipc::tonic::transport::Channel;
-use lucid_policy::approval::{Decision, Request, Setting, Verdict, apply};
+use lucid_policy::approval::{Decision, Place, Request, Setting, Verdict, apply};
 use lucid_policy::consent::{Accepted, Receipt};
 use lucid_policy::{Policy, diff, explain};
-use lucid_recording::{PublicKey, SigningKey, system_random};
+use lucid_recording::rand_core::Rng as _;
+use lucid_recording::{Hex, PublicKey, SigningKey, system_random};
 use serde::Serialize;
 
 use crate::report::{json, plain, span};
@@ -68,7 +69,7 @@ pub(crate) enum Command {
 /// Changes of what holds in a session: asked for, and decided on by others.
 #[derive(Subcommand)]
 pub(crate) enum Approve {
-    /// Asks for a change, for the user of a session that runs.
+    /// Asks for a change of what holds in a session that runs.
     Request {
         /// The session's UUID, as `recording list` shows it.
         session: String,
@@ -78,6 +79,12 @@ pub(crate) enum Approve {
         /// Why, for whoever decides.
         #[arg(long, value_name = "TEXT")]
         reason: String,
+        /// Who asks, as the device's list of people has it.
+        #[arg(long = "as", value_name = "NAME")]
+        requester: String,
+        /// The file with his secret key.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
         /// For how long, from the decision on.
         #[arg(long = "for", value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
         span: Duration,
@@ -179,8 +186,13 @@ pub(crate) fn run(command: &Command, as_json: bool) -> Result<bool, Error> {
                 }
                 Err(error) => return Err(lucid_recording::Error::from(error).into()),
             };
-            let key = crate::report::Key { file: file.display().to_string(), public: key.public() };
-            print(&if as_json { json(&key) } else { crate::report::key(&key) })?;
+            let public = key.public().to_string();
+            let file = file.display().to_string();
+            print(&if as_json {
+                json(&serde_json::json!({ "file": file, "public": public }))
+            } else {
+                format!("{public}\n\nThis is the public half, for the device's list of people. The secret half is in {file}.\n")
+            })?;
         }
         Command::Accept { user, key, policy: table, yes, controller } => {
             let key = secret(key)?;
@@ -268,20 +280,17 @@ struct Asked {
     seconds: u32,
 }
 
-/// A request as the device signed it.
+/// A request as it was signed. That it was by who is named, the device has looked at.
 fn request(change: &Change) -> Result<Request, Error> {
-    // Whoever decides trusts the device that he asks; the signature holds what he sees to what he signs.
-    let named: lucid_statement::Signed<Request> =
-        lucid_statement::json::read_signed("the request", &change.request, None).map_err(odd)?;
-    Request::read(&change.request, &named.body.device).map_err(odd)
+    Request::read(&change.request).map_err(odd)
 }
 
 impl Asked {
     fn new(change: &Change) -> Result<Self, Error> {
         let request = request(change)?;
-        let Change { agree, needed, in_effect, seconds, .. } = *change;
+        let Change { number, agree, needed, in_effect, seconds, .. } = *change;
         Ok(Self {
-            number: request.number,
+            number,
             requester: request.requester,
             change: request.change.iter().map(Setting::to_string).collect(),
             reason: request.reason,
@@ -331,18 +340,23 @@ fn lines(changes: &[Asked]) -> String {
 /// Says whether it was done.
 pub(crate) fn approve(command: &Approve, as_json: bool) -> Result<bool, Error> {
     match command {
-        Approve::Request { session, change, reason, span: within, controller } => {
-            let asked = ask(async {
-                let asking = AskRequest {
-                    session: session.clone(),
-                    change: change.iter().map(Setting::to_string).collect(),
-                    reason: reason.clone(),
-                    seconds: u32::try_from(within.as_secs()).unwrap_or(u32::MAX).max(1),
+        Approve::Request { session, change, reason, requester, key, span: within, controller } => {
+            let key = secret(key)?;
+            let number = ask(async {
+                let holds = holds(session, controller).await?;
+                let place = Place {
+                    session: session.parse().map_err(odd)?,
+                    policy: Policy::from_bytes(&holds.base).and_then(|base| base.hash()).map_err(odd)?,
+                    challenge: Hex(<[u8; 16]>::try_from(&*holds.challenge).map_err(odd)?),
                 };
-                Ok(controller.connect().await?.ask(asking).await?.into_inner())
+                let mut nonce = [0; 16];
+                system_random().fill_bytes(&mut nonce);
+                let seconds = u32::try_from(within.as_secs()).unwrap_or(u32::MAX);
+                let by = (&key, nonce, now_ms());
+                let request = Request::sign(place, requester, change.clone(), reason, seconds, by);
+                let request = AskRequest { request: request.map_err(Error::Request)?.into() };
+                Ok(controller.connect().await?.ask(request).await?.into_inner().number)
             })?;
-            let change = Change { request: asked.request, ..Change::default() };
-            let number = request(&change)?.number;
             print(&if as_json {
                 json(&serde_json::json!({ "number": number }))
             } else {
@@ -375,9 +389,8 @@ async fn decide(
     let holds = holds(session, controller).await?;
     let mut found = None;
     for change in &holds.changes {
-        let request = request(change)?;
-        if request.number == number && !change.in_effect {
-            found = Some((change, request));
+        if change.number == number && !change.in_effect {
+            found = Some((change, request(change)?));
         }
     }
     let (change, request) = found.ok_or_else(|| Error::NoRequest(number))?;

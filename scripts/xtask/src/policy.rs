@@ -14,7 +14,7 @@ use crate::error::{At as _, Result};
 /// `sound-to-client`.
 pub(crate) fn table(ways: &str) -> Value {
     let mut table = json!({
-        "clipboard": {}, "system": {}, "file": {},
+        "clipboard": {}, "system": {}, "file": { "max_size_mb": 1_048_576 },
         "input": { "kb_enabled": true, "mouse_enabled": true, "mouse_rate_limit_hz": 240 },
         "limits": { "concurrent_sessions": 64 },
     });

@@ -157,7 +157,7 @@ impl Owner {
 
     /// A `lucid.toml` with its public half.
     fn config(&self) -> String {
-        format!("[recording]\nowner = \"{}\"\n", self.public)
+        format!("[policy]\nprofile = \"standard\"\n\n[recording]\nowner = \"{}\"\n", self.public)
     }
 
     /// How to look at what was recorded, or why there is nothing.

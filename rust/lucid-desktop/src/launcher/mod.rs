@@ -212,7 +212,9 @@ impl Launcher {
         let deadline = started + START_TIME;
         let runtime = RuntimeDirectory::make(&self.runtime)?;
         // Before anything is started, which would not see it.
-        let drives = if request.drives { Some(self.mount_drives()?) } else { None };
+        let drives = request.drives.then(|| self.mount_drives()).and_then(|mounted| {
+            mounted.inspect_err(|error| tracing::warn!("the desktop has no folder for drives: {error}")).ok()
+        });
         let sound = if request.sound { Some(self.start_sound(&runtime)?) } else { None };
         let (compositor, ready) = self.start_compositor(&request, &runtime)?;
         // While the compositor starts.

@@ -49,6 +49,8 @@ pub(crate) struct Channel {
     received: Vec<Received>,
     /// A message that is too large comes in, and is thrown away piece by piece.
     oversize: Option<u16>,
+    /// One that is not comes in, however large any may be by now.
+    begun: bool,
 }
 
 impl_as_any!(Channel);
@@ -98,7 +100,11 @@ impl Channel {
         if header.is_compressed() {
             return Err(Error::Protocol("a compressed clipboard message, which was not negotiated"));
         }
-        if length as usize <= self.largest() && self.oversize.is_none() {
+        if flags.contains(ChannelControlFlags::FLAG_FIRST) {
+            self.begun = length as usize <= self.largest() && self.oversize.is_none();
+        }
+        if self.begun {
+            self.begun = !flags.contains(ChannelControlFlags::FLAG_LAST);
             return Ok(Some(Cow::Borrowed(piece)));
         }
         if flags.contains(ChannelControlFlags::FLAG_FIRST) {

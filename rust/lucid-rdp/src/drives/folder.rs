@@ -173,8 +173,8 @@ pub(super) struct Folder {
     table: RefCell<Table>,
     /// The files that are open, by their handles.
     open: RefCell<HashMap<u64, String>>,
-    /// What programs of this session have made: nothing else may they change.
-    made: RefCell<HashSet<String>>,
+    /// What programs have made while this client is there, with the number of its connection: nothing else may they change.
+    made: RefCell<HashSet<(u64, String)>>,
     /// What is told to the recording.
     crossing: Rc<Files>,
 }
@@ -260,7 +260,7 @@ impl Folder {
                 let open = Open { access, disposition: Disposition::Open, kind: Kind::File };
                 let place = self.place(&path)?;
                 let file = self.open(&place, open).await?;
-                if access != Access::Write && !self.made.borrow().contains(&path) {
+                if access != Access::Write {
                     let size = self.attributes_of(&file).await?.size;
                     self.may_read(&path, size)?;
                 }
@@ -295,10 +295,8 @@ impl Folder {
             Operation::Read { handle, offset, length } => {
                 let file = self.table.borrow().file(*handle)?;
                 let path = self.path_of(*handle)?;
-                if !self.made.borrow().contains(&path) {
-                    // Its size was looked at when it was opened; it may have grown.
-                    self.may_read(&path, 0)?;
-                }
+                // Its size was looked at when it was opened; it may have grown.
+                self.may_read(&path, *offset)?;
                 let bytes = self.read(file, *offset, *length).await?;
                 self.crossing.read(*handle, *offset, *length, &bytes);
                 Ok(fuse::data(&bytes))
@@ -371,7 +369,7 @@ impl Folder {
     /// Whether something that is there may be changed, or removed: what was made in this session.
     fn may_change(&self, path: &str) -> Result<(), Errno> {
         self.may_write(parted(path).0)?;
-        if self.made.borrow().contains(path) {
+        if self.is_made(path) {
             return Ok(());
         }
         self.crossing.refused("file.replaced", "a program wanted to change or replace a file that was there before");
@@ -406,8 +404,15 @@ impl Folder {
         if made.len() >= MAX_ENTRIES {
             return Err(Errno::NOSPC);
         }
-        made.insert(path.to_owned());
+        let connection = self.link.connection();
+        // Another client's drives have other files at the same places.
+        made.retain(|(of, _)| *of == connection);
+        made.insert((connection, path.to_owned()));
         Ok(())
+    }
+
+    fn is_made(&self, path: &str) -> bool {
+        self.made.borrow().contains(&(self.link.connection(), path.to_owned()))
     }
 
     fn path_of(&self, handle: u64) -> Result<String, Errno> {
@@ -545,7 +550,7 @@ impl Folder {
             return Err(closed.done().err().unwrap_or(nothing_said));
         }
         self.nodes.borrow_mut().gone(&path);
-        self.made.borrow_mut().remove(&path);
+        self.made.borrow_mut().remove(&(self.link.connection(), path));
         Ok(fuse::done())
     }
 
@@ -563,7 +568,7 @@ impl Folder {
             self.may_grow(&to, 0)?;
         }
         // What was there before is not replaced.
-        let may_replace = self.made.borrow().contains(&to);
+        let may_replace = self.is_made(&to);
         let flags = if may_replace { flags } else { flags | NO_REPLACE };
         let open = Open { access: Access::Delete, disposition: Disposition::Open, kind: Kind::Any };
         let file = self.open(&place, open).await?;
@@ -577,10 +582,18 @@ impl Folder {
             Err(error) => return Err(error),
         }
         self.nodes.borrow_mut().renamed(&from, &to);
-        let below = |path: &String| path.strip_prefix(&from).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let renamed = |path: &str| {
+            let rest = path.strip_prefix(&from).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+            rest.map(|rest| format!("{to}{rest}"))
+        };
         let mut made = self.made.borrow_mut();
-        let moved: Vec<String> = made.extract_if(below).collect();
-        made.extend(moved.into_iter().map(|path| format!("{to}{}", &path[from.len()..])));
+        let moved: Vec<_> = made.extract_if(|(_, path)| renamed(path).is_some()).collect();
+        made.extend(moved.into_iter().filter_map(|(of, path)| Some((of, renamed(&path)?))));
+        for path in self.open.borrow_mut().values_mut() {
+            if let Some(new) = renamed(path) {
+                *path = new;
+            }
+        }
         Ok(fuse::done())
     }
 

@@ -86,6 +86,11 @@ impl Link {
         self.state.borrow_mut().connection += 1;
     }
 
+    /// How many clients there have been.
+    pub(super) fn connection(&self) -> u64 {
+        self.state.borrow().connection
+    }
+
     /// The client has gone: who waits for it waits no longer.
     pub(super) fn detach(&self) {
         let mut state = self.state.borrow_mut();

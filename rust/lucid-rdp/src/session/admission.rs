@@ -26,6 +26,8 @@ pub(super) struct Admission {
     moved: Option<Instant>,
     /// One that waits for its time.
     waiting: Option<Input>,
+    /// How the client's lock keys were when ours could not be made equal.
+    locks: Option<Input>,
     refused: Refused,
 }
 
@@ -47,7 +49,7 @@ impl Admission {
                     self.down.insert(evdev);
                     out.push(input);
                 } else {
-                    self.refused.keys += 1;
+                    self.refused.keys += tried(holding);
                 }
             }
             Input::Key { evdev, pressed: false } => {
@@ -60,7 +62,7 @@ impl Admission {
                 if holding.permits(&Action::of_character(character)) {
                     out.push(input);
                 } else {
-                    self.refused.keys += 1;
+                    self.refused.keys += tried(holding);
                 }
             }
             Input::Locks { .. } => {
@@ -68,26 +70,27 @@ impl Admission {
                 let locks = ["CapsLock", "NumLock", "ScrollLock"];
                 if locks.iter().all(|name| holding.permits(&Action::Key(name))) {
                     out.push(input);
+                } else {
+                    self.locks = Some(input);
                 }
             }
             Input::PointerMove { .. } | Input::PointerMoveRelative { .. } => self.moves(input, holding, now, out),
             Input::Button { button, pressed: false } => {
                 if let Some(place) = self.buttons.iter().position(|down| *down == button) {
                     self.buttons.swap_remove(place);
-                    out.extend(self.waiting.take());
+                    self.hurry(now, out);
                     out.push(input);
                 }
             }
             Input::Button { .. } | Input::Wheel { .. } => {
                 if !holding.permits(&Action::Point { rate_hz: 0 }) {
-                    self.refused.clicks += 1;
+                    self.refused.clicks += tried(holding);
                     return;
                 }
                 if let Input::Button { button, .. } = input {
                     self.buttons.push(button);
                 }
-                // It is meant for where the pointer is.
-                out.extend(self.waiting.take());
+                self.hurry(now, out);
                 out.push(input);
             }
         }
@@ -103,10 +106,7 @@ impl Admission {
             (Some(Input::PointerMoveRelative { dx, dy }), Input::PointerMoveRelative { dx: x, dy: y }) => {
                 Input::PointerMoveRelative { dx: dx.saturating_add(x), dy: dy.saturating_add(y) }
             }
-            (Some(before @ Input::PointerMove { .. }), Input::PointerMoveRelative { .. }) => {
-                out.push(before);
-                input
-            }
+            // No client sends both.
             _ => input,
         };
         self.waiting = Some(input);
@@ -115,17 +115,37 @@ impl Admission {
 
     /// The movement whose time has come.
     pub(super) fn due(&mut self, holding: &Holding, now: Instant) -> Option<Input> {
-        self.deadline(holding).filter(|at| *at <= now)?;
+        self.deadline(holding, now).filter(|at| *at <= now)?;
         self.moved = Some(now);
         self.waiting.take()
     }
 
     /// When a movement that waits may go.
-    pub(super) fn deadline(&self, holding: &Holding) -> Option<Instant> {
+    pub(super) fn deadline(&self, holding: &Holding, now: Instant) -> Option<Instant> {
         self.waiting.as_ref()?;
         let rate = holding.policy().map_or(1, |policy| policy.input.mouse_rate_limit_hz);
-        let Some(moved) = self.moved else { return Some(Instant::now()) };
-        Some(moved + Duration::from_secs(1) / rate.max(1))
+        Some(self.moved.map_or(now, |moved| moved + Duration::from_secs(1) / rate.max(1)))
+    }
+
+    /// The movement that waits, at once: what comes next is meant for where the pointer is.
+    fn hurry(&mut self, now: Instant, out: &mut Vec<Input>) {
+        if let Some(moved) = self.waiting.take() {
+            self.moved = Some(now);
+            out.push(moved);
+        }
+    }
+
+    /// The client's lock keys, if ours were not made equal and may be now.
+    pub(super) fn locks(&mut self, holding: &Holding) -> Option<Input> {
+        let mut out = Vec::new();
+        let locks = self.locks.take()?;
+        self.take(locks, holding, Instant::now(), &mut out);
+        out.pop()
+    }
+
+    /// Keeps the state of the client's lock keys for later.
+    pub(super) fn keep_locks(&mut self, locks: Input) {
+        self.locks = Some(locks);
     }
 
     /// Another policy holds; whether something is down that may not be any more.
@@ -170,6 +190,11 @@ impl Admission {
     }
 }
 
+/// What is typed before anything was decided is lost, and nobody's fault.
+fn tried(holding: &Holding) -> u32 {
+    holding.policy().is_some().into()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -181,7 +206,7 @@ mod tests {
 
     fn take(admission: &mut Admission, holding: &Holding, now: Instant, inputs: &[Input]) -> Vec<Input> {
         let mut out = Vec::new();
-        inputs.iter().for_each(|input| admission.take(input.clone(), holding, now, &mut out));
+        inputs.iter().for_each(|input| admission.take(*input, holding, now, &mut out));
         out
     }
 
@@ -205,8 +230,13 @@ mod tests {
         for policy in [None, Some(Arc::new(Policy::strict()))] {
             let (_told, closed) = holding(policy);
             let mut admission = Admission::default();
+            let decided = closed.policy().is_some();
             assert_eq!(take(&mut admission, &closed, now, &inputs()), []);
             let report = admission.report(now);
+            assert!(decided || report.is_empty());
+            if !decided {
+                continue;
+            }
             assert_eq!(report.iter().map(|(rule, _)| *rule).collect::<Vec<_>>(), ["input.kb_enabled", "input.mouse_enabled"]);
             assert_eq!(admission.report(now), [], "once");
         }
@@ -240,10 +270,13 @@ mod tests {
             out.extend(admission.due(&holding, now));
             admission.take(Input::PointerMove { x: step, y: 0 }, &holding, now, &mut out);
         }
-        let at = admission.deadline(&holding).unwrap();
+        let at = admission.deadline(&holding, began).unwrap();
         out.extend(admission.due(&holding, at));
         assert!((59..=62).contains(&out.len()), "{}", out.len());
         assert_eq!(out.last(), Some(&Input::PointerMove { x: 999, y: 0 }));
+        // The first one goes at once, whatever time it is.
+        let first = [Input::PointerMove { x: 7, y: 7 }];
+        assert_eq!(take(&mut Admission::default(), &holding, Instant::now(), &first), first);
         // A click does not wait, and is not where the pointer was.
         let now = at + Duration::from_millis(1);
         let click = [Input::PointerMove { x: 5, y: 5 }, Input::Button { button: Button::Left, pressed: true }];

@@ -24,6 +24,8 @@ fn open() -> (Open, std::io::PipeWriter) {
         silent: 0,
         flight: Flight::default(),
         lost: Duration::ZERO,
+        holding: crate::gates::holding(Some(std::sync::Arc::new(lucid_policy::Policy::standard()))).1,
+        refusal_told: false,
     };
     (open, writing)
 }

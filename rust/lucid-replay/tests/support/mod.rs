@@ -70,6 +70,7 @@ impl Session {
             }],
             policy: Hex([0; 32]),
             consent: None,
+            snapshot: None,
             codec: "MS-RDPEGFX".to_owned(),
             streams: streams.to_vec(),
             recorder: "test 1".to_owned(),

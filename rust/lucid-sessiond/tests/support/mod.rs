@@ -250,10 +250,14 @@ impl Caller {
             from_recorder::Item::Policy(policy) => {
                 let hash = blake3::hash(&policy.table).as_bytes().to_vec().into();
                 let enforced = Enforced { number: policy.number, hash };
-                self.policies.push(Policy::from_bytes(&policy.table).unwrap());
+                let holds = Policy::from_bytes(&policy.table).unwrap();
+                if self.policies.last() != Some(&holds) {
+                    self.policies.push(holds);
+                }
                 if self.honest {
-                    // One that is over takes nothing any more.
+                    // One that is over takes nothing any more; and it is no item.
                     self.try_send(to_recorder::Item::Enforced(enforced)).await;
+                    self.sent -= 1;
                 }
             }
             from_recorder::Item::Over(over) => self.over = Some(over.reason.clone()),

@@ -92,7 +92,7 @@ impl Bench<'_> {
         let disks = Disks::scratch(self.image, &self.project.lucid.join("machine").join(name))?;
         disks.grow(CARD_BYTES)?;
         disks.provision(&format!(
-            "[rdp]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n\n[recording]\nowner = \"{}\"\n",
+            "[rdp]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n\n[policy]\nprofile = \"standard\"\n\n[recording]\nowner = \"{}\"\n",
             self.public
         ))?;
         Ok(disks)
@@ -247,7 +247,7 @@ fn not_recorded(bench: &Bench, report: &mut Report) -> Result<()> {
     let work = |folder: &str, prepare: Prepare, why: &str| {
         let disks = Disks::scratch(bench.image, &bench.project.lucid.join("machine").join(folder))?;
         disks.provision(&format!(
-            "[rdp]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n\n[recording]\nowner = \"{}\"\n",
+            "[rdp]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n\n[policy]\nprofile = \"standard\"\n\n[recording]\nowner = \"{}\"\n",
             bench.public
         ))?;
         let mut options = Options::default();
