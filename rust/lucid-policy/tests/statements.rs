@@ -343,7 +343,7 @@ fn whatever_happens_in_whatever_order_nothing_is_open_that_was_not_approved_in_i
         state ^= state << 17;
         state % below
     };
-    let keys = ["clipboard.host_to_remote=true", "clipboard.remote_to_host=true", "file.upload_enabled=true"];
+    let opens = ["clipboard.host_to_remote=true", "clipboard.remote_to_host=true", "file.upload_enabled=true"];
     for _ in 0..200 {
         let needed = 1 + random(2) as usize;
         let mut approvals = with(needed);
@@ -355,7 +355,7 @@ fn whatever_happens_in_whatever_order_nothing_is_open_that_was_not_approved_in_i
                 0 => {
                     let which = random(3) as usize;
                     let seconds = 1 + random(400) as u32;
-                    let change = vec![keys[which].parse().unwrap()];
+                    let change = vec![opens[which].parse().unwrap()];
                     let by = (&key(6), (model.len() as u128).to_be_bytes(), NOW_MS);
                     let signed = Request::sign(approvals.challenge(), "ada", change, "why", seconds, by).unwrap();
                     if approvals.ask(&signed, keys, now).is_ok() {

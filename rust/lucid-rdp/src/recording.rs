@@ -154,7 +154,7 @@ impl Recording {
     pub(crate) fn answer(&mut self, accepted: bool) {
         if let Some(answer) = self.answer.take() {
             // Where nobody waits for it, the state says why.
-            drop(answer.send(accepted));
+            let _ = answer.send(accepted);
         }
     }
 
@@ -358,7 +358,9 @@ async fn carry(
                 let Ok(room) = room else {
                     return Err(link.from.message().await.err().map_or("it has closed".into(), gone));
                 };
-                answers.pop_front().into_iter().for_each(|answer| room.send(answer));
+                if let Some(answer) = answers.pop_front() {
+                    room.send(answer);
+                }
             }
             item = items.recv() => {
                 let over = item.is_none();

@@ -20,7 +20,10 @@ use std::{
 use lucid_audit::{Data, Kind};
 use lucid_ipc::{
     connect,
-    session::{Begin, Key, State, ToRecorder, from_recorder, recorder_client::RecorderClient, to_recorder},
+    session::{
+        Answer, Begin, Enforced, FromRecorder, Key, State, ToRecorder, from_recorder, recorder_client::RecorderClient,
+        to_recorder,
+    },
     tonic::Code,
 };
 use lucid_sessiond::SOCKET;
@@ -212,6 +215,19 @@ async fn one_life(
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;
             };
+            let mut said = answers.message().await;
+            if let Ok(Some(FromRecorder { item: Some(from_recorder::Item::Asking(_)) })) = said {
+                let accepted = to_recorder::Item::Answer(Answer { accepted: true });
+                // If it is killed now, it says nothing more.
+                drop(send.send(ToRecorder { item: Some(accepted) }).await);
+                said = answers.message().await;
+            }
+            let session = match said {
+                Ok(Some(FromRecorder { item: Some(from_recorder::Item::Begun(begun)) })) => Some(begun.session),
+                // It was killed before.
+                _ => return None,
+            };
+            let enforcing = send.clone();
             let sender = tokio::spawn({
                 let (log, wanted) = (Arc::clone(&log), Arc::clone(&wanted));
                 async move {
@@ -233,15 +249,23 @@ async fn one_life(
                     }
                 }
             });
-            let (mut session, mut kept) = (None, 0);
+            let mut kept = 0;
             while let Ok(Some(answer)) = answers.message().await {
                 match answer.item.unwrap() {
-                    from_recorder::Item::Begun(begun) => session = Some(begun.session),
+                    from_recorder::Item::Begun(_) => panic!("it begins twice"),
                     from_recorder::Item::KeyWanted(_) => wanted.store(true, Ordering::SeqCst),
                     from_recorder::Item::Kept(now) => kept = now.items as usize,
+                    from_recorder::Item::Policy(policy) => {
+                        let hash = blake3::hash(&policy.table).as_bytes().to_vec().into();
+                        let enforced = Enforced { number: policy.number, hash };
+                        let enforced = to_recorder::Item::Enforced(enforced);
+                        drop(enforcing.send(ToRecorder { item: Some(enforced) }).await);
+                    }
+                    from_recorder::Item::Over(over) => panic!("{}", over.reason),
+                    from_recorder::Item::Asking(_) => panic!("it asks twice"),
                 }
             }
-            drop(answers);
+            drop((answers, enforcing));
             sender.await.unwrap();
             Some((session, kept))
         }

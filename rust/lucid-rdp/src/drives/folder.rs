@@ -265,7 +265,7 @@ impl Folder {
                     self.may_read(&path, size)?;
                 }
                 let handle = self.keep(file)?;
-                self.open.borrow_mut().insert(handle, path.clone());
+                self.open.borrow_mut().insert(handle, path.to_string());
                 self.crossing.opened(handle, &path, false);
                 Ok(fuse::opened(handle))
             }
@@ -287,7 +287,7 @@ impl Folder {
                 }
                 let attributes = self.attributes_of(&file).await?;
                 let handle = self.keep(file)?;
-                self.open.borrow_mut().insert(handle, path.clone());
+                self.open.borrow_mut().insert(handle, path.to_string());
                 self.crossing.opened(handle, &path, fresh);
                 let node = self.nodes.borrow_mut().tell(&path)?;
                 Ok(fuse::created(node, &self.shown(&attributes), owner, handle))

@@ -12,7 +12,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{House, WAYS, wall_ms};
+use super::{House, wall_ms};
 use crate::{
     client::{Client, Generation, Mode, Screen},
     error::{At, Error, Result},
