@@ -109,7 +109,7 @@ fn what_was_shown_heard_and_done_is_what_the_owner_reads() {
             let audit = manifest(&dir).audit.unwrap();
             let events = events(&kept, Some(audit.hash));
             assert_eq!(audit.count, events.len() as u64);
-            let expected = [Kind::Connect, Kind::Focus, Kind::Input, Kind::Clipboard, Kind::End];
+            let expected = [Kind::Consent, Kind::Connect, Kind::Focus, Kind::Input, Kind::Clipboard, Kind::End];
             assert_eq!(kinds(&events), expected);
             assert!(events.iter().all(|event| event.session.to_string() == session));
             assert!(kept.iter().filter(|kept| kept.key).all(|kept| kept.stream == VIDEO));
@@ -203,10 +203,10 @@ fn a_stream_that_breaks_is_resumed_after_a_gap() {
         assert_eq!((report.parts, report.gaps.len(), report.ended), (1, 1, Some(Ended::Finished)));
         let kept = read(&dir, &owner());
         let events = events(&kept, Some(manifest(&dir).audit.unwrap().hash));
-        assert_eq!(kinds(&events), [Kind::Focus, Kind::Disconnect, Kind::Gap, Kind::End]);
+        assert_eq!(kinds(&events), [Kind::Consent, Kind::Focus, Kind::Disconnect, Kind::Gap, Kind::End]);
         let gap = &report.gaps[0];
         assert!(matches!(
-            events[2].data, Data::Gap { from_us, to_us, .. } if from_us == gap.from_us && to_us == gap.to_us
+            events[3].data, Data::Gap { from_us, to_us, .. } if from_us == gap.from_us && to_us == gap.to_us
         ));
         // Before the gap, and after it.
         let at = |payload: &[u8]| kept.iter().find(|kept| kept.payload == payload).unwrap().mono_us;
@@ -234,7 +234,7 @@ fn a_session_that_nobody_resumes_is_finished_with_its_gap() {
         let report = sound_recording(&recorder.dir(&session));
         assert_eq!((report.parts, report.gaps.len(), report.ended), (1, 1, Some(Ended::Finished)));
         let events = events(&read(&recorder.dir(&session), &owner()), None);
-        assert_eq!(kinds(&events), [Kind::Disconnect, Kind::Gap, Kind::End]);
+        assert_eq!(kinds(&events), [Kind::Consent, Kind::Disconnect, Kind::Gap, Kind::End]);
         recorder.stop().await;
     });
 }
@@ -269,8 +269,8 @@ fn a_recorder_that_stops_in_order_loses_nothing_and_the_next_one_goes_on() {
         let dir = recorder.dir(&sessions[0]);
         assert_eq!(sound_recording(&dir).parts, 2);
         let events = events(&read(&dir, &owner()), None);
-        assert_eq!(kinds(&events), [Kind::Focus, Kind::Gap, Kind::Focus, Kind::End]);
-        assert_eq!(events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [0, 0, 1, 2]);
+        assert_eq!(kinds(&events), [Kind::Consent, Kind::Focus, Kind::Gap, Kind::Focus, Kind::End]);
+        assert_eq!(events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [0, 1, 0, 1, 2]);
 
         let told = until(&recorder.socket, &sessions[1], State::Recovered).await;
         assert_eq!((told.gaps, told.user.as_str()), (1, USER));
@@ -359,8 +359,8 @@ fn more_events_than_one_commit_may_hold_are_all_there() {
         caller.end().await;
         sound_recording(&recorder.dir(&session));
         let events = events(&read(&recorder.dir(&session), &owner()), None);
-        assert_eq!(events.len(), count + 1);
-        let Data::Focus { title: Some(kept), .. } = &events[7].data else { panic!("{:?}", events[7]) };
+        assert_eq!(events.len(), count + 2);
+        let Data::Focus { title: Some(kept), .. } = &events[8].data else { panic!("{:?}", events[8]) };
         assert!(kept.as_str().ends_with('\u{2026}') && kept.as_str().len() <= 1024);
         recorder.stop().await;
     });
