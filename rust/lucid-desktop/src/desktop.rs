@@ -88,18 +88,19 @@ impl Desktop {
         }
         let (line, descriptors) =
             handover::receive_line(&launcher, deadline, "waiting for the launcher to start a desktop")?;
-        let keymap_size = match Reply::from_line(&line)? {
-            Reply::Ready { keymap_size } => keymap_size,
+        let (keymap_size, has_sound, has_drives) = match Reply::from_line(&line)? {
+            Reply::Ready { keymap_size, sound, drives } => (keymap_size, sound, drives),
             Reply::Failed { error } => return Err(Error::Launcher { reason: error }),
         };
         let mut descriptors = descriptors.into_iter();
         let (Some(wayland), Some(keymap)) = (descriptors.next(), descriptors.next()) else {
             return Err(Error::Protocol { what: "the reply came without its descriptors".into() });
         };
-        let sound = if request.sound { descriptors.next() } else { None };
-        let drives = if request.drives { descriptors.next() } else { None };
-        // A launcher that may not mount anything gives a desktop without the folder.
-        if sound.is_some() != request.sound || descriptors.next().is_some() {
+        let sound = if has_sound { descriptors.next() } else { None };
+        let drives = if has_drives { descriptors.next() } else { None };
+        let not_asked = has_sound && !request.sound || has_drives && !request.drives;
+        let missing = sound.is_some() != has_sound || drives.is_some() != has_drives;
+        if not_asked || missing || descriptors.next().is_some() {
             return Err(Error::Protocol { what: "the reply's descriptors are not those asked for".into() });
         }
         let wayland = UnixStream::from(wayland);

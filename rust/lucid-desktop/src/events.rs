@@ -162,7 +162,7 @@ impl Events {
             };
         let KeyboardLayout { layout, variant } = layout;
         let size = match Reply::from_line(&line)? {
-            Reply::Ready { keymap_size } => keymap_size,
+            Reply::Ready { keymap_size, .. } => keymap_size,
             Reply::Failed { error } => {
                 tracing::warn!(layout, variant, "the keyboard layout stays: {error}");
                 return Ok(());

@@ -1,22 +1,23 @@
-//! The desktop socket, version 2: how a desktop is asked for and handed over.
+//! The desktop socket, version 3: how a desktop is asked for and handed over.
 //!
 //! A Unix stream socket; one desktop per connection.
 //!
 //! 1. The client writes one line of JSON, at most [`MAX_LINE`] bytes with its line feed:
-//!    `{"version":2,"width":1280,"height":720,"keyboard":{"layout":"us","variant":""},"sound":false}`
-//!    (pixels; XKB layout and variant; whether programs can play sound); with `,"drives":true` at its end, the desktop
-//!    has a folder for the client's drives.
+//!    `{"version":3,"width":1280,"height":720,"keyboard":{"layout":"us","variant":""},"sound":false}`
+//!    (pixels; XKB layout and variant; whether programs are to play sound); with `,"drives":true` at its end, the desktop
+//!    is to have a folder for the client's drives.
 //! 2. The launcher answers with one line, at most [`MAX_LINE`] bytes:
-//!    - `{"version":2,"keymap_size":66181}`; the line's first byte carries descriptors by `SCM_RIGHTS`: first
+//!    - `{"version":3,"keymap_size":66181}`; the line's first byte carries descriptors by `SCM_RIGHTS`: first
 //!      a connected Wayland socket, then a memfd that holds the keymap as XKB v1 text with a final NUL,
-//!      `keymap_size` bytes in all (at most [`MAX_KEYMAP`]), and with sound the reading end of a
-//!      pipe with what programs play (see [`sound`](crate::sound)), and with drives the kernel's end of the mounted
-//!      folder (`/dev/fuse`), of which the launcher keeps no copy;
-//!    - or `{"version":2,"error":"..."}` without descriptors, and closes.
+//!      `keymap_size` bytes in all (at most [`MAX_KEYMAP`]), with `,"sound":true` in the
+//!      line the reading end of a pipe with what programs play (see [`sound`](crate::sound)), and with `,"drives":true`
+//!      the kernel's end of the mounted folder (`/dev/fuse`), of which the launcher keeps no copy. What was asked for and
+//!      cannot be here (no PipeWire, no FUSE) is not there: the launcher's log says why;
+//!    - or `{"version":3,"error":"..."}` without descriptors, and closes.
 //! 3. From then on the client may write
-//!    - `{"version":2,"keyboard":{"layout":"de","variant":""}}`, which the launcher answers as in 2., with the memfd of
+//!    - `{"version":3,"keyboard":{"layout":"de","variant":""}}`, which the launcher answers as in 2., with the memfd of
 //!      that layout's keymap alone or with an error, and stays;
-//!    - `{"version":2,"files":true}`, whose first byte carries a connected Unix stream socket: the launcher serves the
+//!    - `{"version":3,"files":true}`, whose first byte carries a connected Unix stream socket: the launcher serves the
 //!      [files](crate::files) of the desktop's user on it, or closes it when there are too many.
 //! 4. Nothing else is sent. The socket stays open as long as the desktop: when the client closes it,
 //!    for whatever reason, everything that was started for it is killed; when the compositor ends, the
@@ -38,7 +39,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// The protocol's version.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The longest line, in bytes, with its line feed.
 pub const MAX_LINE: usize = 4096;
 /// The biggest keymap, in bytes. (The largest of xkeyboard-config 2.35 has about 70 kB.)
@@ -104,6 +105,10 @@ pub enum Reply {
     Ready {
         /// Bytes of keymap in the memfd, with the final NUL.
         keymap_size: u32,
+        /// There is sound.
+        sound: bool,
+        /// There is a folder for the client's drives.
+        drives: bool,
     },
     /// There is no desktop.
     Failed {
@@ -120,6 +125,10 @@ struct ReplyLine {
     keymap_size: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    sound: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    drives: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -254,13 +263,23 @@ impl Reply {
     /// When it cannot be written as a line within the limit.
     pub fn to_line(&self) -> Result<String, Error> {
         to_line(&match self {
-            Reply::Ready { keymap_size } => {
-                ReplyLine { version: VERSION, keymap_size: Some(*keymap_size), error: None }
-            }
+            Reply::Ready { keymap_size, sound, drives } => ReplyLine {
+                version: VERSION,
+                keymap_size: Some(*keymap_size),
+                error: None,
+                sound: *sound,
+                drives: *drives,
+            },
             Reply::Failed { error } => {
                 // A character takes at most 6 bytes of JSON, so this always fits.
                 let error = error.chars().take(MAX_LINE / 6 - 20).collect();
-                ReplyLine { version: VERSION, keymap_size: None, error: Some(error) }
+                ReplyLine {
+                    version: VERSION,
+                    keymap_size: None,
+                    error: Some(error),
+                    sound: false,
+                    drives: false,
+                }
             }
         })
     }
@@ -274,12 +293,12 @@ impl Reply {
         check_version(reply.version)?;
         match (reply.keymap_size, reply.error) {
             (Some(keymap_size), None) if (1..=MAX_KEYMAP).contains(&keymap_size) => {
-                Ok(Reply::Ready { keymap_size })
+                Ok(Reply::Ready { keymap_size, sound: reply.sound, drives: reply.drives })
             }
             (Some(size), None) => Err(Error::Protocol {
                 what: format!("a keymap of {size} bytes is not within 1..={MAX_KEYMAP}"),
             }),
-            (None, Some(error)) => Ok(Reply::Failed { error }),
+            (None, Some(error)) if !reply.sound && !reply.drives => Ok(Reply::Failed { error }),
             _ => {
                 Err(Error::Protocol { what: "the reply has not exactly one of keymap_size and error".into() })
             }

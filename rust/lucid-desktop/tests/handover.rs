@@ -7,9 +7,9 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-const REQUEST: &str = include_str!("golden/request-v2.json");
-const REPLY: &str = include_str!("golden/reply-v2.json");
-const REFUSAL: &str = include_str!("golden/refusal-v2.json");
+const REQUEST: &str = include_str!("golden/request-v3.json");
+const REPLY: &str = include_str!("golden/reply-v3.json");
+const REFUSAL: &str = include_str!("golden/refusal-v3.json");
 
 fn request(layout: &str, variant: &str) -> DesktopRequest {
     let keyboard = KeyboardLayout { layout: layout.into(), variant: variant.into() };
@@ -24,7 +24,7 @@ fn soon() -> Instant {
 fn the_lines_are_those_of_the_golden_files() {
     assert_eq!(request("us", "").to_line().unwrap(), REQUEST);
     assert_eq!(DesktopRequest::from_line(REQUEST.as_bytes()).unwrap(), request("us", ""));
-    let ready = Reply::Ready { keymap_size: 66181 };
+    let ready = Reply::Ready { keymap_size: 66181, sound: false, drives: false };
     assert_eq!(ready.to_line().unwrap(), REPLY);
     assert_eq!(Reply::from_line(REPLY.as_bytes()).unwrap(), ready);
     let refused = Reply::Failed { error: "the compositor ended before it was ready".into() };
@@ -60,7 +60,7 @@ fn requests_beyond_the_limits_are_refused_on_both_sides() {
         ("720", "8193"),
         ("1280", "-1"),
         ("1280", "1e3"),
-        ("\"version\":2", "\"version\":3"),
+        ("\"version\":3", "\"version\":4"),
         ("\"height\":720,", ""),
         ("\"height\"", "\"depth\":8,\"height\""),
         ("\"variant\"", "\"options\":\"\",\"variant\""),
@@ -76,12 +76,12 @@ fn replies_that_are_not_of_the_protocol_are_refused_and_a_long_reason_is_cut_to_
     for line in [
         "",
         "{}",
-        "{\"version\":2}",
-        "{\"version\":2,\"keymap_size\":5,\"error\":\"x\"}",
-        "{\"version\":2,\"keymap_size\":0}",
-        "{\"version\":2,\"keymap_size\":1048577}",
-        "{\"version\":3,\"keymap_size\":5}",
-        "{\"version\":2,\"keymap_size\":5,\"more\":1}",
+        "{\"version\":3}",
+        "{\"version\":3,\"keymap_size\":5,\"error\":\"x\"}",
+        "{\"version\":3,\"keymap_size\":0}",
+        "{\"version\":3,\"keymap_size\":1048577}",
+        "{\"version\":4,\"keymap_size\":5}",
+        "{\"version\":3,\"keymap_size\":5,\"more\":1}",
     ] {
         assert!(Reply::from_line(line.as_bytes()).is_err(), "{line}");
     }
@@ -99,9 +99,17 @@ fn both_descriptors_arrive_in_their_order_and_are_closed_on_exec() {
     let memfd = rustix::fs::memfd_create("keymap", rustix::fs::MemfdFlags::empty()).unwrap();
     let mut file = std::fs::File::from(memfd);
     file.write_all(b"xkb_keymap\0").unwrap();
-    send_reply(&launcher, &Reply::Ready { keymap_size: 11 }, &[wayland.as_fd(), file.as_fd()]).unwrap();
+    send_reply(
+        &launcher,
+        &Reply::Ready { keymap_size: 11, sound: false, drives: false },
+        &[wayland.as_fd(), file.as_fd()],
+    )
+    .unwrap();
     let (line, descriptors) = receive_line(&client, soon(), "receiving").unwrap();
-    assert_eq!(Reply::from_line(&line).unwrap(), Reply::Ready { keymap_size: 11 });
+    assert_eq!(
+        Reply::from_line(&line).unwrap(),
+        Reply::Ready { keymap_size: 11, sound: false, drives: false }
+    );
     let [first, second] = <[_; 2]>::try_from(descriptors).unwrap();
     for descriptor in [&first, &second] {
         assert!(rustix::io::fcntl_getfd(descriptor).unwrap().contains(rustix::io::FdFlags::CLOEXEC));

@@ -39,8 +39,16 @@ fn gates() -> Vec<Gate> {
         standard("characters", &["input.kb_enabled=true"], Action::Character),
         gate("Print Screen", &["input.kb_enabled=true", "input.kb_blocklist=[]"], Action::Key("PrintScreen")),
         standard("pointer", &["input.mouse_enabled=true"], Action::Point { rate_hz: 60 }),
-        gate("paste at the client", &["clipboard.host_to_remote=true"], Action::CopyToClient { bytes: 65_536 }),
-        gate("paste on the desktop", &["clipboard.remote_to_host=true"], Action::CopyToDesktop { bytes: 65_536 }),
+        gate(
+            "paste at the client",
+            &["clipboard.host_to_remote=true"],
+            Action::CopyToClient { bytes: 65_536 },
+        ),
+        gate(
+            "paste on the desktop",
+            &["clipboard.remote_to_host=true"],
+            Action::CopyToDesktop { bytes: 65_536 },
+        ),
         gate("file to the desktop", &["file.upload_enabled=true", EVERY], Action::Upload(FILE)),
         gate("file to the client", &["file.download_enabled=true", EVERY], Action::Download(FILE)),
         gate("drive, read", &["file.upload_enabled=true", EVERY, DIRS], Action::Upload(ON_DRIVE)),
@@ -146,7 +154,8 @@ fn latency() -> String {
                         assert!(allowed, "{}", gate.name);
                     }
                     let began = Instant::now();
-                    let allowed = gates.iter().cycle().take(EACH).filter(|gate| policy.permits(&gate.action)).count();
+                    let allowed =
+                        gates.iter().cycle().take(EACH).filter(|gate| policy.permits(&gate.action)).count();
                     assert_eq!(allowed, EACH);
                     (times, began.elapsed())
                 })

@@ -93,7 +93,8 @@ pub fn apply(policy: &Policy, settings: &[Setting]) -> Result<Policy> {
         if place.is_object() {
             return Err(unknown());
         }
-        *place = serde_json::from_str::<Value>(value).map_err(|error| Error::malformed(key, &error.to_string()))?;
+        *place = serde_json::from_str::<Value>(value)
+            .map_err(|error| Error::malformed(key, &error.to_string()))?;
     }
     Policy::parse(&serde_json::to_vec(&table).map_err(Error::cedar)?)
 }
@@ -314,11 +315,15 @@ impl Rules {
         let keys: BTreeSet<_> = approvers.iter().map(|approver| approver.key).collect();
         let named = approvers.iter().all(|approver| is_text(&approver.name, MAX_TEXT));
         if keys.len() != approvers.len() || approvers.len() > MAX_LIST || !named {
-            return Err(Error::Argument("there are 32 approvers at most, each with a name and a key of his own"));
+            return Err(Error::Argument(
+                "there are 32 approvers at most, each with a name and a key of his own",
+            ));
         }
         let people: BTreeSet<_> = approvers.iter().map(|approver| &approver.name).collect();
         if needed == 0 || needed > people.len().max(1) {
-            return Err(Error::Argument("at least one approver has to agree, and no more can than there are"));
+            return Err(Error::Argument(
+                "at least one approver has to agree, and no more can than there are",
+            ));
         }
         Ok(Self { approvers, needed })
     }
@@ -343,7 +348,9 @@ pub enum Refused {
     #[error("nobody may approve on this device: the owner names approvers first")]
     NoApprovers,
     /// There are as many as there may be.
-    #[error("{MAX_OPEN} requests of this session wait or are in effect, and there may be no more: wait for one to end")]
+    #[error(
+        "{MAX_OPEN} requests of this session wait or are in effect, and there may be no more: wait for one to end"
+    )]
     TooMany,
     /// What is asked for cannot be.
     #[error("{0}")]

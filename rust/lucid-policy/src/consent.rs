@@ -155,7 +155,9 @@ impl Receipt {
     /// When the key is not its signer, or the user's name is none.
     pub fn sign(&self, key: &SigningKey) -> Result<Vec<u8>> {
         if self.signer != key.public() || !is_text(&self.user, MAX_TEXT) {
-            return Err(Error::Argument("a receipt names who accepts, and is signed by the key that it names"));
+            return Err(Error::Argument(
+                "a receipt names who accepts, and is signed by the key that it names",
+            ));
         }
         Ok(json::sign("the consent receipt", self, key)?)
     }

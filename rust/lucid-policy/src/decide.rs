@@ -10,8 +10,8 @@ use cedar_policy::{
 use crate::{
     action::{Action, Role},
     cedar::{FIXED, SCHEMA},
-    error::{Error, Result},
     enforce::probes,
+    error::{Error, Result},
     keys::evdev,
     policy::{EVERY, Policy},
     snapshot::{Entity as Known, entities},

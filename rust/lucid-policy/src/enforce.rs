@@ -47,7 +47,8 @@ impl Policy {
     #[must_use]
     pub fn unsupported(&self) -> Option<&'static str> {
         let Shield { app_ids, rectangles } = &self.shield;
-        (!app_ids.is_empty() || !rectangles.is_empty()).then_some("this version masks nothing: leave `shield` empty")
+        (!app_ids.is_empty() || !rectangles.is_empty())
+            .then_some("this version masks nothing: leave `shield` empty")
     }
 
     /// Whether it allows nothing that the other does not.
@@ -152,7 +153,10 @@ pub fn probes(policy: &Policy) -> Vec<Action<'_>> {
     probes.push(Action::Show { app_id: None });
     probes.extend(shield.app_ids.iter().map(|id| Action::Show { app_id: Some(id) }));
     for Rectangle { height, width, x, y } in &shield.rectangles {
-        probes.extend([Action::Reveal { x: *x, y: *y }, Action::Reveal { x: x + width - 1, y: y + height - 1 }]);
+        probes.extend([
+            Action::Reveal { x: *x, y: *y },
+            Action::Reveal { x: x + width - 1, y: y + height - 1 },
+        ]);
         probes.push(Action::Reveal { x: x + width, y: y + height });
     }
     for sessions in [0, limits.concurrent_sessions - 1, limits.concurrent_sessions] {

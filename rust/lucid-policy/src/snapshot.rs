@@ -112,7 +112,8 @@ impl Snapshot {
         if snapshot.session != session {
             return Err(Error::Snapshot("it is of another session"));
         }
-        let policies = snapshot.cedar.strip_suffix(FIXED).ok_or(Error::Snapshot("what always holds is not in it"))?;
+        let policies =
+            snapshot.cedar.strip_suffix(FIXED).ok_or(Error::Snapshot("what always holds is not in it"))?;
         if from_cedar(policies)? != snapshot.policy {
             return Err(Error::Snapshot("its Cedar policies are not those of its table"));
         }
@@ -121,5 +122,4 @@ impl Snapshot {
         }
         Ok(snapshot)
     }
-
 }

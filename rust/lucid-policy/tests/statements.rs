@@ -7,8 +7,8 @@ use std::{fs, path::Path, time::Duration};
 use lucid_policy::{
     Policy,
     approval::{
-        Approvals, Approver, DEFAULT_SECONDS, Decision, Ended, MAX_OPEN, PENDING, Place, Refused as NotApproved, Request,
-        Rules, Setting, Standing, Verdict, apply,
+        Approvals, Approver, DEFAULT_SECONDS, Decision, Ended, MAX_OPEN, PENDING, Place,
+        Refused as NotApproved, Request, Rules, Setting, Standing, Verdict, apply,
     },
     consent::{Accepted, Expected, Receipt, Refused, terms},
     snapshot::Snapshot,
@@ -142,14 +142,18 @@ fn a_receipt_is_good_for_one_user_session_policy_and_text_and_for_a_day() {
 fn a_snapshot_is_one_sessions_and_says_the_same_as_table_and_as_policies() {
     let snapshot = Snapshot::new(&Policy::standard(), session(1), NOW_MS).unwrap();
     let device = key(9);
-    let read = |snapshot: &Snapshot| Snapshot::read(&snapshot.sign(&device).unwrap(), &device.public(), session(1));
+    let read =
+        |snapshot: &Snapshot| Snapshot::read(&snapshot.sign(&device).unwrap(), &device.public(), session(1));
     assert_eq!(read(&snapshot).unwrap(), snapshot);
     // Even where the device itself signs it.
     let others = [
         Snapshot { session: session(2), ..snapshot.clone() },
         Snapshot { policy: Policy::strict(), ..snapshot.clone() },
         Snapshot { cedar: snapshot.cedar.replacen("forbid", "permit", 1), ..snapshot.clone() },
-        Snapshot { cedar: format!("{}permit (principal, action, resource);\n", snapshot.cedar), ..snapshot.clone() },
+        Snapshot {
+            cedar: format!("{}permit (principal, action, resource);\n", snapshot.cedar),
+            ..snapshot.clone()
+        },
         Snapshot { schema: String::new(), ..snapshot.clone() },
         Snapshot { entities: Vec::new(), ..snapshot.clone() },
     ];
@@ -185,14 +189,25 @@ fn keys(name: &str) -> Vec<PublicKey> {
 }
 
 /// Each with another nonce.
-fn request(approvals: &Approvals, change: Vec<Setting>, seconds: u32, nonce: u8) -> lucid_policy::Result<Vec<u8>> {
+fn request(
+    approvals: &Approvals,
+    change: Vec<Setting>,
+    seconds: u32,
+    nonce: u8,
+) -> lucid_policy::Result<Vec<u8>> {
     let by = (&key(6), [nonce; 16], NOW_MS);
     Request::sign(approvals.challenge(), "ada", change, "to paste a number", seconds, by)
 }
 
-fn ask(approvals: &mut Approvals, change: Vec<Setting>, seconds: u32, at: u64) -> Result<Vec<u8>, NotApproved> {
+fn ask(
+    approvals: &mut Approvals,
+    change: Vec<Setting>,
+    seconds: u32,
+    at: u64,
+) -> Result<Vec<u8>, NotApproved> {
     let nonce = approvals.requests().count() as u8;
-    let signed = request(approvals, change, seconds, nonce).map_err(|error| NotApproved::Change(error.to_string()))?;
+    let signed =
+        request(approvals, change, seconds, nonce).map_err(|error| NotApproved::Change(error.to_string()))?;
     approvals.ask(&signed, keys, Duration::from_secs(at)).map(|_| signed)
 }
 
@@ -320,7 +335,10 @@ fn a_change_names_keys_of_the_table_and_is_bounded() {
         let refused = ask(&mut approvals, settings(wrong), 1, 0).unwrap_err();
         assert!(matches!(refused, NotApproved::Change(_)), "{wrong:?}: {refused}");
     }
-    assert_eq!(ask(&mut approvals, settings(&["system.audio_out=true"]), 1, 0).unwrap_err(), NotApproved::Nothing);
+    assert_eq!(
+        ask(&mut approvals, settings(&["system.audio_out=true"]), 1, 0).unwrap_err(),
+        NotApproved::Nothing
+    );
     for seconds in [0, 86_401] {
         assert!(request(&approvals, opens(), seconds, 0).is_err());
     }
@@ -328,7 +346,8 @@ fn a_change_names_keys_of_the_table_and_is_bounded() {
         ask(&mut approvals, opens(), 1, 0).unwrap();
     }
     assert_eq!(ask(&mut approvals, opens(), 1, 0).unwrap_err(), NotApproved::TooMany);
-    let applied = apply(&Policy::strict(), &settings(&["file.allowed_extensions=[\"pdf\",\"txt\"]"])).unwrap();
+    let applied =
+        apply(&Policy::strict(), &settings(&["file.allowed_extensions=[\"pdf\",\"txt\"]"])).unwrap();
     assert_eq!(applied.file.allowed_extensions, ["pdf", "txt"]);
     assert!("no value".parse::<Setting>().is_err());
 }
@@ -343,7 +362,8 @@ fn whatever_happens_in_whatever_order_nothing_is_open_that_was_not_approved_in_i
         state ^= state << 17;
         state % below
     };
-    let opens = ["clipboard.host_to_remote=true", "clipboard.remote_to_host=true", "file.upload_enabled=true"];
+    let opens =
+        ["clipboard.host_to_remote=true", "clipboard.remote_to_host=true", "file.upload_enabled=true"];
     for _ in 0..200 {
         let needed = 1 + random(2) as usize;
         let mut approvals = with(needed);
@@ -357,7 +377,8 @@ fn whatever_happens_in_whatever_order_nothing_is_open_that_was_not_approved_in_i
                     let seconds = 1 + random(400) as u32;
                     let change = vec![opens[which].parse().unwrap()];
                     let by = (&key(6), (model.len() as u128).to_be_bytes(), NOW_MS);
-                    let signed = Request::sign(approvals.challenge(), "ada", change, "why", seconds, by).unwrap();
+                    let signed =
+                        Request::sign(approvals.challenge(), "ada", change, "why", seconds, by).unwrap();
                     if approvals.ask(&signed, keys, now).is_ok() {
                         model.push((signed, which, Vec::new(), now + PENDING, None));
                     }
@@ -367,7 +388,10 @@ fn whatever_happens_in_whatever_order_nothing_is_open_that_was_not_approved_in_i
                     let by = 3 + random(5) as u8;
                     let name = ["bob", "bob", "eve", "ada", "nobody"][usize::from(by) - 3];
                     let (signed, _, agree, decidable, holds) = &mut model[place];
-                    let may = matches!(name, "bob" | "eve") && !agree.contains(&name) && holds.is_none() && now < *decidable;
+                    let may = matches!(name, "bob" | "eve")
+                        && !agree.contains(&name)
+                        && holds.is_none()
+                        && now < *decidable;
                     let decided = approvals.decide(&allow(signed, by), now);
                     assert_eq!(decided.is_ok(), may, "{decided:?}");
                     if let Ok(decided) = decided {
@@ -381,9 +405,15 @@ fn whatever_happens_in_whatever_order_nothing_is_open_that_was_not_approved_in_i
                 _ => {}
             }
             approvals.expire(now);
-            let open = |which: usize| model.iter().any(|(_, is, .., holds)| *is == which && holds.is_some_and(|until| now < until));
+            let open = |which: usize| {
+                model.iter().any(|(_, is, .., holds)| *is == which && holds.is_some_and(|until| now < until))
+            };
             let policy = approvals.policy();
-            let is = [policy.clipboard.host_to_remote, policy.clipboard.remote_to_host, policy.file.upload_enabled];
+            let is = [
+                policy.clipboard.host_to_remote,
+                policy.clipboard.remote_to_host,
+                policy.file.upload_enabled,
+            ];
             assert_eq!(is, [open(0), open(1), open(2)]);
         }
     }

@@ -233,7 +233,11 @@ impl Walk<'_> {
                 "recording" => config.settings.recording = self.recording(value)?,
                 "policy" => config.settings.policy = self.policy(value)?,
                 _ => {
-                    return Err(self.unknown(key, "", "version, name, network, rdp, keyboard, recording, policy"));
+                    return Err(self.unknown(
+                        key,
+                        "",
+                        "version, name, network, rdp, keyboard, recording, policy",
+                    ));
                 }
             }
         }
@@ -495,7 +499,9 @@ impl Walk<'_> {
             DeValue::String(text) => text.as_ref().into(),
             DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
                 Ok(number) => number.into(),
-                Err(_) => return Err(self.problem(value.span(), format!("{name} is larger than any number here"))),
+                Err(_) => {
+                    return Err(self.problem(value.span(), format!("{name} is larger than any number here")));
+                }
             },
             DeValue::Array(list) => {
                 let list: Result<Vec<_>, _> = list.iter().map(|value| self.json(name, value)).collect();
@@ -510,7 +516,9 @@ impl Walk<'_> {
                 table.into()
             }
             other => {
-                return Err(self.problem(value.span(), format!("{name} is {}, which no policy has", kind(other))));
+                return Err(
+                    self.problem(value.span(), format!("{name} is {}, which no policy has", kind(other)))
+                );
             }
         })
     }

@@ -244,7 +244,8 @@ impl Clipboard {
         let wake = Arc::new(Notify::new());
         let sink = Sink { inbox: Arc::clone(&inbox), wake: Arc::clone(&wake) };
         let files = desktop.files();
-        let files = files.inspect_err(|error| tracing::warn!("the desktop's files cannot be used: {error}")).ok();
+        let files =
+            files.inspect_err(|error| tracing::warn!("the desktop's files cannot be used: {error}")).ok();
         let desktop = match desktop.clipboard(Arc::new(sink)) {
             Ok(desktop) => desktop,
             Err(error) => {
@@ -636,7 +637,9 @@ impl Open {
             let data = formats::to_desktop(form, data).filter(|data| data.len() <= limit);
             match &data {
                 Some(_) => tracing::debug!(bytes, ?form, "pasted in the desktop"),
-                None => tracing::warn!(bytes, ?form, "what the client copied is not what it says, or too large"),
+                None => {
+                    tracing::warn!(bytes, ?form, "what the client copied is not what it says, or too large")
+                }
             }
             data
         });

@@ -152,7 +152,11 @@ fn start(arguments: Arguments) -> Result<(), Error> {
 fn policy(path: PathBuf) -> Result<Policy, Error> {
     let doing = "reading the policy from";
     let text = std::fs::read(&path).map_err(|source| Error::File { doing, path: path.clone(), source })?;
-    Policy::parse(&text).map_err(|e| Error::File { doing, path, source: std::io::Error::other(e.to_string()) })
+    Policy::parse(&text).map_err(|e| Error::File {
+        doing,
+        path,
+        source: std::io::Error::other(e.to_string()),
+    })
 }
 
 fn desktop_settings(path: PathBuf) -> Result<(KeyboardLayout, String), Error> {

@@ -121,7 +121,8 @@ mod tests {
     use super::*;
 
     fn page(asks: bool, above: usize) -> Page {
-        let text = (0..30).map(|line| format!("Sentence {line} says something about this session.\n")).collect();
+        let text =
+            (0..30).map(|line| format!("Sentence {line} says something about this session.\n")).collect();
         Page { title: "What this session may do".to_owned(), text, asks, above }
     }
 

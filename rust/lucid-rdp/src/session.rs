@@ -279,7 +279,8 @@ impl Session<'_> {
     ) -> Result<End, Error> {
         self.start_channels().await?;
         // What programs have for a pointer is not shown before the rest is.
-        let pointer = if self.asked.is_some() { Pointer::Shape(Shape::DEFAULT) } else { self.running.pointer };
+        let pointer =
+            if self.asked.is_some() { Pointer::Shape(Shape::DEFAULT) } else { self.running.pointer };
         self.show_pointer(pointer).await?;
         let (mut holding, log) = (self.running.holding.clone(), self.running.log.clone());
         let mut clipboard =
@@ -724,7 +725,9 @@ impl Session<'_> {
         let Some(Sent { bytes, frame, frames }) = pipeline.picture(commands, size, time_ms)? else {
             return Ok(None);
         };
-        if let Some(recording) = self.running.recording.as_ref().filter(|recording| recording.cuts().is_some()) {
+        if let Some(recording) =
+            self.running.recording.as_ref().filter(|recording| recording.cuts().is_some())
+        {
             for frame in frames {
                 recording.frame(frame).await;
             }
@@ -912,8 +915,12 @@ impl Session<'_> {
             Input::Key { evdev: KEY_ENTER | KEY_KEYPAD_ENTER, pressed: true } => layout.accept.map(|_| true),
             Input::Character('\r' | '\n') => layout.accept.map(|_| true),
             Input::Key { evdev: KEY_ESCAPE, pressed: true } => Some(false),
-            Input::Button { button: Button::Left, pressed: true } if accepts(layout.accept, self.at) => Some(true),
-            Input::Button { button: Button::Left, pressed: true } if accepts(layout.decline, self.at) => Some(false),
+            Input::Button { button: Button::Left, pressed: true } if accepts(layout.accept, self.at) => {
+                Some(true)
+            }
+            Input::Button { button: Button::Left, pressed: true } if accepts(layout.decline, self.at) => {
+                Some(false)
+            }
             _ => None,
         };
         if let Some(accepted) = answer {

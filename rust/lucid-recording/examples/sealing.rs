@@ -19,7 +19,7 @@ use std::{
 
 use chacha20::{R20, hchacha};
 use lucid_recording::{
-    SigningKey, Hex, Limits, OwnerSecret, Reader, Recipient, Role, SessionId, Start, Time, Verdict, Writer,
+    Hex, Limits, OwnerSecret, Reader, Recipient, Role, SessionId, SigningKey, Start, Time, Verdict, Writer,
     statement::{Compression, Participant, Stream},
     system_random, verify,
     verify::Options,

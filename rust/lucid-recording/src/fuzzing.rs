@@ -9,8 +9,10 @@ use std::{fs, path::PathBuf, sync::OnceLock};
 
 use zeroize::Zeroizing;
 
-use lucid_statement::{Hex, SessionId, SigningKey,
-    json::{self, Document}};
+use lucid_statement::{
+    Hex, SessionId, SigningKey,
+    json::{self, Document},
+};
 
 use crate::{
     OwnerSecret, Proof, Reader, Recovery, Time, Verdict,

@@ -19,8 +19,10 @@ use hpke::{
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use lucid_statement::{Hash, Hex, PublicKey, Random, SessionId, document,
-    json::{self, VERSION}};
+use lucid_statement::{
+    Hash, Hex, PublicKey, Random, SessionId, document,
+    json::{self, VERSION},
+};
 
 use crate::{
     error::{At, Error, Result},

@@ -39,12 +39,12 @@ mod writer;
 
 pub use error::{Error, Result};
 pub use keys::{Recipient, Role, rewrap};
-pub use proof::{MAX_PROOF, Proof, Proved, prove};
-pub use reader::{Reader, Record, Records, Summary};
-pub use recovery::{Found, Recovery};
 pub use lucid_statement::{
     Hash, Hex, PublicKey, Random, SessionId, Signature, SigningKey, Time, rand_core, system_random,
 };
+pub use proof::{MAX_PROOF, Proof, Proved, prove};
+pub use reader::{Reader, Record, Records, Summary};
+pub use recovery::{Found, Recovery};
 pub use secret::OwnerSecret;
 pub use verify::{Report, Verdict, verify};
 pub use writer::{Limits, Start, Writer};

@@ -4,16 +4,16 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use lucid_statement::{Hash, PublicKey, SessionId, Signed,
-    document,
-    json::{self, VERSION}};
+use lucid_statement::{
+    Hash, PublicKey, SessionId, Signed, document,
+    json::{self, VERSION},
+};
 
 use crate::{
     chain::{Chain, Line, Lines, read_opening},
     chunk::{self, Header, MAX_CHUNK},
     error::{Error, Result},
-    files,
-    merkle,
+    files, merkle,
     statement::{DOMAIN, Head, Kind},
 };
 

@@ -791,10 +791,17 @@ impl Check<'_> {
     fn names(&mut self, names: &[std::path::PathBuf], manifest: Option<&Manifest>, chain: Option<&Chain>) {
         let of_heads = chain.map_or(0, |chain| chain.chunks.len() + usize::from(chain.open.is_some()));
         let known = manifest.map_or(of_heads, |manifest| manifest.chunks.len());
-        let ours: BTreeSet<&str> =
-            [files::OPENING, files::HEADS, files::KEYS, files::MANIFEST, files::CONSENT, files::SNAPSHOT, files::APPROVALS]
-                .into_iter()
-                .collect();
+        let ours: BTreeSet<&str> = [
+            files::OPENING,
+            files::HEADS,
+            files::KEYS,
+            files::MANIFEST,
+            files::CONSENT,
+            files::SNAPSHOT,
+            files::APPROVALS,
+        ]
+        .into_iter()
+        .collect();
         for path in names {
             let name = path.to_string_lossy();
             match chunk::index_of(&name) {

@@ -9,8 +9,10 @@ use std::{
 
 use rustix::fs::{Advice, fadvise};
 
-use lucid_statement::{Hash, Random, SessionId, SigningKey, Time,
-    json::{self, VERSION}};
+use lucid_statement::{
+    Hash, Random, SessionId, SigningKey, Time,
+    json::{self, VERSION},
+};
 
 use crate::{
     chain::{Chain, check_opening},
@@ -20,9 +22,9 @@ use crate::{
     keys::{Keys, Recipient, check_recipients},
     merkle,
     secret::SessionKey,
-    statement::{Kind, 
-        Audit, Chunk, Compression, Ended, Gap, Head, Heads, MAX_CHUNKS, MAX_FINISHED, MAX_GAPS, MAX_TEXT,
-        Manifest, Open, Opening, Part, PartEnded, Participant, Stream,
+    statement::{
+        Audit, Chunk, Compression, Ended, Gap, Head, Heads, Kind, MAX_CHUNKS, MAX_FINISHED, MAX_GAPS,
+        MAX_TEXT, Manifest, Open, Opening, Part, PartEnded, Participant, Stream,
     },
 };
 

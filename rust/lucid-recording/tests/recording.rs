@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 
 use lucid_recording::{
-    SigningKey, Error, Limits, OwnerSecret, Proof, Reader, Recipient, Record, Role, Verdict, Writer, chunk,
+    Error, Limits, OwnerSecret, Proof, Reader, Recipient, Record, Role, SigningKey, Verdict, Writer, chunk,
     prove, rewrap, statement::Ended, verify, verify::Options,
 };
 use lucid_statement::{Error as Statement, json};

@@ -73,7 +73,13 @@ pub(crate) struct Consents {
 }
 
 impl Consents {
-    pub(crate) fn new(policy: Policy, added: String, device: SigningKey, wall: WallClock, used: Used) -> Self {
+    pub(crate) fn new(
+        policy: Policy,
+        added: String,
+        device: SigningKey,
+        wall: WallClock,
+        used: Used,
+    ) -> Self {
         Self { policy, added, device, wall, waiting: Mutex::default(), used: Mutex::new(used) }
     }
 
@@ -152,10 +158,15 @@ impl Consents {
         let mut waiting = shared(&self.waiting);
         let now = Instant::now();
         waiting.retain(|_, waiting| waiting.until > now);
-        let accepted = waiting.iter().filter(|(_, waiting)| waiting.prepared.user == user && waiting.receipt.is_some());
+        let accepted =
+            waiting.iter().filter(|(_, waiting)| waiting.prepared.user == user && waiting.receipt.is_some());
         // The one that was prepared first.
-        let Some(id) = accepted.min_by_key(|(_, waiting)| waiting.until).map(|(id, _)| *id) else { return Ok(None) };
-        let Some(Waiting { prepared, receipt: Some(receipt), .. }) = waiting.remove(&id) else { return Ok(None) };
+        let Some(id) = accepted.min_by_key(|(_, waiting)| waiting.until).map(|(id, _)| *id) else {
+            return Ok(None);
+        };
+        let Some(Waiting { prepared, receipt: Some(receipt), .. }) = waiting.remove(&id) else {
+            return Ok(None);
+        };
         self.consented(prepared, receipt).map(Some)
     }
 

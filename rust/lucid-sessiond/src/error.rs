@@ -92,7 +92,9 @@ pub enum Error {
     #[error("a session does not begin under this policy: {0}")]
     Unsupported(&'static str),
     /// A policy that allows more than the device's.
-    #[error("this policy allows more than the device's does: the owner decides how much sessions may do at most")]
+    #[error(
+        "this policy allows more than the device's does: the owner decides how much sessions may do at most"
+    )]
     Wider,
     /// What was decided for a session is not known.
     #[error("what holds in session {0} is not known: begin a new one")]
@@ -182,10 +184,14 @@ impl Error {
                 Status::permission_denied(self.to_string())
             }
             (Self::Wider, _) => Status::permission_denied(self.to_string()),
-            (Self::Policy(_) | Self::Statement(_) | Self::Unsupported(_), _) => Status::invalid_argument(self.to_string()),
+            (Self::Policy(_) | Self::Statement(_) | Self::Unsupported(_), _) => {
+                Status::invalid_argument(self.to_string())
+            }
             (Self::NoPolicy(_) | Self::NotRunning(_), _) => Status::failed_precondition(self.to_string()),
             (Self::Busy(_) | Self::Stopping, _) => Status::unavailable(self.to_string()),
-            (Self::NoSession(_) | Self::NotWaiting(_) | Self::NotPrepared(_), _) => Status::not_found(self.to_string()),
+            (Self::NoSession(_) | Self::NotWaiting(_) | Self::NotPrepared(_), _) => {
+                Status::not_found(self.to_string())
+            }
             (Self::OtherUser(_), _) => Status::permission_denied(self.to_string()),
             (Self::Item(_), _) => Status::invalid_argument(self.to_string()),
             (Self::Recording(lucid_recording::Error::Argument(_)), _) => {

@@ -52,8 +52,8 @@ use lucid_ipc::{
     Access, bind,
     tonic::{service::interceptor::InterceptedService, transport::Server},
 };
-use lucid_recording::{SigningKey, Limits, PublicKey, Recipient, Role, keys::MAX_RECIPIENTS, system_random};
 use lucid_policy::Policy;
+use lucid_recording::{Limits, PublicKey, Recipient, Role, SigningKey, keys::MAX_RECIPIENTS, system_random};
 use sd_notify::NotifyState;
 
 pub use clock::{WallClock, system_clock};

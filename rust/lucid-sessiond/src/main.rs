@@ -101,9 +101,7 @@ fn start(arguments: Arguments) -> Result<(), Error> {
         source,
     })?;
     let policy = match &arguments.policy {
-        Some(path) => {
-            Policy::parse(&read(path, 1 << 20)?).map_err(|error| wrong(path, error))?
-        }
+        Some(path) => Policy::parse(&read(path, 1 << 20)?).map_err(|error| wrong(path, error))?,
         None => Policy::strict(),
     };
     let terms = match &arguments.terms {

@@ -74,8 +74,14 @@ impl People {
         let mut names: Vec<_> = people.iter().map(|person| person.name.to_lowercase()).collect();
         let mut keys: Vec<_> = people.iter().flat_map(|person| &person.keys).collect();
         for (what, twice) in [
-            ("somebody", { names.sort(); names.windows(2).any(|pair| pair[0] == pair[1]) }),
-            ("a key", { keys.sort(); keys.windows(2).any(|pair| pair[0] == pair[1]) }),
+            ("somebody", {
+                names.sort();
+                names.windows(2).any(|pair| pair[0] == pair[1])
+            }),
+            ("a key", {
+                keys.sort();
+                keys.windows(2).any(|pair| pair[0] == pair[1])
+            }),
         ] {
             if twice {
                 return Err(format!("it names {what} twice"));
@@ -84,7 +90,9 @@ impl People {
         let approvers: Vec<_> = people
             .iter()
             .filter(|person| person.approver)
-            .flat_map(|person| person.keys.iter().map(|key| Approver { key: *key, name: person.name.clone() }))
+            .flat_map(|person| {
+                person.keys.iter().map(|key| Approver { key: *key, name: person.name.clone() })
+            })
             .collect();
         let rules = if approvers.is_empty() {
             None
@@ -98,7 +106,10 @@ impl People {
     pub(crate) fn keys(&self, name: &str) -> &[PublicKey] {
         // As account names are compared.
         let name = name.to_lowercase();
-        self.people.iter().find(|person| person.name.to_lowercase() == name).map_or(&[], |person| &person.keys)
+        self.people
+            .iter()
+            .find(|person| person.name.to_lowercase() == name)
+            .map_or(&[], |person| &person.keys)
     }
 
     /// Who decides on requests, if anybody may.

@@ -152,7 +152,9 @@ impl Held {
             return self.in_time(now);
         }
         if number > self.number || hash != self.now.hash.0 {
-            return Err(Stop::Void("the RDP host enforces another policy than the one that was decided".to_owned()));
+            return Err(Stop::Void(
+                "the RDP host enforces another policy than the one that was decided".to_owned(),
+            ));
         }
         self.unanswered = None;
         Ok(())
@@ -257,11 +259,7 @@ impl Held {
         apply(&self.now.policy, &request.change).unwrap_or_else(|_| self.now.policy.clone())
     }
 
-    pub(crate) fn decide(
-        &mut self,
-        statement: &[u8],
-        now: Duration,
-    ) -> Result<Decided> {
+    pub(crate) fn decide(&mut self, statement: &[u8], now: Duration) -> Result<Decided> {
         let lucid_policy::approval::Decided { request, decision, approver, agree, needed, standing } =
             self.approvals.decide(statement, now)?;
         let told = self.renew(now)?;

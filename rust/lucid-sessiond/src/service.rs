@@ -10,10 +10,10 @@ use std::{
 use bytes::Bytes;
 use lucid_ipc::{
     session::{
-        AcceptRequest, AcceptResponse, AskRequest, Asked, Asking as ScreenAsking, Begun, DecideRequest, Decided, EndRequest,
-        EndResponse, Enforced, FromRecorder, GetRequest, GetStatusRequest, Holds, Kept, Key, KeyWanted, ListRequest, MAX_BATCH,
-        MAX_FRAME, MAX_MESSAGE, MAX_PICTURE, MAX_SIDE, Over, Policy, PrepareRequest, Prepared, RebuildIndexRequest, RebuildIndexResponse,
-        Recording,
+        AcceptRequest, AcceptResponse, AskRequest, Asked, Asking as ScreenAsking, Begun, DecideRequest,
+        Decided, EndRequest, EndResponse, Enforced, FromRecorder, GetRequest, GetStatusRequest, Holds, Kept,
+        Key, KeyWanted, ListRequest, MAX_BATCH, MAX_FRAME, MAX_MESSAGE, MAX_PICTURE, MAX_SIDE, Over, Policy,
+        PrepareRequest, Prepared, RebuildIndexRequest, RebuildIndexResponse, Recording,
         Status as RecorderStatus, ToRecorder, from_recorder,
         recorder_server::{self, Recorder, RecorderServer},
         recordings_server::{Recordings, RecordingsServer},
@@ -150,7 +150,9 @@ async fn consent(sessions: Arc<Sessions>, mut items: Streaming<ToRecorder>, asks
         let item = tokio::time::timeout(ASKED, items.message()).await;
         match item.map_err(|_| Status::deadline_exceeded("nobody accepted the policy in time"))?? {
             Some(ToRecorder { item: Some(to_recorder::Item::Answer(answer)) }) if answer.accepted => {}
-            Some(ToRecorder { item: Some(to_recorder::Item::Answer(_)) }) => return Err(Error::Declined.status()),
+            Some(ToRecorder { item: Some(to_recorder::Item::Answer(_)) }) => {
+                return Err(Error::Declined.status());
+            }
             Some(_) => return Err(invalid("the first item after `asking` is its `answer`")),
             None => return Err(Status::cancelled("the caller went")),
         }

@@ -264,8 +264,12 @@ impl Session {
         let store = Store::Open(Box::new(writer), Chain::new(id));
         let mut session = Self::new(settings, commands, id, facts, clock, store, time);
         session.held = Some(held);
-        let accepted =
-            Event { actor: Actor::Client, outcome: Outcome::Allowed, resource: Word::default(), data: accepted };
+        let accepted = Event {
+            actor: Actor::Client,
+            outcome: Outcome::Allowed,
+            resource: Word::default(),
+            data: accepted,
+        };
         session.event(time, accepted)?;
         Ok(session)
     }
@@ -888,7 +892,9 @@ impl Session {
     /// Answers whoever asked. What could not be written down does not hold, and the session waits for its disk.
     fn answered<T>(&mut self, answered: Result<T>, answer: oneshot::Sender<Result<T>>) -> Flow {
         let failed = match &answered {
-            Err(error @ (Error::Recording(_) | Error::File { .. } | Error::Audit(_))) => Some(self.fail(error)),
+            Err(error @ (Error::Recording(_) | Error::File { .. } | Error::Audit(_))) => {
+                Some(self.fail(error))
+            }
             Err(error) => {
                 tracing::warn!(session = %self.id, "refused: {error}");
                 None
@@ -1025,7 +1031,9 @@ impl Session {
         let snapshot = Snapshot::read(&file, &self.settings.device.public(), self.id)?;
         let opening = files::opening(&self.dir)?;
         if snapshot.policy.hash()? != opening.policy {
-            return Err(Error::Policy(lucid_policy::Error::Snapshot("it is not of the policy that was accepted")));
+            return Err(Error::Policy(lucid_policy::Error::Snapshot(
+                "it is not of the policy that was accepted",
+            )));
         }
         let user = shared(&self.facts).user.clone();
         self.held = Some(Held::new(snapshot.policy, self.id, user, Arc::clone(&self.settings.people))?);

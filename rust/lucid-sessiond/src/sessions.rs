@@ -21,8 +21,9 @@ use crate::{
     error::{At, Error, Result},
     files::{self, Ending, Entry},
     index::Index,
-    payload, shared,
+    payload,
     session::{Attached, Command, Facts, Session, Settings, SharedFacts},
+    shared,
     used::Used,
 };
 
@@ -97,9 +98,12 @@ impl Sessions {
         for id in found {
             let facts = facts(String::new(), 0, State::Waiting);
             let settings = Arc::clone(&sessions.settings);
-            sessions.spawn(id, Arc::clone(&facts), |_| Ok(()), move |commands| {
-                Some(Session::found(settings, id, facts, commands))
-            })?;
+            sessions.spawn(
+                id,
+                Arc::clone(&facts),
+                |_| Ok(()),
+                move |commands| Some(Session::found(settings, id, facts, commands)),
+            )?;
         }
         Ok(sessions)
     }
@@ -162,7 +166,9 @@ impl Sessions {
             let codec = payload::codec(width, height, &encoder);
             return match self.consents.accepted(&user)? {
                 Some(consented) => Ok(Begins::Attached(self.begin_new(consented, codec).await?)),
-                None => Ok(Begins::Asks(Box::new(Asks { prepared: self.consents.prepare(&user, None)?, codec }))),
+                None => {
+                    Ok(Begins::Asks(Box::new(Asks { prepared: self.consents.prepare(&user, None)?, codec })))
+                }
             };
         }
         let attached = self.tell(&resume, |answer| Command::Attach { user, answer }).await;

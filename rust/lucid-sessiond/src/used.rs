@@ -33,7 +33,8 @@ impl Used {
     /// Reads the file, or makes it. Sessions whose recordings are there are used, whatever the file says.
     pub(crate) fn open(state: &Path, recorded: impl IntoIterator<Item = SessionId>) -> Result<Self> {
         let path = state.join("used-sessions");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = file.at("opening", &path)?;
         let malformed = |why: String| Error::Used { path: path.clone(), why };
         let mut bytes = Vec::new();
@@ -52,7 +53,8 @@ impl Used {
             let lines = lines.ok_or_else(|| malformed("it does not begin as such a file does".to_owned()))?;
             let whole = lines.len() - lines.len() % LINE;
             for (number, line) in lines[..whole].chunks(LINE).enumerate() {
-                let id = std::str::from_utf8(line).ok().and_then(|line| line.strip_suffix('\n')?.parse().ok());
+                let id =
+                    std::str::from_utf8(line).ok().and_then(|line| line.strip_suffix('\n')?.parse().ok());
                 ids.insert(id.ok_or_else(|| malformed(format!("line {} is no session's id", number + 2)))?);
             }
             let end = (FIRST.len() + whole) as u64;
@@ -119,7 +121,8 @@ mod tests {
             Used::open(dir.path(), []).unwrap().take(id(1)).unwrap();
             assert!(Used::open(dir.path(), []).unwrap().take(id(1)).is_err());
         }
-        let malformed = [b"something else\n".as_slice(), &[FIRST.as_bytes(), &[b'x'; LINE]].concat()].map(<[u8]>::to_vec);
+        let malformed =
+            [b"something else\n".as_slice(), &[FIRST.as_bytes(), &[b'x'; LINE]].concat()].map(<[u8]>::to_vec);
         for bytes in malformed {
             fs::write(&path, &bytes).unwrap();
             assert!(matches!(Used::open(dir.path(), []), Err(Error::Used { .. })));

@@ -14,9 +14,10 @@ use lucid_audit::{Actor, Data, Event, Kind};
 use lucid_ipc::{
     connect,
     session::{
-        self, AcceptRequest, Answer, AskRequest, Begin, Clipboard, DecideRequest, Decided, Direction, Enforced,
-        FromRecorder, GetRequest, Holds, Outcome, PrepareRequest, Prepared, State, ToRecorder, Violation, event,
-        from_recorder, recorder_client::RecorderClient, sessions_client::SessionsClient, to_recorder,
+        self, AcceptRequest, Answer, AskRequest, Begin, Clipboard, DecideRequest, Decided, Direction,
+        Enforced, FromRecorder, GetRequest, Holds, Outcome, PrepareRequest, Prepared, State, ToRecorder,
+        Violation, event, from_recorder, recorder_client::RecorderClient, sessions_client::SessionsClient,
+        to_recorder,
     },
     tonic::{Code, Status, transport::Channel},
 };
@@ -140,7 +141,10 @@ fn nothing_begins_before_its_user_accepts_and_what_he_accepted_lies_beside_the_r
         let opening = opening(&place);
         assert_eq!(opening.consent, Some(blake3::hash(&file).into()));
         assert_eq!(opening.policy, Policy::standard().hash().unwrap());
-        assert_eq!((receipt.accepted, receipt.signer, receipt.user.as_str()), (Accepted::Screen, opening.device, USER));
+        assert_eq!(
+            (receipt.accepted, receipt.signer, receipt.user.as_str()),
+            (Accepted::Screen, opening.device, USER)
+        );
         assert_eq!((receipt.policy, receipt.session.to_string()), (opening.policy, session));
         assert_eq!(opening.participants[0].key, receipt.session_key);
         let snapshot = fs::read(place.join("snapshot.json")).unwrap();
@@ -163,7 +167,8 @@ fn a_receipt_begins_its_session_once_and_no_forged_or_foreign_one_does() {
         let prepared = prepare(&recorder.socket, &table).await;
         assert_eq!(prepared.table.to_vec(), table);
         let good = receipt(&prepared, USER, &person(1));
-        let other = Prepared { session: "00000000-0000-4000-8000-000000000000".to_owned(), ..prepared.clone() };
+        let other =
+            Prepared { session: "00000000-0000-4000-8000-000000000000".to_owned(), ..prepared.clone() };
         let lax = Prepared { table: open().to_bytes().unwrap().into(), ..prepared.clone() };
         let terms = Prepared { terms: "All is well.".to_owned(), ..prepared.clone() };
         let mut forged = good.clone();
@@ -251,7 +256,10 @@ fn what_passed_though_it_may_not_voids_the_session_and_what_was_refused_does_not
         caller.all_kept().await;
         caller.send(pasted(5, Outcome::Allowed)).await;
         while caller.answer().await.unwrap().is_some() {}
-        assert_eq!(caller.over.as_deref(), Some("void: the RDP host let something pass that may not: a paste"));
+        assert_eq!(
+            caller.over.as_deref(),
+            Some("void: the RDP host let something pass that may not: a paste")
+        );
         recorder.stop().await;
     });
 }
@@ -267,7 +275,8 @@ fn what_is_tried_ends_the_session_where_the_policy_says_so() {
         for violation in [OnViolation::Refuse, OnViolation::End] {
             let dir = temp();
             let policy = Policy { violation, ..Policy::strict() };
-            let recorder = Recorder::start(lucid_sessiond::Options { policy, ..with_people(dir.path(), 1) }).await;
+            let recorder =
+                Recorder::start(lucid_sessiond::Options { policy, ..with_people(dir.path(), 1) }).await;
             let mut caller = Caller::begin(&recorder.socket, USER, "").await.unwrap();
             caller.send(tried()).await;
             if violation == OnViolation::Refuse {
@@ -310,7 +319,13 @@ async fn ask(socket: &Path, session: &str, change: &str, seconds: u32) -> Result
     send(socket, &request).await.map(|_| request)
 }
 
-async fn decide(socket: &Path, session: &str, request: &[u8], by: u8, verdict: Verdict) -> Result<Decided, Status> {
+async fn decide(
+    socket: &Path,
+    session: &str,
+    request: &[u8],
+    by: u8,
+    verdict: Verdict,
+) -> Result<Decided, Status> {
     let decision = Decision::sign(request, session.parse().unwrap(), verdict, "", &person(by), 1).unwrap();
     let request = DecideRequest { decision: decision.into() };
     Ok(sessions(socket).await.decide(request).await?.into_inner())
@@ -372,8 +387,10 @@ fn an_approval_by_others_opens_a_gate_at_once_and_it_closes_by_itself() {
         let statements = kept.lines().filter(|line| line.as_bytes() == request).count();
         assert_eq!((statements, kept.lines().count()), (1, 5), "two requests, three decisions");
         let told = told_events(&place);
-        let of_policy = [Kind::Consent, Kind::Request, Kind::Approve, Kind::Deny, Kind::Lapse, Kind::Violation];
-        let kinds: Vec<_> = told.iter().map(|event| event.kind).filter(|kind| of_policy.contains(kind)).collect();
+        let of_policy =
+            [Kind::Consent, Kind::Request, Kind::Approve, Kind::Deny, Kind::Lapse, Kind::Violation];
+        let kinds: Vec<_> =
+            told.iter().map(|event| event.kind).filter(|kind| of_policy.contains(kind)).collect();
         let expected = [
             Kind::Consent,
             Kind::Request,
@@ -392,7 +409,9 @@ fn an_approval_by_others_opens_a_gate_at_once_and_it_closes_by_itself() {
         let approvers: Vec<_> = told
             .iter()
             .filter_map(|event| match &event.data {
-                Data::Approve { approver, .. } if event.actor == Actor::Approver => Some(approver.to_string()),
+                Data::Approve { approver, .. } if event.actor == Actor::Approver => {
+                    Some(approver.to_string())
+                }
                 _ => None,
             })
             .collect();
@@ -418,12 +437,17 @@ fn what_was_approved_ends_with_the_controller_and_a_changed_snapshot_ends_the_se
             let snapshot = dir.path().join("state/recordings").join(&session).join("snapshot.json");
             if tampered {
                 let text = fs::read_to_string(&snapshot).unwrap();
-                fs::write(&snapshot, text.replacen("\"host_to_remote\":false", "\"host_to_remote\":true", 1)).unwrap();
+                fs::write(&snapshot, text.replacen("\"host_to_remote\":false", "\"host_to_remote\":true", 1))
+                    .unwrap();
             }
             let recorder = Recorder::start(with_people(dir.path(), 1)).await;
             if tampered {
                 let ended = until(&recorder.socket, &session, State::Recovered).await;
-                assert_eq!(code(Caller::begin(&recorder.socket, USER, &session).await), Code::NotFound, "{ended:?}");
+                assert_eq!(
+                    code(Caller::begin(&recorder.socket, USER, &session).await),
+                    Code::NotFound,
+                    "{ended:?}"
+                );
             } else {
                 until(&recorder.socket, &session, State::Waiting).await;
                 let mut caller = Caller::begin(&recorder.socket, USER, &session).await.unwrap();
@@ -442,7 +466,8 @@ fn there_are_no_more_sessions_than_the_policy_allows_and_one_can_be_ended() {
         let dir = temp();
         let mut policy = Policy::standard();
         policy.limits.concurrent_sessions = 1;
-        let recorder = Recorder::start(lucid_sessiond::Options { policy, ..with_people(dir.path(), 1) }).await;
+        let recorder =
+            Recorder::start(lucid_sessiond::Options { policy, ..with_people(dir.path(), 1) }).await;
         let mut caller = Caller::begin(&recorder.socket, USER, "").await.unwrap();
         assert_eq!(code(Caller::begin(&recorder.socket, "eve", "").await), Code::ResourceExhausted);
         let request = session::EndRequest { session: caller.session.clone(), reason: "lunch".to_owned() };

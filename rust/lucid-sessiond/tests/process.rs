@@ -21,8 +21,8 @@ use lucid_audit::{Data, Kind};
 use lucid_ipc::{
     connect,
     session::{
-        Answer, Begin, Enforced, FromRecorder, Key, State, ToRecorder, from_recorder, recorder_client::RecorderClient,
-        to_recorder,
+        Answer, Begin, Enforced, FromRecorder, Key, State, ToRecorder, from_recorder,
+        recorder_client::RecorderClient, to_recorder,
     },
     tonic::Code,
 };
@@ -223,7 +223,9 @@ async fn one_life(
                 said = answers.message().await;
             }
             let session = match said {
-                Ok(Some(FromRecorder { item: Some(from_recorder::Item::Begun(begun)) })) => Some(begun.session),
+                Ok(Some(FromRecorder { item: Some(from_recorder::Item::Begun(begun)) })) => {
+                    Some(begun.session)
+                }
                 // It was killed before.
                 _ => return None,
             };

@@ -109,7 +109,8 @@ fn what_was_shown_heard_and_done_is_what_the_owner_reads() {
             let audit = manifest(&dir).audit.unwrap();
             let events = events(&kept, Some(audit.hash));
             assert_eq!(audit.count, events.len() as u64);
-            let expected = [Kind::Consent, Kind::Connect, Kind::Focus, Kind::Input, Kind::Clipboard, Kind::End];
+            let expected =
+                [Kind::Consent, Kind::Connect, Kind::Focus, Kind::Input, Kind::Clipboard, Kind::End];
             assert_eq!(kinds(&events), expected);
             assert!(events.iter().all(|event| event.session.to_string() == session));
             assert!(kept.iter().filter(|kept| kept.key).all(|kept| kept.stream == VIDEO));

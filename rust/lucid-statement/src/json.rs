@@ -140,10 +140,7 @@ fn other_version(what: &str, version: Option<u64>) -> Result<()> {
 fn of_kind<D: Document>(what: &str, document: &D) -> Result<()> {
     other_version(what, Some(document.version().into()))?;
     if document.kind() != D::KIND {
-        return Err(Error::malformed(
-            what,
-            format!("it is a {}, not a {}", document.kind(), D::KIND),
-        ));
+        return Err(Error::malformed(what, format!("it is a {}, not a {}", document.kind(), D::KIND)));
     }
     Ok(())
 }
@@ -165,11 +162,7 @@ pub fn read<D: Document>(what: &str, bytes: &[u8]) -> Result<D> {
 ///
 /// # Errors
 /// As [`read`], and when that key has not signed it.
-pub fn read_signed<D: Document>(
-    what: &str,
-    bytes: &[u8],
-    key: Option<&PublicKey>,
-) -> Result<Signed<D>> {
+pub fn read_signed<D: Document>(what: &str, bytes: &[u8], key: Option<&PublicKey>) -> Result<Signed<D>> {
     let statement: Signed<D> = from_bytes(what, bytes).or_else(|error| {
         other_version(what, serde_json::from_slice::<AnyStatement>(bytes).ok().map(|any| any.body.version))?;
         Err(error)

@@ -191,7 +191,9 @@ pub(crate) fn run(command: &Command, as_json: bool) -> Result<bool, Error> {
             print(&if as_json {
                 json(&serde_json::json!({ "file": file, "public": public }))
             } else {
-                format!("{public}\n\nThis is the public half, for the device's list of people. The secret half is in {file}.\n")
+                format!(
+                    "{public}\n\nThis is the public half, for the device's list of people. The secret half is in {file}.\n"
+                )
             })?;
         }
         Command::Accept { user, key, policy: table, yes, controller } => {
@@ -229,7 +231,8 @@ async fn accept(
     let prepared = client.prepare(request).await?.into_inner();
     let policy = Policy::from_bytes(&prepared.table).map_err(odd)?;
     if !yes {
-        let shown: String = prepared.terms.lines().fold(String::new(), |text, line| text + "- " + &plain(line) + "\n");
+        let shown: String =
+            prepared.terms.lines().fold(String::new(), |text, line| text + "- " + &plain(line) + "\n");
         if !agrees(&format!("{shown}Does {} accept that?", plain(user)))? {
             print("Nothing was accepted.\n")?;
             return Ok(false);
@@ -238,11 +241,15 @@ async fn accept(
     let session = prepared.session.parse().map_err(odd)?;
     let session_key: PublicKey = prepared.session_key.parse().map_err(odd)?;
     let hashes = (policy.hash().map_err(odd)?, blake3::hash(prepared.terms.as_bytes()).into());
-    let receipt = Receipt::new(Accepted::Signature, (session, session_key), user, hashes, key.public(), now_ms());
+    let receipt =
+        Receipt::new(Accepted::Signature, (session, session_key), user, hashes, key.public(), now_ms());
     let receipt = receipt.sign(key).map_err(odd)?;
     client.accept(AcceptRequest { receipt: receipt.into() }).await?;
-    let accepted =
-        AcceptedSession { session: prepared.session, policy: hashes.0.to_string(), seconds: prepared.seconds };
+    let accepted = AcceptedSession {
+        session: prepared.session,
+        policy: hashes.0.to_string(),
+        seconds: prepared.seconds,
+    };
     let AcceptedSession { session, seconds, .. } = &accepted;
     print(&if as_json {
         json(&accepted)
@@ -332,7 +339,11 @@ fn lines(changes: &[Asked]) -> String {
             format!("{agree} of {needed} agree; can be decided on for {span} yet")
         };
         let (requester, reason) = (plain(requester), plain(reason));
-        let _ = writeln!(text, "{number}: {requester} asks for {}: {reason} ({standing})", plain(&change.join(" ")));
+        let _ = writeln!(
+            text,
+            "{number}: {requester} asks for {}: {reason} ({standing})",
+            plain(&change.join(" "))
+        );
     }
     text
 }
@@ -360,7 +371,10 @@ pub(crate) fn approve(command: &Approve, as_json: bool) -> Result<bool, Error> {
             print(&if as_json {
                 json(&serde_json::json!({ "number": number }))
             } else {
-                format!("Asked for: request {number} of session {}. An approver decides with `lucidctl approve decide`.\n", plain(session))
+                format!(
+                    "Asked for: request {number} of session {}. An approver decides with `lucidctl approve decide`.\n",
+                    plain(session)
+                )
             })?;
             Ok(true)
         }

@@ -215,13 +215,16 @@ impl Launcher {
         let drives = request.drives.then(|| self.mount_drives()).and_then(|mounted| {
             mounted.inspect_err(|error| tracing::warn!("the desktop has no folder for drives: {error}")).ok()
         });
-        let sound = if request.sound { Some(self.start_sound(&runtime)?) } else { None };
+        let sound = request.sound.then(|| self.start_sound(&runtime)).and_then(|started| {
+            started.inspect_err(|error| tracing::warn!("the desktop has no sound: {error}")).ok()
+        });
         let (compositor, ready) = self.start_compositor(&request, &runtime)?;
         // While the compositor starts.
         let keymap = keymap::compile(&self.paths.xkbcli, &request.keyboard, deadline)?;
         let wayland = ready.connect(&runtime, socket, &compositor, deadline)?;
         let Some(wayland) = wayland else { return Ok(Ended::Client) };
-        let reply = Reply::Ready { keymap_size: keymap.size };
+        let (has_sound, has_drives) = (sound.is_some(), drives.is_some());
+        let reply = Reply::Ready { keymap_size: keymap.size, sound: has_sound, drives: has_drives };
         let mut descriptors = vec![wayland.as_fd(), keymap.memory.as_fd()];
         descriptors.extend(sound.as_ref().map(|s| s.pipe.as_fd()));
         descriptors.extend(drives.as_ref().map(|d| d.as_fd()));
@@ -287,7 +290,7 @@ impl Launcher {
         let keyboard = KeyboardLayout::from_line(&line)?;
         match keymap::compile(&self.paths.xkbcli, &keyboard, started + START_TIME) {
             Ok(keymap) => {
-                let reply = Reply::Ready { keymap_size: keymap.size };
+                let reply = Reply::Ready { keymap_size: keymap.size, sound: false, drives: false };
                 handover::send_reply(socket, &reply, &[keymap.memory.as_fd()])?;
             }
             // The desktop goes on with the layout that it has.

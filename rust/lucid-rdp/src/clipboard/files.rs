@@ -43,15 +43,21 @@ fn permitted(
         let files = entries.len();
         let detail = format!("{bytes} bytes in {files} files and folders are beyond the limit of {limit}");
         log.note(audit::violation(actor, "file.max_size_mb", detail));
-        return Err(Trouble::Refused(format!("{bytes} bytes of files are larger than the policy's limit of {limit}")));
+        return Err(Trouble::Refused(format!(
+            "{bytes} bytes of files are larger than the policy's limit of {limit}"
+        )));
     }
     for entry in entries.iter().filter(|entry| !entry.folder) {
         let name = entry.path.rsplit('/').next().unwrap_or_default();
         let transfer = Transfer { bytes, dir: None, name, replaces: false };
-        let action = if way == Direction::ToDesktop { Action::Upload(transfer) } else { Action::Download(transfer) };
+        let action =
+            if way == Direction::ToDesktop { Action::Upload(transfer) } else { Action::Download(transfer) };
         if !holding.permits(&action) {
             log.note(audit::violation(actor, "file.allowed_extensions", entry.path.clone()));
-            return Err("a file among them may not pass: its name has an ending that the policy does not allow".into());
+            return Err(
+                "a file among them may not pass: its name has an ending that the policy does not allow"
+                    .into(),
+            );
         }
     }
     Ok(())

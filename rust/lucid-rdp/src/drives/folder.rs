@@ -273,7 +273,8 @@ impl Folder {
                 let path = self.new_path(node, name)?;
                 self.may_grow(&path, 0)?;
                 let place = self.place(&path)?;
-                let open = Open { access: access(*flags), disposition: Disposition::Create, kind: Kind::File };
+                let open =
+                    Open { access: access(*flags), disposition: Disposition::Create, kind: Kind::File };
                 let (file, fresh) = match self.open(&place, open).await {
                     // Another program of the client's was quicker.
                     Err(Errno::EXIST) if flags & EXCLUSIVE == 0 => {
@@ -356,13 +357,19 @@ impl Folder {
     fn may_write(&self, folder: &str) -> Result<(), Errno> {
         let policy = self.policy()?;
         if !policy.file.download_enabled {
-            self.crossing.refused("file.download_enabled", "a program wanted to change what is on the client's drives");
+            self.crossing.refused(
+                "file.download_enabled",
+                "a program wanted to change what is on the client's drives",
+            );
             return Err(Errno::ROFS);
         }
         if policy.uses_path(folder) {
             return Ok(());
         }
-        self.crossing.refused("file.allowed_dirs", "a program wanted to change what is in a folder that may not be used");
+        self.crossing.refused(
+            "file.allowed_dirs",
+            "a program wanted to change what is in a folder that may not be used",
+        );
         Err(Errno::ACCESS)
     }
 
@@ -372,7 +379,8 @@ impl Folder {
         if self.is_made(path) {
             return Ok(());
         }
-        self.crossing.refused("file.replaced", "a program wanted to change or replace a file that was there before");
+        self.crossing
+            .refused("file.replaced", "a program wanted to change or replace a file that was there before");
         Err(Errno::PERM)
     }
 
@@ -383,7 +391,10 @@ impl Folder {
         if self.holding.permits(&Action::Download(transfer)) {
             return Ok(());
         }
-        self.crossing.refused("file.download_enabled", "a program wanted to write a file that may not go to the client");
+        self.crossing.refused(
+            "file.download_enabled",
+            "a program wanted to write a file that may not go to the client",
+        );
         Err(Errno::ACCESS)
     }
 
@@ -394,7 +405,8 @@ impl Folder {
         if self.holding.permits(&Action::Upload(transfer)) {
             return Ok(());
         }
-        self.crossing.refused("file.upload_enabled", "a program wanted to read a file that may not go to the desktop");
+        self.crossing
+            .refused("file.upload_enabled", "a program wanted to read a file that may not go to the desktop");
         Err(Errno::ACCESS)
     }
 

@@ -74,7 +74,9 @@ impl Admission {
                     self.locks = Some(input);
                 }
             }
-            Input::PointerMove { .. } | Input::PointerMoveRelative { .. } => self.moves(input, holding, now, out),
+            Input::PointerMove { .. } | Input::PointerMoveRelative { .. } => {
+                self.moves(input, holding, now, out)
+            }
             Input::Button { button, pressed: false } => {
                 if let Some(place) = self.buttons.iter().position(|down| *down == button) {
                     self.buttons.swap_remove(place);
@@ -177,7 +179,10 @@ impl Admission {
             report.push(("input.kb_enabled", format!("{keys} keys were pressed that may not be")));
         }
         if clicks > 0 {
-            report.push(("input.mouse_enabled", format!("{clicks} clicks or turns of a wheel, which may not be")));
+            report.push((
+                "input.mouse_enabled",
+                format!("{clicks} clicks or turns of a wheel, which may not be"),
+            ));
         }
         report
     }
@@ -237,7 +242,10 @@ mod tests {
             if !decided {
                 continue;
             }
-            assert_eq!(report.iter().map(|(rule, _)| *rule).collect::<Vec<_>>(), ["input.kb_enabled", "input.mouse_enabled"]);
+            assert_eq!(
+                report.iter().map(|(rule, _)| *rule).collect::<Vec<_>>(),
+                ["input.kb_enabled", "input.mouse_enabled"]
+            );
             assert_eq!(admission.report(now), [], "once");
         }
         let (_told, open) = holding(Some(Arc::new(Policy::standard())));
@@ -279,7 +287,8 @@ mod tests {
         assert_eq!(take(&mut Admission::default(), &holding, Instant::now(), &first), first);
         // A click does not wait, and is not where the pointer was.
         let now = at + Duration::from_millis(1);
-        let click = [Input::PointerMove { x: 5, y: 5 }, Input::Button { button: Button::Left, pressed: true }];
+        let click =
+            [Input::PointerMove { x: 5, y: 5 }, Input::Button { button: Button::Left, pressed: true }];
         assert_eq!(take(&mut admission, &holding, now, &click), click);
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use lucid_recording::{
-    SigningKey, Hash, Hex, Limits, OwnerSecret, Random, Recipient, Recovery, Role, SessionId, Start, Time,
+    Hash, Hex, Limits, OwnerSecret, Random, Recipient, Recovery, Role, SessionId, SigningKey, Start, Time,
     Writer,
     rand_core::{Rng, TryCryptoRng, TryRng},
     statement::{Audit, Compression, Participant, Stream},

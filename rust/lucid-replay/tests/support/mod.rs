@@ -13,7 +13,7 @@ use ironrdp_pdu::geometry::ExclusiveRectangle;
 use lucid_audit::{Chain, Data, Direction, Entry, Keys};
 use lucid_recording::statement::{Compression, Participant, Stream};
 use lucid_recording::{
-    SigningKey, Hex, Limits, OwnerSecret, Recipient, Recovery, Role, Start, Time, Writer, system_random,
+    Hex, Limits, OwnerSecret, Recipient, Recovery, Role, SigningKey, Start, Time, Writer, system_random,
 };
 use lucid_session::pointer::{Change, Entry as PointerEntry, Shape};
 use lucid_session::sound::Piece;

@@ -16,9 +16,9 @@ use std::{
 use lucid_ipc::{
     connect,
     session::{
-        self, Actor, Answer, Begin, End, Enforced, Event, Frame, FromRecorder, GetStatusRequest, Key, ListRequest, Outcome,
-        Pointer, Recording, Sound, State, ToRecorder, event, from_recorder, recorder_client::RecorderClient,
-        recordings_client::RecordingsClient, to_recorder,
+        self, Actor, Answer, Begin, End, Enforced, Event, Frame, FromRecorder, GetStatusRequest, Key,
+        ListRequest, Outcome, Pointer, Recording, Sound, State, ToRecorder, event, from_recorder,
+        recorder_client::RecorderClient, recordings_client::RecordingsClient, to_recorder,
     },
     tonic::{Code, Status, Streaming, transport::Channel},
 };

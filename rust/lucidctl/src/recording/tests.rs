@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use lucid_audit::{Chain, Data, Entry, Name, Word};
 use lucid_recording::statement::{Compression, Participant, Stream};
-use lucid_recording::{SigningKey, Hex, Limits, Report, Start, Time, Writer};
+use lucid_recording::{Hex, Limits, Report, SigningKey, Start, Time, Writer};
 use lucid_session::video::Record;
 use lucid_session::{AUDIT, STREAMS, VIDEO};
 use tempfile::TempDir;

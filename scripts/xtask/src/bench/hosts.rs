@@ -16,8 +16,7 @@ use crate::{
     build,
     client::{Login, foreign_wrapper},
     error::{At, Result},
-    machine,
-    policy,
+    machine, policy,
     progress::{Background, Interrupt, Steps, ask_well},
     setup::Project,
 };

@@ -14,8 +14,7 @@ use super::{Mode, Target};
 use crate::{
     client::{Client, Generation, Login},
     error::{At, Error, Result},
-    machine,
-    policy,
+    machine, policy,
     progress::{Background, ask},
     suite::{Picks, Report},
 };

@@ -12,8 +12,7 @@ use super::{Mode, Target};
 use crate::{
     client::{Client, Generation, Login},
     error::{At, Error, Result},
-    machine,
-    policy,
+    machine, policy,
     progress::{Answer, Background, ask, ask_well},
     suite::Report,
 };

@@ -246,7 +246,12 @@ fn on_this_machine(context: &Context, tools: &Path, report: &mut Report) -> Resu
         scene: Some(build::host_program(project, "bench-scene")),
     };
     common(&target, report)?;
-    clipboard::check(&target, &dir.join("runtime"), &|port, policy| serve_with(port, &account, policy), report)?;
+    clipboard::check(
+        &target,
+        &dir.join("runtime"),
+        &|port, policy| serve_with(port, &account, policy),
+        report,
+    )?;
     sound::check(&target, &sound, &|port, policy| serve_with(port, &account, policy), &mark, report)?;
     touch::run(&target, report)?;
     cache::check(&target, report)?;
@@ -301,14 +306,7 @@ pub(super) fn sway_config(project: &Project, dir: &Path) -> Result<PathBuf> {
 }
 
 /// `lucid-rdp`, as it is started on any machine.
-fn serve(
-    program: &Path,
-    dir: &Path,
-    desktop: &Path,
-    port: u16,
-    account: &Path,
-    policy: &Path,
-) -> Command {
+fn serve(program: &Path, dir: &Path, desktop: &Path, port: u16, account: &Path, policy: &Path) -> Command {
     let mut command = Command::new(program);
     command.arg("--listen").arg(format!("127.0.0.1:{port}"));
     command.arg("--state").arg(dir.join("state")).arg("--run").arg(dir.join("run"));

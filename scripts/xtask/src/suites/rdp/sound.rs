@@ -13,8 +13,7 @@ use super::{Mode, Target, marked};
 use crate::{
     client::{Client, Generation, Login, foreign_wrapper},
     error::{At, Error, Result},
-    machine,
-    policy,
+    machine, policy,
     progress::{Background, Interrupt},
     setup::Project,
     suite::Report,
