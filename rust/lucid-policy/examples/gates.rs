@@ -3,7 +3,7 @@
 //! `cargo run --release -p lucid-policy --example gates`. Exit status 1 when something is open that should not be, or closed
 //! that should be open.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it ends with what it cannot do")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "it ends with what it cannot do")]
 
 use std::{
     process::ExitCode,

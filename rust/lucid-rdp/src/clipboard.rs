@@ -320,7 +320,7 @@ impl Clipboard {
         if let Some(channel) = channel(result) {
             channel.set_gates(gates);
         }
-        open.to_desktop_renewed()?;
+        open.renew_to_desktop()?;
         // What a program gives meanwhile is looked at when it is there.
         open.announcement = Some(Instant::now());
         open.announce(result)?;
@@ -436,7 +436,7 @@ impl Open {
     // From the client to the desktop.
 
     /// What of the client's may be pasted is another thing now.
-    fn to_desktop_renewed(&mut self) -> Result<(), Error> {
+    fn renew_to_desktop(&mut self) -> Result<(), Error> {
         let may = |gates: &Gates, form| {
             if form == Form::Files { gates.files_to_desktop } else { gates.clipboard_to_desktop }
         };

@@ -423,7 +423,7 @@ impl Session<'_> {
                 () = holding.changed() => {}
                 () = until(moves), if moves.is_some() => {
                     let due = self.admission.due(&self.running.holding, Instant::now());
-                    due.into_iter().for_each(|input| self.to_desktop(input));
+                    due.into_iter().for_each(|input| self.pass_on(input));
                 }
                 () = until(reports), if reports.is_some() => self.report(Instant::now()),
                 () = self.facts.redraw.notified() => self.running.desktop.refresh_all(),
@@ -622,7 +622,7 @@ impl Session<'_> {
             tracing::debug!("releasing keys: {e}");
         }
         if let Some(locks) = self.admission.locks(&self.running.holding) {
-            self.to_desktop(locks);
+            self.pass_on(locks);
         }
     }
 
@@ -875,12 +875,12 @@ impl Session<'_> {
             }
             let mut admitted = Vec::new();
             self.admission.take(input, &self.running.holding, now, &mut admitted);
-            admitted.into_iter().for_each(|input| self.to_desktop(input));
+            admitted.into_iter().for_each(|input| self.pass_on(input));
         }
         self.report(now);
     }
 
-    fn to_desktop(&mut self, input: Input) {
+    fn pass_on(&mut self, input: Input) {
         if let Err(e) = self.running.desktop.input(input) {
             // The desktop is ending; its own message ends the session.
             tracing::debug!("input: {e}");

@@ -208,7 +208,7 @@ impl<'a> House<'a> {
         let mut command = Command::new(build::host_program(self.place.project, "lucid-sessiond"));
         command.arg("--state").arg(self.dir.join("recorder")).arg("--run").arg(self.dir.join("recorder-run"));
         command.args(["--owner", &self.public, "--resume-for", RESUME_FOR]);
-        command.arg("--policy").arg(policy::write(&self.dir, &policy::table(&self.ways))?);
+        command.arg("--policy").arg(policy::write(&self.dir, &policy::table(self.ways))?);
         Background::start(&command, &self.dir.join("lucid-sessiond.log"))
     }
 
