@@ -352,6 +352,9 @@ fn a_change_names_keys_of_the_table_and_is_bounded() {
     assert!("no value".parse::<Setting>().is_err());
 }
 
+/// A request that was made: what it opens, who agrees, until when it may be decided on, until when it holds.
+type Asked = (Vec<u8>, usize, Vec<&'static str>, Duration, Option<Duration>);
+
 #[test]
 fn whatever_happens_in_whatever_order_nothing_is_open_that_was_not_approved_in_its_time() {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -368,8 +371,7 @@ fn whatever_happens_in_whatever_order_nothing_is_open_that_was_not_approved_in_i
         let needed = 1 + random(2) as usize;
         let mut approvals = with(needed);
         let mut now = Duration::ZERO;
-        // Of each request that was made: its change, who agrees, until when it may be decided on, until when it holds.
-        let mut model: Vec<(Vec<u8>, usize, Vec<&str>, Duration, Option<Duration>)> = Vec::new();
+        let mut model: Vec<Asked> = Vec::new();
         for _ in 0..60 {
             match random(4) {
                 0 => {
