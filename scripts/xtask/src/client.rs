@@ -489,18 +489,24 @@ impl Client {
         let outcome = interrupt.wait_for("a desktop with a terminal in the client's window", bound, || {
             self.must_run()?;
             let picture = self.screen.picture()?;
-            let asks = picture.asks();
-            if asks {
-                // It answers once it has been shown for a while, and has been read to its end.
-                self.screen.key("Next")?;
-                self.screen.key("Return")?;
-            }
+            let asks = self.accept(&picture)?;
             alike = if last.as_ref() == Some(&picture) { alike + 1 } else { 0 };
             let ready = !asks && alike >= 3 && picture.has_prompt();
             last = Some(picture);
             Ok(if ready { last.take() } else { None })
         });
         self.explain(outcome, last.as_ref())
+    }
+
+    /// Accepts the policy if the picture asks for that; says whether it does.
+    pub(crate) fn accept(&self, picture: &Picture) -> Result<bool> {
+        let asks = picture.asks();
+        if asks {
+            // It is taken once the page has been shown for a while, and has been read to its end.
+            self.screen.key("Next")?;
+            self.screen.key("Return")?;
+        }
+        Ok(asks)
     }
 
     /// Waits until the whole window, corners and edges included, is within `tolerance` of `colour`, and gives the

@@ -3,6 +3,7 @@
 mod boot;
 mod fuzz;
 mod image;
+mod policy;
 mod rdp;
 mod recording;
 mod unit;
@@ -26,7 +27,7 @@ struct Suite {
 }
 
 /// In the order in which they run: the quickest to find a mistake first.
-const SUITES: [Suite; 7] = [
+const SUITES: [Suite; 8] = [
     Suite {
         name: "unit",
         about: "format, lints, every crate's own tests, the README's claims",
@@ -36,6 +37,11 @@ const SUITES: [Suite; 7] = [
         name: "fuzz",
         about: "everything that reads bytes of others: recorded clients, and inputs that coverage finds",
         run: fuzz::run,
+    },
+    Suite {
+        name: "policy",
+        about: "what a session may do: consent, gates, approvals, with real clients",
+        run: policy::run,
     },
     Suite {
         name: "recording",

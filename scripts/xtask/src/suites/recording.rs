@@ -3,7 +3,7 @@
 //! ([`host`]) and on the one in QEMU ([`qemu`]).
 
 mod browser;
-mod host;
+pub(super) mod host;
 mod qemu;
 
 use std::{
@@ -64,19 +64,19 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
 }
 
 /// Both verifiers, and a place to work in.
-struct Tools {
-    lucidctl: PathBuf,
+pub(in crate::suites) struct Tools {
+    pub(in crate::suites) lucidctl: PathBuf,
     python: PathBuf,
     script: PathBuf,
     golden: PathBuf,
     /// Emptied at the start.
-    work: PathBuf,
+    pub(in crate::suites) work: PathBuf,
     /// The owner's secret key.
     owner: PathBuf,
 }
 
 impl Tools {
-    fn make(context: &Context) -> Result<Self> {
+    pub(in crate::suites) fn make(context: &Context) -> Result<Self> {
         let project = context.project;
         let work = project.lucid.join("recording");
         if work.exists() {

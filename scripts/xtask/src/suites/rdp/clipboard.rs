@@ -263,7 +263,7 @@ impl Drop for Setting<'_> {
 }
 
 /// The socket of the only desktop that runs.
-fn wayland(runtime: &Path) -> Result<Option<PathBuf>> {
+pub(in crate::suites) fn wayland(runtime: &Path) -> Result<Option<PathBuf>> {
     for desktop in fs::read_dir(runtime).at("looking for desktops in", runtime)?.flatten() {
         // It may end between the two looks.
         let Ok(entries) = fs::read_dir(desktop.path()) else { continue };

@@ -72,21 +72,23 @@ static MODES: [Mode; 4] = [
 const COLOURS: [[u8; 3]; 2] = [[0x2a, 0x7f, 0x3c], [0xff, 0xff, 0xff]];
 
 /// The services of a check.
-struct House<'a> {
+pub(in crate::suites) struct House<'a> {
     tools: &'a Tools,
-    place: Place<'a>,
-    dir: PathBuf,
-    login: Login,
+    pub(in crate::suites) place: Place<'a>,
+    pub(in crate::suites) dir: PathBuf,
+    pub(in crate::suites) login: Login,
     /// The file with the owner's key, and its public half.
     owner: PathBuf,
     public: String,
     sound: rdp::sound::Programs,
     desktop: Option<Background>,
-    recorder: Option<Background>,
+    pub(in crate::suites) recorder: Option<Background>,
     rdp: Option<Background>,
-    /// What its sessions may do beside keyboard and pointer.
-    ways: &'static str,
-    bound: Duration,
+    /// What its sessions may do.
+    pub(in crate::suites) policy: Value,
+    /// The file with whose keys accept and approve.
+    pub(in crate::suites) people: Option<PathBuf>,
+    pub(in crate::suites) bound: Duration,
 }
 
 /// Runs the checks.
@@ -120,7 +122,7 @@ pub(super) fn check(context: &Context, tools: &Tools, report: &mut Report) -> Re
 }
 
 impl<'a> House<'a> {
-    fn start(context: &'a Context, trixie: &'a Path, tools: &'a Tools) -> Result<Self> {
+    pub(in crate::suites) fn start(context: &'a Context, trixie: &'a Path, tools: &'a Tools) -> Result<Self> {
         let Context { project, steps, .. } = context;
         let dir = tools.work.join("host");
         for folder in ["state", "run", "home", "runtime", "recorder", "recorder-run"] {
@@ -153,7 +155,8 @@ impl<'a> House<'a> {
             desktop: None,
             recorder: None,
             rdp: None,
-            ways: WAYS,
+            policy: policy::table(WAYS),
+            people: None,
             bound,
         };
         house.start_desktop()?;
@@ -162,7 +165,7 @@ impl<'a> House<'a> {
         Ok(house)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(in crate::suites) fn socket(&self) -> PathBuf {
         self.dir.join("recorder-run/recorder.sock")
     }
 
@@ -192,7 +195,7 @@ impl<'a> House<'a> {
         Ok(())
     }
 
-    fn start_recorder(&mut self) -> Result<()> {
+    pub(in crate::suites) fn start_recorder(&mut self) -> Result<()> {
         let mut recorder = self.spawn_recorder()?;
         let socket = self.socket();
         self.place.interrupt.wait_for("the recorder", self.bound, || {
@@ -208,7 +211,8 @@ impl<'a> House<'a> {
         let mut command = Command::new(build::host_program(self.place.project, "lucid-sessiond"));
         command.arg("--state").arg(self.dir.join("recorder")).arg("--run").arg(self.dir.join("recorder-run"));
         command.args(["--owner", &self.public, "--resume-for", RESUME_FOR]);
-        command.arg("--policy").arg(policy::write(&self.dir, &policy::table(self.ways))?);
+        command.arg("--policy").arg(policy::write(&self.dir, &self.policy)?);
+        command.args(self.people.iter().flat_map(|people| [Path::new("--people"), people]));
         Background::start(&command, &self.dir.join("lucid-sessiond.log"))
     }
 
@@ -230,15 +234,15 @@ impl<'a> House<'a> {
     }
 
     /// Both services anew, under another policy.
-    fn restart(&mut self, ways: &'static str) -> Result<()> {
-        self.ways = ways;
+    pub(in crate::suites) fn restart(&mut self, policy: Value) -> Result<()> {
+        self.policy = policy;
         drop(self.rdp.take());
         drop(self.recorder.take());
         self.start_recorder()?;
         self.start_rdp()
     }
 
-    fn session(&self, name: &str, mode: &Mode) -> Result<Client> {
+    pub(in crate::suites) fn session(&self, name: &str, mode: &Mode) -> Result<Client> {
         let dir = self.dir.join(format!("client-{name}"));
         let mut client = Client::start(self.place, &dir, mode, &self.login, &[])?;
         client.wait_desktop(self.bound, self.place.interrupt)?;
@@ -249,7 +253,7 @@ impl<'a> House<'a> {
     }
 
     /// The one recording that is there, when no session runs; a check begins with none.
-    fn only(&self) -> Result<PathBuf> {
+    pub(in crate::suites) fn only(&self) -> Result<PathBuf> {
         let all = self.all()?;
         match all.as_slice() {
             [one] => Ok(one.clone()),
@@ -257,7 +261,7 @@ impl<'a> House<'a> {
         }
     }
 
-    fn all(&self) -> Result<Vec<PathBuf>> {
+    pub(in crate::suites) fn all(&self) -> Result<Vec<PathBuf>> {
         let dir = self.recordings();
         let mut all = Vec::new();
         for entry in fs::read_dir(&dir).at("reading", &dir)? {
@@ -268,7 +272,7 @@ impl<'a> House<'a> {
 
     /// Waits until every recording has its end, has both verifiers say that all of it is proved, with every record opened,
     /// and gives what one of them said.
-    fn proved(&self) -> Result<Vec<Value>> {
+    pub(in crate::suites) fn proved(&self) -> Result<Vec<Value>> {
         let all = self.all()?;
         self.place.interrupt.wait_for("the end of the recordings", self.bound, || {
             Ok(all.iter().all(|dir| dir.join("manifest.json").exists()).then_some(()))
@@ -283,7 +287,7 @@ impl<'a> House<'a> {
         Ok(reports)
     }
 
-    fn forget(&self) -> Result<()> {
+    pub(in crate::suites) fn forget(&self) -> Result<()> {
         for dir in self.all()? {
             fs::remove_dir_all(&dir).at("removing", &dir)?;
         }
@@ -401,7 +405,7 @@ impl<'a> House<'a> {
     }
 
     /// A recording as a film, and its events: as a text, and each.
-    fn export(&self, recording: &Path) -> Result<(PathBuf, String, Vec<Value>)> {
+    pub(in crate::suites) fn export(&self, recording: &Path) -> Result<(PathBuf, String, Vec<Value>)> {
         let (film, events) = (self.dir.join("film.mp4"), self.dir.join("film.jsonl"));
         let mut export = self.tools.lucidctl(["export", "--force", "--key"]);
         export.arg(&self.owner).arg("--mp4").arg(&film).arg("--events").arg(&events).arg(recording);
@@ -415,7 +419,7 @@ impl<'a> House<'a> {
         Ok((film, text, lines))
     }
 
-    fn log_off(&self, client: Client) -> Result<()> {
+    pub(in crate::suites) fn log_off(&self, client: Client) -> Result<()> {
         client.screen.type_text("swaymsg exit")?;
         client.screen.key("Return")?;
         client.wait_end(self.bound, self.place.interrupt).map(drop)

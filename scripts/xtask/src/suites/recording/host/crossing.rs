@@ -8,6 +8,7 @@ use super::{House, WAYS, must};
 use crate::{
     client::{Client, Generation, Mode},
     error::{At, Error, Result},
+    policy,
     progress::{Background, ask_well},
     suite::Picks,
     suites::rdp::{
@@ -86,9 +87,9 @@ impl House<'_> {
     pub(super) fn crosses(&mut self) -> Result<String> {
         drives::possible()?;
         self.forget()?;
-        self.restart(OPEN)?;
+        self.restart(policy::table(OPEN))?;
         let crossed = self.cross();
-        self.restart(WAYS)?;
+        self.restart(policy::table(WAYS))?;
         crossed
     }
 

@@ -296,6 +296,7 @@ impl House<'_> {
     fn wait_pictures(&self, client: &mut Client, known: &[PathBuf]) -> Result<PathBuf> {
         self.place.interrupt.wait_for("the recording of a session", self.bound, || {
             client.must_run()?;
+            client.accept(&client.screen.picture()?)?;
             for recording in self.all()? {
                 if !known.contains(&recording) && heads(&recording)? >= PICTURES {
                     return Ok(Some(recording));
