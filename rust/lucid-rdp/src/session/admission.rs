@@ -34,8 +34,14 @@ pub(super) struct Admission {
 /// What was refused and not told yet.
 #[derive(Default)]
 struct Refused {
-    keys: u32,
-    clicks: u32,
+    keys: Counted,
+    clicks: Counted,
+}
+
+/// How often something was refused since it was told last.
+#[derive(Default)]
+struct Counted {
+    count: u32,
     told: Option<Instant>,
 }
 
@@ -49,7 +55,7 @@ impl Admission {
                     self.down.insert(evdev);
                     out.push(input);
                 } else {
-                    self.refused.keys += tried(holding);
+                    self.refused.keys.count += tried(holding);
                 }
             }
             Input::Key { evdev, pressed: false } => {
@@ -62,7 +68,7 @@ impl Admission {
                 if holding.permits(&Action::of_character(character)) {
                     out.push(input);
                 } else {
-                    self.refused.keys += tried(holding);
+                    self.refused.keys.count += tried(holding);
                 }
             }
             Input::Locks { .. } => {
@@ -86,7 +92,7 @@ impl Admission {
             }
             Input::Button { .. } | Input::Wheel { .. } => {
                 if !holding.permits(&Action::Point { rate_hz: 0 }) {
-                    self.refused.clicks += tried(holding);
+                    self.refused.clicks.count += tried(holding);
                     return;
                 }
                 if let Input::Button { button, .. } = input {
@@ -166,32 +172,35 @@ impl Admission {
         true
     }
 
-    /// What was refused, by the policy's gate: at once, and then not more often than every ten seconds.
+    /// What was refused, by the policy's gate: of each at once, and then not more often than every ten seconds.
     pub(super) fn report(&mut self, now: Instant) -> Vec<(&'static str, String)> {
-        let Refused { keys, clicks, told } = &mut self.refused;
-        if (*keys, *clicks) == (0, 0) || told.is_some_and(|told| now < told + REPORT) {
-            return Vec::new();
-        }
-        *told = Some(now);
-        let (keys, clicks) = (std::mem::take(keys), std::mem::take(clicks));
-        let mut report = Vec::new();
-        if keys > 0 {
-            report.push(("input.kb_enabled", format!("{keys} keys were pressed that may not be")));
-        }
-        if clicks > 0 {
-            report.push((
-                "input.mouse_enabled",
-                format!("{clicks} clicks or turns of a wheel, which may not be"),
-            ));
-        }
-        report
+        let Refused { keys, clicks } = &mut self.refused;
+        let keys = keys
+            .report(now)
+            .map(|count| ("input.kb_enabled", format!("{count} keys were pressed that may not be")));
+        let clicks = clicks.report(now).map(|count| {
+            ("input.mouse_enabled", format!("{count} clicks or turns of a wheel, which may not be"))
+        });
+        keys.into_iter().chain(clicks).collect()
     }
 
     /// When there is something to report.
     pub(super) fn reports_at(&self) -> Option<Instant> {
-        let Refused { keys, clicks, told } = &self.refused;
-        let told = (*told).filter(|_| (*keys, *clicks) != (0, 0))?;
-        Some(told + REPORT)
+        [&self.refused.keys, &self.refused.clicks].into_iter().filter_map(Counted::due).min()
+    }
+}
+
+impl Counted {
+    fn report(&mut self, now: Instant) -> Option<u32> {
+        if self.count == 0 || self.told.is_some_and(|told| now < told + REPORT) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.count))
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.told.filter(|_| self.count > 0).map(|told| told + REPORT)
     }
 }
 
