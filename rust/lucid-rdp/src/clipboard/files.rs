@@ -44,7 +44,7 @@ fn permitted(
         let detail = format!("{bytes} bytes in {files} files and folders are beyond the limit of {limit}");
         log.note(audit::violation(actor, "file.max_size_mb", detail));
         return Err(Trouble::Refused(format!(
-            "{bytes} bytes of files are larger than the policy's limit of {limit}"
+            "{bytes} bytes of files are larger than the clipboard's limit of {limit}"
         )));
     }
     for entry in entries.iter().filter(|entry| !entry.folder) {
