@@ -871,7 +871,10 @@ impl Session {
     /// Tells the host what holds from now on.
     fn tell(&mut self, told: Option<Told>) {
         if let (Some(told), Some(stream)) = (told, &self.stream) {
-            tracing::info!(session = %self.id, number = told.number, "another policy holds");
+            let number = told.number;
+            if stream.progress.borrow().told.as_ref().is_some_and(|before| before.number != number) {
+                tracing::info!(session = %self.id, number, "another policy holds");
+            }
             stream.progress.send_modify(|progress| progress.told = Some(told));
         }
     }

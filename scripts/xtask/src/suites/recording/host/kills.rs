@@ -436,7 +436,10 @@ impl House<'_> {
         service.must_run("serving desktops")?;
         let keeper = children(service.id())?.last().copied();
         let compositor = match keeper {
-            Some(keeper) => children(keeper)?.first().copied(),
+            // There is sound as well, without which a desktop goes on.
+            Some(keeper) => children(keeper)?.into_iter().find(|process| {
+                fs::read_to_string(format!("/proc/{process}/comm")).is_ok_and(|name| name.trim() == "sway")
+            }),
             None => None,
         };
         let of_desktop = match picks.below(3) {
