@@ -4,6 +4,7 @@
 mod export;
 mod picture;
 mod play;
+mod policy;
 mod report;
 mod service;
 
@@ -64,6 +65,16 @@ pub(crate) enum Recording {
     RebuildIndex {
         #[command(flatten)]
         socket: service::Socket,
+    },
+    /// Says what a session was allowed to do, who accepted that, and who changed it meanwhile.
+    ///
+    /// No key is needed for that. Exit status: 0 all of it holds, 1 something does not, 6 it cannot be read.
+    Policy {
+        /// The recording's directory.
+        directory: PathBuf,
+        /// The device's public key, known from elsewhere.
+        #[arg(long, value_name = "HEX")]
+        device: Option<PublicKey>,
     },
     /// Says what of a recording is proved, what is missing, and what is wrong.
     ///
@@ -163,6 +174,10 @@ pub(crate) fn run(command: &Recording, as_json: bool) -> Result<bool, Error> {
         Recording::List { directory: Some(directory), .. } => {
             let listed = list(directory)?;
             print(&if as_json { json(&listed) } else { report::listed(&listed) })?;
+        }
+        Recording::Policy { directory, device } => {
+            must_hold_one(directory)?;
+            return policy::run(directory, *device, as_json);
         }
         Recording::Verify { directory, key, device } => {
             let owner = key.as_deref().map(OwnerSecret::read).transpose()?;

@@ -422,6 +422,43 @@ impl<'a> Suite<'a> {
         Ok(format!("pasted {} ms after the approval, with what asking takes", opened.as_millis()))
     }
 
+    /// Years later: who accepted what, and who changed it; and that each of these files is held to its signatures.
+    fn evidence(&self) -> Result<()> {
+        let recording = self.house.only()?;
+        let look = |dir: &Path| {
+            let mut command = Command::new(&self.lucidctl);
+            let answer = ask(command.args(["--json", "recording", "policy"]).arg(dir), b"")?;
+            let said: Value =
+                serde_json::from_slice(&answer.out).map_err(|error| Error::talk("lucidctl", error))?;
+            Ok::<_, Error>((answer.status.success(), said))
+        };
+        let (holds, said) = look(&recording)?;
+        if !holds
+            || said["changes"].as_array().map_or(0, Vec::len) != 2
+            || said["consent"]["accepted"] != "screen"
+        {
+            return Err(Error::broken(format!("what was accepted and approved does not hold: {said}")));
+        }
+        let changed = self.house.dir.join("changed");
+        for (file, from, to) in [
+            ("approvals.jsonl", "\"seconds\":8", "\"seconds\":9"),
+            ("approvals.jsonl", "\"verdict\":\"allow\"", "\"verdict\":\"deny\""),
+            ("consent.json", "\"accepted\":\"screen\"", "\"accepted\":\"signature\""),
+            ("snapshot.json", "\"host_to_remote\":false", "\"host_to_remote\":true"),
+        ] {
+            ask_well("emptying", Command::new("rm").arg("-rf").arg(&changed), b"")?;
+            ask_well("copying", Command::new("cp").arg("-r").arg(&recording).arg(&changed), b"")?;
+            let path = changed.join(file);
+            let text = fs::read_to_string(&path).at("reading", &path)?;
+            fs::write(&path, text.replacen(from, to, 1)).at("writing", &path)?;
+            let (holds, said) = look(&changed)?;
+            if holds || text == fs::read_to_string(&path).at("reading", &path)? {
+                return Err(Error::broken(format!("a change of {file} is not found: {said}")));
+            }
+        }
+        Ok(())
+    }
+
     /// The controller goes away, or hangs, and comes back.
     fn gone(&mut self, signal: Signal) -> Result<String> {
         self.house.forget()?;
