@@ -419,6 +419,7 @@ impl<'a> Suite<'a> {
                 "{requests} requests, {approvals} approvals, {lapses} ends are told"
             )));
         }
+        self.evidence()?;
         Ok(format!("pasted {} ms after the approval, with what asking takes", opened.as_millis()))
     }
 
