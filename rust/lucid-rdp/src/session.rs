@@ -63,6 +63,9 @@ const PIPELINE_WAIT: Duration = Duration::from_secs(10);
 /// Nobody has read the page that asks him within this time.
 const UNREAD: Duration = Duration::from_millis(1000);
 
+/// Stands over why.
+const OVER: &str = "This session is over";
+
 /// Why a session is over is shown for so long.
 const OVER_SHOWN: Duration = Duration::from_secs(5);
 
@@ -232,7 +235,7 @@ fn page(state: Option<recording::State>) -> Option<Page> {
     let (title, text, asks) = match state? {
         recording::State::Asking(text) => ("What this session may do. Do you accept it?", text, true),
         recording::State::On(_) | recording::State::Paused => return None,
-        recording::State::Off(why) | recording::State::Over(why) => ("This session is over", why, false),
+        recording::State::Off(why) | recording::State::Over(why) => (OVER, why, false),
     };
     Some(Page { title: title.to_owned(), text, asks, above: 0 })
 }
@@ -647,38 +650,19 @@ impl Session<'_> {
         reader: &mut Reader,
         written: &mut mpsc::Receiver<()>,
     ) -> Result<(), Error> {
-        // Pictures of the desktop that are on their way are not sent any more.
-        self.running.curtain.close();
-        let mut closed = false;
-        let shown = Instant::now() + OVER_SHOWN;
+        // A picture that was made before is still sent: what follows builds on it.
+        let page = Page { title: OVER.to_owned(), text: why.to_owned(), asks: false, above: 0 };
+        self.running.curtain.turn_to(Some(page));
         self.running.desktop.refresh_all();
+        let shown = Instant::now() + OVER_SHOWN;
         loop {
-            if closed {
-                self.ask();
-            } else if !std::mem::replace(&mut self.running.asked, true) {
-                self.running.desktop.request_frame();
-            }
+            self.ask();
             tokio::select! {
                 () = until(Some(shown)) => return Ok(()),
                 message = self.running.from_desktop.recv() => match message {
-                    Some(FromDesktop::Withheld { .. }) if !closed => {
-                        closed = true;
-                        self.running.asked = false;
-                        let title = "This session is over".to_owned();
-                        let page = Page { title, text: why.to_owned(), asks: false, above: 0 };
-                        self.running.curtain.turn_to(Some(page));
-                        self.running.curtain.open();
-                        // What was made meanwhile is not there for what follows to build on.
-                        if let Some(codec) = self.ordered() {
-                            self.order(codec);
-                        }
-                    }
-                    Some(FromDesktop::Picture(encoded)) if closed => self.picture(encoded).await?,
-                    Some(FromDesktop::Ahead { commands, size }) if closed => self.ahead(&commands, size).await?,
-                    Some(FromDesktop::Picture(_) | FromDesktop::Failed(_) | FromDesktop::Withheld { .. }) => {
-                        self.running.asked = false;
-                    }
-                    Some(FromDesktop::Closed(_)) | None => return Ok(()),
+                    Some(FromDesktop::Picture(encoded)) => self.picture(encoded).await?,
+                    Some(FromDesktop::Ahead { commands, size }) => self.ahead(&commands, size).await?,
+                    Some(FromDesktop::Failed(_) | FromDesktop::Closed(_)) | None => return Ok(()),
                     Some(_) => {}
                 },
                 told = written.recv() => match told {
@@ -764,13 +748,6 @@ impl Session<'_> {
 
     async fn picture(&mut self, encoded: Encoded) -> Result<(), Error> {
         self.running.asked = false;
-        if !self.is_shown() {
-            // Made just before; what follows must not build on it.
-            if let Some(codec) = self.ordered() {
-                self.order(codec);
-            }
-            return Ok(());
-        }
         self.shown();
         let bytes = match encoded {
             Encoded::Graphics { commands, size, refine_in } => {

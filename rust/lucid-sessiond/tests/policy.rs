@@ -296,7 +296,10 @@ fn what_is_tried_ends_the_session_where_the_policy_says_so() {
 
 /// Signs as Ada, or another one.
 async fn signed(socket: &Path, session: &str, change: &str, seconds: u32, (name, by): (&str, u8)) -> Vec<u8> {
-    let holds = holds(socket, session).await;
+    sign(&holds(socket, session).await, session, change, seconds, (name, by))
+}
+
+fn sign(holds: &Holds, session: &str, change: &str, seconds: u32, (name, by): (&str, u8)) -> Vec<u8> {
     let base = Policy::from_bytes(&holds.base).unwrap();
     let place = Place {
         session: session.parse().unwrap(),
@@ -315,7 +318,7 @@ async fn send(socket: &Path, request: &[u8]) -> Result<u32, Status> {
 }
 
 async fn ask(socket: &Path, session: &str, change: &str, seconds: u32) -> Result<Vec<u8>, Status> {
-    let request = signed(socket, session, change, seconds, (USER, 1)).await;
+    let request = sign(&look(socket, session).await?, session, change, seconds, (USER, 1));
     send(socket, &request).await.map(|_| request)
 }
 
@@ -332,8 +335,12 @@ async fn decide(
 }
 
 async fn holds(socket: &Path, session: &str) -> Holds {
+    look(socket, session).await.unwrap()
+}
+
+async fn look(socket: &Path, session: &str) -> Result<Holds, Status> {
     let request = GetRequest { session: session.to_owned() };
-    sessions(socket).await.get_policy(request).await.unwrap().into_inner()
+    Ok(sessions(socket).await.get_policy(request).await?.into_inner())
 }
 
 const CHANGE: &str = "clipboard.host_to_remote=true";
@@ -477,5 +484,131 @@ fn there_are_no_more_sessions_than_the_policy_allows_and_one_can_be_ended() {
         until(&recorder.socket, &caller.session, State::Finished).await;
         Caller::begin(&recorder.socket, "eve", "").await.unwrap().end().await;
         recorder.stop().await;
+    });
+}
+
+/// xorshift64
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, most: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % most
+    }
+}
+
+#[test]
+fn whatever_happens_in_whatever_order_what_is_over_stays_over_and_every_recording_holds() {
+    within(async {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let (mut begun, mut over, mut opened) = (0, 0, 0);
+        for _ in 0..12 {
+            let dir = temp();
+            let options = lucid_sessiond::Options {
+                resume_for: Duration::from_millis(300),
+                ..with_people(dir.path(), 1)
+            };
+            let recorder = Recorder::start(options).await;
+            let socket = recorder.socket.clone();
+            // Of the session that runs: its stream, and requests that nobody has decided on.
+            let mut caller: Option<Caller> = None;
+            let mut asked: Vec<Vec<u8>> = Vec::new();
+            let (mut all, mut ended): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
+            for _ in 0..60 {
+                let session = all.last().cloned().unwrap_or_default();
+                match random.below(16) {
+                    0 | 1 if caller.is_none() => {
+                        let new = Caller::begin(&socket, USER, "").await.unwrap();
+                        assert!(!all.contains(&new.session), "an id is used twice");
+                        all.push(new.session.clone());
+                        asked.clear();
+                        begun += 1;
+                        caller = Some(new);
+                    }
+                    2 if caller.is_none() && !session.is_empty() => {
+                        let resumed = Caller::begin(&socket, USER, &session).await;
+                        assert!(resumed.is_err() || !ended.contains(&session), "what is over goes on");
+                        asked.clear();
+                        caller = resumed.ok();
+                    }
+                    3 => {
+                        // Gone without a word.
+                        caller = None;
+                    }
+                    4 => {
+                        if let Some(gone) = caller.take() {
+                            ended.push(gone.session.clone());
+                            gone.end().await;
+                        }
+                    }
+                    5 | 6 => {
+                        if let Some(running) = &mut caller {
+                            running.try_send(pasted(5, Outcome::Refused)).await;
+                            running.try_send(frame(b"a picture")).await;
+                        }
+                    }
+                    7..=9 => {
+                        if let (Some(_), Ok(request)) = (&caller, ask(&socket, &session, CHANGE, 1).await) {
+                            asked.push(request);
+                        }
+                    }
+                    10..=12 => {
+                        if let Some(request) = asked.pop() {
+                            let by = 1 + random.below(4) as u8;
+                            let verdict = if random.below(3) == 0 { Verdict::Deny } else { Verdict::Allow };
+                            let decided = decide(&socket, &session, &request, by, verdict).await;
+                            // Neither Ada, who asks, nor the fourth, whom nobody knows.
+                            assert!(decided.is_err() || matches!(by, 2 | 3), "{decided:?}");
+                            opened += u32::from(decided.is_ok_and(|decided| decided.seconds > 0));
+                        }
+                    }
+                    13 => {
+                        // Something that may not have passed, or an administrator.
+                        if let Some(mut running) = caller.take() {
+                            if random.below(2) == 0 {
+                                let data = Clipboard { bytes: 1 << 30, ..Clipboard::default() };
+                                let data = Clipboard { direction: Direction::ToClient.into(), ..data };
+                                running.try_send(said(event::Data::Clipboard(data))).await;
+                            } else {
+                                let request = session::EndRequest {
+                                    session: session.clone(),
+                                    reason: "lunch".to_owned(),
+                                };
+                                sessions(&socket).await.end(request).await.unwrap();
+                            }
+                            while running.answer().await.unwrap().is_some() {}
+                            assert!(running.over.is_some());
+                            ended.push(session);
+                            over += 1;
+                        }
+                    }
+                    _ => {
+                        let wait = Duration::from_millis(random.below(150));
+                        if let Some(running) = &mut caller {
+                            // Whoever calls reads what he is told.
+                            let reads = async { while let Ok(Some(_)) = running.answer().await {} };
+                            let _ = tokio::time::timeout(wait, reads).await;
+                            let may = |policy: &Policy| {
+                                let mut open = Policy::standard();
+                                open.clipboard.host_to_remote = true;
+                                *policy == Policy::standard() || *policy == open
+                            };
+                            assert!(running.policies.iter().all(may), "{:?}", running.policies);
+                        } else {
+                            tokio::time::sleep(wait).await;
+                        }
+                    }
+                }
+            }
+            drop(caller);
+            for session in &all {
+                until(&socket, session, State::Finished).await;
+                sound_recording(&recorder.dir(session));
+            }
+            recorder.stop().await;
+        }
+        assert!(begun > 12 && over > 3 && opened > 3, "{begun} begun, {over} over, {opened} opened");
     });
 }
