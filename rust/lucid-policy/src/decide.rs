@@ -38,6 +38,15 @@ impl Decision {
     }
 }
 
+/// Cedar refuses to decide with less of the stack than 100 KiB, and takes the main thread of a program with musl for one that
+/// has less, as its stack grows only when it is used.
+const STACK: std::ops::Range<usize> = (256 << 10)..(2 << 20);
+
+/// Runs something of Cedar's with enough of a stack.
+fn with_stack<T>(work: impl FnOnce() -> T) -> T {
+    stacker::maybe_grow(STACK.start, STACK.end, work)
+}
+
 /// Decides what may happen under one table.
 pub struct Decider {
     authorizer: Authorizer,
@@ -58,6 +67,10 @@ impl Decider {
     /// When a value of the table is out of its range.
     pub fn new(policy: &Policy) -> Result<Self> {
         policy.check()?;
+        with_stack(|| Self::build(policy))
+    }
+
+    fn build(policy: &Policy) -> Result<Self> {
         let (schema, warnings) = Schema::from_cedarschema_str(SCHEMA).map_err(Error::cedar)?;
         if let Some(warning) = warnings.into_iter().next() {
             return Err(Error::cedar(warning));
@@ -81,7 +94,10 @@ impl Decider {
     /// Whether somebody in a role may do that. What cannot be decided is refused.
     #[must_use]
     pub fn decide(&self, role: Role, action: &Action<'_>) -> Decision {
-        let allowed = self.ask(role, action).unwrap_or(false);
+        let allowed = with_stack(|| self.ask(role, action)).unwrap_or_else(|error| {
+            tracing::error!("deciding on {}, which is refused: {error}", action.name());
+            false
+        });
         if allowed { Decision::Allowed } else { Decision::Refused { gate: action.gate() } }
     }
 
@@ -109,8 +125,10 @@ impl Decider {
         .map_err(Error::cedar)?;
         let response = self.authorizer.is_authorized(&request, &self.policies, &self.entities);
         // Cedar leaves out a policy that fails; one that forbids would then be missing.
-        let whole = response.diagnostics().errors().next().is_none();
-        Ok(whole && response.decision() == cedar_policy::Decision::Allow)
+        if let Some(error) = response.diagnostics().errors().next() {
+            return Err(Error::cedar(error));
+        }
+        Ok(response.decision() == cedar_policy::Decision::Allow)
     }
 }
 

@@ -153,6 +153,7 @@ impl Recording {
     /// The user accepts what was asked, or not. Nothing happens when he has answered before.
     pub(crate) fn answer(&mut self, accepted: bool) {
         if let Some(answer) = self.answer.take() {
+            tracing::info!(accepted, "the user answers whether he accepts the policy");
             // Where nobody waits for it, the state says why.
             let _ = answer.send(accepted);
         }

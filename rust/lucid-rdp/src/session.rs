@@ -901,7 +901,6 @@ impl Session<'_> {
             _ => None,
         };
         if let Some(accepted) = answer {
-            tracing::info!(accepted, "the user answers whether he accepts the policy");
             if let Some(recording) = &mut self.running.recording {
                 recording.answer(accepted);
             }
