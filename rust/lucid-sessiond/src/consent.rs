@@ -62,7 +62,7 @@ struct Waiting {
 
 /// Makes sessions ready to begin.
 pub(crate) struct Consents {
-    /// What holds where nobody says otherwise.
+    /// What holds where nobody says otherwise, and what no session may exceed.
     policy: Policy,
     /// What the owner adds to the terms.
     added: String,
@@ -81,11 +81,6 @@ impl Consents {
         used: Used,
     ) -> Self {
         Self { policy, added, device, wall, waiting: Mutex::default(), used: Mutex::new(used) }
-    }
-
-    /// What holds where nobody says otherwise, and what no session may exceed.
-    pub(crate) fn policy(&self) -> &Policy {
-        &self.policy
     }
 
     /// A new session, under the device's policy or another one.

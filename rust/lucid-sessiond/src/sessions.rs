@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
+    io::Write as _,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -62,6 +63,10 @@ pub(crate) struct Sessions {
     pub(crate) settings: Arc<Settings>,
     pub(crate) consents: Consents,
     pub(crate) bounds: Bounds,
+    /// Of the device's own policy.
+    decider: Decider,
+    /// A file that is written to find out whether the disk can be.
+    probe: PathBuf,
     live: Mutex<HashMap<SessionId, Handle>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     index: Mutex<Index>,
@@ -87,6 +92,8 @@ impl Sessions {
             recorded.into_iter().filter(|session| !index.entries().contains_key(session)).collect();
         let (device, wall) = (settings.device.clone(), Arc::clone(&settings.wall));
         let sessions = Arc::new(Self {
+            decider: Decider::new(&policy)?,
+            probe: state.join("written"),
             consents: Consents::new(policy, terms, device, wall, used),
             settings: Arc::new(settings),
             bounds,
@@ -163,6 +170,10 @@ impl Sessions {
         if resume.is_empty() {
             // Before anybody is asked, and before an id is used.
             self.check_room()?;
+            self.check_count(shared(&self.live).len())?;
+            let sessions = Arc::clone(self);
+            let written = tokio::task::spawn_blocking(move || sessions.check_writing()).await;
+            written.map_err(|_| Error::Internal("a thread of the recorder died"))??;
             let codec = payload::codec(width, height, &encoder);
             return match self.consents.accepted(&user)? {
                 Some(consented) => Ok(Begins::Attached(self.begin_new(consented, codec).await?)),
@@ -189,15 +200,7 @@ impl Sessions {
     }
 
     async fn begin_new(self: &Arc<Self>, consented: Consented, codec: String) -> Result<Attached> {
-        // The device's own: who accepts another one accepts it for himself.
-        let decider = Decider::new(self.consents.policy())?;
-        let may = move |open: usize| {
-            let sessions = u32::try_from(open).unwrap_or(u32::MAX);
-            if !decider.decide(Role::Operator, &Action::Connect { sessions }).is_allowed() {
-                return Err(Error::Concurrent(sessions));
-            }
-            if open >= MAX_SESSIONS { Err(Error::TooMany(open)) } else { Ok(()) }
-        };
+        let may = |open| self.check_count(open);
         let (answer, answered) = oneshot::channel();
         let id = consented.id;
         let facts = facts(consented.user.clone(), self.settings.wall.as_ref()(), State::Recording);
@@ -238,6 +241,25 @@ impl Sessions {
         let (answer, answered) = oneshot::channel();
         commands.send(command(answer)).map_err(|_| none())?;
         answered.await.map_err(|_| none())?
+    }
+
+    /// Whether one more session may be beside so many. What counts is the device's policy: who accepts another one accepts it
+    /// for himself.
+    fn check_count(&self, open: usize) -> Result<()> {
+        let sessions = u32::try_from(open).unwrap_or(u32::MAX);
+        if !self.decider.decide(Role::Operator, &Action::Connect { sessions }).is_allowed() {
+            return Err(Error::Concurrent(sessions));
+        }
+        if open >= MAX_SESSIONS { Err(Error::TooMany(open)) } else { Ok(()) }
+    }
+
+    /// Whether the disk takes anything: one that does not any more says so only when it is written to.
+    fn check_writing(&self) -> Result<()> {
+        let written = std::fs::File::create(&self.probe).and_then(|mut file| {
+            file.write_all(b"1")?;
+            file.sync_all()
+        });
+        written.at("writing", &self.probe)
     }
 
     /// Whether there is room for a new recording.
