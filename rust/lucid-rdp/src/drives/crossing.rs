@@ -29,7 +29,7 @@ struct Open {
 pub(super) struct Files {
     log: Log,
     open: RefCell<HashMap<u64, Open>>,
-    /// When that was told last, by the rule.
+    /// When that was told last, by the rule; or `hidden`.
     refused: RefCell<HashMap<&'static str, Instant>>,
 }
 
@@ -108,12 +108,28 @@ impl Files {
 
     /// A program wanted what the policy does not allow.
     pub(super) fn refused(&self, rule: &'static str, what: &str) {
-        let now = Instant::now();
-        let mut refused = self.refused.borrow_mut();
-        if refused.get(rule).is_none_or(|last| now - *last >= REFUSALS) {
-            refused.insert(rule, now);
+        if self.is_news(rule) {
             self.log.note(audit::violation(Actor::Device, rule, what.to_owned()));
         }
+    }
+
+    /// A program looked for something of the client's that it may not see. That breaks no rule: it finds nothing.
+    pub(super) fn hidden(&self, path: &str) {
+        if self.is_news("hidden") {
+            let path = path.to_owned();
+            self.log.note(audit::file(Outcome::Refused, "drive", Direction::ToDesktop, path, 0, None));
+        }
+    }
+
+    /// Whether it is a while since the same was told.
+    fn is_news(&self, rule: &'static str) -> bool {
+        let now = Instant::now();
+        let mut refused = self.refused.borrow_mut();
+        let news = refused.get(rule).is_none_or(|last| now - *last >= REFUSALS);
+        if news {
+            refused.insert(rule, now);
+        }
+        news
     }
 }
 

@@ -348,9 +348,22 @@ impl Folder {
         self.holding.policy().ok_or(Errno::ACCESS)
     }
 
+    fn shows(&self, path: &str) -> bool {
+        self.holding.policy().is_some_and(|policy| policy.shows_path(path))
+    }
+
     /// What may not be seen is not there.
     fn may_see(&self, path: &str) -> Result<(), Errno> {
-        if self.policy()?.shows_path(path) { Ok(()) } else { Err(Errno::NOENT) }
+        self.policy()?;
+        if self.shows(path) {
+            return Ok(());
+        }
+        // What is nowhere was not hidden either.
+        let drive = path.split('/').next().unwrap_or_default();
+        if self.link.drives().iter().any(|shared| shared.name == drive) {
+            self.crossing.hidden(path);
+        }
+        Err(Errno::NOENT)
     }
 
     /// Whether something may be made or changed in a folder.
@@ -703,7 +716,7 @@ impl Folder {
 
     fn drives(&self) -> Vec<(String, Entry)> {
         let entry = Entry { name: Vec::new(), attributes: FOLDER };
-        let drives = self.link.drives().into_iter().filter(|drive| self.may_see(&drive.name).is_ok());
+        let drives = self.link.drives().into_iter().filter(|drive| self.shows(&drive.name));
         drives.map(|drive| (drive.name, entry.clone())).collect()
     }
 
@@ -724,7 +737,7 @@ impl Folder {
                     continue;
                 }
                 match names::from_wide(&entry.name) {
-                    Some(name) if self.may_see(&format!("{path}/{name}")).is_err() => {}
+                    Some(name) if !self.shows(&format!("{path}/{name}")) => {}
                     // The name is there as text.
                     Some(name) => entries.push((name, Entry { name: Vec::new(), ..entry })),
                     None => left_out += 1,

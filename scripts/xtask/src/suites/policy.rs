@@ -14,7 +14,11 @@ use serde_json::{Value, json};
 
 use super::{
     Context,
-    rdp::clipboard::wayland,
+    rdp::{
+        clipboard::wayland,
+        drives,
+        sound::{Ear, Player, tones},
+    },
     recording::{Tools, host::House},
 };
 use crate::{
@@ -33,6 +37,16 @@ static MODE: Mode = Mode {
     tolerance: 3,
     size: (1024, 768),
 };
+
+/// With all that a client may bring.
+static EVERYTHING: Mode = Mode {
+    codec: "everything",
+    options: &["/gfx:AVC420", "/clipboard", "/sound:sys:pulse,latency:400"],
+    ..MODE
+};
+/// What the client calls its drive, and a file on it.
+const DRIVE: &str = "papers";
+const FILE: &str = "secret.txt";
 
 /// Longer than a page is shown before it takes an answer.
 const READ: Duration = Duration::from_millis(1500);
@@ -64,9 +78,10 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
         || suite.declines(),
     );
     report.check("host: under Strict nothing passes, and each attempt is in the events", || suite.strict());
-    report.check("host: under Standard keys and clicks pass, and nothing that is copied does", || {
-        suite.standard()
-    });
+    report.check(
+        "host: under Standard keys, clicks and sound pass, and nothing that is copied or on a drive does",
+        || suite.standard(),
+    );
     report.check(
         "host: a policy that was accepted by a key is not asked for, and no other key's receipt is taken",
         || suite.receipts(),
@@ -221,13 +236,18 @@ impl<'a> Suite<'a> {
         Ok(only.file_name().unwrap_or_default().to_string_lossy().into_owned())
     }
 
-    /// The rules of what was refused, in the events of the only recording.
-    fn violations(&self) -> Result<Vec<String>> {
+    /// What was refused, in the events of the only recording: its kind, and its rule or direction.
+    fn refusals(&self) -> Result<Vec<String>> {
         self.house.proved()?;
         let (_, _, lines) = self.house.export(&self.house.only()?)?;
-        let of_kind = |line: &&Value| line["kind"] == "violation";
-        let rules = lines.iter().filter(of_kind).filter_map(|line| line["data"]["rule"].as_str());
-        Ok(rules.map(str::to_owned).collect())
+        let refused = lines.iter().filter(|line| line["outcome"] == "refused");
+        let word = |value: &Value| value.as_str().map(str::to_owned);
+        Ok(refused
+            .filter_map(|line| {
+                let what = word(&line["data"]["rule"]).or_else(|| word(&line["data"]["direction"]))?;
+                Some(format!("{} {what}", word(&line["kind"])?))
+            })
+            .collect())
     }
 
     fn declines(&mut self) -> Result<String> {
@@ -257,10 +277,53 @@ impl<'a> Suite<'a> {
         Ok(format!("told why for {:.1} s; {}", began.elapsed().as_secs_f64(), screen.display()))
     }
 
+    /// A client that has everything, and what hears what it plays; it shares [`FILE`].
+    fn everything(&self, name: &str) -> Result<(Client, Ear, PathBuf)> {
+        let House { place, bound, login, .. } = &self.house;
+        let dir = self.house.dir.join(format!("client-{name}"));
+        let shared = dir.join("shared");
+        fs::create_dir_all(&shared).at("making", &shared)?;
+        let file = shared.join(FILE);
+        fs::write(&file, "secret of the client's drive").at("writing", &file)?;
+        let ear = Ear::start(place.interrupt, *bound, &dir)?;
+        let mut command = EVERYTHING.client.command(place)?;
+        command.env("PULSE_SERVER", &ear.socket);
+        let drive = format!("/drive:{DRIVE},{}", shared.display());
+        let mut client =
+            Client::start_command(command, *place, &dir, &EVERYTHING, login, "127.0.0.1", &[&drive])?;
+        client.wait_desktop(*bound, place.interrupt)?;
+        client.screen.point_to_the_middle()?;
+        Ok((client, ear, shared))
+    }
+
+    /// Plays in the desktop, until that is done.
+    fn plays(&self) -> Result<()> {
+        let wav = self.house.dir.join("home/tones.wav");
+        fs::write(&wav, tones()).at("writing", &wav)?;
+        let mut command = self.on_desktop("sh")?;
+        command.args(["-c", &self.house.sound.play(Player::PipeWire, &wav)]);
+        ask_well("playing in the desktop", &mut command, b"")?;
+        thread::sleep(SETTLED);
+        Ok(())
+    }
+
+    /// Whether a program of the desktop can read, or write, on the client's drive.
+    fn uses_drive(&self, shared: &Path) -> Result<[bool; 2]> {
+        let folder = drives::folder(&self.house.dir.join("home"))
+            .ok_or_else(|| Error::broken("the desktop has no folder for drives"))?;
+        let drive = folder.join(DRIVE);
+        let mut read = Command::new("timeout");
+        let read = ask(read.args(["10", "cat"]).arg(drive.join(FILE)), b"")?;
+        let mut write = Command::new("timeout");
+        ask(write.args(["10", "cp", "/etc/hostname"]).arg(drive.join("made")), b"")?;
+        Ok([read.text().contains("secret"), shared.join("made").exists()])
+    }
+
     fn strict(&mut self) -> Result<String> {
+        drives::possible()?;
         self.house.forget()?;
         self.house.restart(json!({}))?;
-        let client = self.session("strict")?;
+        let (client, ear, shared) = self.everything("strict")?;
         let holder = self.copies("secret of the desktop")?;
         Self::type_line(&client, "touch typed-under-strict")?;
         client.screen.click("1")?;
@@ -274,8 +337,12 @@ impl<'a> Suite<'a> {
         drop(holder);
         let mut paste = self.on_desktop("wl-paste")?;
         let there = ask(paste.arg("-n"), b"")?.text();
-        thread::sleep(SETTLED);
+        let [reads, writes] = self.uses_drive(&shared)?;
+        self.plays()?;
         for (what, passed) in [
+            ("a file of the client's drive", reads),
+            ("a file to the client's drive", writes),
+            ("sound", !ear.heard(0)?.is_silent()),
             ("a key", self.made("typed-under-strict")),
             ("a paste at the client", pasted.contains("secret")),
             ("a paste on the desktop", there.contains("secret")),
@@ -287,13 +354,20 @@ impl<'a> Suite<'a> {
         let session = self.running()?;
         self.said(&["session", "end", &session, "--message", "enough"])?;
         drop(client);
-        let violations = self.violations()?;
-        for rule in ["input.kb_enabled", "input.mouse_enabled"] {
-            if !violations.iter().any(|told| told == rule) {
-                return Err(Error::broken(format!("no event tells of {rule}: {violations:?}")));
+        let refused = self.refusals()?;
+        for attempt in [
+            "violation input.kb_enabled",
+            "violation input.mouse_enabled",
+            "violation system.audio_out",
+            "clipboard to_client",
+            "clipboard to_desktop",
+            "file to_desktop",
+        ] {
+            if !refused.iter().any(|told| told == attempt) {
+                return Err(Error::broken(format!("no event tells of {attempt}, but of {refused:?}")));
             }
         }
-        Ok(format!("{} attempts in the events", violations.len()))
+        Ok(format!("{} attempts in the events", refused.len()))
     }
 
     fn standard(&mut self) -> Result<String> {
@@ -301,19 +375,24 @@ impl<'a> Suite<'a> {
         let mut standard = table("sound-to-client");
         standard["input"]["kb_blocklist"] = json!(["PrintScreen"]);
         self.house.restart(standard)?;
-        let client = self.session("standard")?;
+        let (client, ear, shared) = self.everything("standard")?;
         Self::type_line(&client, "touch typed-under-standard")?;
         let _holder = self.copies("secret of the desktop")?;
         let pasted = self.pasted_at(&client)?;
         if !self.made("typed-under-standard") || pasted.contains("secret") {
             return Err(Error::broken("typing did not pass, or a paste did"));
         }
-        self.house.log_off(client)?;
-        let violations = self.violations()?;
-        if violations.iter().any(|rule| rule.starts_with("input")) {
-            return Err(Error::broken(format!("what is allowed is told as refused: {violations:?}")));
+        if self.uses_drive(&shared)? != [false, false] {
+            return Err(Error::broken("the client's drive could be used"));
         }
-        Ok(String::new())
+        self.plays()?;
+        let heard = ear.heard(0)?.tones()?;
+        self.house.log_off(client)?;
+        let refused = self.refusals()?;
+        if refused.iter().any(|told| told.contains("input.") || told.contains("audio")) {
+            return Err(Error::broken(format!("what is allowed is told as refused: {refused:?}")));
+        }
+        Ok(heard)
     }
 
     fn receipts(&mut self) -> Result<String> {

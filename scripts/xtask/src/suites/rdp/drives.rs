@@ -139,7 +139,7 @@ fn connect(target: &Target, dir: &Path, mode: &Mode, login: &Login, shared: &Pat
 }
 
 /// The folder in a desktop, through a process that sees it.
-fn folder(home: &Path) -> Option<PathBuf> {
+pub(in crate::suites) fn folder(home: &Path) -> Option<PathBuf> {
     let folder = home.join(FOLDER);
     let mark = format!(" {} fuse.client ", folder.display());
     let mut processes: Vec<u32> =

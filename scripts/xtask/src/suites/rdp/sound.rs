@@ -171,7 +171,7 @@ impl Ear {
     }
 
     /// What was heard from a place in the recording on.
-    fn heard(&self, from: usize) -> Result<Heard> {
+    pub(in crate::suites) fn heard(&self, from: usize) -> Result<Heard> {
         let bytes = fs::read(&self.recording).at("reading", &self.recording)?;
         Ok(Heard::new(bytes.get(from..).unwrap_or_default()))
     }
@@ -225,6 +225,11 @@ impl Heard {
             seconds(self.right),
             seconds(self.any)
         )
+    }
+
+    /// Whether nothing was.
+    pub(in crate::suites) fn is_silent(&self) -> bool {
+        self.any == 0
     }
 
     /// Whether both tones were heard for most of their time.

@@ -80,7 +80,7 @@ pub(in crate::suites) struct House<'a> {
     /// The file with the owner's key, and its public half.
     owner: PathBuf,
     public: String,
-    sound: rdp::sound::Programs,
+    pub(in crate::suites) sound: rdp::sound::Programs,
     desktop: Option<Background>,
     pub(in crate::suites) recorder: Option<Background>,
     rdp: Option<Background>,
