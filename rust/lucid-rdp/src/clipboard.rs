@@ -759,6 +759,7 @@ impl Open {
         let inbox = std::mem::take(&mut *lock(&self.inbox));
         if let Some(offer) = inbox.offer {
             self.offer = offer.map(Arc::new);
+            self.note_refused_copy();
             // What was announced before is no more; an empty clipboard is told only to who believes in a full one.
             if (self.offer.is_some() || self.announced) && self.announcement.is_none() {
                 let now = Instant::now();
@@ -876,6 +877,22 @@ impl Open {
 
     fn may_leave(&self, form: Form) -> bool {
         if form == Form::Files { self.gates.files_to_client } else { self.gates.clipboard_to_client }
+    }
+
+    /// A program has copied what no gate is open for: told once, since nobody has tried to paste it.
+    fn note_refused_copy(&mut self) {
+        let Some(offer) = &self.offer else { return };
+        let open = Gates { clipboard_to_client: true, files_to_client: true, ..self.gates };
+        let formats = formats::for_client(offer.mime_types(), &open);
+        for form in formats.iter().filter_map(|format| formats::wanted(format.id)) {
+            let files = form == Form::Files;
+            let rule = if files { "file.download_enabled" } else { "clipboard.host_to_remote" };
+            if !self.may_leave(form) && !self.refusals_told.contains(&rule) {
+                let refused = audit::clipboard(Outcome::Refused, Direction::ToClient, form.kind(), 0, None);
+                self.log.note(refused);
+                self.refusals_told.push(rule);
+            }
+        }
     }
 
     /// The client wants what no gate is open for.

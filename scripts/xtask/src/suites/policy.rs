@@ -1,5 +1,8 @@
 //! What a session may do: its user accepts it before anything is shown, the device enforces exactly that, and a change holds
-//! only when others approve it, for its time. With a real client, compositor and services of this machine.
+//! only when others approve it, for its time. With a real client, compositor and services of this machine, and on the machine
+//! in QEMU ([`qemu`]).
+
+mod qemu;
 
 use std::{
     fs,
@@ -61,15 +64,19 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     report.check("each gate under each profile: closed, asked for, approved, and closed again", || {
         gates(context)
     });
-    if !report.wants("host") {
-        return Ok(());
-    }
-    let trixie = context.tools()?;
     let tools = Tools::make(context)?;
+    if report.wants("host") {
+        host(context, &tools, report)?;
+    }
+    qemu::check(context, &tools, report)
+}
+
+fn host(context: &Context, tools: &Tools, report: &mut Report) -> Result<()> {
+    let trixie = context.tools()?;
     let Some(mut suite) = report.obtain(
         "host: the services start, with people who accept and approve",
         |_: &Suite| String::new(),
-        || Suite::start(context, &trixie, &tools),
+        || Suite::start(context, &trixie, tools),
     ) else {
         return Ok(());
     };
@@ -105,6 +112,18 @@ fn gates(context: &Context) -> Result<String> {
     let (table, figures) = text.trim_end().rsplit_once('\n').unwrap_or_default();
     println!("{}", table.trim_end());
     Ok(figures.to_owned())
+}
+
+/// What was refused, of events: the kind of each, and its rule or direction.
+fn refused(events: &[Value]) -> Vec<String> {
+    let word = |value: &Value| value.as_str().map(str::to_owned);
+    let refused = events.iter().filter(|event| event["outcome"] == "refused");
+    refused
+        .filter_map(|event| {
+            let what = word(&event["data"]["rule"]).or_else(|| word(&event["data"]["direction"]))?;
+            Some(format!("{} {what}", word(&event["kind"])?))
+        })
+        .collect()
 }
 
 struct Suite<'a> {
@@ -236,18 +255,11 @@ impl<'a> Suite<'a> {
         Ok(only.file_name().unwrap_or_default().to_string_lossy().into_owned())
     }
 
-    /// What was refused, in the events of the only recording: its kind, and its rule or direction.
+    /// What was refused, in the events of the only recording.
     fn refusals(&self) -> Result<Vec<String>> {
         self.house.proved()?;
         let (_, _, lines) = self.house.export(&self.house.only()?)?;
-        let refused = lines.iter().filter(|line| line["outcome"] == "refused");
-        let word = |value: &Value| value.as_str().map(str::to_owned);
-        Ok(refused
-            .filter_map(|line| {
-                let what = word(&line["data"]["rule"]).or_else(|| word(&line["data"]["direction"]))?;
-                Some(format!("{} {what}", word(&line["kind"])?))
-            })
-            .collect())
+        Ok(refused(&lines))
     }
 
     fn declines(&mut self) -> Result<String> {

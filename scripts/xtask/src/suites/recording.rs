@@ -98,7 +98,7 @@ impl Tools {
     }
 
     /// `lucidctl recording`.
-    fn lucidctl<const N: usize>(&self, words: [&str; N]) -> Command {
+    pub(in crate::suites) fn lucidctl<const N: usize>(&self, words: [&str; N]) -> Command {
         let mut command = Command::new(&self.lucidctl);
         command.arg("recording").args(words);
         command
