@@ -54,7 +54,7 @@ static PROFILES: [Profile; 2] = [
     },
     Profile {
         name: "standard",
-        says: "keys and clicks pass, and nothing that is copied does",
+        says: "keys and clicks pass, nothing that is copied does, no program runs that its user brings",
         input: true,
         refused: &["clipboard to_desktop"],
     },
@@ -79,7 +79,7 @@ pub(super) fn check(context: &Context, tools: &Tools, report: &mut Report) -> Re
 }
 
 fn name(profile: &Profile) -> String {
-    format!("qemu: under {} {}, and what was tried is in the events", profile.name, profile.says)
+    format!("qemu: under {} {}; what was tried is in the events", profile.name, profile.says)
 }
 
 fn session(
@@ -114,7 +114,9 @@ fn session(
     // Over the compositor's title bar: Super+F is its key for that.
     client.screen.key("super+f")?;
     let [r, g, b] = COLOUR;
-    client.screen.type_text(&format!(r"printf '\e]11;#{r:02x}{g:02x}{b:02x}\a\e[?25l\e[2J\e[H';read"))?;
+    // Only where a copy of a program that runs does not.
+    let shows = format!(r"printf '\e]11;#{r:02x}{g:02x}{b:02x}\a\e[?25l\e[2J\e[H'");
+    client.screen.type_text(&format!("cp /usr/bin/true t; chmod +x t; true && ! ./t && {shows}; read"))?;
     client.screen.key("Return")?;
     if profile.input {
         client.wait_colour(COLOUR, TOLERANCE, BOUND, interrupt)?;
