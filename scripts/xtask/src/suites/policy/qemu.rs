@@ -148,9 +148,9 @@ fn session(
 }
 
 fn events(tools: &Tools, owner: &Path, recording: &Path) -> Result<Vec<Value>> {
-    let path = recording.with_extension("jsonl");
+    let (film, path) = (recording.with_extension("mp4"), recording.with_extension("jsonl"));
     let mut export: Command = tools.lucidctl(["export", "--force", "--key"]);
-    export.arg(owner).arg("--events").arg(&path).arg(recording);
+    export.arg(owner).arg("--mp4").arg(&film).arg("--events").arg(&path).arg(recording);
     ask_well("exporting a recording", &mut export, b"")?;
     let text = fs::read_to_string(&path).at("reading", &path)?;
     let lines = text.lines().map(serde_json::from_str).collect::<std::result::Result<_, _>>();
