@@ -113,6 +113,8 @@ impl Files {
         if refused.get(rule).is_none_or(|last| now - *last >= REFUSALS) {
             refused.insert(rule, now);
             self.log.note(audit::violation(Actor::Device, rule, what.to_owned()));
+        } else {
+            self.log.refused(1);
         }
     }
 }
