@@ -229,10 +229,15 @@ impl Anomalies {
 
     /// Something was seen so many times, just now. Returns the mark that begins with it.
     pub(crate) fn note(&mut self, kind: Kind, who: Who, times: usize, now: Instant) -> Option<Mark> {
+        if times == 0 {
+            return None;
+        }
         let limit = kind.limit();
-        let (now, all) = self.add(Counted::Kind(kind), &who, times, now);
-        let mut seen = all.of_last(limit.within, now);
-        let (within, first) = (seen.len(), seen.next().unwrap_or(now));
+        let (now, within, first) = {
+            let (now, all) = self.add(Counted::Kind(kind), &who, times, now);
+            let mut seen = all.of_last(limit.within, now);
+            (now, seen.len(), seen.next().unwrap_or(now))
+        };
         let goes_on = |mark: &&mut Mark| {
             (mark.kind, &mark.who) == (kind, &who) && now.saturating_duration_since(mark.last) < limit.within
         };

@@ -145,8 +145,8 @@ pub(crate) struct Client {
     pub(crate) nla: bool,
     pub(crate) user: &'static str,
     pub(crate) password: &'static str,
-    cookie: Option<ServerAutoReconnect>,
-    clipboard: bool,
+    pub(crate) cookie: Option<ServerAutoReconnect>,
+    pub(crate) clipboard: bool,
 }
 
 /// Announces the channel, and says nothing on it.
