@@ -22,7 +22,7 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use crate::Error;
+use crate::{Error, guard};
 
 /// The account file may not be larger than this.
 const MAX_FILE: u64 = 64 * 1024;
@@ -121,6 +121,7 @@ impl Accounts {
         let hash = nt_hash(password);
         // Evaluated in any case: an unknown user costs as much time as a wrong password.
         let known = self.find(user);
+        guard::claimed(known.map(|account| account.user.as_str()));
         let expected = known.map_or(&self.0[0].nt_hash, |account| &account.nt_hash);
         let same = bool::from(expected.as_slice().ct_eq(hash.as_slice()));
         known.filter(|_| same && !password.is_empty()).map(|account| account.user.as_str())
@@ -130,7 +131,9 @@ impl Accounts {
     /// way and time as a wrong password. Nothing if there are no random numbers.
     pub(crate) fn nt_hash(&self, user: &str) -> Option<Zeroizing<[u8; 16]>> {
         let mut hash = Zeroizing::new([0; 16]);
-        match self.find(user) {
+        let known = self.find(user);
+        guard::claimed(known.map(|account| account.user.as_str()));
+        match known {
             Some(account) => hash.copy_from_slice(account.nt_hash.as_slice()),
             None => SystemRandom::new().fill(hash.as_mut_slice()).ok()?,
         }

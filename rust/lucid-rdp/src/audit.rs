@@ -30,6 +30,8 @@ use lucid_ipc::session::{
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+use crate::anomalies::Kind;
+use crate::guard::Watch;
 use crate::recording::State;
 
 /// How long input is counted together.
@@ -46,6 +48,8 @@ struct Inner {
     to: RefCell<Option<To>>,
     /// What waits for room there.
     noted: RefCell<VecDeque<Item>>,
+    /// Who counts what was refused.
+    watch: Option<Watch>,
 }
 
 /// A recording's queue.
@@ -80,6 +84,18 @@ impl To {
 }
 
 impl Log {
+    /// Of a session that is watched.
+    pub(crate) fn new(watch: Watch) -> Log {
+        Log(Rc::new(Inner { watch: Some(watch), ..Inner::default() }))
+    }
+
+    /// Something was refused so often, beside the violations that are noted.
+    pub(crate) fn refused(&self, times: usize) {
+        if let Some(watch) = &self.0.watch {
+            watch.note(Kind::ViolationBurst, times);
+        }
+    }
+
     /// Where it goes from now on.
     pub(crate) fn set(&self, to: Option<To>) {
         *self.0.to.borrow_mut() = to;
@@ -97,6 +113,9 @@ impl Log {
 
     /// Keeps something until the next [`flush`](Log::flush).
     pub(crate) fn note(&self, item: Item) {
+        if let Item::Event(Event { data: Some(Data::Violation(_)), .. }) = item {
+            self.refused(1);
+        }
         if self.is_on() {
             self.0.noted.borrow_mut().push_back(item);
         }
@@ -457,6 +476,21 @@ mod tests {
         assert_eq!(cross(&[(0, 4096), (0, 4096), (4096, 5000)]), (9096, None));
         assert_eq!(cross(&[(4096, 5000), (0, 4096)]), (5000, None));
         assert_eq!(Crossing::default().hash(0), Some(blake3::hash(b"")));
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_is_counted_though_nobody_records_it() {
+        let guard = crate::guard::Guard::new(watch::Sender::new(0));
+        let log = Log::new(guard.of_session(1));
+        for number in 0..60 {
+            log.note(violation(Actor::Client, "input.kb_enabled", String::new()));
+            log.note(resize((number, number), 1));
+        }
+        assert!(guard.marks().is_empty());
+        log.refused(40);
+        assert!(
+            matches!(&guard.marks()[..], [mark] if mark.kind == Kind::ViolationBurst && mark.times == 100)
+        );
     }
 
     #[tokio::test]

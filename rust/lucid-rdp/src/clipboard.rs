@@ -7,6 +7,9 @@
 //! Nothing waits on the session's thread: programs are read without blocking, written to and converted for on other
 //! threads, and what goes out to the client is cut into small pieces, so that it delays no picture for long.
 //! Content is never logged.
+//!
+//! Pastes beyond a limit (see [`anomalies`]) wait until they are within it, or for as long as a paste may take: a
+//! person gets his a little later, and a program that drains the clipboard gets little.
 
 mod channel;
 pub(crate) mod files;
@@ -38,8 +41,10 @@ use files::{Contents, Launcher, Trouble, list};
 use formats::Form;
 
 use crate::Error;
+use crate::anomalies::{self, Kind};
 use crate::audit::{self, Log};
 use crate::gates::{Gates, Holding};
+use crate::guard::Watch;
 use crate::notice::Notice;
 
 /// Pastes of the desktop's programs that wait for the client; more get nothing.
@@ -139,6 +144,8 @@ struct Open {
     files_policy: Option<lucid_policy::File>,
     /// Where it is told what has crossed.
     log: Log,
+    /// Who counts pastes.
+    watch: Watch,
     channel_id: u16,
     user_id: u16,
     desktop: lucid_desktop::Clipboard,
@@ -232,6 +239,7 @@ impl Clipboard {
         desktop: &Desktop,
         holding: Holding,
         log: Log,
+        watch: Watch,
     ) -> Clipboard {
         let Some(channel_id) = result.static_channels.get_channel_id_by_type::<Channel>() else {
             return Clipboard(None);
@@ -260,6 +268,7 @@ impl Clipboard {
             holding,
             gates,
             log,
+            watch,
             channel_id,
             user_id: result.user_channel_id,
             desktop,
@@ -421,9 +430,22 @@ impl Open {
         let asked = self.asked.as_ref().map(|asked| asked.until);
         // While it cannot be made, its time does not matter.
         let announcement = self.announcement.filter(|_| self.ready && self.output.is_empty());
-        let settled = (self.asked.is_none() && !self.waiting.is_empty()).then_some(self.settled);
+        let free = self.free_at();
+        let settled = (self.asked.is_none() && !self.waiting.is_empty())
+            .then(|| free.map_or(self.settled, |free| free.max(self.settled)));
+        let wished = free.filter(|_| self.may_serve() && !self.wishes.is_empty());
         let told = self.fetching.as_ref().map(|fetching| fetching.progress.next());
-        [asked, announcement, settled, told].into_iter().flatten().min()
+        [asked, announcement, settled, wished, told].into_iter().flatten().min()
+    }
+
+    /// When one more paste is within the limit, if it is not now.
+    fn free_at(&self) -> Option<Instant> {
+        self.watch.free_at(Kind::ClipboardBurst)
+    }
+
+    /// Nothing of the client's is being fulfilled.
+    fn may_serve(&self) -> bool {
+        self.reading.is_none() && self.output.is_empty()
     }
 
     fn send(&mut self, message: SvcMessage) -> Result<(), Error> {
@@ -541,11 +563,12 @@ impl Open {
 
     /// Asks the client for the next program, unless it owes an answer.
     fn ask_client(&mut self) -> Result<(), Error> {
-        while self.asked.is_none() && self.settled <= Instant::now() {
+        while self.asked.is_none() && self.settled <= Instant::now() && self.free_at().is_none() {
             let Some((paste, until)) = self.waiting.pop_front() else { return Ok(()) };
             let has = self.client_has.iter().find(|(mime_type, ..)| *mime_type == paste.mime_type);
             // Dropping the paste is an empty answer.
             let Some((_, format, form)) = has.copied() else { continue };
+            self.watch.note(Kind::ClipboardBurst, 1);
             if form == Form::Files
                 && let Some(uris) = &self.fetched
             {
@@ -632,6 +655,7 @@ impl Open {
             return events.into_iter().for_each(|event| self.log.note(event));
         }
         let (bytes, limit) = (data.len(), self.gates.clipboard_max_bytes);
+        self.note_size(bytes);
         self.write(paste, Some(form), move || {
             // Neither as it comes nor as it is pasted is it larger.
             let data = formats::to_desktop(form, data).filter(|data| data.len() <= limit);
@@ -643,6 +667,13 @@ impl Open {
             }
             data
         });
+    }
+
+    /// What crosses is so large.
+    fn note_size(&self, bytes: usize) {
+        if bytes >= anomalies::PASTE {
+            self.watch.note(Kind::ClipboardBurst, bytes / anomalies::PASTE);
+        }
     }
 
     /// Writes to a program on a thread of its own. The recording is told of what has a form.
@@ -827,10 +858,13 @@ impl Open {
 
     /// Begins with the client's oldest wish, unless one is being fulfilled.
     fn serve_wishes(&mut self) -> Result<(), Error> {
-        while self.reading.is_none() && self.output.is_empty() {
+        while self.may_serve() {
             // Who asks before he knows of the newest is told of it first: FreeRDP forgets the files of an answer when what was
             // copied is announced after it.
             if self.announcement.is_some() && matches!(self.wishes.front(), Some(Wish::Format(_))) {
+                return Ok(());
+            }
+            if self.free_at().is_some() && matches!(self.wishes.front(), Some(Wish::Format(_))) {
                 return Ok(());
             }
             let format = match self.wishes.pop_front() {
@@ -859,6 +893,7 @@ impl Open {
                 }
             };
             tracing::debug!(?form, "the client pastes: the program is asked");
+            self.watch.note(Kind::ClipboardBurst, 1);
             let (read, limit) = (self.read.clone(), self.gates.clipboard_max_bytes);
             let recorded = self.log.is_on();
             if form == Form::Files {
@@ -900,6 +935,7 @@ impl Open {
         if let Some(form) = formats::wanted(format).filter(|form| !self.may_leave(*form)) {
             let event = audit::clipboard(Outcome::Refused, Direction::ToClient, form.kind(), 0, None);
             self.log.note(event);
+            self.log.refused(1);
         }
     }
 
@@ -960,6 +996,7 @@ impl Open {
             Got::Data(_, data, events) => {
                 events.into_iter().for_each(|event| self.log.note(event));
                 tracing::debug!(bytes = data.as_ref().map(Vec::len), "the client gets what a program copied");
+                self.note_size(data.as_ref().map_or(0, Vec::len));
                 self.send(channel::answer(data))
             }
             Got::Contents(contents) => self.send(channel::answer_contents(contents)),

@@ -7,10 +7,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use lucid_ipc::rdp::anomaly::About;
 use lucid_ipc::rdp::rdp_server::{Rdp, RdpServer};
 use lucid_ipc::rdp::{
-    EndSessionRequest, EndSessionResponse, FollowRequest, GetSessionRequest, GetStatusRequest, Session,
-    SessionState, Status as HostStatus,
+    Anomaly, AnomalyKind, EndSessionRequest, EndSessionResponse, FollowRequest, GetSessionRequest,
+    GetStatusRequest, Session, SessionState, Status as HostStatus,
 };
 use lucid_ipc::tonic::transport::Server;
 use lucid_ipc::tonic::{Request, Response, Status, async_trait};
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::anomalies::{Kind, Mark, Who};
 use crate::keeper;
 use crate::sessions::{Ending, Facts, Sessions};
 
@@ -159,19 +161,44 @@ impl Rdp for Calls {
 }
 
 fn status(host: &Host, sessions: &Sessions) -> HostStatus {
+    let anomalies: Vec<Anomaly> = sessions.guard.marks().into_iter().map(anomaly).collect();
     HostStatus {
         version: env!("CARGO_PKG_VERSION").into(),
         uptime_seconds: host.began.elapsed().as_secs(),
         port: host.port.into(),
         certificate_sha256: host.certificate_sha256.clone(),
         max_sessions: u32::try_from(sessions.most).unwrap_or(u32::MAX),
-        sessions: sessions.each(|facts| session(facts, sessions)),
+        sessions: sessions.each(|facts| session(facts, sessions, &anomalies)),
         video_encoder: host.video_encoder.borrow().clone(),
         sessions_recorded: host.sessions_recorded,
+        anomalies,
     }
 }
 
-fn session(facts: &Facts, sessions: &Sessions) -> Session {
+fn anomaly(mark: Mark) -> Anomaly {
+    let kind = match mark.kind {
+        Kind::FailedLogins => AnomalyKind::FailedLogins,
+        Kind::ConnectionBurst => AnomalyKind::ConnectionBurst,
+        Kind::ClipboardBurst => AnomalyKind::ClipboardBurst,
+        Kind::ResizeBurst => AnomalyKind::ResizeBurst,
+        Kind::ViolationBurst => AnomalyKind::ViolationBurst,
+    };
+    let about = match mark.who {
+        Who::Address(_) => About::Address(mark.who.to_string()),
+        Who::User(name) => About::User(name),
+        Who::NoUser => About::UnknownUsers(true),
+        Who::Session(id) => About::Session(id),
+    };
+    Anomaly {
+        kind: kind.into(),
+        about: Some(about),
+        times: mark.times,
+        first_seconds: mark.first.elapsed().as_secs(),
+        last_seconds: mark.last.elapsed().as_secs(),
+    }
+}
+
+fn session(facts: &Facts, sessions: &Sessions, anomalies: &[Anomaly]) -> Session {
     let client = facts.client.get();
     let state = match (facts.started.get(), client) {
         (false, _) => SessionState::Starting,
@@ -180,6 +207,7 @@ fn session(facts: &Facts, sessions: &Sessions) -> Session {
     };
     let size = facts.size.get();
     let due = keeper::due(facts, &sessions.limits);
+    let own = |anomaly: &&Anomaly| anomaly.about == Some(About::Session(facts.id));
     Session {
         id: facts.id,
         user: facts.user.clone(),
@@ -194,5 +222,47 @@ fn session(facts: &Facts, sessions: &Sessions) -> Session {
         pictures: facts.frames.get(),
         bytes: facts.bytes.get(),
         ends_in_seconds: due.map(|(at, _)| at.saturating_duration_since(Instant::now()).as_secs()),
+        anomalies: anomalies.iter().filter(own).cloned().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ironrdp_acceptor::DesktopSize;
+
+    use super::*;
+    use crate::sessions::{Limits, Place};
+
+    #[tokio::test]
+    async fn a_sessions_marks_stand_with_it_and_stay_when_it_has_ended() {
+        let host = Host {
+            began: Instant::now(),
+            port: 3389,
+            certificate_sha256: String::new(),
+            video_encoder: watch::channel(String::new()).1,
+            sessions_recorded: false,
+        };
+        let sessions = Sessions::new(8, Limits { keep: None, idle: None, session: None });
+        let size = DesktopSize { width: 1280, height: 720 };
+        let Place::New(ada, _calls) = sessions.place("ada", size) else { panic!("no place") };
+        let Place::New(bob, _calls2) = sessions.place("bob", size) else { panic!("no place") };
+        let changes = sessions.changes();
+        let free = |kind| bob.watch.free_at(kind).is_none();
+        (0..49).for_each(|_| bob.watch.note(Kind::ClipboardBurst, 1));
+        assert!(free(Kind::ClipboardBurst) && status(&host, &sessions).anomalies.is_empty());
+        assert!(!changes.has_changed().unwrap());
+        bob.watch.note(Kind::ClipboardBurst, 1);
+        assert!(changes.has_changed().unwrap(), "who follows is told");
+        assert!(!free(Kind::ClipboardBurst) && free(Kind::ResizeBurst));
+        assert!(ada.watch.free_at(Kind::ClipboardBurst).is_none(), "another session");
+        let told = status(&host, &sessions);
+        let [mark] = &told.anomalies[..] else { panic!("{told:?}") };
+        assert_eq!((mark.kind(), &mark.about), (AnomalyKind::ClipboardBurst, &Some(About::Session(bob.id))));
+        assert_eq!((mark.times, mark.last_seconds), (50, 0));
+        assert_eq!(told.sessions[0].anomalies, []);
+        assert_eq!(told.sessions[1].anomalies, told.anomalies);
+        sessions.ended(bob.id);
+        let told = status(&host, &sessions);
+        assert_eq!((told.sessions.len(), told.anomalies.len()), (1, 1));
     }
 }

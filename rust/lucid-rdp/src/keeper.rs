@@ -87,7 +87,7 @@ pub(crate) async fn keep(
 ) -> Option<JoinHandle<()>> {
     let limits = sessions.limits;
     let id = facts.id;
-    let mut running = match opening.running().await {
+    let mut running = match opening.running(facts.watch.clone()).await {
         Ok(running) => running,
         Err(error) => {
             tracing::error!(id, peer = %first.peer, "no session begins: {error}");

@@ -9,6 +9,7 @@
 //! One thread serves all sockets; each desktop captures and encodes on a thread of its own.
 
 mod account;
+mod anomalies;
 mod audit;
 mod bitmap;
 mod capabilities;
@@ -28,6 +29,7 @@ mod fastpath;
 pub mod fuzzing;
 mod gates;
 mod graphics;
+mod guard;
 mod handshake;
 mod incoming;
 mod input;

@@ -15,7 +15,7 @@ use crate::error::Refused;
 use crate::handshake::{self, Hall, SharedHost, Stage};
 use crate::running::{self, Opening, Settings};
 use crate::sessions::{Arrival, Call, Place, Sessions};
-use crate::{Error, keeper, status};
+use crate::{Error, guard, keeper, status};
 
 /// A client has this long to send its first message.
 const FIRST_MESSAGE: Duration = Duration::from_secs(15);
@@ -120,22 +120,30 @@ async fn client(
     let (stage, stage_seen) = watch::channel(Stage::Silent);
     let evict = lobby.enter(id, stage_seen.clone());
     let mut door = Door { settings: &settings, sessions: &sessions, opening: None };
-    let handshake = handshake::accept(&host, stream, peer, &stage, &mut door);
-    let shaken = tokio::select! {
-        shaken = handshake => shaken,
-        () = silent_too_long(stage_seen.clone()) => Err(Refused::TimedOut(FIRST_MESSAGE.as_secs())),
-        () = tokio::time::sleep(HANDSHAKE) => Err(Refused::TimedOut(HANDSHAKE.as_secs())),
-        () = evict.notified() => Err(Refused::Crowded),
+    let wait = sessions.guard.wait(peer.ip());
+    if !wait.is_zero() {
+        tracing::debug!(%peer, "too much came to nothing from there: it is answered in {} ms", wait.as_millis());
+    }
+    // Its first message is taken when the wait is over, and may have come before.
+    let handshake = guard::claims(async {
+        tokio::time::sleep(wait).await;
+        handshake::accept(&host, stream, peer, &stage, &mut door).await
+    });
+    let (shaken, user) = tokio::select! {
+        (shaken, user) = handshake => (shaken, user),
+        () = silent_too_long(stage_seen.clone()) => (Err(Refused::TimedOut(FIRST_MESSAGE.as_secs())), None),
+        () = tokio::time::sleep(HANDSHAKE) => (Err(Refused::TimedOut(HANDSHAKE.as_secs())), None),
+        () = evict.notified() => (Err(Refused::Crowded), None),
     };
     lobby.leave(id);
     let connection = match shaken {
         Ok(connection) => connection,
         Err(refused) => {
+            let came_to = *stage_seen.borrow();
+            sessions.guard.refused(peer.ip(), &refused, came_to, user);
             // What the client sent is not repeated: it may be a password in the wrong field.
             match refused {
-                Refused::Crowded | Refused::Gone(_) | Refused::TimedOut(_)
-                    if *stage_seen.borrow() == Stage::Silent =>
-                {
+                Refused::Crowded | Refused::Gone(_) | Refused::TimedOut(_) if came_to == Stage::Silent => {
                     tracing::debug!(%peer, "refused: {refused}");
                 }
                 _ => tracing::warn!(%peer, "refused: {refused}"),
@@ -215,7 +223,118 @@ fn tune(stream: &TcpStream) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use lucid_desktop::KeyboardLayout;
+    use lucid_ipc::Access;
+    use lucid_ipc::rdp::anomaly::About;
+    use lucid_ipc::rdp::rdp_client::RdpClient;
+    use lucid_ipc::rdp::{AnomalyKind, GetStatusRequest, Status};
+    use lucid_policy::Policy;
+
     use super::*;
+    use crate::control;
+    use crate::encoders::VideoEncoders;
+    use crate::gates::Channels;
+    use crate::handshake::tests::{Client, host};
+    use crate::running::Authority;
+    use crate::sessions::Limits;
+
+    /// A host with its control socket. No desktop can be had.
+    async fn serving<F: Future<Output = ()>>(
+        test: impl FnOnce(SharedHost, SocketAddr, std::path::PathBuf) -> F,
+    ) {
+        let host = host();
+        let dir = std::env::temp_dir().join(format!("lucid-rdp-listener-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let socket = dir.join("control.sock");
+        let channels = Channels { clipboard: false, sound: false, drives: false };
+        let encoders = VideoEncoders::software();
+        let facts = control::Host {
+            began: Instant::now(),
+            port: 0,
+            certificate_sha256: String::new(),
+            video_encoder: encoders.description(),
+            sessions_recorded: false,
+        };
+        let settings = Settings {
+            desktop: dir.join("nothing.sock"),
+            keyboard: KeyboardLayout { layout: "us".into(), variant: String::new() },
+            channels,
+            encoders,
+            authority: Authority::Fixed(Arc::new(Policy::strict())),
+        };
+        let sessions = Rc::new(Sessions::new(8, Limits { keep: None, idle: None, session: None }));
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let (stop, stopping) = watch::channel(false);
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let address = listener.local_addr().unwrap();
+                control::serve(&socket, Access::Owner, facts, Rc::clone(&sessions), stopping.clone())
+                    .unwrap();
+                let served = tokio::task::spawn_local(serve(
+                    listener,
+                    SharedHost::clone(&host),
+                    settings,
+                    sessions,
+                    stopping,
+                ));
+                test(host, address, socket).await;
+                stop.send_replace(true);
+                served.await.unwrap().unwrap();
+            })
+            .await;
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn failed_logins_are_told_on_the_control_socket_and_make_wait_and_lock_nobody_out() {
+        serving(async |host, address, socket| {
+            let mut rdp = RdpClient::new(lucid_ipc::connect(&socket).await.unwrap());
+            let mut status = async || rdp.get_status(GetStatusRequest {}).await.unwrap().into_inner();
+            let login = async |nla, user, password| {
+                let stream = TcpStream::connect(address).await.unwrap();
+                let client = Client { nla, user, password, ..Client::GOOD };
+                client.connect(stream, host.identity.public_key.clone()).await
+            };
+            assert_eq!(status().await.anomalies, []);
+            for number in 0..5 {
+                assert!(login(number % 2 == 0, "LUCID", "wrong").await.is_err());
+            }
+            let waiting = Instant::now();
+            for number in 0..5 {
+                // Somebody has typed his password where his name belongs.
+                assert!(login(number % 2 == 0, "hunter2", "").await.is_err());
+            }
+            // 250 ms, 500, and then a second each time; a failure may be counted when the next one is there already.
+            assert!(waiting.elapsed() > Duration::from_secs(2), "{:?}", waiting.elapsed());
+            let told = tokio::time::timeout(Duration::from_secs(30), async {
+                loop {
+                    let Status { anomalies, .. } = status().await;
+                    if anomalies.iter().map(|anomaly| anomaly.times).sum::<u64>() == 20 {
+                        return anomalies;
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            });
+            let told = told.await.unwrap();
+            assert!(told.iter().all(|anomaly| anomaly.kind() == AnomalyKind::FailedLogins), "{told:?}");
+            let about: Vec<_> =
+                told.into_iter().map(|anomaly| (anomaly.about.unwrap(), anomaly.times)).collect();
+            assert_eq!(
+                about,
+                [
+                    (About::Address("127.0.0.1".into()), 10),
+                    (About::User("lucid".into()), 5),
+                    (About::UnknownUsers(true), 5)
+                ]
+            );
+            assert!(login(true, "lucid", "password").await.is_ok());
+        })
+        .await;
+    }
 
     #[test]
     fn when_it_is_crowded_the_oldest_silent_one_goes() {

@@ -17,6 +17,7 @@ use crate::curtain::Curtain;
 use crate::drives::Shelf;
 use crate::encoders::VideoEncoders;
 use crate::gates::{self, Channels, Holding, Told};
+use crate::guard::Watch;
 use crate::keeper::Over;
 use crate::monitors::Layout;
 use crate::picture::{FromDesktop, Orders, Painter};
@@ -81,12 +82,12 @@ pub(crate) fn open(settings: &Settings, size: DesktopSize) -> Opening {
 
 impl Opening {
     /// Waits for it.
-    pub(crate) async fn running(self) -> Result<Running, Error> {
+    pub(crate) async fn running(self, watch: Watch) -> Result<Running, Error> {
         let Opening { task, orders, curtain, focus, from_desktop, keyboard, authority, encoder, size } = self;
         let mut desktop =
             task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
         let sound = desktop.take_sound().map(Source::new).transpose()?.map(Rc::new);
-        let log = Log::default();
+        let log = Log::new(watch);
         let (told, holding) = gates::holding(match &authority {
             Authority::Controller(_) => None,
             Authority::Fixed(policy) => Some(Arc::clone(policy)),

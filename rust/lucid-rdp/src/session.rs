@@ -286,8 +286,13 @@ impl Session<'_> {
             if self.asked.is_some() { Pointer::Shape(Shape::DEFAULT) } else { self.running.pointer };
         self.show_pointer(pointer).await?;
         let (mut holding, log) = (self.running.holding.clone(), self.running.log.clone());
-        let mut clipboard =
-            Clipboard::start(&mut self.result, &self.running.desktop, holding.clone(), log.clone());
+        let mut clipboard = Clipboard::start(
+            &mut self.result,
+            &self.running.desktop,
+            holding.clone(),
+            log.clone(),
+            self.facts.watch.clone(),
+        );
         let mut sound = Sound::start(&self.result, self.running.sound.as_ref(), holding.clone(), log);
         let drives = Drives::start(&self.result, self.running.drives.as_ref());
         let writer = self.writer.clone();
@@ -330,7 +335,8 @@ impl Session<'_> {
             let (gathered, counted) = (self.trail.due(), self.period.due().map(Into::into));
             let refinement = self.refinement();
             let touch = self.touches.deadline();
-            let (may_resize, resize_deadline) = (self.may_resize(), self.resizing.deadline());
+            let (resizes_at, resize_deadline) = (self.resizes_at(), self.resizing.deadline());
+            let may_resize = self.may_resize() && resizes_at.is_none();
             let moves = self.admission.deadline(&self.running.holding, Instant::now());
             let reports = self.admission.reports_at();
             tokio::select! {
@@ -412,6 +418,7 @@ impl Session<'_> {
                     self.send_data(reconnect::save_session_info(cookie)).await?;
                 }
                 wish = self.wishes.next(), if may_resize => self.resize(wish)?,
+                () = until(resizes_at), if resizes_at.is_some() => {}
                 () = until(resize_deadline), if resize_deadline.is_some() => return Err(resize::late()),
                 () = recording::changed(&mut self.running.recording) => {
                     let asked = self.asked.is_some();
@@ -866,8 +873,10 @@ impl Session<'_> {
 
     /// Tells the recording what was tried and may not be.
     fn report(&mut self, now: Instant) {
-        for (rule, detail) in self.admission.report(now) {
+        for (rule, count, detail) in self.admission.report(now) {
             self.running.log.note(audit::violation(Actor::Client, rule, detail));
+            // It counts as one itself.
+            self.running.log.refused(count.saturating_sub(1) as usize);
         }
     }
 

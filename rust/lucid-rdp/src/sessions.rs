@@ -10,6 +10,7 @@ use ironrdp_pdu::rdp::client_info::ClientAutoReconnect;
 use lucid_policy::Policy;
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::guard::{Guard, Watch};
 use crate::handshake::Connection;
 use crate::reconnect::Cookies;
 
@@ -73,6 +74,8 @@ pub(crate) struct Facts {
     pub(crate) frames: Cell<u64>,
     pub(crate) bytes: Cell<u64>,
     pub(crate) cookies: Cookies,
+    /// Counts what is out of the ordinary in it.
+    pub(crate) watch: Watch,
     /// What stands over the desktop has changed.
     pub(crate) redraw: Notify,
     /// Somebody has decided something about the session.
@@ -98,7 +101,9 @@ pub(crate) struct Sessions {
     next: Cell<u32>,
     pub(crate) most: usize,
     pub(crate) limits: Limits,
-    /// Counts what has happened to sessions.
+    /// What was out of the ordinary, in sessions and before them.
+    pub(crate) guard: Guard,
+    /// Counts what has happened to sessions, and what marks have begun.
     changes: watch::Sender<u64>,
 }
 
@@ -114,12 +119,14 @@ pub(crate) enum Place {
 
 impl Sessions {
     pub(crate) fn new(most: usize, limits: Limits) -> Sessions {
+        let changes = watch::Sender::new(0);
         Sessions {
             list: RefCell::default(),
             next: Cell::new(1),
             most,
             limits,
-            changes: watch::Sender::new(0),
+            guard: Guard::new(changes.clone()),
+            changes,
         }
     }
 
@@ -189,6 +196,7 @@ impl Sessions {
             frames: Cell::new(0),
             bytes: Cell::new(0),
             cookies: Cookies::default(),
+            watch: self.guard.of_session(id),
             redraw: Notify::new(),
             decided: Notify::new(),
         });

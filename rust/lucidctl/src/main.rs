@@ -40,7 +40,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Shows the RDP host and its sessions.
+    /// Shows the RDP host, its sessions, and what was out of the ordinary.
     Status,
     /// Sessions: desktops that run, with or without a client.
     #[command(subcommand)]

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use lucid_ipc::rdp;
+use lucid_ipc::rdp::anomaly::About;
 use serde::Serialize;
 
 /// `lucidctl status --json`
@@ -20,6 +21,25 @@ pub(crate) struct Host {
     pub(crate) sessions: Vec<Session>,
     video_encoder: String,
     sessions_recorded: bool,
+    anomalies: Vec<Anomaly>,
+}
+
+/// Something that was out of the ordinary: a mark in `status` (all there are) and `sessions show` (the session's).
+#[derive(Serialize)]
+pub(crate) struct Anomaly {
+    /// `failed-logins`, `connection-burst`, `clipboard-burst`, `resize-burst` or `violation-burst`.
+    kind: &'static str,
+    /// Where it came from: an address, or a network of IPv6 with `/64`. Of these four, one says what it is about.
+    address: Option<String>,
+    user: Option<String>,
+    /// Somebody said to be users that there are not.
+    unknown_users: bool,
+    session: Option<u32>,
+    /// How often, from the first time to the last.
+    times: u64,
+    /// How long ago that was.
+    first_seconds: u64,
+    last_seconds: u64,
 }
 
 /// `lucidctl sessions show --json`; `sessions list --json` is an array of these.
@@ -39,6 +59,7 @@ pub(crate) struct Session {
     pictures: u64,
     bytes: u64,
     ends_in_seconds: Option<u64>,
+    anomalies: Vec<Anomaly>,
 }
 
 /// `lucidctl rdp fingerprint --json`
@@ -58,6 +79,7 @@ impl From<rdp::Status> for Host {
             sessions: status.sessions.into_iter().map(Session::from).collect(),
             video_encoder: status.video_encoder,
             sessions_recorded: status.sessions_recorded,
+            anomalies: status.anomalies.into_iter().map(Anomaly::from).collect(),
         }
     }
 }
@@ -84,6 +106,38 @@ impl From<rdp::Session> for Session {
             pictures: session.pictures,
             bytes: session.bytes,
             ends_in_seconds: session.ends_in_seconds,
+            anomalies: session.anomalies.into_iter().map(Anomaly::from).collect(),
+        }
+    }
+}
+
+impl From<rdp::Anomaly> for Anomaly {
+    fn from(anomaly: rdp::Anomaly) -> Anomaly {
+        let kind = match anomaly.kind() {
+            rdp::AnomalyKind::Unspecified => "unknown",
+            rdp::AnomalyKind::FailedLogins => "failed-logins",
+            rdp::AnomalyKind::ConnectionBurst => "connection-burst",
+            rdp::AnomalyKind::ClipboardBurst => "clipboard-burst",
+            rdp::AnomalyKind::ResizeBurst => "resize-burst",
+            rdp::AnomalyKind::ViolationBurst => "violation-burst",
+        };
+        let (mut address, mut user, mut unknown_users, mut session) = (None, None, false, None);
+        match anomaly.about {
+            Some(About::Address(of)) => address = Some(of),
+            Some(About::User(of)) => user = Some(of),
+            Some(About::UnknownUsers(of)) => unknown_users = of,
+            Some(About::Session(of)) => session = Some(of),
+            None => {}
+        }
+        Anomaly {
+            kind,
+            address,
+            user,
+            unknown_users,
+            session,
+            times: anomaly.times,
+            first_seconds: anomaly.first_seconds,
+            last_seconds: anomaly.last_seconds,
         }
     }
 }
@@ -111,13 +165,45 @@ pub(crate) fn host(host: &Host) -> String {
             if host.sessions_recorded { "every session" } else { "no: it has no recorder" }.to_owned(),
         ),
         ("Sessions", format!("{} of {}, {connected} with a client", host.sessions.len(), host.max_sessions)),
+        (
+            "Anomalies",
+            if host.anomalies.is_empty() { "none".into() } else { host.anomalies.len().to_string() },
+        ),
     ];
     pairs(&mut out, &rows);
     if !host.sessions.is_empty() {
         out.push('\n');
         out.push_str(&sessions(&host.sessions));
     }
+    if !host.anomalies.is_empty() {
+        out.push('\n');
+        out.push_str(&anomalies(&host.anomalies));
+    }
     out
+}
+
+/// Marks, below each other.
+fn anomalies(anomalies: &[Anomaly]) -> String {
+    let header = ["ANOMALY", "OF", "TIMES", "FIRST", "LAST"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(header)
+        .chain(anomalies.iter().map(|anomaly| {
+            let of = match anomaly {
+                Anomaly { address: Some(address), .. } => plain(address),
+                Anomaly { user: Some(user), .. } => format!("user {}", plain(user)),
+                Anomaly { session: Some(session), .. } => format!("session {session}"),
+                Anomaly { unknown_users: true, .. } => "unknown users".into(),
+                _ => "-".into(),
+            };
+            [
+                anomaly.kind.to_owned(),
+                of,
+                anomaly.times.to_string(),
+                format!("{} ago", span(anomaly.first_seconds)),
+                format!("{} ago", span(anomaly.last_seconds)),
+            ]
+        }))
+        .collect();
+    table(&rows)
 }
 
 /// `lucidctl sessions list`
@@ -159,6 +245,10 @@ pub(crate) fn session(session: &Session) -> String {
         ("Ends", session.ends_in_seconds.map_or_else(|| "by its user".into(), |s| format!("in {}", span(s)))),
     ];
     pairs(&mut out, &rows);
+    if !session.anomalies.is_empty() {
+        out.push('\n');
+        out.push_str(&anomalies(&session.anomalies));
+    }
     out
 }
 
@@ -228,6 +318,14 @@ mod tests {
     use super::*;
 
     fn example() -> Host {
+        let anomaly = |kind: rdp::AnomalyKind, about, times, first_seconds| rdp::Anomaly {
+            kind: kind.into(),
+            about: Some(about),
+            times,
+            first_seconds,
+            last_seconds: 3,
+        };
+        let pasted = anomaly(rdp::AnomalyKind::ClipboardBurst, About::Session(2), 120, 17);
         let session = |id, user: &str, state: rdp::SessionState| rdp::Session {
             id,
             user: user.into(),
@@ -242,6 +340,7 @@ mod tests {
             pictures: 120,
             bytes: 2_345_678,
             ends_in_seconds: (id == 2).then_some(835),
+            anomalies: (id == 2).then(|| pasted.clone()).into_iter().collect(),
         };
         Host::from(rdp::Status {
             version: "0.1.0".into(),
@@ -255,6 +354,12 @@ mod tests {
             ],
             video_encoder: "OpenH264 in software (no video device can be seen)".into(),
             sessions_recorded: true,
+            anomalies: vec![
+                anomaly(rdp::AnomalyKind::FailedLogins, About::Address("2001:db8::/64".into()), 12, 250),
+                anomaly(rdp::AnomalyKind::FailedLogins, About::User("ada\u{1b}[2J".into()), 7, 250),
+                anomaly(rdp::AnomalyKind::FailedLogins, About::UnknownUsers(true), 5, 3),
+                pasted.clone(),
+            ],
         })
     }
 
@@ -268,6 +373,9 @@ mod tests {
         assert_eq!(host(&example()), include_str!("../testdata/status.txt"));
         assert_eq!(session(&example().sessions[1]), include_str!("../testdata/session.txt"));
         assert_eq!(sessions(&[]), "No sessions.\n");
+        let quiet = host(&Host { anomalies: Vec::new(), ..example() });
+        assert!(quiet.contains("\nAnomalies    none\n") && !quiet.contains("ANOMALY"), "{quiet}");
+        assert!(!session(&example().sessions[0]).contains("ANOMALY"));
     }
 
     #[test]

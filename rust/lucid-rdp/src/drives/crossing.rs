@@ -110,6 +110,8 @@ impl Files {
     pub(super) fn refused(&self, rule: &'static str, what: &str) {
         if self.is_news(rule) {
             self.log.note(audit::violation(Actor::Device, rule, what.to_owned()));
+        } else {
+            self.log.refused(1);
         }
     }
 

@@ -22,7 +22,7 @@ use lucid_policy::Policy;
 use super::*;
 use crate::reconnect::Cookies;
 
-fn host() -> SharedHost {
+pub(crate) fn host() -> SharedHost {
     host_with(Channels { clipboard: false, sound: false, drives: false })
 }
 
@@ -142,11 +142,11 @@ impl NetworkClient for NoNetwork {
 /// How the test's client behaves.
 #[derive(Clone)]
 pub(crate) struct Client {
-    nla: bool,
-    user: &'static str,
-    password: &'static str,
-    cookie: Option<ServerAutoReconnect>,
-    clipboard: bool,
+    pub(crate) nla: bool,
+    pub(crate) user: &'static str,
+    pub(crate) password: &'static str,
+    pub(crate) cookie: Option<ServerAutoReconnect>,
+    pub(crate) clipboard: bool,
 }
 
 /// Announces the channel, and says nothing on it.
@@ -229,7 +229,7 @@ impl Client {
     }
 
     /// Connects; `Ok` when the host let it in.
-    async fn connect(self, stream: TcpStream, public_key: Vec<u8>) -> ConnectorResult<()> {
+    pub(crate) async fn connect(self, stream: TcpStream, public_key: Vec<u8>) -> ConnectorResult<()> {
         let mut connector = self.connector(stream.local_addr().unwrap());
         let mut framed: Framed<TokioStream<TcpStream>> = Framed::new(stream);
         let upgrade = ironrdp_tokio::connect_begin(&mut framed, &mut connector).await?;

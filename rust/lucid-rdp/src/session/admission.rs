@@ -172,14 +172,15 @@ impl Admission {
         true
     }
 
-    /// What was refused, by the policy's gate: of each at once, and then not more often than every ten seconds.
-    pub(super) fn report(&mut self, now: Instant) -> Vec<(&'static str, String)> {
+    /// What was refused, by the policy's gate, and how often: of each at once, and then not more often than every ten
+    /// seconds.
+    pub(super) fn report(&mut self, now: Instant) -> Vec<(&'static str, u32, String)> {
         let Refused { keys, clicks } = &mut self.refused;
         let keys = keys
             .report(now)
-            .map(|count| ("input.kb_enabled", format!("{count} keys were pressed that may not be")));
+            .map(|count| ("input.kb_enabled", count, format!("{count} keys were pressed that may not be")));
         let clicks = clicks.report(now).map(|count| {
-            ("input.mouse_enabled", format!("{count} clicks or turns of a wheel, which may not be"))
+            ("input.mouse_enabled", count, format!("{count} clicks or turns of a wheel, which may not be"))
         });
         keys.into_iter().chain(clicks).collect()
     }
@@ -252,7 +253,7 @@ mod tests {
                 continue;
             }
             assert_eq!(
-                report.iter().map(|(rule, _)| *rule).collect::<Vec<_>>(),
+                report.iter().map(|(rule, ..)| *rule).collect::<Vec<_>>(),
                 ["input.kb_enabled", "input.mouse_enabled"]
             );
             assert_eq!(admission.report(now), [], "once");

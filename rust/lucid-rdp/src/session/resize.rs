@@ -18,6 +18,7 @@ use ironrdp_pdu::rdp::finalization_messages::{
 use ironrdp_pdu::rdp::headers::{ServerDeactivateAll, ShareControlPdu, ShareDataPdu};
 
 use super::Session;
+use crate::anomalies::Kind;
 use crate::display::Wish;
 use crate::egfx::Sent;
 use crate::monitors::Layout;
@@ -69,6 +70,11 @@ impl Session<'_> {
         !self.resizing.is_inactive() && self.ordered().is_some()
     }
 
+    /// When the next change of size is within the limit, if it is not now. The client's last wish waits for that.
+    pub(super) fn resizes_at(&self) -> Option<Instant> {
+        self.facts.watch.free_at(Kind::ResizeBurst).map(tokio::time::Instant::into_std)
+    }
+
     /// The monitors that the client shows.
     pub(super) fn layout(&self) -> Layout {
         let asked = self.running.layout;
@@ -78,6 +84,7 @@ impl Session<'_> {
     /// The client wishes for a size and a scale.
     pub(super) fn resize(&mut self, wish: Wish) -> Result<(), Error> {
         let Wish { size, scale, several } = wish;
+        self.facts.watch.note(Kind::ResizeBurst, 1);
         let layout = several
             .unwrap_or_else(|| Layout::one(size, scale.unwrap_or_else(|| self.running.layout.scale())));
         tracing::debug!(
