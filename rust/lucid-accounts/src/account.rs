@@ -587,7 +587,8 @@ mod tests {
             let all = accounts.all().iter().filter(|account| account.nt_hash(now).is_some());
             all.map(|account| account.name.clone()).collect()
         };
-        accounts.get_mut("bob").unwrap().set_password(accounts.all()[0].password.clone());
+        let password = accounts.all()[0].password.clone();
+        accounts.get_mut("bob").unwrap().set_password(password);
         assert_eq!(by_nla(&accounts, 0), ["Ada"], "Bob may approve and watch");
         for _ in 0..FREE {
             accounts.failed("ADA", 0);
