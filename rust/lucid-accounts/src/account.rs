@@ -634,7 +634,7 @@ mod tests {
 
     const GOLDEN: &[u8] = include_bytes!("../testdata/v1/full.json");
     /// Of Ada's link there.
-    const TOKEN: &str = "@TOKEN@";
+    const TOKEN: &str = "8b2f9e67d6be1ca2497872f11f26ad117efd8681b129aa196e4621f3a6759fc1";
 
     #[test]
     fn the_golden_file_is_what_it_was() {
