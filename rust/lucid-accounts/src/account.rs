@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lucid_statement::{PublicKey, Random, json};
+use lucid_statement::{Hex, PublicKey, Random, json};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -40,17 +40,6 @@ pub enum Role {
     Owner,
 }
 
-impl From<Role> for lucid_policy::Role {
-    fn from(role: Role) -> Self {
-        match role {
-            Role::Approver => Self::Approver,
-            Role::Observer => Self::Observer,
-            Role::Operator => Self::Operator,
-            Role::Owner => Self::Owner,
-        }
-    }
-}
-
 /// Somebody. Fields stand in the order of canonical JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,12 +55,25 @@ pub struct Account {
     pub name: String,
     /// None: he is let in by links alone.
     password: Option<Password>,
+    /// NT hash of the password that the device's owner named for him last ([`Accounts::provision`]).
+    provisioned: Option<Provisioned>,
     /// What he may be.
     pub roles: BTreeSet<Role>,
     /// None: a password is enough.
     second: Option<Second>,
     /// Before this time no attempt is looked at, in milliseconds since the Unix epoch.
     waits_until_ms: u64,
+}
+
+/// As good as the password, so it does not print.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Provisioned(Hex<16>);
+
+impl std::fmt::Debug for Provisioned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Provisioned")
+    }
 }
 
 /// How somebody proves who he is.
@@ -86,6 +88,9 @@ pub enum Proof<'a> {
     },
     /// By what stands in a link.
     Link(&'a str),
+    /// By what is typed where a client has one field for all of it: what stands in a link, or the password, which one space
+    /// and the code follow if he has a second factor.
+    Typed(&'a str),
 }
 
 /// The file: everybody, by name.
@@ -116,6 +121,7 @@ impl Account {
             links: Vec::new(),
             name: name.to_owned(),
             password: None,
+            provisioned: None,
             roles: roles.into_iter().collect(),
             second: None,
             waits_until_ms: 0,
@@ -138,6 +144,12 @@ impl Account {
         Ok(())
     }
 
+    /// Whether that is his name, however it is written.
+    #[must_use]
+    pub fn is(&self, name: &str) -> bool {
+        self.name.to_lowercase() == name.to_lowercase()
+    }
+
     /// Gives him a password.
     pub fn set_password(&mut self, password: Option<Password>) {
         self.password = password;
@@ -149,11 +161,50 @@ impl Account {
         self.second = second;
     }
 
-    /// What NLA needs of his password; none where a code is needed as well, which NLA has no place for.
+    /// Whether he has a password.
     #[must_use]
-    pub fn nt_hash(&self) -> Option<&[u8; 16]> {
-        let alone = !self.closed && self.second.is_none();
-        self.password.as_ref().filter(|_| alone).map(Password::nt_hash)
+    pub fn has_password(&self) -> bool {
+        self.password.is_some()
+    }
+
+    /// Whether he has a second factor.
+    #[must_use]
+    pub fn has_second(&self) -> bool {
+        self.second.is_some()
+    }
+
+    /// Links that are good now.
+    #[must_use]
+    pub fn links(&self, now_ms: u64) -> usize {
+        self.links.iter().filter(|link| now_ms < link.until_ms).count()
+    }
+
+    /// Failures since he was let in last.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// How long no attempt of his is looked at, in milliseconds; 0 where they are.
+    #[must_use]
+    pub fn waits(&self, now_ms: u64) -> u64 {
+        let wait = self.waits_until_ms.saturating_sub(now_ms);
+        // A clock that was set back makes nobody wait for longer than anybody ever does.
+        if wait <= LONGEST_MS { wait } else { 0 }
+    }
+
+    /// Whether he may use a desktop, when he has proved who he is.
+    #[must_use]
+    pub fn may_connect(&self) -> bool {
+        !self.closed && (self.roles.contains(&Role::Operator) || self.roles.contains(&Role::Owner))
+    }
+
+    /// What NLA needs of his password, if he may connect by it now; none where a code is needed as well, which NLA has no
+    /// place for.
+    #[must_use]
+    pub fn nt_hash(&self, now_ms: u64) -> Option<&[u8; 16]> {
+        let now = self.may_connect() && self.second.is_none() && self.waits(now_ms) == 0;
+        self.password.as_ref().filter(|_| now).map(Password::nt_hash)
     }
 
     /// A link that lets him in once.
@@ -184,15 +235,39 @@ impl Account {
         Refused::Wrong
     }
 
+    /// What he typed into one field.
+    fn understood<'a>(&self, typed: &'a str, now_ms: u64) -> Proof<'a> {
+        if self.links.iter().any(|link| link.is(typed, now_ms)) {
+            return Proof::Link(typed);
+        }
+        let is_code = |code: &str| code.len() == 6 && code.bytes().all(|byte| byte.is_ascii_digit());
+        match typed.rsplit_once(' ') {
+            Some((plain, code)) if self.second.is_some() && is_code(code) => {
+                Proof::Password { plain, code: Some(code) }
+            }
+            _ => Proof::Password { plain: typed, code: None },
+        }
+    }
+
     fn prove(&mut self, proof: Proof<'_>, now_ms: u64) -> Result<(), Refused> {
-        let wait = self.waits_until_ms.saturating_sub(now_ms);
-        // A clock that was set back makes nobody wait for longer than anybody ever does.
-        if wait > 0 && wait <= LONGEST_MS {
+        let proof = match proof {
+            Proof::Typed(typed) => self.understood(typed, now_ms),
+            other => other,
+        };
+        // Before anything else, so that it takes as long whatever comes of it.
+        let known = match proof {
+            Proof::Password { plain, .. } => {
+                self.password.as_ref().unwrap_or_else(|| stranger()).is(plain) && self.password.is_some()
+            }
+            _ => false,
+        };
+        let wait = self.waits(now_ms);
+        if wait > 0 {
             return Err(Refused::Wait(wait));
         }
         let right = match proof {
-            Proof::Password { plain, code } => {
-                let right = self.password.as_ref().is_some_and(|password| password.is(plain)) && !self.closed;
+            Proof::Password { code, .. } => {
+                let right = known && !self.closed;
                 match (&mut self.second, code) {
                     (None, _) => right,
                     (Some(_), None) if right => return Err(Refused::CodeNeeded),
@@ -200,13 +275,15 @@ impl Account {
                     (Some(second), Some(code)) => right && second.take(code, now_ms),
                 }
             }
-            Proof::Link(token) => match self.links.iter().position(|link| link.is(token, now_ms)) {
-                Some(place) if !self.closed => {
-                    self.links.remove(place);
-                    true
+            Proof::Link(token) | Proof::Typed(token) => {
+                match self.links.iter().position(|link| link.is(token, now_ms)) {
+                    Some(place) if !self.closed => {
+                        self.links.remove(place);
+                        true
+                    }
+                    _ => false,
                 }
-                _ => false,
-            },
+            }
         };
         if !right {
             return Err(self.failed(now_ms));
@@ -299,6 +376,39 @@ impl Accounts {
         place.map(|place| self.accounts.remove(place)).ok_or_else(|| Error::Nobody(name.to_owned()))
     }
 
+    /// Takes over somebody whom the device's owner names outside of this file: an operator and owner, with a password of which
+    /// there is the NT hash alone. Who is there gets it if it is another one than was named for him before; nothing else of
+    /// him changes.
+    ///
+    /// # Errors
+    /// When the name is none, or there are as many as there may be.
+    pub fn provision(&mut self, name: &str, nt_hash: Hex<16>) -> Result<()> {
+        if self.get_mut(name).is_none() {
+            self.add(Account::new(name, [Role::Operator, Role::Owner])?)?;
+        }
+        let account = self.get_mut(name).ok_or_else(|| Error::Nobody(name.to_owned()))?;
+        let named = Some(Provisioned(nt_hash));
+        if account.provisioned != named {
+            account.provisioned = named;
+            account.set_password(Some(Password::of_nt_hash(nt_hash)));
+        }
+        Ok(())
+    }
+
+    /// Whether the device has an owner who is let in.
+    #[must_use]
+    pub fn has_owner(&self) -> bool {
+        self.accounts.iter().any(|account| !account.closed && account.roles.contains(&Role::Owner))
+    }
+
+    /// Somebody has failed to prove to NLA who he is, which looks at his password's hash itself. None where that does not
+    /// count: nobody is called so, or he waits, and no attempt of his is looked at.
+    pub fn failed(&mut self, name: &str, now_ms: u64) -> Option<&Account> {
+        let account = self.get_mut(name).filter(|account| account.waits(now_ms) == 0)?;
+        let _ = account.failed(now_ms);
+        Some(account)
+    }
+
     /// Lets somebody in who proves who he is. What has changed (failures, codes and links that were used) has to be written
     /// before he is.
     ///
@@ -313,7 +423,7 @@ impl Accounts {
             }
             None => {
                 // It takes as long as it does with somebody.
-                if let Proof::Password { plain, .. } = proof {
+                if let Proof::Password { plain, .. } | Proof::Typed(plain) = proof {
                     let _ = stranger().is(plain);
                 }
                 Err(Refused::Wrong)
@@ -357,7 +467,7 @@ mod tests {
         assert_eq!(accounts.admit("eve", RIGHT, 0), Err(Refused::Wrong));
         accounts.get_mut("Ada").unwrap().closed = true;
         assert_eq!(accounts.admit("Ada", RIGHT, 0), Err(Refused::Wrong));
-        assert!(accounts.all()[0].nt_hash().is_none());
+        assert!(accounts.all()[0].nt_hash(0).is_none());
     }
 
     #[test]
@@ -402,7 +512,7 @@ mod tests {
         let (second, now) = (Second::new(&mut random), 1_800_000_000_000);
         let totp = second.clone();
         accounts.get_mut("ada").unwrap().set_second(Some(second));
-        assert!(accounts.all()[0].nt_hash().is_none(), "NLA has no place for a code");
+        assert!(accounts.all()[0].nt_hash(now).is_none(), "NLA has no place for a code");
         assert_eq!(accounts.admit("ada", RIGHT, now), Err(Refused::CodeNeeded));
         let code = (0..1_000_000)
             .map(|code| format!("{code:06}"))
@@ -437,5 +547,125 @@ mod tests {
         assert!(matches!(more.add(Account::new("ADA", []).unwrap()), Err(Error::Exists(_))));
         assert!(more.remove("nobody").is_err());
         assert_eq!(more.remove("ADA").unwrap().name, "Ada");
+    }
+
+    #[test]
+    fn what_is_typed_into_one_field_is_a_link_or_a_password_with_its_code() {
+        let mut accounts = accounts();
+        let mut random = system_random();
+        let now = 1_800_000_000_000;
+        let spaced = "has a space 123456";
+        let ada = accounts.get_mut("ada").unwrap();
+        ada.set_password(Some(Password::new(spaced, &mut random).unwrap()));
+        let token = ada.link((now, now + 1000), &mut random).unwrap();
+        accounts.admit("ada", Proof::Typed(spaced), now).unwrap();
+        accounts.admit("ada", Proof::Typed(token.expose()), now).unwrap();
+        assert_eq!(accounts.admit("ada", Proof::Typed(token.expose()), now), Err(Refused::Wrong), "used");
+        let second = Second::new(&mut random);
+        let mut totp = second.clone();
+        accounts.get_mut("ada").unwrap().set_second(Some(second));
+        assert_eq!(
+            accounts.admit("ada", Proof::Typed(spaced), now),
+            Err(Refused::Wrong),
+            "its end is no code"
+        );
+        let code = (0..1_000_000).map(|code| format!("{code:06}")).find(|code| totp.take(code, now)).unwrap();
+        let typed = format!("{spaced} {code}");
+        accounts.admit("ada", Proof::Typed(&typed), now).unwrap();
+        assert_eq!(
+            accounts.admit("ada", Proof::Typed(&typed), now),
+            Err(Refused::Wrong),
+            "a code is good once"
+        );
+        assert_eq!(accounts.admit("eve", Proof::Typed(&typed), now), Err(Refused::Wrong));
+    }
+
+    #[test]
+    fn nla_is_for_who_may_connect_now_with_a_password_alone() {
+        let mut accounts = accounts();
+        let by_nla = |accounts: &Accounts, now| -> Vec<String> {
+            let all = accounts.all().iter().filter(|account| account.nt_hash(now).is_some());
+            all.map(|account| account.name.clone()).collect()
+        };
+        let password = accounts.all()[0].password.clone();
+        accounts.get_mut("bob").unwrap().set_password(password);
+        assert_eq!(by_nla(&accounts, 0), ["Ada"], "Bob may approve and watch");
+        for _ in 0..FREE {
+            accounts.failed("ADA", 0);
+            accounts.failed("eve", 0);
+        }
+        assert!(by_nla(&accounts, 0).is_empty(), "he waits");
+        accounts.failed("ada", 500);
+        assert_eq!((accounts.all()[0].failures(), accounts.all()[0].waits(500)), (FREE, 500));
+        assert_eq!(by_nla(&accounts, 1000), ["Ada"]);
+        assert_eq!(
+            accounts.admit("ada", RIGHT, 999),
+            Err(Refused::Wait(1)),
+            "it counts for other ways as well"
+        );
+        accounts.get_mut("ada").unwrap().closed = true;
+        assert!(by_nla(&accounts, 1000).is_empty());
+    }
+
+    #[test]
+    fn whom_the_owner_names_is_taken_over_and_a_password_of_his_own_stays_until_another_is_named() {
+        let hash = |plain: &str| Hex(*Password::new(plain, &mut system_random()).unwrap().nt_hash());
+        let mut accounts = accounts();
+        accounts.provision("lucid", hash("password")).unwrap();
+        assert!(accounts.has_owner());
+        accounts.admit("Lucid", Proof::Typed("password"), 0).unwrap();
+        accounts.provision("ada", hash("password")).unwrap();
+        accounts.admit("ada", Proof::Typed("password"), 0).unwrap();
+        assert_eq!(accounts.all()[0].roles, BTreeSet::from([Role::Operator]), "they stay");
+        let own = Password::new("Quiet-Otter-58", &mut system_random()).unwrap();
+        accounts.get_mut("lucid").unwrap().set_password(Some(own));
+        for _ in 0..FREE {
+            assert_eq!(accounts.admit("lucid", WRONG, 0), Err(Refused::Wrong));
+        }
+        accounts.provision("lucid", hash("password")).unwrap();
+        assert_eq!(accounts.admit("lucid", RIGHT, 0), Err(Refused::Wait(1000)));
+        accounts.admit("lucid", RIGHT, 1000).unwrap();
+        accounts.provision("LUCID", hash("Password")).unwrap();
+        assert_eq!(accounts.admit("lucid", RIGHT, 1000), Err(Refused::Wrong));
+        accounts.admit("lucid", Proof::Typed("Password"), 1000).unwrap();
+        let text = format!("{accounts:?}");
+        assert!(!text.contains("a4f49c40"), "{text}");
+    }
+
+    const GOLDEN: &[u8] = include_bytes!("../testdata/v1/full.json");
+    /// Of Ada's link there.
+    const TOKEN: &str = "8b2f9e67d6be1ca2497872f11f26ad117efd8681b129aa196e4621f3a6759fc1";
+
+    #[test]
+    fn the_golden_file_is_what_it_was() {
+        let mut accounts = Accounts::read(GOLDEN).unwrap();
+        assert_eq!(accounts.to_bytes().unwrap(), GOLDEN);
+        let names: Vec<_> = accounts.all().iter().map(|account| account.name.as_str()).collect();
+        assert_eq!(names, ["Ada", "bob", "lucid"]);
+        accounts.admit("ada", Proof::Typed(TOKEN), 0).unwrap();
+        assert_eq!(accounts.admit("ada", RIGHT, 0), Err(Refused::CodeNeeded));
+        accounts.admit("lucid", Proof::Typed("password"), 0).unwrap();
+    }
+
+    #[test]
+    #[ignore = "writes into the source tree"]
+    fn write_the_golden_file() {
+        let mut random = system_random();
+        let mut accounts = accounts();
+        let ada = accounts.get_mut("ada").unwrap();
+        ada.set_second(Some(Second::new(&mut random)));
+        ada.keys = vec![Hex([1; 32]), Hex([2; 32])];
+        println!("{}", ada.link((0, 1_800_000_000_000), &mut random).unwrap().expose());
+        accounts.get_mut("bob").unwrap().closed = true;
+        accounts.failed("bob", 0);
+        let hash = "8846f7eaee8fb117ad06bdd830b7586c".parse().unwrap();
+        accounts.provision("lucid", hash).unwrap();
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let bytes = accounts.to_bytes().unwrap();
+        for file in ["testdata/v1/full.json", "../fuzz/corpus/accounts/full.json"] {
+            let file = root.join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, &bytes).unwrap();
+        }
     }
 }

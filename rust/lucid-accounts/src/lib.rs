@@ -1,7 +1,8 @@
 //! Local users: who they are, in which roles, and how they prove it.
 //!
 //! **A password** is kept as Argon2id (RFC 9106) and as its NT hash, which network-level authentication needs and from which
-//! a weak password can be found; the password itself is nowhere. **A second factor** is a code of RFC 6238 (30 s, six digits),
+//! a weak password can be found; the password itself is nowhere. Of one that the device's owner names on the card there is the
+//! NT hash alone ([`Accounts::provision`]). **A second factor** is a code of RFC 6238 (30 s, six digits),
 //! each good once. **A link** is 32 random bytes that let somebody in once, until a time; only its hash is kept. **Keys**
 //! (Ed25519) accept policies and approve.
 //!
@@ -13,6 +14,8 @@
 
 mod account;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod link;
 mod password;
 mod second;

@@ -3,6 +3,7 @@
 use lucid_statement::{Hex, Random, rand_core::Rng as _};
 use serde::{Deserialize, Serialize};
 use totp_rs::{Algorithm, Builder, Totp};
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 
@@ -34,10 +35,25 @@ impl Second {
         Self { last: 0, secret: Hex(secret) }
     }
 
-    /// The secret, for the user's own device, once.
-    #[must_use]
-    pub fn secret(&self) -> &[u8; 20] {
-        &self.secret.0
+    /// The secret, for the user's own device, once: as the URI that authenticators read (Key Uri Format, with its
+    /// defaults: SHA-1, six digits, 30 s).
+    ///
+    /// # Errors
+    /// When its length is wrong, which it never is.
+    pub fn uri(&self, name: &str) -> Result<Zeroizing<String>> {
+        let mut uri = Zeroizing::new(String::from("otpauth://totp/Lucid:"));
+        for byte in name.bytes() {
+            // RFC 3986, section 2.3.
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                uri.push(char::from(byte));
+            } else {
+                uri.push_str(&format!("%{byte:02X}"));
+            }
+        }
+        uri.push_str("?secret=");
+        uri.push_str(&Zeroizing::new(self.totp()?.secret().to_base32()));
+        uri.push_str("&issuer=Lucid");
+        Ok(uri)
     }
 
     fn totp(&self) -> Result<Totp> {
@@ -77,5 +93,13 @@ mod tests {
         assert!(!second.take("287082", 1_111_111_109_000));
         assert!(second.take("005924", 1_234_567_890_000));
         assert!(!second.take("279037", 1_234_567_950_000), "another time's");
+    }
+
+    #[test]
+    fn authenticators_are_told_the_secret_as_they_read_it() {
+        let second = Second { last: 0, secret: Hex(*b"12345678901234567890") };
+        let uri = second.uri("Ada L:ö").unwrap();
+        let secret = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ";
+        assert_eq!(*uri, format!("otpauth://totp/Lucid:Ada%20L%3A%C3%B6?secret={secret}&issuer=Lucid"));
     }
 }

@@ -3,11 +3,39 @@
 //!
 //! **Who may ask** is decided by the kernel's word on the caller, not by anything it says: root and the service's own
 //! user always (`SO_PEERCRED`); others only when the service names a group, and then those whom the kernel lets
-//! through to a socket with this group and mode 0660. Without a group the mode is 0600.
+//! through to a socket with this group and mode 0660. Without a group the mode is 0600. A service that does not answer
+//! everybody alike asks which of the two its caller is ([`Caller`]).
 
 mod socket;
 
-pub use socket::{Access, Error, Guard, bind, connect};
+pub use socket::{Access, Caller, Error, Guard, bind, connect};
+
+/// `lucid.accounts.v1`: who may use the device.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::unwrap_used,
+    reason = "generated from proto/accounts.proto, which is documented"
+)]
+pub mod accounts {
+    tonic::include_proto!("lucid.accounts.v1");
+
+    /// The most bytes of a message about accounts: the file of all of them.
+    pub const MAX_MESSAGE: usize = (256 << 10) + 64;
+
+    /// Messages that hold a secret say no more than what they are.
+    macro_rules! secret {
+        ($($message:ident),*) => {$(
+            impl std::fmt::Debug for $message {
+                fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str(stringify!($message))
+                }
+            }
+        )*};
+    }
+
+    secret!(Person, AdmitRequest, SetPasswordRequest, Second, Token, File);
+}
 
 /// `lucid.rdp.v1`: the RDP host.
 #[allow(

@@ -57,6 +57,28 @@ pub enum Access {
     Group(u32),
 }
 
+/// Who asks, by the kernel's word. Each request that a [`Guard`] let through has it among its extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Root, or the service's own user.
+    Owner,
+    /// Somebody else, who is of the socket's group.
+    Member,
+}
+
+impl Caller {
+    /// Whether those of the socket's group have to be refused here.
+    ///
+    /// # Errors
+    /// What a caller is told who is not the owner, or of whom no guard has said who he is.
+    pub fn must_own(caller: Option<&Caller>) -> Result<(), Status> {
+        match caller {
+            Some(Caller::Owner) => Ok(()),
+            _ => Err(Status::permission_denied("only root and the service's own user may ask that")),
+        }
+    }
+}
+
 /// Looks at each call's sender.
 #[derive(Clone, Copy, Debug)]
 pub struct Guard {
@@ -65,18 +87,25 @@ pub struct Guard {
 }
 
 impl Guard {
-    fn admits(self, caller: u32) -> bool {
-        // With a group, the kernel has looked at the socket's mode already.
-        caller == 0 || caller == self.own || matches!(self.access, Access::Group(_))
+    fn knows(self, caller: u32) -> Option<Caller> {
+        match self.access {
+            _ if caller == 0 || caller == self.own => Some(Caller::Owner),
+            // The kernel has looked at the socket's mode already.
+            Access::Group(_) => Some(Caller::Member),
+            Access::Owner => None,
+        }
     }
 }
 
 impl Interceptor for Guard {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let caller = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-        match caller {
-            Some(caller) if self.admits(caller.uid()) => Ok(request),
-            _ => Err(Status::permission_denied("only root, the service's own user and its group may ask")),
+        match caller.and_then(|caller| self.knows(caller.uid())) {
+            Some(caller) => {
+                request.extensions_mut().insert(caller);
+                Ok(request)
+            }
+            None => Err(Status::permission_denied("only root, the service's own user and its group may ask")),
         }
     }
 }
@@ -142,9 +171,15 @@ mod tests {
     #[test]
     fn root_and_the_owner_may_ask_and_others_only_with_a_group() {
         let own = Guard { own: 900, access: Access::Owner };
-        assert!(own.admits(0) && own.admits(900));
-        assert!(!own.admits(901) && !own.admits(65534));
-        assert!(Guard { own: 900, access: Access::Group(7) }.admits(901));
+        assert_eq!([0, 900].map(|caller| own.knows(caller)), [Some(Caller::Owner); 2]);
+        assert_eq!([901, 65534].map(|caller| own.knows(caller)), [None; 2]);
+        let group = Guard { own: 900, access: Access::Group(7) };
+        assert_eq!([0, 900].map(|caller| group.knows(caller)), [Some(Caller::Owner); 2]);
+        assert_eq!(group.knows(901), Some(Caller::Member));
+        assert!(Caller::must_own(Some(&Caller::Owner)).is_ok());
+        for other in [Some(&Caller::Member), None] {
+            assert_eq!(Caller::must_own(other).unwrap_err().code(), tonic::Code::PermissionDenied);
+        }
     }
 
     #[tokio::test]

@@ -359,7 +359,7 @@ pub enum Refused {
     #[error("it is no request for this session as it is now: ask again")]
     NoRequest,
     /// Whoever signed it may not ask for that person.
-    #[error("the key that signed it is none of the requester's: add it to the device's list of people")]
+    #[error("the key that signed it is none of the requester's: add it to his account (`lucidctl user key`)")]
     Requester,
     /// It was made before.
     #[error("that was asked for before, and is taken once: ask again")]

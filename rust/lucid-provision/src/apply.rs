@@ -2,12 +2,14 @@
 //!
 //! Written on every boot below the run directory (normally `/run`):
 //!
-//! - `lucid-provision/rdp-account.json` (0600): `{"version":1,"accounts":[{"user":"lucid","nt_hash":"<32 hex>"}]}`
+//! - `lucid-provision/accounts.json` (0600): `{"version":1,"accounts":[{"user":"lucid","nt_hash":"<32 hex>"}]}`, for
+//!   lucid-sessiond
+//! - `lucid-provision/rdp-account.json` (0600): the same for lucid-rdp; empty where it asks lucid-sessiond instead
 //! - `lucid-provision/desktop.json` (0644): `{"version":1,"keyboard":{"layout":"us","variant":""},"name":"lucid"}`
 //! - `lucid-provision/announce.json` (0600, removed by `announce`): [`Announcement`]
 //! - `lucid-provision/policy.json` (0644): what sessions may do, a policy table
-//! - `lucid-provision/rdp.env` (0644): `AUTHORITY=`, the option that says who decides that for lucid-rdp: lucid-sessiond,
-//!   which also records, or the table alone
+//! - `lucid-provision/rdp.env` (0644): `AUTHORITY="…"`, the options that say who decides that for lucid-rdp, and who may
+//!   connect: lucid-sessiond, which also records, or the table and the account alone
 //! - `lucid-provision/recorder.env` (0644): `RECIPIENTS="…"`, options of lucid-sessiond; only where it can record
 //! - `systemd/network/10-lucid.network`
 //!
@@ -98,7 +100,7 @@ struct BootData {
 #[derive(Serialize)]
 struct AccountsFile<'a> {
     version: u32,
-    accounts: [AccountEntry<'a>; 1],
+    accounts: &'a [AccountEntry<'a>],
 }
 
 #[derive(Serialize)]
@@ -114,7 +116,12 @@ struct DesktopFile<'a> {
     name: &'a str,
 }
 
-/// Where the RDP account is written.
+/// Where the account is written for lucid-sessiond.
+pub fn accounts_path(run: &Path) -> PathBuf {
+    run.join("lucid-provision/accounts.json")
+}
+
+/// Where the account is written for lucid-rdp.
 pub fn account_path(run: &Path) -> PathBuf {
     run.join("lucid-provision/rdp-account.json")
 }
@@ -195,7 +202,8 @@ pub fn apply(places: &Places) -> Result<Applied, Error> {
         (None, Some(why)) => Recording::Impossible(format!("what is recorded would not be kept: {why}")),
         (None, None) => Recording::Each,
     };
-    write_outputs(&places.run, &settings, &account)?;
+    write_outputs(&places.run, &settings)?;
+    write_accounts(&places.run, &account, &recording)?;
     write_recording(&places.run, &settings.recording, &recording)?;
 
     if let (Some(card), Some(bytes), Some(Config { password: Password::New(_, span), .. })) =
@@ -308,13 +316,17 @@ fn decide_account(
     }
 }
 
-fn write_outputs(run: &Path, settings: &Settings, account: &Account) -> Result<(), Error> {
+/// Nobody hears a secret that he does not need: lucid-rdp, which hears the network, none that it can ask for.
+fn write_accounts(run: &Path, account: &Account, recording: &Recording) -> Result<(), Error> {
+    let entry = [AccountEntry { user: &account.user, nt_hash: account.hash.expose() }];
+    let accounts = AccountsFile { version: 1, accounts: &entry };
+    write_json(&accounts_path(run), &accounts, 0o600)?;
+    let accounts = if *recording == Recording::No { &entry[..] } else { &[] };
+    write_json(&account_path(run), &AccountsFile { version: 1, accounts }, 0o600)
+}
+
+fn write_outputs(run: &Path, settings: &Settings) -> Result<(), Error> {
     make_dirs(&run.join("lucid-provision"), 0o755)?;
-    let accounts = AccountsFile {
-        version: 1,
-        accounts: [AccountEntry { user: &account.user, nt_hash: account.hash.expose() }],
-    };
-    write_json(&account_path(run), &accounts, 0o600)?;
     let desktop = DesktopFile { version: 1, keyboard: &settings.keyboard, name: &settings.name };
     write_json(&run.join("lucid-provision/desktop.json"), &desktop, 0o644)?;
     write_json(&run.join("lucid-provision/policy.json"), &settings.policy, 0o644)?;
@@ -326,11 +338,14 @@ fn write_outputs(run: &Path, settings: &Settings, account: &Account) -> Result<(
 /// What lucid-rdp and lucid-sessiond are to do. Where sessions cannot be recorded, the recorder does not start and
 /// lucid-rdp, which cannot reach it, begins none.
 fn write_recording(run: &Path, wanted: &config::Recording, recording: &Recording) -> Result<(), Error> {
-    let option = match recording {
-        Recording::No => "--policy=/run/lucid-provision/policy.json",
+    let options = match recording {
+        // Its unit's own credential.
+        Recording::No => {
+            "--policy=/run/lucid-provision/policy.json --account=/run/credentials/lucid-rdp.service/rdp-account"
+        }
         Recording::Each | Recording::Impossible(_) => "--controller=/run/lucid-sessiond/recorder.sock",
     };
-    let rdp = format!("# Written by lucid-provision on every start.\nAUTHORITY={option}\n");
+    let rdp = format!("# Written by lucid-provision on every start.\nAUTHORITY=\"{options}\"\n");
     write(&run.join("lucid-provision/rdp.env"), rdp.as_bytes(), 0o644)?;
     let path = recorder_path(run);
     if *recording == Recording::Each {

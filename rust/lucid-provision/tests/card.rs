@@ -84,7 +84,7 @@ impl Device {
     }
 
     fn accounts(&self) -> String {
-        fs::read_to_string(self.run("lucid-provision/rdp-account.json")).unwrap()
+        fs::read_to_string(self.run("lucid-provision/accounts.json")).unwrap()
     }
 
     fn announcement(&self) -> Announcement {
@@ -123,7 +123,9 @@ fn a_good_file_gives_exactly_the_files_that_the_services_read() {
         "{\"version\":1,\"keyboard\":{\"layout\":\"de\",\"variant\":\"nodeadkeys\"},\"name\":\"desk-1\"}\n"
     );
     assert_eq!(fs::read(device.run("systemd/network/10-lucid.network")).unwrap(), golden("10-lucid.network"));
-    assert_eq!(mode(&device.run("lucid-provision/rdp-account.json")), 0o600);
+    for file in ["lucid-provision/accounts.json", "lucid-provision/rdp-account.json"] {
+        assert_eq!(mode(&device.run(file)), 0o600);
+    }
     assert_eq!(mode(&device.run("lucid-provision/announce.json")), 0o600);
     assert_eq!(mode(&device.run("lucid-provision/desktop.json")), 0o644);
     assert_eq!(mode(&device.data().join("account.json")), 0o600);
@@ -310,20 +312,26 @@ impl Device {
     }
 }
 
-const RECORDED: &str = "AUTHORITY=--controller=/run/lucid-sessiond/recorder.sock";
+const RECORDED: &str = r#"AUTHORITY="--controller=/run/lucid-sessiond/recorder.sock""#;
+const ALONE: &str = "AUTHORITY=\"--policy=/run/lucid-provision/policy.json \
+                     --account=/run/credentials/lucid-rdp.service/rdp-account\"";
 
 #[test]
 fn with_an_owners_key_each_session_is_recorded_from_then_on_and_without_one_none() {
     let device = Device::new();
     device.start();
-    assert_eq!(device.told(), ("AUTHORITY=--policy=/run/lucid-provision/policy.json".to_owned(), None));
+    assert_eq!(device.told(), (ALONE.to_owned(), None));
     assert_eq!(device.announcement().recording, Recording::No);
+    let of_rdp = || fs::read_to_string(device.run("lucid-provision/rdp-account.json")).unwrap();
+    assert_eq!(of_rdp(), device.accounts());
     device.record();
     let recipients = Some(format!("RECIPIENTS=\"--owner={OWNER} --observer={OBSERVER}\""));
     for _ in 0..2 {
         assert!(device.start().notes.is_empty());
         assert_eq!(device.told(), (RECORDED.to_owned(), recipients.clone()));
         assert_eq!(device.announcement().recording, Recording::Each);
+        assert_eq!(of_rdp(), "{\"version\":1,\"accounts\":[]}\n", "it asks the recorder");
+        assert!(device.accounts().contains("nt_hash"));
         // What was said holds when the file is gone.
         device.put("lucid.toml", b"");
         device.remove("lucid.toml");
@@ -331,7 +339,7 @@ fn with_an_owners_key_each_session_is_recorded_from_then_on_and_without_one_none
     // Applied again without a start, as when the service is restarted.
     device.put("lucid.toml", b"name = \"desk\"\n");
     apply(&device.places()).unwrap();
-    assert_eq!(device.told(), ("AUTHORITY=--policy=/run/lucid-provision/policy.json".to_owned(), None));
+    assert_eq!(device.told(), (ALONE.to_owned(), None));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Who may connect.
+//! Who may connect, as [`crate::register`] has it: from the session controller, or without one from a file.
 //!
 //! The account file (version 1, JSON) is written by `lucid-provision`:
 //!
@@ -13,6 +13,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ironrdp_connector::sspi::credssp::CredentialsProxy;
 use ironrdp_connector::sspi::{self, AuthIdentity, Username};
@@ -48,12 +49,13 @@ const MAX_ACCOUNTS: usize = 64;
 
 /// Everybody who may connect.
 #[derive(Debug)]
-pub struct Accounts(Vec<Account>);
+pub(crate) struct Accounts(Vec<Account>);
 
 /// One who may connect.
 struct Account {
     user: String,
-    nt_hash: Zeroizing<[u8; 16]>,
+    /// None where he may not by NLA.
+    nt_hash: Option<Zeroizing<[u8; 16]>>,
 }
 
 impl fmt::Debug for Account {
@@ -67,7 +69,7 @@ impl Accounts {
     ///
     /// # Errors
     /// When the file is missing, too large, not version 1, or does not hold usable accounts.
-    pub fn load(path: &Path) -> Result<Accounts, Error> {
+    pub(crate) fn load(path: &Path) -> Result<Accounts, Error> {
         let read = |source| Error::AccountRead { path: path.to_owned(), source };
         let size = std::fs::metadata(path).map_err(read)?.len();
         let format = |what: String| Error::AccountFormat { path: path.to_owned(), what };
@@ -92,38 +94,58 @@ impl Accounts {
             ));
         }
         let mut accounts = Accounts(Vec::with_capacity(file.accounts.len()));
-        for entry in &file.accounts {
-            if entry.user.is_empty()
-                || entry.user.len() > MAX_USER
-                || entry.user.chars().any(char::is_control)
-            {
-                return Err("a user name is empty, too long or has control characters".into());
-            }
-            if accounts.find(&entry.user).is_some() {
-                return Err(format!("the user {} is there twice", entry.user));
-            }
+        for entry in file.accounts {
             let nt_hash = parse_hex(&entry.nt_hash).ok_or("an nt_hash is not 32 hexadecimal digits")?;
-            accounts.0.push(Account { user: entry.user.clone(), nt_hash });
+            accounts.add(entry.user, Some(nt_hash))?;
         }
         Ok(accounts)
     }
 
-    /// How many there are.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.0.len()
+    /// Those whom the session controller knows, with the hashes of those who may connect by NLA.
+    pub(crate) fn of(
+        people: impl IntoIterator<Item = (String, Zeroizing<Vec<u8>>)>,
+    ) -> Result<Accounts, String> {
+        let mut accounts = Accounts(Vec::new());
+        for (user, nt_hash) in people {
+            let nt_hash = match <&[u8; 16]>::try_from(nt_hash.as_slice()) {
+                Ok(hash) => Some(Zeroizing::new(*hash)),
+                Err(_) if nt_hash.is_empty() => None,
+                Err(_) => return Err("an NT hash has not 16 bytes".into()),
+            };
+            accounts.add(user, nt_hash)?;
+        }
+        Ok(accounts)
+    }
+
+    fn add(&mut self, user: String, nt_hash: Option<Zeroizing<[u8; 16]>>) -> Result<(), String> {
+        if user.is_empty() || user.len() > MAX_USER || user.chars().any(char::is_control) {
+            return Err("a user name is empty, too long or has control characters".into());
+        }
+        if self.name(&user).is_some() {
+            return Err(format!("the user {user} is there twice"));
+        }
+        if self.0.len() >= MAX_ACCOUNTS {
+            return Err(format!("there are more than {MAX_ACCOUNTS} accounts"));
+        }
+        self.0.push(Account { user, nt_hash });
+        Ok(())
+    }
+
+    /// The account's name, if there is such a user.
+    pub(crate) fn name(&self, user: &str) -> Option<&str> {
+        self.find(user).map(|account| account.user.as_str())
     }
 
     /// The account's name, if these are the name and password of one. User names do not regard case (as in
     /// Windows); passwords are compared in constant time.
     #[must_use]
-    pub fn admits(&self, user: &str, password: &str) -> Option<&str> {
+    pub(crate) fn admits(&self, user: &str, password: &str) -> Option<&str> {
         let hash = nt_hash(password);
         // Evaluated in any case: an unknown user costs as much time as a wrong password.
         let known = self.find(user);
-        guard::claimed(known.map(|account| account.user.as_str()));
-        let expected = known.map_or(&self.0[0].nt_hash, |account| &account.nt_hash);
-        let same = bool::from(expected.as_slice().ct_eq(hash.as_slice()));
+        let expected = known.and_then(|account| account.nt_hash.as_ref());
+        let same = expected.map_or(&[0; 16], |hash| &**hash).ct_eq(hash.as_slice());
+        let same = bool::from(same) && expected.is_some();
         known.filter(|_| same && !password.is_empty()).map(|account| account.user.as_str())
     }
 
@@ -131,13 +153,17 @@ impl Accounts {
     /// way and time as a wrong password. Nothing if there are no random numbers.
     pub(crate) fn nt_hash(&self, user: &str) -> Option<Zeroizing<[u8; 16]>> {
         let mut hash = Zeroizing::new([0; 16]);
-        let known = self.find(user);
-        guard::claimed(known.map(|account| account.user.as_str()));
-        match known {
-            Some(account) => hash.copy_from_slice(account.nt_hash.as_slice()),
-            None => SystemRandom::new().fill(hash.as_mut_slice()).ok()?,
+        // In any case, so that it takes as long.
+        SystemRandom::new().fill(hash.as_mut_slice()).ok()?;
+        if let Some(known) = self.find(user).and_then(|account| account.nt_hash.as_ref()) {
+            hash.copy_from_slice(known.as_slice());
         }
         Some(hash)
+    }
+
+    /// The name of the account, if there is such a user whom NLA may let in.
+    fn by_nla(&self, user: &str) -> Option<&str> {
+        self.find(user).filter(|account| account.nt_hash.is_some()).map(|account| account.user.as_str())
     }
 
     fn find(&self, user: &str) -> Option<&Account> {
@@ -146,9 +172,41 @@ impl Accounts {
     }
 }
 
+/// What NLA looks up: the hashes that answers are checked with.
+#[derive(Debug, Default)]
+pub(crate) struct Lookup {
+    /// Who may connect, from the first turn on.
+    accounts: Mutex<Option<Arc<Accounts>>>,
+    /// The account that was looked up, if there is one.
+    asked: OnceLock<String>,
+}
+
+impl Lookup {
+    /// The same as [`Accounts::nt_hash`]; nothing before it is known who may connect.
+    pub(crate) fn nt_hash(&self, user: &str) -> Option<Zeroizing<[u8; 16]>> {
+        let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        guard::claimed(accounts.name(user));
+        if let Some(known) = accounts.by_nla(user) {
+            // One client proves once who he is.
+            let _ = self.asked.set(known.to_owned());
+        }
+        accounts.nt_hash(user)
+    }
+
+    /// Has users looked up there from now on.
+    pub(crate) fn set(&self, accounts: Arc<Accounts>) {
+        *self.accounts.lock().unwrap_or_else(PoisonError::into_inner) = Some(accounts);
+    }
+
+    /// The account that was looked up.
+    pub(crate) fn asked(&self) -> Option<&String> {
+        self.asked.get()
+    }
+}
+
 /// Where `sspi` looks up what a user's NTLM answer is checked with: the hash instead of a password.
 #[derive(Debug)]
-pub(crate) struct Directory<'a>(pub(crate) &'a Accounts);
+pub(crate) struct Directory<'a>(pub(crate) &'a Lookup);
 
 impl CredentialsProxy for Directory<'_> {
     type AuthenticationData = AuthIdentity;
@@ -207,7 +265,7 @@ mod tests {
     #[test]
     fn the_golden_file_admits_its_user_and_nobody_else() {
         let accounts = Accounts::parse(GOLDEN).unwrap();
-        assert_eq!(accounts.count(), 1);
+        assert!(accounts.name("LUCID").is_some() && accounts.name("root").is_none());
         assert_eq!(accounts.admits("lucid", "password"), Some("lucid"));
         assert_eq!(accounts.admits("Lucid", "password"), Some("lucid"));
         assert_eq!(accounts.admits("lucid", "Password"), None);

@@ -137,6 +137,12 @@ pub enum Refused {
     /// User or password are wrong.
     #[error("wrong user name or password ({0})")]
     Credentials(&'static str),
+    /// The session controller does not say who may connect.
+    #[error(
+        "the session controller (lucid-sessiond) was asked who may connect: {0}; nobody is let in without its word, \
+         `systemctl status lucid-sessiond` says how it is"
+    )]
+    Controller(String),
     /// It tried to come in with a reconnect cookie that this host does not know (any more), and without the
     /// password.
     #[error("the client presented a reconnect cookie that is not valid (any more), and no right password")]

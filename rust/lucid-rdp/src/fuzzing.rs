@@ -35,6 +35,7 @@ use lucid_desktop::Input;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
+use crate::account::Accounts;
 use crate::egfx::{self, State};
 use crate::gates::Channels;
 use crate::graphics::Command;
@@ -43,7 +44,8 @@ use crate::incoming::{self, Incoming};
 use crate::input::Translator;
 use crate::monitors::Layout;
 use crate::reconnect::Cookies;
-use crate::{Accounts, MAX_SIZE, Refused, clipboard, drives, nla, sound, tls};
+use crate::register::Register;
+use crate::{MAX_SIZE, Refused, clipboard, drives, nla, sound, tls};
 
 /// The account in `testdata/account-v1.json`, which is public and nobody's.
 const USER: &str = "lucid";
@@ -254,7 +256,7 @@ fn host() -> &'static Host {
         let account = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/account-v1.json");
         Host {
             identity,
-            accounts: Accounts::load(&account).expect("the public account"),
+            register: Register::File(Accounts::load(&account).expect("the public account").into()),
             default_size: crate::DEFAULT_SIZE,
             max_size: MAX_SIZE,
             channels: Channels::ALL,

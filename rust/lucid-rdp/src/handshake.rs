@@ -30,12 +30,13 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::ProtocolVersion;
 use tokio_rustls::server::TlsStream;
 
-use crate::account::{Accounts, Directory};
+use crate::account::{Directory, Lookup};
 use crate::display::{self, Wishes};
 use crate::egfx::Pipeline;
 use crate::error::Refused;
 use crate::gates::Channels;
 use crate::monitors::Layout;
+use crate::register::{Register, Turn};
 use crate::touch::{self, Touches};
 use crate::{capabilities, clipboard, closing, drives, nla, sequence, sound, tls};
 
@@ -78,7 +79,7 @@ pub(crate) struct Connection<S = TlsStream<TcpStream>> {
 /// What the handshake needs to know; the same for every client.
 pub(crate) struct Host {
     pub(crate) identity: tls::Identity,
-    pub(crate) accounts: Accounts,
+    pub(crate) register: Register,
     pub(crate) default_size: DesktopSize,
     pub(crate) max_size: DesktopSize,
     pub(crate) channels: Channels,
@@ -191,7 +192,7 @@ pub(crate) async fn admit<S: Stream>(
 ) -> Result<Connection<S>, Refused> {
     let Secured { mut framed, mut acceptor, dynamic, tls, nla, user } = secured;
     let Said { scale, several } = first_settings(&mut framed, &mut acceptor, host.max_size).await?;
-    let mut gate = Gate { accounts: &host.accounts, nla, user, stage, hall, denied: None, size: None };
+    let mut gate = Gate { register: &host.register, peer, nla, user, stage, hall, denied: None, size: None };
     let finalized = sequence::settle(framed, &mut acceptor, &mut gate).await;
     if let Some(denied) = gate.denied {
         return Err(denied);
@@ -207,22 +208,24 @@ pub(crate) async fn admit<S: Stream>(
         // The state machine lets a client with a cookie through to here without a look at it or at its credentials.
         Some(cookie) => {
             let holder = gate.hall.redeem(cookie);
+            let holder = match holder.filter(|_| !nla) {
+                Some(holder) if gate.user.is_none() && host.register.has(&holder).await? => Some(holder),
+                _ => None,
+            };
+            let credentials = result.credentials.as_ref().filter(|_| !nla);
             let (user, method) = if let Some(user) = gate.user {
                 // NLA has told who it is. Nobody gets another user's session by a cookie.
                 (user, first)
-            } else if let Some(holder) = holder.filter(|_| !nla) {
+            } else if let Some(holder) = holder {
                 tracing::info!(%peer, "a client proved with its reconnect cookie whose it is");
                 stage.send_replace(Stage::Authenticated);
                 (holder, "reconnect cookie")
-            } else if let Some(user) = result
-                .credentials
-                .as_ref()
-                .filter(|_| !nla)
-                .and_then(|c| host.accounts.admits(&c.username, &c.password))
+            } else if let Some(c) = credentials
+                && let Some(user) = host.register.admit(&c.username, &c.password, peer).await?
             {
                 tracing::info!(%peer, "a client's reconnect cookie is not valid (any more); its password is right");
                 stage.send_replace(Stage::Authenticated);
-                (user.to_owned(), "password")
+                (user, "password")
             } else {
                 closing::refuse(framed, &result, ProtocolIndependentCode::ServerInsufficientPrivileges).await;
                 return Err(Refused::ReconnectCookie);
@@ -326,7 +329,8 @@ fn said(pdu: &[u8], most: DesktopSize) -> DecodeResult<(Said, Option<Vec<u8>>)> 
 
 /// The points of the state machine at which this host decides.
 struct Gate<'a, H> {
-    accounts: &'a Accounts,
+    register: &'a Register,
+    peer: SocketAddr,
     nla: bool,
     /// Who it is, once that is proved.
     user: Option<String>,
@@ -343,9 +347,17 @@ impl<H: Hall> ConnectionSetupHandler for Gate<'_, H> {
             // NLA has checked the password already.
             return Ok(());
         }
-        self.user = received
-            .and_then(|r| self.accounts.admits(&r.credentials.username, &r.credentials.password))
-            .map(str::to_owned);
+        let admitted = match received.map(|received| received.credentials) {
+            Some(typed) => self.register.admit(&typed.username, &typed.password, self.peer).await,
+            None => Ok(None),
+        };
+        self.user = match admitted {
+            Ok(user) => user,
+            Err(refused) => {
+                self.denied = Some(refused);
+                return Err(general_err!("nobody says who may connect"));
+            }
+        };
         if self.user.is_some() {
             self.stage.send_replace(Stage::Authenticated);
             Ok(())
@@ -381,11 +393,14 @@ pub(crate) async fn credssp<S: Stream>(
     peer: SocketAddr,
 ) -> Result<Option<String>, Refused> {
     let mode = ServerMode::Ntlm(sspi::ntlm::NtlmConfig::new(peer.ip().to_string()));
-    let mut server = CredSspServer::new(host.identity.public_key.clone(), Directory(&host.accounts), mode)
+    let lookup = Lookup::default();
+    let mut server = CredSspServer::new(host.identity.public_key.clone(), Directory(&lookup), mode)
         .map_err(|_| Refused::Malformed(DOING_NLA))?;
+    // Nobody is named in the first message.
     let mut request = read_ts_request(framed).await?;
+    let mut turn = None;
     if request.nego_tokens.as_deref().is_some_and(nla::is_wrapped) {
-        return wrapped_credssp(framed, host, request).await;
+        return wrapped_credssp(framed, host, request, peer).await;
     }
     loop {
         let result = match server.process(request).start() {
@@ -393,9 +408,10 @@ pub(crate) async fn credssp<S: Stream>(
             // Only Kerberos asks the network, and it is not offered.
             GeneratorState::Suspended(_) => return Err(Refused::Malformed(DOING_NLA)),
         };
+        over(turn.take(), result.is_err(), &lookup, peer);
         match result {
             Ok(ServerState::ReplyNeeded(reply)) => write_ts_request(framed, &reply).await?,
-            Ok(ServerState::Finished(delegated)) => return Ok(admitted(host, &delegated)),
+            Ok(ServerState::Finished(delegated)) => return admitted(host, &delegated, peer).await,
             Err(refused) => {
                 let wrong = matches!(
                     refused.error.error_type,
@@ -412,6 +428,7 @@ pub(crate) async fn credssp<S: Stream>(
             }
         }
         request = read_ts_request(framed).await?;
+        turn = next_turn(framed, host, &lookup).await?;
     }
 }
 
@@ -420,12 +437,17 @@ async fn wrapped_credssp<S: Stream>(
     framed: &mut TokioFramed<S>,
     host: &Host,
     mut request: TsRequest,
+    peer: SocketAddr,
 ) -> Result<Option<String>, Refused> {
-    let mut exchange = nla::Exchange::new(&host.accounts, &host.identity.public_key);
+    let lookup = Lookup::default();
+    let mut exchange = nla::Exchange::new(&lookup, &host.identity.public_key);
+    let mut turn = None;
     loop {
-        match exchange.take(&request) {
+        let taken = exchange.take(&request);
+        over(turn.take(), taken.is_err(), &lookup, peer);
+        match taken {
             Ok(nla::Step::Reply(reply)) => write_ts_request(framed, &reply).await?,
-            Ok(nla::Step::Finished(delegated)) => return Ok(admitted(host, &delegated)),
+            Ok(nla::Step::Finished(delegated)) => return admitted(host, &delegated, peer).await,
             Err(nla::Wrong::Credentials) => {
                 let error_code = Some(NStatusCode::LOGON_FAILURE);
                 write_ts_request(framed, &TsRequest { error_code, ..TsRequest::default() }).await?;
@@ -434,12 +456,46 @@ async fn wrapped_credssp<S: Stream>(
             Err(nla::Wrong::Message) => return Err(Refused::Malformed(DOING_NLA)),
         }
         request = read_ts_request(framed).await?;
+        turn = next_turn(framed, host, &lookup).await?;
+    }
+}
+
+/// Has a client's turn come to be looked up, if it was not yet.
+async fn next_turn<S: Stream>(
+    framed: &mut TokioFramed<S>,
+    host: &Host,
+    lookup: &Lookup,
+) -> Result<Option<Turn>, Refused> {
+    if lookup.asked().is_some() {
+        return Ok(None);
+    }
+    match host.register.turn().await {
+        Ok(turn) => {
+            lookup.set(Arc::clone(&turn.accounts));
+            Ok(Some(turn))
+        }
+        Err(refused) => {
+            let error_code = Some(NStatusCode::NO_LOGON_SERVERS);
+            write_ts_request(framed, &TsRequest { error_code, ..TsRequest::default() }).await?;
+            Err(refused)
+        }
+    }
+}
+
+/// A message was taken: the turn is over if there was one, and if it was wrong, that counts.
+fn over(turn: Option<Turn>, is_wrong: bool, lookup: &Lookup, peer: SocketAddr) {
+    if let Some(turn) = turn.filter(|_| is_wrong) {
+        turn.failed(lookup.asked().cloned(), peer);
     }
 }
 
 /// The user to whom what a client handed over belongs.
-fn admitted(host: &Host, delegated: &sspi::AuthIdentity) -> Option<String> {
-    host.accounts.admits(delegated.username.account_name(), delegated.password.as_ref()).map(str::to_owned)
+async fn admitted(
+    host: &Host,
+    delegated: &sspi::AuthIdentity,
+    peer: SocketAddr,
+) -> Result<Option<String>, Refused> {
+    host.register.admit(delegated.username.account_name(), delegated.password.as_ref(), peer).await
 }
 
 async fn read_ts_request<S: Stream>(framed: &mut TokioFramed<S>) -> Result<TsRequest, Refused> {

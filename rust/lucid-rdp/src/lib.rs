@@ -45,6 +45,7 @@ mod picture;
 mod pointer;
 mod reconnect;
 mod recording;
+mod register;
 mod remotefx;
 mod running;
 mod sequence;
@@ -72,10 +73,11 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub use account::Accounts;
+use account::Accounts;
 pub use error::{Error, Refused};
 pub use gates::Channels;
 pub use lucid_video::Wanted as WantedEncoder;
+use register::Register;
 pub use sessions::Limits;
 
 /// What a client gets that asks for no size.
@@ -92,8 +94,6 @@ pub struct Options {
     pub state: PathBuf,
     /// Directory of `status.json`.
     pub run: PathBuf,
-    /// The account file.
-    pub account: PathBuf,
     /// The socket of `lucid-desktop`.
     pub desktop: PathBuf,
     /// The keyboard of the desktops.
@@ -110,17 +110,22 @@ pub struct Options {
     pub control: Option<PathBuf>,
     /// The number of the group whose members may use it, beside root and this user.
     pub control_group: Option<u32>,
-    /// Who says what sessions may do.
+    /// Who says who may connect, and what sessions may do.
     pub authority: Authority,
 }
 
-/// Who says what sessions may do.
+/// Who says who may connect, and what sessions may do.
 #[derive(Debug)]
 pub enum Authority {
     /// lucid-sessiond, whose socket this is; it records every session, and none begins or goes on that is not.
     Controller(PathBuf),
-    /// A policy that holds in every session. Nothing is recorded.
-    Fixed(Box<Policy>),
+    /// Nobody who could be asked. Nothing is recorded.
+    Fixed {
+        /// It holds in every session.
+        policy: Box<Policy>,
+        /// The account file.
+        account: PathBuf,
+    },
 }
 
 /// Runs the host until SIGTERM or SIGINT.
@@ -128,7 +133,16 @@ pub enum Authority {
 /// # Errors
 /// When it cannot start: no account, no usable TLS identity, no port.
 pub async fn run(options: Options) -> Result<(), Error> {
-    let accounts = Accounts::load(&options.account)?;
+    let (register, channels, authority) = match options.authority {
+        Authority::Controller(socket) => {
+            (Register::controller(socket.clone()), Channels::ALL, running::Authority::Controller(socket))
+        }
+        Authority::Fixed { policy, account } => (
+            Register::File(Accounts::load(&account)?.into()),
+            Channels::of(&policy),
+            running::Authority::Fixed(Arc::new(*policy)),
+        ),
+    };
     let identity = tls::Identity::load_or_make(&options.state, &options.name)?;
     let listen = |source| Error::Listen { address: options.listen, source };
     let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
@@ -136,10 +150,6 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let encoders = encoders::VideoEncoders::choose(&options.encoder)?;
     let mut encoder = encoders.description();
     let in_use = encoder.borrow_and_update().clone();
-    let (channels, authority) = match options.authority {
-        Authority::Controller(socket) => (Channels::ALL, running::Authority::Controller(socket)),
-        Authority::Fixed(policy) => (Channels::of(&policy), running::Authority::Fixed(Arc::new(*policy))),
-    };
     let recorded = matches!(authority, running::Authority::Controller(_));
     status::write(&options.run, port, &identity.fingerprint, &in_use, recorded)?;
     if !recorded {
@@ -147,7 +157,6 @@ pub async fn run(options: Options) -> Result<(), Error> {
     }
     tracing::info!(
         port,
-        accounts = accounts.count(),
         fingerprint = identity.fingerprint,
         encoder = in_use,
         "ready at {:.3} s",
@@ -164,7 +173,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     };
     let host = Arc::new(handshake::Host {
         identity,
-        accounts,
+        register,
         default_size: DEFAULT_SIZE,
         max_size: MAX_SIZE,
         channels,

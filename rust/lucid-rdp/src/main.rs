@@ -12,7 +12,8 @@ use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Shows a desktop to RDP clients. Needs an account file: without one nobody may connect, and it does not start.
+/// Shows a desktop to RDP clients. Who may connect, and what sessions may do, is said by the session controller, or without
+/// one by an account file and a policy.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -25,9 +26,9 @@ struct Arguments {
     /// Directory for status.json.
     #[arg(long, default_value = "/run/lucid-rdp")]
     run: PathBuf,
-    /// The account file, as lucid-provision writes it.
-    #[arg(long)]
-    account: PathBuf,
+    /// Without a controller: the account file, as lucid-provision writes it.
+    #[arg(long, value_name = "FILE", required_unless_present = "controller", conflicts_with = "controller")]
+    account: Option<PathBuf>,
     /// The socket of lucid-desktop.
     #[arg(long, default_value = "/run/lucid/desktop.sock")]
     desktop: PathBuf,
@@ -51,7 +52,7 @@ struct Arguments {
     /// Ends a session that has lasted so long, connected or not.
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
     session_limit: Limit,
-    /// The session controller's socket (lucid-sessiond): it says what sessions may do, and every session is recorded, and
+    /// The session controller's socket (lucid-sessiond): it says who may connect and what sessions may do, and every session is recorded, and
     /// none begins or goes on that is not: pictures, sound, the pointer, and events (connections, focus, what crosses by
     /// clipboard and drives; of what is typed, counts alone).
     #[arg(long, value_name = "PATH", required_unless_present = "policy", conflicts_with = "policy")]
@@ -115,9 +116,13 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: Arguments) -> Result<(), Error> {
-    let authority = match (arguments.controller, arguments.policy) {
+    let authority = match (arguments.controller, arguments.account) {
         (Some(socket), _) => Authority::Controller(socket),
-        (None, path) => Authority::Fixed(Box::new(path.map_or_else(|| Ok(Policy::strict()), policy)?)),
+        (None, account) => Authority::Fixed {
+            policy: Box::new(arguments.policy.map_or_else(|| Ok(Policy::strict()), policy)?),
+            // clap has seen to it that there is one.
+            account: account.unwrap_or_default(),
+        },
     };
     let (keyboard, name) = match arguments.desktop_settings {
         Some(path) => desktop_settings(path)?,
@@ -131,7 +136,6 @@ fn start(arguments: Arguments) -> Result<(), Error> {
         listen: arguments.listen,
         state: arguments.state,
         run: arguments.run,
-        account: arguments.account,
         desktop: arguments.desktop,
         keyboard,
         name,

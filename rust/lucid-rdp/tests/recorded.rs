@@ -13,6 +13,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ironrdp_cliprdr::CliprdrClient;
@@ -36,6 +37,7 @@ use ironrdp_pdu::rdp::client_info::{PerformanceFlags, TimezoneInfo};
 use ironrdp_session::image::DecodedImage;
 use ironrdp_session::{ActiveStage, ActiveStageBuilder, ActiveStageOutput};
 use ironrdp_tokio::{Framed, FramedWrite as _, NetworkClient, TokioFramed, TokioStream};
+use lucid_ipc::accounts::admission_server::{self, AdmissionServer};
 use lucid_ipc::session::event::Data;
 use lucid_ipc::session::recorder_server::{Recorder, RecorderServer};
 use lucid_ipc::session::to_recorder::Item;
@@ -43,6 +45,8 @@ use lucid_ipc::session::{
     Actor, Begun, Clipboard, Connect, Direction, Event, FromRecorder, Input, KeyWanted, MAX_MESSAGE, Outcome,
     Policy as Holds, ToRecorder, from_recorder,
 };
+use lucid_ipc::tonic::body::Body;
+use lucid_ipc::tonic::codegen;
 use lucid_ipc::tonic::transport::Server;
 use lucid_ipc::tonic::{Request, Response, Status, Streaming, async_trait};
 use lucid_policy::Policy;
@@ -75,6 +79,34 @@ fn pasting() -> Policy {
 }
 
 // ---- The recorder.
+
+#[path = "support/admission.rs"]
+mod admission;
+
+/// It also says who may connect.
+#[derive(Clone)]
+struct Controller {
+    recorder: RecorderServer<Collector>,
+    admission: AdmissionServer<admission::Door>,
+}
+
+impl codegen::Service<codegen::http::Request<Body>> for Controller {
+    type Response = codegen::http::Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = codegen::BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: codegen::http::Request<Body>) -> Self::Future {
+        if request.uri().path().contains(admission_server::SERVICE_NAME) {
+            self.admission.call(request)
+        } else {
+            self.recorder.call(request)
+        }
+    }
+}
 
 /// Passes all that comes on.
 struct Collector {
@@ -274,7 +306,10 @@ async fn start(test: &str, policy: Policy) -> (House, Collected, Arc<Notify>, wa
     let (leave, away) = watch::channel(());
     let (listener, _guard) = lucid_ipc::bind(&recorder, lucid_ipc::Access::Owner).unwrap();
     let service = RecorderServer::new(Collector { items, cut: Arc::clone(&cut), away, policy });
-    let service = service.max_decoding_message_size(MAX_MESSAGE);
+    let service = Controller {
+        recorder: service.max_decoding_message_size(MAX_MESSAGE),
+        admission: AdmissionServer::new(admission::Door::default()),
+    };
     tokio::spawn(async move { Server::builder().serve_with_incoming(service, listener).await.unwrap() });
 
     let run = directory.join("run");
@@ -282,7 +317,6 @@ async fn start(test: &str, policy: Policy) -> (House, Collected, Arc<Notify>, wa
     let mut rdp = Command::new(env!("CARGO_BIN_EXE_lucid-rdp"));
     rdp.args(["--listen", "127.0.0.1:0", "--video-encoder", "software"]);
     rdp.arg("--state").arg(&run).arg("--run").arg(&run).arg("--desktop").arg(&socket);
-    rdp.arg("--account").arg(crates.join("testdata/account-v1.json"));
     rdp.arg("--controller").arg(&recorder);
     let rdp = Program(rdp.stdin(Stdio::null()).spawn().unwrap());
     let status = until_there(&run.join("status.json")).await;

@@ -77,14 +77,23 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
-    /// The list of people.
-    #[error("the people in {}: {why}", path.display())]
-    People {
+    /// A file of accounts.
+    #[error("the accounts in {}: {why}", path.display())]
+    Accounts {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         why: String,
     },
+    /// An account cannot be so.
+    #[error("{0}")]
+    Account(#[from] lucid_accounts::Error),
+    /// Nobody could look after the device any more.
+    #[error("the device would be left without an owner who is let in: name another one first")]
+    LastOwner,
+    /// Somebody has not proved who he is, or may not connect.
+    #[error("{0}")]
+    NotAdmitted(String),
     /// There is no such session.
     #[error("no session {0} runs: `lucidctl session` shows which do")]
     NoSession(String),

@@ -25,6 +25,7 @@
 //! the session's thread writes it; a commit makes it durable and the caller hears of it. What may happen to a session
 //! stands at the top of `session.rs`; what the records hold, in [`lucid_session`].
 
+mod accounts;
 mod clock;
 mod consent;
 mod error;
@@ -59,8 +60,8 @@ use sd_notify::NotifyState;
 pub use clock::{WallClock, system_clock};
 pub use error::{Error, Result};
 
+use accounts::Accounts;
 use error::At as _;
-use people::People;
 use sessions::{Bounds, Sessions};
 
 /// The name of the socket in the run directory.
@@ -94,8 +95,10 @@ pub struct Options {
     pub policy: Policy,
     /// What the owner adds to the terms that are accepted.
     pub terms: String,
-    /// The file that says whose keys accept and approve; nobody's without.
-    pub people: Option<PathBuf>,
+    /// The file that names accounts beside those that are kept, as lucid-provision writes it.
+    pub accounts: Option<PathBuf>,
+    /// How many approvers have to agree to a request.
+    pub approvers_needed: usize,
 }
 
 /// Nothing that holds one of these locks leaves what is within half-changed.
@@ -119,6 +122,9 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
     let _lock = lock(&options.state)?;
     let device = device_key(&options.state)?;
     let public = device.public();
+    let wall = std::sync::Arc::clone(&options.wall);
+    let accounts =
+        Accounts::open(&options.state, options.accounts.as_deref(), options.approvers_needed, wall)?;
     let settings = session::Settings {
         recordings,
         device,
@@ -126,7 +132,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
         limits: options.limits,
         resume_for: options.resume_for,
         wall: options.wall,
-        people: options.people.as_deref().map(People::read).transpose()?.unwrap_or_default().into(),
+        accounts,
     };
     let bounds = Bounds { most_bytes: options.most_bytes, keep_free: options.keep_free };
     let sessions = Sessions::open(&options.state, settings, bounds, (options.policy, options.terms))?;

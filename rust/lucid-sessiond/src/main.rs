@@ -53,10 +53,15 @@ struct Arguments {
     /// A text that is accepted together with the policy, at most 4 KiB.
     #[arg(long, value_name = "FILE")]
     terms: Option<PathBuf>,
-    /// Whose keys accept policies and approve changes of them (JSON; see the documentation).
+    /// Accounts that the device's owner names, as lucid-provision writes them: operators and owners, with NT hashes of their
+    /// passwords. They are taken over at each start into those that are kept (`lucidctl user`).
     #[arg(long, value_name = "FILE")]
-    people: Option<PathBuf>,
-    /// The number of a group whose members may use the socket, beside root and this user.
+    accounts: Option<PathBuf>,
+    /// How many approvers have to agree to a change of what holds in a session: accounts with that role and a key.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = approvers)]
+    approvers_needed: usize,
+    /// The number of a group whose members may record sessions and have people let in, which is all that lucid-rdp needs.
+    /// Only root and this user may do more.
     #[arg(long, value_name = "GID", value_parser = group)]
     group: Option<u32>,
 }
@@ -64,6 +69,11 @@ struct Arguments {
 /// The group with that number.
 fn group(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| "a group is given by its number, as `getent group` shows it".to_owned())
+}
+
+/// A number of approvers.
+fn approvers(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| (1..=32).contains(number)).ok_or_else(|| "1 to 32".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -111,7 +121,8 @@ fn start(arguments: Arguments) -> Result<(), Error> {
     let options = Options {
         policy,
         terms,
-        people: arguments.people,
+        accounts: arguments.accounts,
+        approvers_needed: arguments.approvers_needed,
         state: arguments.state,
         run: arguments.run,
         owners: arguments.owner,

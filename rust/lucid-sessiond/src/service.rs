@@ -9,6 +9,12 @@ use std::{
 
 use bytes::Bytes;
 use lucid_ipc::{
+    Caller,
+    accounts::{
+        MAX_MESSAGE as MAX_ABOUT_ACCOUNTS,
+        accounts_server::{self, AccountsServer},
+        admission_server::{self, AdmissionServer},
+    },
     session::{
         AcceptRequest, AcceptResponse, AskRequest, Asked, Asking as ScreenAsking, Begun, DecideRequest,
         Decided, EndRequest, EndResponse, Enforced, FromRecorder, GetRequest, GetStatusRequest, Holds, Kept,
@@ -32,6 +38,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 
 use crate::{
+    accounts,
     consent::{ASKED, WAITS},
     error::Error,
     events, payload,
@@ -54,12 +61,17 @@ pub(crate) struct Socket {
     recorder: RecorderServer<Service>,
     recordings: RecordingsServer<Service>,
     sessions: SessionsServer<Service>,
+    admission: AdmissionServer<accounts::Service>,
+    accounts: AccountsServer<accounts::Service>,
 }
 
 impl Socket {
     pub(crate) fn new(sessions: Arc<Sessions>) -> Self {
+        let accounts = accounts::Service(Arc::clone(&sessions.settings.accounts));
         let service = Service { sessions, began: Instant::now() };
         Self {
+            admission: AdmissionServer::new(accounts.clone()).max_decoding_message_size(MAX_QUESTION),
+            accounts: AccountsServer::new(accounts).max_decoding_message_size(MAX_ABOUT_ACCOUNTS),
             recorder: RecorderServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE),
             recordings: RecordingsServer::new(service.clone()),
             sessions: SessionsServer::new(service).max_decoding_message_size(MAX_QUESTION),
@@ -81,6 +93,13 @@ impl codegen::Service<http::Request<Body>> for Socket {
         let service = request.uri().path().trim_start_matches('/').split('/').next();
         if service == Some(recorder_server::SERVICE_NAME) {
             self.recorder.call(request)
+        } else if service == Some(admission_server::SERVICE_NAME) {
+            self.admission.call(request)
+        } else if let Err(status) = Caller::must_own(request.extensions().get()) {
+            // The RDP host needs nothing of what is for people.
+            Box::pin(async move { Ok(status.into_http()) })
+        } else if service == Some(accounts_server::SERVICE_NAME) {
+            self.accounts.call(request)
         } else if service == Some(sessions_server::SERVICE_NAME) {
             self.sessions.call(request)
         } else {
@@ -375,8 +394,8 @@ impl About for Service {
     }
 
     async fn accept(&self, request: Request<AcceptRequest>) -> Result<Response<AcceptResponse>, Status> {
-        let people = &self.sessions.settings.people;
-        let accepted = self.sessions.consents.accept(&request.into_inner().receipt, people);
+        let people = self.sessions.settings.accounts.people();
+        let accepted = self.sessions.consents.accept(&request.into_inner().receipt, &people);
         let session = accepted.map_err(|error| {
             tracing::warn!("a receipt is refused: {error}");
             error.status()

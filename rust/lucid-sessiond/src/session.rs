@@ -42,12 +42,12 @@ use lucid_session::{AUDIT, POINTER, SOUND, VIDEO, video};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::{
+    accounts::Accounts,
     clock::{Clock, WallClock},
     consent::Consented,
     error::{Error, Result},
     files::{self, Ending, Entry},
     payload,
-    people::People,
     policy::{Held, Stop, Told},
     shared,
 };
@@ -85,7 +85,7 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) resume_for: Duration,
     pub(crate) wall: WallClock,
-    pub(crate) people: Arc<People>,
+    pub(crate) accounts: Arc<Accounts>,
 }
 
 /// Something to record, or to know.
@@ -239,7 +239,7 @@ impl Session {
         let time = clock.now();
         let Consented { id, user, policy, policy_hash, key, receipt } = consented;
         let snapshot = Snapshot::new(&policy, id, time.wall_ms)?.sign(&settings.device)?;
-        let held = Held::new(policy, id, user.clone(), Arc::clone(&settings.people))?;
+        let held = Held::new(policy, id, user.clone(), settings.accounts.people())?;
         let accepted = Data::Consent { receipt: blake3::hash(&receipt).into() };
         let start = Start {
             session: id,
@@ -1039,7 +1039,7 @@ impl Session {
             )));
         }
         let user = shared(&self.facts).user.clone();
-        self.held = Some(Held::new(snapshot.policy, self.id, user, Arc::clone(&self.settings.people))?);
+        self.held = Some(Held::new(snapshot.policy, self.id, user, self.settings.accounts.people())?);
         Ok(())
     }
 }

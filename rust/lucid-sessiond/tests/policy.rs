@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lucid_accounts::{Account, Accounts, Role};
 use lucid_audit::{Actor, Data, Event, Kind};
 use lucid_ipc::{
     connect,
@@ -43,13 +44,16 @@ fn person(byte: u8) -> SigningKey {
 
 /// Ada uses the desktop and may approve; Bob and Eve may approve.
 fn with_people(dir: &Path, needed: usize) -> lucid_sessiond::Options {
-    let path = dir.join("people.json");
-    let line = |name: &str, byte| {
-        format!(r#"{{"name":"{name}","keys":["{}"],"approver":true}}"#, person(byte).public())
-    };
-    let people = [line(USER, 1), line("bob", 2), line("eve", 3)].join(",");
-    fs::write(&path, format!(r#"{{"version":1,"needed":{needed},"people":[{people}]}}"#)).unwrap();
-    lucid_sessiond::Options { policy: Policy::standard(), people: Some(path), ..options(dir) }
+    let mut accounts = Accounts::default();
+    for (name, byte) in [(USER, 1), ("bob", 2), ("eve", 3)] {
+        let mut account = Account::new(name, [Role::Approver]).unwrap();
+        account.keys.push(person(byte).public());
+        accounts.add(account).unwrap();
+    }
+    let options = options(dir);
+    fs::create_dir_all(&options.state).unwrap();
+    fs::write(options.state.join("accounts.json"), accounts.to_bytes().unwrap()).unwrap();
+    lucid_sessiond::Options { policy: Policy::standard(), approvers_needed: needed, ..options }
 }
 
 async fn sessions(socket: &Path) -> SessionsClient<Channel> {

@@ -4,6 +4,7 @@ mod policy;
 mod recording;
 mod report;
 mod session;
+mod user;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use lucid_ipc::tonic::{Code, Status};
 
 /// Stands at the end of the help.
 const EXIT: &str = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 the service is not running, \
-    4 not permitted, 5 there is no such session, 6 a recording, a key, a proof or a policy cannot be read. What is wrong in a \
+    4 not permitted, 5 there is no such session or user, 6 a recording, a key, a proof or a policy cannot be read. What is wrong in a \
     recording, or missing from it, is a failure: 1.";
 
 /// How long a message is shown before a session ends, unless said otherwise.
@@ -60,6 +61,9 @@ enum Command {
     /// Changes of what holds in a session: asked for, and decided on.
     #[command(subcommand)]
     Approve(session::Approve),
+    /// People who may use the device: accounts, passwords, second factors, links, keys.
+    #[command(subcommand)]
+    User(user::Command),
     /// Prints completions for a shell.
     Completions {
         /// Which shell.
@@ -116,6 +120,16 @@ enum Error {
     Refused(Status),
     #[error("{}; `lucidctl sessions list` shows those that there are", .0.message())]
     NotFound(Status),
+    #[error("{}; `lucidctl user list` shows everybody", .0.message())]
+    Nobody(Status),
+    #[error(
+        "nobody can be asked for a password here, as this is no terminal: say --stdin to have it read from there"
+    )]
+    NoTerminal,
+    #[error("the two are not the same; nothing was changed")]
+    NotTheSame,
+    #[error("{} is already there, and nothing secret is written over another file: name a new one", .0.display())]
+    SecretExists(PathBuf),
     #[error("the service answered: {}", .0.message())]
     Answer(Status),
     #[error("writing {0}: {1}")]
@@ -169,8 +183,12 @@ impl Error {
         ExitCode::from(match self {
             Error::NotRunning(_) => 3,
             Error::Denied(_) | Error::Refused(_) => 4,
-            Error::NotFound(_) | Error::NoRequest(_) => 5,
-            Error::NobodyAsked | Error::NoDevice | Error::NotLoopback(_) | Error::NoProfile(_) => 2,
+            Error::NotFound(_) | Error::Nobody(_) | Error::NoRequest(_) => 5,
+            Error::NobodyAsked
+            | Error::NoTerminal
+            | Error::NoDevice
+            | Error::NotLoopback(_)
+            | Error::NoProfile(_) => 2,
             Error::Read(..)
             | Error::Policy(..)
             | Error::NoRecording(_)
@@ -184,6 +202,8 @@ impl Error {
             | Error::Answer(_)
             | Error::Write(..)
             | Error::KeyExists(_)
+            | Error::SecretExists(_)
+            | Error::NotTheSame
             | Error::Exists(_)
             | Error::NothingShown(_)
             | Error::Replay(_)
@@ -255,6 +275,7 @@ fn run(arguments: Arguments) -> Result<bool, Error> {
         Command::Policy(command) => return policy::run(command, arguments.json),
         Command::Session(command) => return session::run(command, arguments.json),
         Command::Approve(command) => return session::approve(command, arguments.json),
+        Command::User(command) => return user::run(command, arguments.json),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -310,7 +331,8 @@ async fn ask(arguments: Arguments) -> Result<(), Error> {
         | Command::Recording(_)
         | Command::Policy(_)
         | Command::Session(_)
-        | Command::Approve(_) => Ok(()),
+        | Command::Approve(_)
+        | Command::User(_) => Ok(()),
     }
 }
 

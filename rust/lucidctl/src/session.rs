@@ -79,7 +79,7 @@ pub(crate) enum Approve {
         /// Why, for whoever decides.
         #[arg(long, value_name = "TEXT")]
         reason: String,
-        /// Who asks, as the device's list of people has it.
+        /// Who asks, as his account is called.
         #[arg(long = "as", value_name = "NAME")]
         requester: String,
         /// The file with his secret key.
@@ -130,8 +130,12 @@ pub(crate) struct Controller {
 }
 
 impl Controller {
+    pub(crate) async fn channel(&self) -> Result<Channel, Error> {
+        Ok(lucid_ipc::connect(&self.controller).await?)
+    }
+
     async fn connect(&self) -> Result<SessionsClient<Channel>, Error> {
-        Ok(SessionsClient::new(lucid_ipc::connect(&self.controller).await?))
+        Ok(SessionsClient::new(self.channel().await?))
     }
 }
 
@@ -140,7 +144,7 @@ fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn ask<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(crate) fn ask<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|e| Error::Write("to the kernel".into(), e))?.block_on(answer)
 }
@@ -192,7 +196,7 @@ pub(crate) fn run(command: &Command, as_json: bool) -> Result<bool, Error> {
                 json(&serde_json::json!({ "file": file, "public": public }))
             } else {
                 format!(
-                    "{public}\n\nThis is the public half, for the device's list of people. The secret half is in {file}.\n"
+                    "{public}\n\nThis is the public half, for `lucidctl user key NAME add`. The secret half is in {file}.\n"
                 )
             })?;
         }

@@ -19,7 +19,11 @@ use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVe
 
 use lucid_policy::Policy;
 
+use lucid_ipc::accounts::admission_server::AdmissionServer;
+use lucid_ipc::tonic::transport::Server;
+
 use super::*;
+use crate::account::Accounts;
 use crate::reconnect::Cookies;
 
 pub(crate) fn host() -> SharedHost {
@@ -27,20 +31,118 @@ pub(crate) fn host() -> SharedHost {
 }
 
 fn host_with(channels: Channels) -> SharedHost {
+    let register =
+        Register::File(Accounts::load(std::path::Path::new("testdata/account-v1.json")).unwrap().into());
+    host_of(channels, register)
+}
+
+fn host_of(channels: Channels, register: Register) -> SharedHost {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let dir = std::env::temp_dir().join(format!("lucid-rdp-handshake-{}-{number}", std::process::id()));
     let identity = tls::Identity::load_or_make(&dir, "lucid").unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
-    let accounts = Accounts::load(std::path::Path::new("testdata/account-v1.json")).unwrap();
     let size = |width, height| DesktopSize { width, height };
     SharedHost::new(Host {
         identity,
-        accounts,
+        register,
         default_size: size(1280, 720),
         max_size: size(4096, 2304),
         channels,
     })
+}
+
+#[path = "../../tests/support/admission.rs"]
+mod admission;
+
+use admission::Door;
+
+/// A host that asks such a controller; without one, nobody listens on its socket.
+fn host_asking(door: Option<Door>) -> SharedHost {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let socket = std::env::temp_dir().join(format!("lucid-rdp-door-{}-{number}", std::process::id()));
+    if let Some(door) = door {
+        let (listener, _guard) = lucid_ipc::bind(&socket, lucid_ipc::Access::Owner).unwrap();
+        tokio::spawn(Server::builder().serve_with_incoming(AdmissionServer::new(door), listener));
+    }
+    let channels = Channels { clipboard: false, sound: false, drives: false };
+    host_of(channels, Register::controller(socket))
+}
+
+async fn asking(host: &Host, client: Client) -> Seen {
+    let key = host.identity.public_key.clone();
+    against(host, |stream| client.connect(stream, key)).await.0
+}
+
+/// Waits until that was asked, and forgets it.
+async fn was_asked(door: &Door, expected: &[&str]) {
+    for _ in 0..500 {
+        if *door.asked.lock().unwrap() == expected {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(std::mem::take(&mut *door.asked.lock().unwrap()), expected);
+}
+
+#[tokio::test]
+async fn with_a_controller_its_accounts_are_those_that_are_let_in_and_it_hears_of_each_failure() {
+    let door = Door::default();
+    let host = host_asking(Some(door.clone()));
+    for (nla, user, password, let_in, asked) in [
+        (false, "LUCID", "password", true, &["admit LUCID"][..]),
+        (true, "LUCID", "password", true, &["known", "admit LUCID"]),
+        (false, "lucid", "wrong", false, &["admit lucid"]),
+        (true, "lucid", "wrong", false, &["known", "report lucid"]),
+        (false, "nobody", "password", false, &["admit nobody"]),
+        (true, "nobody", "password", false, &["known"]),
+        (false, "lucid", "", false, &[]),
+    ] {
+        let seen = asking(&host, Client { nla, user, password, ..Client::GOOD }).await;
+        match seen.outcome {
+            Ok(connection) if let_in => assert_eq!(connection.user, "lucid"),
+            Err(Refused::Credentials(_)) if !let_in => assert!(seen.opened.is_none()),
+            other => panic!("nla {nla}, {user}, {password}: {:?}", other.err()),
+        }
+        was_asked(&door, asked).await;
+    }
+}
+
+#[tokio::test]
+async fn whom_nla_cannot_let_in_is_refused_by_it_as_a_stranger_is_and_not_without_it() {
+    let door = Door { without_nla: true, ..Door::default() };
+    let host = host_asking(Some(door.clone()));
+    let seen = asking(&host, Client { nla: true, ..Client::GOOD }).await;
+    assert!(matches!(seen.outcome, Err(Refused::Credentials("NLA"))), "{:?}", seen.outcome.err());
+    was_asked(&door, &["known"]).await;
+    asking(&host, Client::GOOD).await.outcome.unwrap();
+}
+
+#[tokio::test]
+async fn without_an_answer_of_the_controllers_nobody_is_let_in() {
+    let hanging = host_asking(Some(Door { hangs: true, ..Door::default() }));
+    for (host, within) in [(host_asking(None), Duration::from_secs(4)), (hanging, Duration::from_secs(20))] {
+        for nla in [false, true] {
+            let began = Instant::now();
+            let seen = asking(&host, Client { nla, ..Client::GOOD }).await;
+            assert!(matches!(seen.outcome, Err(Refused::Controller(_))), "{:?}", seen.outcome.err());
+            assert!(seen.opened.is_none() && began.elapsed() < within);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_is_no_proof_of_somebody_whose_account_is_gone() {
+    for (user, let_in) in [("lucid", true), ("gone", false)] {
+        let host = host_asking(Some(Door::default()));
+        let hall = TestHall { holder: Some(user), ..TestHall::default() };
+        let cookie = Some(hall.cookies.issue(1, Instant::now()).unwrap());
+        let client = Client { password: "wrong", cookie, ..Client::GOOD };
+        let key = host.identity.public_key.clone();
+        let (seen, _) = against_with(&host, hall, |stream| client.connect(stream, key)).await;
+        assert_eq!(seen.outcome.is_ok(), let_in, "{user}");
+    }
 }
 
 /// What the host made of one client, and whether it began to open a desktop.
@@ -56,6 +158,8 @@ struct TestHall {
     opened: Option<DesktopSize>,
     cookies: Cookies,
     redeemed: usize,
+    /// Whose they are; lucid's if nobody is named.
+    holder: Option<&'static str>,
 }
 
 impl Hall for TestHall {
@@ -66,7 +170,7 @@ impl Hall for TestHall {
 
     fn redeem(&mut self, cookie: &ClientAutoReconnect) -> Option<String> {
         self.redeemed += 1;
-        self.cookies.redeem(cookie, Instant::now()).then(|| "lucid".to_owned())
+        self.cookies.redeem(cookie, Instant::now()).then(|| self.holder.unwrap_or("lucid").to_owned())
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) use self::ntlm::Wrong;
 use self::ntlm::{Challenge, Session};
 use self::spnego::State;
 pub(crate) use self::spnego::is_wrapped;
-use crate::Accounts;
+use crate::account::Lookup;
 
 /// From here on, both sides prove that they see the same key by a hash with a number of the client's (MS-CSSP 3.1.5).
 /// Clients since 2018 do so.
@@ -27,7 +27,7 @@ const MIN_VERSION: u32 = 5;
 
 /// The host's part of one client's authentication.
 pub(crate) struct Exchange<'a> {
-    accounts: &'a Accounts,
+    accounts: &'a Lookup,
     public_key: &'a [u8],
     stage: Stage,
 }
@@ -64,7 +64,7 @@ pub(crate) enum Step {
 
 impl<'a> Exchange<'a> {
     /// For a client of a host with that key: the bits of its `subjectPublicKey`.
-    pub(crate) fn new(accounts: &'a Accounts, public_key: &'a [u8]) -> Exchange<'a> {
+    pub(crate) fn new(accounts: &'a Lookup, public_key: &'a [u8]) -> Exchange<'a> {
         Exchange { accounts, public_key, stage: Stage::Offer }
     }
 

@@ -9,11 +9,18 @@ use ironrdp_connector::sspi::{
 };
 
 use super::*;
+use crate::account::Accounts;
 
 const KEY: &[u8] = b"the bits of a public key";
 
 fn accounts() -> Accounts {
     Accounts::load(std::path::Path::new("testdata/account-v1.json")).unwrap()
+}
+
+fn lookup() -> Lookup {
+    let lookup = Lookup::default();
+    lookup.set(accounts().into());
+    lookup
 }
 
 /// Whom the host lets in, or why it does not; `tamper` may change what the client sends, by its place.
@@ -38,8 +45,8 @@ fn logon(
         "TERMSRV/test".to_owned(),
     )
     .unwrap();
-    let accounts = accounts();
-    let mut host = Exchange::new(&accounts, KEY);
+    let lookup = lookup();
+    let mut host = Exchange::new(&lookup, KEY);
     let mut to_client = TsRequest::default();
     for place in 0.. {
         let GeneratorState::Completed(state) = client.process(to_client).start() else {
@@ -165,8 +172,8 @@ impl Ntlm {
 
 /// What comes of a client that offers Kerberos first, and signs `signed` for the list of what it offers.
 fn kerberos_first(password: &str, signed: Option<&[u8]>) -> Result<Ntlm, Wrong> {
-    let accounts = accounts();
-    let mut host = Exchange::new(&accounts, KEY);
+    let lookup = lookup();
+    let mut host = Exchange::new(&lookup, KEY);
     let mut say = |token: Vec<u8>| {
         let request = TsRequest { nego_tokens: Some(token), ..TsRequest::default() };
         match host.take(&request)? {

@@ -86,7 +86,8 @@ pub fn options(dir: &Path) -> Options {
         wall: system_clock(),
         policy: open(),
         terms: String::new(),
-        people: None,
+        accounts: None,
+        approvers_needed: 1,
     }
 }
 

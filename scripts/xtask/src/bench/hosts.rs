@@ -161,8 +161,7 @@ impl Lucid {
         desktop.arg("--sway-config").arg(self.file("sway-config"));
         let mut rdp = self.program("lucid-rdp");
         rdp.arg("--listen").arg(format!("{HOST}:{port}")).arg("--state").arg(self.file("state"));
-        rdp.arg("--run").arg(self.file("run")).arg("--account").arg(self.file("account.json"));
-        rdp.arg("--desktop").arg(self.file("desktop.sock"));
+        rdp.arg("--run").arg(self.file("run")).arg("--desktop").arg(self.file("desktop.sock"));
         let policy = policy::write(&self.dir, &policy::table(""))?;
         let mut name = format!("Lucid {}", env!("CARGO_PKG_VERSION"));
         let mut commands = vec![("lucid-desktop", desktop)];
@@ -171,10 +170,11 @@ impl Lucid {
             let mut recorder = self.program(RECORDER);
             recorder.arg("--state").arg(self.file("recorder")).arg("--run").arg(self.file("recorder"));
             recorder.args(["--owner", owner]).arg("--policy").arg(&policy);
+            recorder.arg("--accounts").arg(self.file("account.json"));
             rdp.arg("--controller").arg(self.file("recorder/recorder.sock"));
             commands.push((RECORDER, recorder));
         } else {
-            rdp.arg("--policy").arg(&policy);
+            rdp.arg("--policy").arg(&policy).arg("--account").arg(self.file("account.json"));
         }
         commands.push(("lucid-rdp", rdp));
         Host::start(&name, port, &commands, &self.dir, interrupt)

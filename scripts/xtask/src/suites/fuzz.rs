@@ -20,7 +20,7 @@ const FOLDER: &str = "rust/fuzz";
 /// The target that shows that coverage guides; it is to be found in this many inputs. 40 thousand were needed.
 const GUIDED: (&str, u32) = ("guided", 2_000_000);
 /// Inputs for each target, those of the corpus included, so that each runs for some seconds.
-const RUNS: [(&str, u32); 31] = [
+const RUNS: [(&str, u32); 32] = [
     ("client_info", 200_000),
     ("clipboard", 60_000),
     ("clipboard_content", 10_000),
@@ -55,6 +55,8 @@ const RUNS: [(&str, u32); 31] = [
     ("cedar_policies", 5_000),
     ("policy_statements", 20_000),
     ("policy_table", 5_000),
+    // Accounts.
+    ("accounts", 60_000),
 ];
 /// What one input may take: seconds, and MiB of the whole process. The targets themselves bound the heap, far below.
 const LIMITS: [&str; 2] = ["-timeout=20", "-rss_limit_mb=1024"];

@@ -141,19 +141,19 @@ fn public(lucidctl: &Path, file: &Path) -> Result<String> {
 
 impl<'a> Suite<'a> {
     fn start(context: &'a Context, trixie: &'a Path, tools: &'a Tools) -> Result<Self> {
-        let mut house = House::start(context, trixie, tools)?;
-        let mut people = Vec::new();
-        for (name, approver) in [(house.login.user.clone(), true), ("bob".to_owned(), true)] {
-            let key = public(&tools.lucidctl, &house.dir.join(format!("{name}.key")))?;
-            people.push(json!({ "name": name, "keys": [key], "approver": approver }));
-        }
-        let path = house.dir.join("people.json");
-        let list = json!({ "version": 1, "people": people });
-        fs::write(&path, list.to_string()).at("writing", &path)?;
-        house.people = Some(path);
+        let house = House::start(context, trixie, tools)?;
         let screens = context.project.lucid.join("screens/policy");
         fs::create_dir_all(&screens).at("making", &screens)?;
-        Ok(Self { house, lucidctl: tools.lucidctl.clone(), screens })
+        let suite = Self { house, lucidctl: tools.lucidctl.clone(), screens };
+        let user = suite.house.login.user.as_str();
+        suite.said(&["user", "add", "bob", "--role", "approver"])?;
+        // He has the desktop as well.
+        suite.said(&["user", "roles", user, "operator", "owner", "approver"])?;
+        for name in [user, "bob"] {
+            let key = public(&suite.lucidctl, &suite.key(name))?;
+            suite.said(&["user", "key", name, "add", &key])?;
+        }
+        Ok(suite)
     }
 
     fn key(&self, name: &str) -> PathBuf {

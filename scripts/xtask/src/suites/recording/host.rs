@@ -86,8 +86,6 @@ pub(in crate::suites) struct House<'a> {
     rdp: Option<Background>,
     /// What its sessions may do.
     pub(in crate::suites) policy: Value,
-    /// The file with whose keys accept and approve.
-    pub(in crate::suites) people: Option<PathBuf>,
     pub(in crate::suites) bound: Duration,
 }
 
@@ -156,7 +154,6 @@ impl<'a> House<'a> {
             recorder: None,
             rdp: None,
             policy: policy::table(WAYS),
-            people: None,
             bound,
         };
         house.start_desktop()?;
@@ -212,7 +209,7 @@ impl<'a> House<'a> {
         command.arg("--state").arg(self.dir.join("recorder")).arg("--run").arg(self.dir.join("recorder-run"));
         command.args(["--owner", &self.public, "--resume-for", RESUME_FOR]);
         command.arg("--policy").arg(policy::write(&self.dir, &self.policy)?);
-        command.args(self.people.iter().flat_map(|people| [Path::new("--people"), people]));
+        command.arg("--accounts").arg(self.dir.join("account.json"));
         Background::start(&command, &self.dir.join("lucid-sessiond.log"))
     }
 
@@ -221,8 +218,7 @@ impl<'a> House<'a> {
         let mut command = Command::new(build::host_program(self.place.project, "lucid-rdp"));
         command.arg("--listen").arg(format!("127.0.0.1:{}", self.login.port));
         command.arg("--state").arg(dir.join("state")).arg("--run").arg(dir.join("run"));
-        command.arg("--account").arg(dir.join("account.json")).arg("--desktop").arg(dir.join("desktop.sock"));
-        command.arg("--controller").arg(self.socket());
+        command.arg("--desktop").arg(dir.join("desktop.sock")).arg("--controller").arg(self.socket());
         let mut service = Background::start(&command, &dir.join("lucid-rdp.log"))?;
         let port = self.login.port;
         self.place.interrupt.wait_for("the RDP host", self.bound, || {
