@@ -2,7 +2,7 @@
 //!
 //! It is changed as a whole: written anew beside it, and renamed when it is on the disk. One change is made at a time, an
 //! attempt to log in included, so that a failure counts before the next attempt is looked at, and no flood of attempts takes
-//! more than one thread and the 19 MiB of one Argon2id. What is only read waits for nothing.
+//! more than one thread and the 19 MiB of one Argon2id (and one thread that writes). What is only read waits for nothing.
 //!
 //! **Whom the device's owner names** on the card is taken over at each start (`--accounts FILE`, at most 64 KiB, the file that
 //! lucid-provision writes; [`lucid_accounts::Accounts::provision`]):
@@ -59,6 +59,8 @@ pub(crate) struct Accounts {
     /// How many approvers have to agree.
     needed: usize,
     now: Mutex<Arc<Known>>,
+    /// As they are on the disk; held while they are written.
+    kept: Mutex<Arc<Known>>,
     /// Held by whoever changes something.
     changing: Arc<tokio::sync::Mutex<()>>,
 }
@@ -108,16 +110,16 @@ impl Accounts {
                 next.provision(&user, nt_hash).map_err(|error| wrong(error.to_string()))?;
             }
         }
+        let known = Arc::new(known);
         let accounts = Self {
             state: state.to_owned(),
             wall,
             needed,
-            now: Mutex::new(Arc::new(next)),
+            now: Mutex::new(if next == *known { Arc::clone(&known) } else { Arc::new(next) }),
+            kept: Mutex::new(known),
             changing: Arc::default(),
         };
-        if *accounts.now() != known {
-            accounts.write(&accounts.now())?;
-        }
+        accounts.keep()?;
         Ok(Arc::new(accounts))
     }
 
@@ -145,31 +147,74 @@ impl Accounts {
         fs::File::open(&self.state).and_then(|dir| dir.sync_all()).at("writing", &self.state)
     }
 
-    /// Changes something on a thread that may take its time, when nobody else does. What has changed is on the disk when this
-    /// is done. An attempt counts even where the disk fails (and nobody is let in then); nothing else does.
-    async fn change<T: Send + 'static>(
+    /// Puts what there is now on the disk, unless it is there.
+    pub(crate) fn keep(&self) -> Result<()> {
+        let mut kept = shared(&self.kept);
+        let now = self.now();
+        if !Arc::ptr_eq(&kept, &now) {
+            self.write(&now)?;
+            *kept = now;
+        }
+        Ok(())
+    }
+
+    /// Does something on a thread that may take its time, when nobody else changes anything.
+    async fn alone<T: Send + 'static>(
         self: &Arc<Self>,
-        is_attempt: bool,
-        change: impl FnOnce(&mut Known, u64) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let changing = Arc::clone(&self.changing).lock_owned().await;
         let accounts = Arc::clone(self);
-        let changed = tokio::task::spawn_blocking(move || {
+        let done = tokio::task::spawn_blocking(move || {
             let _changing = changing;
+            work(&accounts)
+        });
+        done.await.map_err(|_| Error::Internal("a thread that changes accounts died"))?
+    }
+
+    /// Changes something, all of it or nothing; it is on the disk when this is done.
+    async fn edit<T: Send + 'static>(
+        self: &Arc<Self>,
+        edit: impl FnOnce(&mut Known, u64) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.alone(move |accounts| {
+            let mut next = (*accounts.now()).clone();
+            let answer = edit(&mut next, (accounts.wall)())?;
+            let mut kept = shared(&accounts.kept);
+            accounts.write(&next)?;
+            *kept = Arc::new(next);
+            *shared(&accounts.now) = Arc::clone(&kept);
+            Ok(answer)
+        })
+        .await
+    }
+
+    /// Somebody tries to log in. It counts at once, whatever comes of it. One who is let in is so when that is on the disk; one
+    /// who is not waits for no disk, by which he could tell a name that counts failures from one that is nobody's.
+    async fn attempt<T: Send + 'static>(
+        self: &Arc<Self>,
+        attempt: impl FnOnce(&mut Known, u64) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let attempted = self.alone(move |accounts| {
             let now = accounts.now();
             let mut next = (*now).clone();
-            let answer = change(&mut next, (accounts.wall)());
-            if next == *now || !is_attempt && answer.is_err() {
-                return answer;
+            let answer = attempt(&mut next, (accounts.wall)());
+            if next != *now {
+                *shared(&accounts.now) = Arc::new(next);
             }
-            let next = Arc::new(next);
-            if is_attempt {
-                *shared(&accounts.now) = Arc::clone(&next);
-            }
-            accounts.write(&next)?;
-            *shared(&accounts.now) = next;
-            answer
+            let answer = answer?;
+            accounts.keep()?;
+            Ok(answer)
         });
-        changed.await.map_err(|_| Error::Internal("a thread that changes accounts died"))?
+        let attempted = attempted.await;
+        if attempted.is_err() {
+            let accounts = Arc::clone(self);
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = accounts.keep() {
+                    tracing::error!("a failure to log in would be forgotten by a restart: {error}");
+                }
+            });
+        }
+        attempted
     }
 }

@@ -135,12 +135,16 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
         accounts,
     };
     let bounds = Bounds { most_bytes: options.most_bytes, keep_free: options.keep_free };
+    let accounts = std::sync::Arc::clone(&settings.accounts);
     let sessions = Sessions::open(&options.state, settings, bounds, (options.policy, options.terms))?;
     let stopped = std::sync::Arc::clone(&sessions);
     let served = serve(&options.run, options.group, sessions, &public, stop).await;
     // A call that is still being answered ends with the program.
-    let closed = tokio::task::spawn_blocking(move || stopped.stop()).await;
-    closed.map_err(|_| Error::Internal("stopping failed"))?;
+    let closed = tokio::task::spawn_blocking(move || {
+        stopped.stop();
+        accounts.keep()
+    });
+    closed.await.map_err(|_| Error::Internal("stopping failed"))??;
     served
 }
 

@@ -102,7 +102,7 @@ impl Service {
         edit: impl FnOnce(&mut Everybody, &str, u64) -> Result<T, Why> + Send + 'static,
     ) -> Result<T, Status> {
         let whose = name.clone();
-        let edited = self.0.change(false, move |accounts, now| {
+        let edited = self.0.edit(move |accounts, now| {
             let had_owner = accounts.has_owner();
             let answer = edit(accounts, &name, now)?;
             // Also what is out of its bounds only together with others.
@@ -145,7 +145,7 @@ impl Service {
                 )))
             }
         };
-        self.0.change(true, attempt).await
+        self.0.attempt(attempt).await
     }
 }
 
@@ -185,15 +185,17 @@ impl admission_server::Admission for Service {
 
     async fn report(&self, request: Request<ReportRequest>) -> Answer<Done> {
         let ReportRequest { name, client } = request.into_inner();
-        let failed = self.0.change(true, move |accounts, now| {
+        let failed = self.0.attempt(move |accounts, now| -> Answered<()> {
             if let Some(account) = accounts.failed(&name, now) {
                 let waits = account.waits(now).div_ceil(1000);
                 tracing::warn!(account = account.name, client = address(&client), waits, "failed NLA");
             }
-            Ok(())
+            Err(Error::NotAdmitted(Refused::Wrong.to_string()))
         });
-        failed.await.map_err(|error| refusal(&error))?;
-        Ok(Response::new(Done {}))
+        match failed.await {
+            Ok(()) | Err(Error::NotAdmitted(_)) => Ok(Response::new(Done {})),
+            Err(error) => Err(refusal(&error)),
+        }
     }
 }
 
