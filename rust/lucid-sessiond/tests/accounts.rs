@@ -265,7 +265,7 @@ fn only_who_has_a_role_for_it_and_is_not_closed_may_connect() {
         let key = |name: &str, key: &str| KeyRequest { name: name.to_owned(), key: key.to_owned() };
         let digits = "a".repeat(64);
         asks.people.add_key(key("bob", &digits)).await.unwrap();
-        assert_eq!(asks.list().await[0].keys, [digits.clone()]);
+        assert_eq!(asks.list().await[0].keys, std::slice::from_ref(&digits));
         asks.add("ada", &[Role::Operator]).await.unwrap();
         for (name, digits) in [("ada", &*digits), ("ada", "abc")] {
             let status = asks.people.add_key(key(name, digits)).await.unwrap_err();
