@@ -49,6 +49,8 @@ struct Seen {
     last: Vec<u8>,
     size: (u32, u32),
     focus: Vec<Option<Focus>>,
+    /// How often what was given before was to be forgotten.
+    forgotten: usize,
     closed: Option<String>,
 }
 
@@ -93,6 +95,10 @@ impl FrameSink for Sink {
 
     fn focus(&mut self, focus: Option<&Focus>) {
         self.0.lock().unwrap().focus.push(focus.cloned());
+    }
+
+    fn forget(&mut self) {
+        self.0.lock().unwrap().forgotten += 1;
     }
 
     fn closed(&mut self, reason: Closed) {
@@ -413,7 +419,9 @@ fn a_shield_that_changes_holds_for_windows_that_are_there_and_that_come_and_what
         bench.terminal(id, "Ledger", SECRET, "", "read x");
         for round in 0..3 {
             bench.until("what is not shielded", |seen| has(&seen.last, SECRET));
+            let forgotten = bench.seen(|seen| seen.forgotten);
             bench.shield(&["x", id], &[]);
+            assert_eq!(bench.seen(|seen| seen.forgotten), forgotten + 1);
             // Whatever came before this is older than the shield; nothing that comes after it is.
             bench.forget();
             bench.settle();
@@ -622,7 +630,7 @@ fn a_shield_of_nothing_costs_no_picture_and_asks_nobody() {
         bench.shield(&[], &[]);
     }
     std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(bench.seen(|seen| seen.frames), 0);
+    bench.seen(|seen| assert_eq!((seen.frames, seen.forgotten), (0, 0)));
     assert!(bench.desktop().wakeups() <= wakeups + 10);
 }
 

@@ -76,6 +76,7 @@ impl Session {
         self.shielded.pending = true;
         self.shielded.failed = false;
         self.take_anew();
+        self.sink.forget();
         self.look_for_full_screen();
         self.windows.changed = true;
         self.tell_focus();
