@@ -19,7 +19,7 @@ use crate::keyboard::Keyboard;
 use crate::monitors::{Arrangement, Monitor};
 use crate::session::Session;
 use crate::shared::{Shared, lock};
-use crate::{CaptureProtocol, Error, FrameSink, Input, Tally};
+use crate::{CaptureProtocol, Error, FrameSink, Input, Shielding, Tally};
 
 /// A running desktop. Dropping it ends the desktop.
 pub struct Desktop {
@@ -30,6 +30,7 @@ pub struct Desktop {
     sound: Option<OwnedFd>,
     drives: Option<OwnedFd>,
     protocol: CaptureProtocol,
+    shielding: Shielding,
     launcher: UnixStream,
     thread: Option<JoinHandle<()>>,
 }
@@ -91,6 +92,11 @@ impl Desktop {
         let (keymap_size, has_sound, has_drives) = match Reply::from_line(&line)? {
             Reply::Ready { keymap_size, sound, drives } => (keymap_size, sound, drives),
             Reply::Failed { error } => return Err(Error::Launcher { reason: error }),
+            Reply::Masked => {
+                return Err(Error::Protocol {
+                    what: "windows were masked where a desktop was asked for".into(),
+                });
+            }
         };
         let mut descriptors = descriptors.into_iter();
         let (Some(wayland), Some(keymap)) = (descriptors.next(), descriptors.next()) else {
@@ -148,6 +154,7 @@ impl Desktop {
             .spawn(move || events.run(session, &typed_on))
             .map_err(Error::io("starting the desktop's thread"))?;
         Ok(Desktop {
+            shielding: Shielding::new(Arc::clone(&shared)),
             shared,
             connection,
             devices,
@@ -254,6 +261,12 @@ impl Desktop {
     pub fn files(&self) -> Result<Files, Error> {
         let launcher = self.launcher.try_clone().map_err(Error::io("sharing the launcher's socket"))?;
         Ok(Files { launcher })
+    }
+
+    /// The way to what is never shown.
+    #[must_use]
+    pub fn shielding(&self) -> Shielding {
+        self.shielding.clone()
     }
 
     /// How the pictures are taken.

@@ -64,6 +64,12 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// Windows could not be shielded, or shown again.
+    #[error("shielding windows: {reason}; nothing of the desktop is shown")]
+    Shield {
+        /// Why.
+        reason: String,
+    },
     /// The launcher closed its socket: the desktop's processes are gone.
     #[error("the launcher ended the desktop; see the journal of the desktop")]
     LauncherGone,

@@ -1,9 +1,11 @@
 //! The desktop's thread: waits for the compositor, the launcher and the handle, and sees to each.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,16 +14,17 @@ use wayland_client::backend::WaylandError;
 use wayland_client::{Connection, DispatchError, EventQueue};
 
 use crate::devices::Devices;
-use crate::handover::{self, KeyboardLayout, Reply};
+use crate::handover::{self, KeyboardLayout, Mask, Reply};
 use crate::keyboard::Keyboard;
 use crate::session::Session;
-use crate::shared::{Shared, gone, lock};
+use crate::shared::{Commands, Shared, gone, lock};
+use crate::shield::Order;
 use crate::{Closed, Error};
 
 /// How long opening a desktop may take in all.
 pub(crate) const OPEN_SECONDS: u64 = 30;
-/// The launcher has this long to finish its answer about a keymap once it has begun.
-const KEYMAP_SECONDS: u64 = 5;
+/// The launcher has this long to finish an answer once it has begun.
+const ANSWER_SECONDS: u64 = 5;
 
 /// The thread's side: the connection and what wakes it.
 pub(crate) struct Events {
@@ -29,10 +32,25 @@ pub(crate) struct Events {
     queue: EventQueue<Session>,
     shared: Arc<Shared>,
     launcher: UnixStream,
-    /// The layout whose keymap the launcher was asked for last.
-    awaited: Option<KeyboardLayout>,
+    /// What the launcher was asked for last.
+    awaited: Option<Awaited>,
     /// The launcher has said something.
     answered: bool,
+    /// The application ids that the compositor does not paint, and the change of them that is under way.
+    masked: BTreeSet<String>,
+    masking: Option<Masking>,
+}
+
+/// What the launcher was asked for.
+enum Awaited {
+    Keymap(KeyboardLayout),
+    Mask(Mask),
+}
+
+/// What is still to be asked for until a shield holds, and who waits for that.
+struct Masking {
+    left: VecDeque<Mask>,
+    done: SyncSender<Result<(), Error>>,
 }
 
 impl Events {
@@ -42,7 +60,16 @@ impl Events {
         shared: Arc<Shared>,
         launcher: UnixStream,
     ) -> Events {
-        Events { connection, queue, shared, launcher, awaited: None, answered: false }
+        Events {
+            connection,
+            queue,
+            shared,
+            launcher,
+            awaited: None,
+            answered: false,
+            masked: BTreeSet::new(),
+            masking: None,
+        }
     }
 
     /// Everything that was asked before has been answered after this.
@@ -131,38 +158,102 @@ impl Events {
         wanted: &mut Option<KeyboardLayout>,
         devices: &Mutex<Devices>,
     ) -> Result<(), Error> {
-        if std::mem::take(&mut self.answered) {
-            self.take_keymap(devices)?;
+        if let Some(Awaited::Keymap(_)) = self.awaited
+            && std::mem::take(&mut self.answered)
+            && let Some(Awaited::Keymap(layout)) = self.awaited.take()
+        {
+            self.take_keymap(layout, devices)?;
         }
         if self.awaited.is_none()
             && let Some(layout) = wanted.take()
         {
-            let line = layout.to_line()?;
-            match (&self.launcher).write_all(line.as_bytes()) {
-                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Err(Error::LauncherGone),
-                written => written.map_err(Error::io("asking the launcher for a keymap"))?,
-            }
-            self.awaited = Some(layout);
+            self.ask(&layout.to_line()?)?;
+            self.awaited = Some(Awaited::Keymap(layout));
         }
         let mut devices = lock(devices);
-        if devices.is_waiting() && self.awaited.is_none() && lock(&self.shared.commands).keyboard.is_none() {
+        let awaited = matches!(self.awaited, Some(Awaited::Keymap(_))) || wanted.is_some();
+        if devices.is_waiting() && !awaited && lock(&self.shared.commands).keyboard.is_none() {
             devices.give_waiting()?;
         }
         Ok(())
     }
 
-    fn take_keymap(&mut self, devices: &Mutex<Devices>) -> Result<(), Error> {
-        let Some(layout) = self.awaited.take() else { return Ok(()) };
-        let deadline = Instant::now() + Duration::from_secs(KEYMAP_SECONDS);
-        let (line, descriptors) =
-            match handover::receive_line(&self.launcher, deadline, "waiting for the launcher's keymap") {
-                Ok(received) => received,
-                Err(Error::Protocol { .. }) => return Err(Error::LauncherGone),
-                Err(error) => return Err(error),
-            };
+    /// Takes up a shield, or goes on with one: masks what is new in it, and then shows what is not in it any more.
+    fn change_shield(&mut self, order: Option<Order>, session: &mut Session) -> Result<(), Error> {
+        if let Some(Order { shield, done }) = order {
+            // What one who has given up had asked for may come true yet.
+            if let Some(Awaited::Mask(Mask { app_id, masked: false })) = &self.awaited {
+                self.masked.remove(app_id);
+            }
+            let mask = |app_id: &String, masked| Mask { app_id: app_id.clone(), masked };
+            let new = shield.app_ids.iter().filter(|id| !self.masked.contains(*id)).map(|id| mask(id, true));
+            let old = self.masked.iter().filter(|id| !shield.app_ids.contains(id)).map(|id| mask(id, false));
+            let left: VecDeque<Mask> = new.chain(old).collect();
+            match session.shield(shield, left.is_empty()) {
+                Ok(()) => self.masking = Some(Masking { left, done }),
+                Err(error) => drop(done.send(Err(error))),
+            }
+        }
+        if let Some(Awaited::Mask(_)) = self.awaited
+            && std::mem::take(&mut self.answered)
+            && let Some(Awaited::Mask(Mask { app_id, masked })) = self.awaited.take()
+        {
+            match Reply::from_line(&self.answer("waiting for the launcher to mask windows")?.0)? {
+                Reply::Masked if masked => drop(self.masked.insert(app_id)),
+                Reply::Masked => drop(self.masked.remove(&app_id)),
+                Reply::Failed { error } => {
+                    // Whether it is masked is not known: it is asked for again.
+                    self.masked.remove(&app_id);
+                    session.shield_failed();
+                    if let Some(Masking { done, .. }) = self.masking.take() {
+                        // Whoever asked may have given up.
+                        drop(done.send(Err(Error::Shield { reason: error })));
+                    }
+                }
+                Reply::Ready { .. } => {
+                    return Err(Error::Protocol { what: "a keymap came that nobody asked for".into() });
+                }
+            }
+        }
+        if self.awaited.is_some() {
+            return Ok(());
+        }
+        let Some(masking) = &mut self.masking else { return Ok(()) };
+        if let Some(mask) = masking.left.pop_front() {
+            self.ask(&mask.to_line()?)?;
+            self.awaited = Some(Awaited::Mask(mask));
+        } else if let Some(Masking { done, .. }) = self.masking.take() {
+            session.shielded();
+            drop(done.send(Ok(())));
+        }
+        Ok(())
+    }
+
+    fn ask(&self, line: &str) -> Result<(), Error> {
+        match (&self.launcher).write_all(line.as_bytes()) {
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(Error::LauncherGone),
+            written => written.map_err(Error::io("asking the launcher")),
+        }
+    }
+
+    fn answer(&self, doing: &'static str) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
+        let deadline = Instant::now() + Duration::from_secs(ANSWER_SECONDS);
+        match handover::receive_line(&self.launcher, deadline, doing) {
+            Err(Error::Protocol { .. }) => Err(Error::LauncherGone),
+            received => received,
+        }
+    }
+
+    fn take_keymap(&mut self, layout: KeyboardLayout, devices: &Mutex<Devices>) -> Result<(), Error> {
+        let (line, descriptors) = self.answer("waiting for the launcher's keymap")?;
         let KeyboardLayout { layout, variant } = layout;
         let size = match Reply::from_line(&line)? {
             Reply::Ready { keymap_size, .. } => keymap_size,
+            Reply::Masked => {
+                return Err(Error::Protocol {
+                    what: "windows were masked where a keymap was asked for".into(),
+                });
+            }
             Reply::Failed { error } => {
                 tracing::warn!(layout, variant, "the keyboard layout stays: {error}");
                 return Ok(());
@@ -188,8 +279,13 @@ impl Events {
         let reason = self.serve(&mut session, devices);
         // The launcher kills everything as soon as its socket is closed, of which the desktop has another copy.
         // It may be closed already.
+        let shared = Arc::clone(&self.shared);
         let _ = self.launcher.shutdown(std::net::Shutdown::Both);
         drop(self);
+        // Who waits for a shield waits no more.
+        let commands =
+            std::mem::replace(&mut *lock(&shared.commands), Commands { over: true, ..Commands::default() });
+        drop(commands);
         session.closed(reason);
     }
 
@@ -203,10 +299,11 @@ impl Events {
             keyboard = commands.keyboard.take().or(keyboard);
             let handle = self.queue.handle();
             let result = self
-                .change_keyboard(&mut keyboard, devices)
+                .change_shield(commands.shield.take(), session)
+                .and_then(|()| self.change_keyboard(&mut keyboard, devices))
                 .and_then(|()| self.dispatch(session))
-                .and_then(|()| session.step(commands, &handle))
-                .and_then(|()| self.wait(None));
+                .and_then(|()| session.step(commands, &handle, &self.connection))
+                .and_then(|()| self.wait(session.wakes_in()));
             if let Err(error) = result {
                 return Closed::Gone(error);
             }

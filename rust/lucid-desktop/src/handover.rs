@@ -1,23 +1,26 @@
-//! The desktop socket, version 3: how a desktop is asked for and handed over.
+//! The desktop socket, version 4: how a desktop is asked for and handed over.
 //!
 //! A Unix stream socket; one desktop per connection.
 //!
 //! 1. The client writes one line of JSON, at most [`MAX_LINE`] bytes with its line feed:
-//!    `{"version":3,"width":1280,"height":720,"keyboard":{"layout":"us","variant":""},"sound":false}`
+//!    `{"version":4,"width":1280,"height":720,"keyboard":{"layout":"us","variant":""},"sound":false}`
 //!    (pixels; XKB layout and variant; whether programs are to play sound); with `,"drives":true` at its end, the desktop
 //!    is to have a folder for the client's drives.
 //! 2. The launcher answers with one line, at most [`MAX_LINE`] bytes:
-//!    - `{"version":3,"keymap_size":66181}`; the line's first byte carries descriptors by `SCM_RIGHTS`: first
+//!    - `{"version":4,"keymap_size":66181}`; the line's first byte carries descriptors by `SCM_RIGHTS`: first
 //!      a connected Wayland socket, then a memfd that holds the keymap as XKB v1 text with a final NUL,
 //!      `keymap_size` bytes in all (at most [`MAX_KEYMAP`]), with `,"sound":true` in the
 //!      line the reading end of a pipe with what programs play (see [`sound`](crate::sound)), and with `,"drives":true`
 //!      the kernel's end of the mounted folder (`/dev/fuse`), of which the launcher keeps no copy. What was asked for and
 //!      cannot be here (no PipeWire, no FUSE) is not there: the launcher's log says why;
-//!    - or `{"version":3,"error":"..."}` without descriptors, and closes.
+//!    - or `{"version":4,"error":"..."}` without descriptors, and closes.
 //! 3. From then on the client may write
-//!    - `{"version":3,"keyboard":{"layout":"de","variant":""}}`, which the launcher answers as in 2., with the memfd of
+//!    - `{"version":4,"keyboard":{"layout":"de","variant":""}}`, which the launcher answers as in 2., with the memfd of
 //!      that layout's keymap alone or with an error, and stays;
-//!    - `{"version":3,"files":true}`, whose first byte carries a connected Unix stream socket: the launcher serves the
+//!    - `{"version":4,"mask":"org.keepassxc.KeePassXC","masked":true}`: from now on the compositor paints no window with
+//!      that application id, nor its title; or, with `false`, it paints them again. The launcher answers
+//!      `{"version":4,"masked":true}` (`true` in both cases) when that has happened, or with an error, and stays;
+//!    - `{"version":4,"files":true}`, whose first byte carries a connected Unix stream socket: the launcher serves the
 //!      [files](crate::files) of the desktop's user on it, or closes it when there are too many.
 //! 4. Nothing else is sent. The socket stays open as long as the desktop: when the client closes it,
 //!    for whatever reason, everything that was started for it is killed; when the compositor ends, the
@@ -26,6 +29,7 @@
 //! Unknown fields are refused on both sides: a change of the format is a change of the version.
 
 use crate::Error;
+use crate::shield::check_app_id;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
@@ -39,7 +43,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// The protocol's version.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The longest line, in bytes, with its line feed.
 pub const MAX_LINE: usize = 4096;
 /// The biggest keymap, in bytes. (The largest of xkeyboard-config 2.35 has about 70 kB.)
@@ -98,6 +102,23 @@ struct KeyboardLine {
     keyboard: KeyboardLayout,
 }
 
+/// What becomes of the windows with an application id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mask {
+    /// The id: 1 to [`MAX_SHIELDED_ID`](crate::MAX_SHIELDED_ID) bytes without control characters.
+    pub app_id: String,
+    /// Neither they nor their titles are painted; otherwise they are.
+    pub masked: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MaskLine {
+    version: u32,
+    mask: String,
+    masked: bool,
+}
+
 /// The launcher's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -110,7 +131,9 @@ pub enum Reply {
         /// There is a folder for the client's drives.
         drives: bool,
     },
-    /// There is no desktop.
+    /// What a [`Mask`] asks for holds.
+    Masked,
+    /// There is no desktop, or what was asked for cannot be.
     Failed {
         /// Why, for people.
         error: String,
@@ -129,6 +152,8 @@ struct ReplyLine {
     sound: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     drives: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    masked: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -256,30 +281,50 @@ impl KeyboardLayout {
     }
 }
 
+impl Mask {
+    /// The line that asks the launcher of a running desktop for it, with the line feed.
+    ///
+    /// # Errors
+    /// When the id is not within its limits.
+    pub fn to_line(&self) -> Result<String, Error> {
+        check_app_id(&self.app_id)?;
+        to_line(&MaskLine { version: VERSION, mask: self.app_id.clone(), masked: self.masked })
+    }
+
+    /// Reads such a line (without or with its line feed).
+    ///
+    /// # Errors
+    /// When it is none of this version within its limits.
+    pub fn from_line(line: &[u8]) -> Result<Mask, Error> {
+        let MaskLine { version, mask, masked } = parse("request for a mask", line)?;
+        check_version(version)?;
+        check_app_id(&mask)?;
+        Ok(Mask { app_id: mask, masked })
+    }
+}
+
 impl Reply {
     /// The reply as its line, with the line feed. A long error is cut to fit.
     ///
     /// # Errors
     /// When it cannot be written as a line within the limit.
     pub fn to_line(&self) -> Result<String, Error> {
+        let nothing = ReplyLine {
+            version: VERSION,
+            keymap_size: None,
+            error: None,
+            sound: false,
+            drives: false,
+            masked: false,
+        };
         to_line(&match self {
-            Reply::Ready { keymap_size, sound, drives } => ReplyLine {
-                version: VERSION,
-                keymap_size: Some(*keymap_size),
-                error: None,
-                sound: *sound,
-                drives: *drives,
-            },
+            Reply::Ready { keymap_size, sound, drives } => {
+                ReplyLine { keymap_size: Some(*keymap_size), sound: *sound, drives: *drives, ..nothing }
+            }
+            Reply::Masked => ReplyLine { masked: true, ..nothing },
             Reply::Failed { error } => {
                 // A character takes at most 6 bytes of JSON, so this always fits.
-                let error = error.chars().take(MAX_LINE / 6 - 20).collect();
-                ReplyLine {
-                    version: VERSION,
-                    keymap_size: None,
-                    error: Some(error),
-                    sound: false,
-                    drives: false,
-                }
+                ReplyLine { error: Some(error.chars().take(MAX_LINE / 6 - 20).collect()), ..nothing }
             }
         })
     }
@@ -291,17 +336,28 @@ impl Reply {
     pub fn from_line(line: &[u8]) -> Result<Reply, Error> {
         let reply: ReplyLine = parse("reply", line)?;
         check_version(reply.version)?;
-        match (reply.keymap_size, reply.error) {
-            (Some(keymap_size), None) if (1..=MAX_KEYMAP).contains(&keymap_size) => {
-                Ok(Reply::Ready { keymap_size, sound: reply.sound, drives: reply.drives })
+        match reply {
+            ReplyLine { keymap_size: Some(size), error: None, sound, drives, masked: false, .. } => {
+                if (1..=MAX_KEYMAP).contains(&size) {
+                    return Ok(Reply::Ready { keymap_size: size, sound, drives });
+                }
+                let what = format!("a keymap of {size} bytes is not within 1..={MAX_KEYMAP}");
+                Err(Error::Protocol { what })
             }
-            (Some(size), None) => Err(Error::Protocol {
-                what: format!("a keymap of {size} bytes is not within 1..={MAX_KEYMAP}"),
+            ReplyLine {
+                keymap_size: None,
+                error: Some(error),
+                sound: false,
+                drives: false,
+                masked: false,
+                ..
+            } => Ok(Reply::Failed { error }),
+            ReplyLine {
+                keymap_size: None, error: None, sound: false, drives: false, masked: true, ..
+            } => Ok(Reply::Masked),
+            _ => Err(Error::Protocol {
+                what: "the reply has not exactly one of keymap_size, masked and error".into(),
             }),
-            (None, Some(error)) if !reply.sound && !reply.drives => Ok(Reply::Failed { error }),
-            _ => {
-                Err(Error::Protocol { what: "the reply has not exactly one of keymap_size and error".into() })
-            }
         }
     }
 }

@@ -37,6 +37,7 @@ pub mod monitors;
 pub mod pointer;
 mod session;
 mod shared;
+mod shield;
 pub mod sound;
 mod tally;
 mod types;
@@ -48,6 +49,7 @@ pub use error::Error;
 pub use handover::{DesktopRequest, KeyboardLayout};
 pub use monitors::Monitor;
 pub use pointer::Pointer;
+pub use shield::{AFTER_FULLSCREEN, MASK, MAX_SHIELDED, MAX_SHIELDED_ID, Shield, Shielding};
 pub use tally::Tally;
 pub use types::{
     Button, CaptureProtocol, Closed, Focus, Frame, FrameSink, Input, MAX_APP_ID, MAX_TITLE, Rect,

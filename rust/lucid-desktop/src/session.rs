@@ -35,11 +35,13 @@ mod buffer;
 mod capturing;
 mod focusing;
 mod pointing;
+mod shielding;
 
 use arranging::{Head, Resize};
 use buffer::Buffer;
 use capturing::{Capture, CaptureFrame, ExtSession, Manager, Stage};
 use focusing::Windows;
+use shielding::Shielded;
 
 type Handle = QueueHandle<Session>;
 
@@ -194,6 +196,8 @@ pub(crate) struct Session {
     repeat: bool,
     /// Windows, and which has the focus.
     windows: Windows,
+    /// What is not shown of them and of the picture.
+    shielded: Shielded,
     /// What the sink knows of the pointer.
     pointer_told: Option<Pointer>,
 
@@ -238,6 +242,7 @@ impl Session {
             credits: 0,
             repeat: false,
             windows: Windows::default(),
+            shielded: Shielded::default(),
             pointer_told: None,
             output_manager: None,
             heads: Vec::new(),
@@ -320,7 +325,12 @@ impl Session {
     }
 
     /// Does what commands and events have made possible.
-    pub(crate) fn step(&mut self, commands: Commands, handle: &Handle) -> Result<(), Error> {
+    pub(crate) fn step(
+        &mut self,
+        commands: Commands,
+        handle: &Handle,
+        connection: &Connection,
+    ) -> Result<(), Error> {
         self.credits = self.credits.saturating_add(commands.credits);
         if commands.refresh && !self.picture.is_empty() {
             self.damage.all(self.picture_size);
@@ -330,6 +340,7 @@ impl Session {
             self.resize_wanted = Some(Resize { arrangement, begin: 0, tries: 0 });
         }
         self.tell_focus();
+        self.end_mask(connection, handle);
         self.start_resize(handle);
         self.deliver();
         (0..self.outputs.len()).try_for_each(|at| self.drive_capture(at, handle))?;

@@ -11,6 +11,7 @@ use wayland_protocols_wlr::virtual_pointer::v1::client::zwlr_virtual_pointer_v1:
 
 use crate::handover::KeyboardLayout;
 use crate::monitors::Arrangement;
+use crate::shield::Order;
 use crate::{Error, Rect};
 
 /// Both sides have one.
@@ -47,7 +48,10 @@ pub(crate) struct Commands {
     pub(crate) repeat: bool,
     pub(crate) resize: Option<Arrangement>,
     pub(crate) keyboard: Option<KeyboardLayout>,
+    pub(crate) shield: Option<Order>,
     pub(crate) stop: bool,
+    /// The thread takes no more.
+    pub(crate) over: bool,
 }
 
 impl Shared {

@@ -172,6 +172,9 @@ pub trait FrameSink: Send {
     fn focus(&mut self, focus: Option<&Focus>) {
         tracing::debug!(has_one = focus.is_some(), "the focus");
     }
+    /// Something else is shielded from now on: what was given before is not to be shown to anybody anew. The next frame is
+    /// damaged as a whole.
+    fn forget(&mut self) {}
     /// The desktop has ended; nothing is called after this.
     fn closed(&mut self, reason: Closed);
 }

@@ -1398,8 +1398,8 @@ fn what_is_not_a_request_is_refused_and_starts_nothing() {
     for line in [
         "hello\n",
         "{\"version\":1,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"},\"sound\":false}\n",
-        "{\"version\":3,\"width\":100,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"},\"sound\":false}\n",
-        "{\"version\":3,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"$(id)\",\"variant\":\"\"},\"sound\":false}\n",
+        "{\"version\":4,\"width\":100,\"height\":480,\"keyboard\":{\"layout\":\"us\",\"variant\":\"\"},\"sound\":false}\n",
+        "{\"version\":4,\"width\":640,\"height\":480,\"keyboard\":{\"layout\":\"$(id)\",\"variant\":\"\"},\"sound\":false}\n",
         long.as_str(),
     ] {
         let mut socket = std::os::unix::net::UnixStream::connect(launcher.socket()).unwrap();
@@ -1408,7 +1408,7 @@ fn what_is_not_a_request_is_refused_and_starts_nothing() {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         // A peer that has not read everything resets the connection after its answer.
         let _ = socket.read_to_string(&mut answer);
-        assert!(answer.starts_with("{\"version\":3,\"error\":\""), "{line}: {answer}");
+        assert!(answer.starts_with("{\"version\":4,\"error\":\""), "{line}: {answer}");
     }
 }
 

@@ -1,15 +1,17 @@
 //! The desktop socket's two lines, byte for byte, and the descriptors that go with them.
 
-use lucid_desktop::handover::{MAX_LINE, Reply, receive_line, send_reply};
+use lucid_desktop::handover::{MAX_LINE, Mask, Reply, receive_line, send_reply};
 use lucid_desktop::{DesktopRequest, KeyboardLayout};
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-const REQUEST: &str = include_str!("golden/request-v3.json");
-const REPLY: &str = include_str!("golden/reply-v3.json");
-const REFUSAL: &str = include_str!("golden/refusal-v3.json");
+const REQUEST: &str = include_str!("golden/request-v4.json");
+const REPLY: &str = include_str!("golden/reply-v4.json");
+const REFUSAL: &str = include_str!("golden/refusal-v4.json");
+const MASK: &str = include_str!("golden/mask-v4.json");
+const MASKED: &str = include_str!("golden/masked-v4.json");
 
 fn request(layout: &str, variant: &str) -> DesktopRequest {
     let keyboard = KeyboardLayout { layout: layout.into(), variant: variant.into() };
@@ -30,6 +32,11 @@ fn the_lines_are_those_of_the_golden_files() {
     let refused = Reply::Failed { error: "the compositor ended before it was ready".into() };
     assert_eq!(refused.to_line().unwrap(), REFUSAL);
     assert_eq!(Reply::from_line(REFUSAL.as_bytes()).unwrap(), refused);
+    let mask = Mask { app_id: "org.keepassxc.KeePassXC".into(), masked: true };
+    assert_eq!(mask.to_line().unwrap(), MASK);
+    assert_eq!(Mask::from_line(MASK.as_bytes()).unwrap(), mask);
+    assert_eq!(Reply::Masked.to_line().unwrap(), MASKED);
+    assert_eq!(Reply::from_line(MASKED.as_bytes()).unwrap(), Reply::Masked);
 }
 
 #[test]
@@ -60,7 +67,7 @@ fn requests_beyond_the_limits_are_refused_on_both_sides() {
         ("720", "8193"),
         ("1280", "-1"),
         ("1280", "1e3"),
-        ("\"version\":3", "\"version\":4"),
+        ("\"version\":4", "\"version\":5"),
         ("\"height\":720,", ""),
         ("\"height\"", "\"depth\":8,\"height\""),
         ("\"variant\"", "\"options\":\"\",\"variant\""),
@@ -72,16 +79,39 @@ fn requests_beyond_the_limits_are_refused_on_both_sides() {
 }
 
 #[test]
+fn a_mask_for_what_cannot_be_an_application_is_refused_on_both_sides() {
+    for app_id in ["", "a\nb", &"x".repeat(256)] {
+        let mask = Mask { app_id: app_id.to_owned(), masked: true };
+        assert!(mask.to_line().is_err(), "{app_id:?}");
+        let id = serde_json::to_string(app_id).unwrap();
+        let line = MASK.replace("\"org.keepassxc.KeePassXC\"", &id);
+        assert_ne!(line, MASK);
+        assert!(Mask::from_line(line.as_bytes()).is_err(), "{line}");
+    }
+    for line in
+        [MASK.replace(",\"masked\":true", ""), MASK.replace("true", "true,\"more\":1"), REQUEST.into()]
+    {
+        assert!(Mask::from_line(line.as_bytes()).is_err(), "{line}");
+    }
+    let longest = Mask { app_id: "\u{1f600}".repeat(63), masked: false };
+    assert_eq!(Mask::from_line(longest.to_line().unwrap().as_bytes()).unwrap(), longest);
+}
+
+#[test]
 fn replies_that_are_not_of_the_protocol_are_refused_and_a_long_reason_is_cut_to_fit() {
     for line in [
         "",
         "{}",
-        "{\"version\":3}",
-        "{\"version\":3,\"keymap_size\":5,\"error\":\"x\"}",
-        "{\"version\":3,\"keymap_size\":0}",
-        "{\"version\":3,\"keymap_size\":1048577}",
-        "{\"version\":4,\"keymap_size\":5}",
-        "{\"version\":3,\"keymap_size\":5,\"more\":1}",
+        "{\"version\":4}",
+        "{\"version\":4,\"keymap_size\":5,\"error\":\"x\"}",
+        "{\"version\":4,\"masked\":false}",
+        "{\"version\":4,\"masked\":true,\"sound\":true}",
+        "{\"version\":4,\"masked\":true,\"keymap_size\":5}",
+        "{\"version\":4,\"masked\":true,\"error\":\"x\"}",
+        "{\"version\":4,\"keymap_size\":0}",
+        "{\"version\":4,\"keymap_size\":1048577}",
+        "{\"version\":5,\"keymap_size\":5}",
+        "{\"version\":4,\"keymap_size\":5,\"more\":1}",
     ] {
         assert!(Reply::from_line(line.as_bytes()).is_err(), "{line}");
     }

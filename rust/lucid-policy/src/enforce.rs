@@ -6,7 +6,7 @@
 use crate::{
     action::{Action, Transfer},
     keys::{KEYS, evdev},
-    policy::{EVERY, File, Input, OnViolation, Policy, Rectangle, Shield},
+    policy::{EVERY, File, Input, OnViolation, Policy, Rectangle},
 };
 
 impl Policy {
@@ -41,14 +41,6 @@ impl Policy {
             Action::GoOn => *violation == OnViolation::Refuse,
             Action::Observe | Action::Export | Action::Approve { .. } => false,
         }
-    }
-
-    /// What a table asks for that this version of Lucid does not enforce, in words. A session does not begin under it.
-    #[must_use]
-    pub fn unsupported(&self) -> Option<&'static str> {
-        let Shield { app_ids, rectangles } = &self.shield;
-        (!app_ids.is_empty() || !rectangles.is_empty())
-            .then_some("this version masks nothing: leave `shield` empty")
     }
 
     /// Whether it allows nothing that the other does not.

@@ -75,6 +75,9 @@ pub enum Error {
     /// The desktop could not be had.
     #[error("opening a desktop: {0}")]
     Desktop(#[from] lucid_desktop::Error),
+    /// The desktop could not hide what the policy shields.
+    #[error("hiding what the policy shields: {0}")]
+    Shield(lucid_desktop::Error),
     /// A running desktop could not be brought to a client's size.
     #[error(
         "the desktop did not take the size {width}x{height} within {seconds} s; it keeps running, the client was let go"

@@ -5,8 +5,11 @@
 
 use std::sync::Arc;
 
-use lucid_policy::{Action, Policy};
+use lucid_desktop::{Rect, Shield, Shielding};
+use lucid_policy::{Action, Policy, Rectangle};
 use tokio::sync::watch;
+
+use crate::Error;
 
 /// The policy that holds in a session, as it changes.
 #[derive(Clone, Debug)]
@@ -19,6 +22,20 @@ pub(crate) type Told = watch::Sender<Option<Arc<Policy>>>;
 pub(crate) fn holding(policy: Option<Arc<Policy>>) -> (Told, Holding) {
     let (told, holding) = watch::channel(policy);
     (told, Holding(holding))
+}
+
+/// Has the desktop hide what a policy shields; no picture shows it when this is done. The desktop's thread may wait for
+/// pictures to be taken meanwhile.
+///
+/// # Errors
+/// When it cannot: then the desktop shows nothing at all.
+pub(crate) async fn shield(shielding: &Shielding, policy: &Policy) -> Result<(), Error> {
+    let place = |&Rectangle { height, width, x, y }: &Rectangle| Rect { x, y, width, height };
+    let rectangles = policy.shield.rectangles.iter().map(place).collect();
+    let (shielding, shield) =
+        (shielding.clone(), Shield { app_ids: policy.shield.app_ids.clone(), rectangles });
+    let set = tokio::task::spawn_blocking(move || shielding.set(&shield));
+    set.await.map_err(|_| Error::Internal("the thread that shields windows died"))?.map_err(Error::Shield)
 }
 
 impl Holding {

@@ -77,6 +77,8 @@ pub(crate) enum FromDesktop {
     Ahead { commands: Vec<Command>, size: (u32, u32) },
     /// The next picture.
     Picture(Encoded),
+    /// Something else is shielded: what came before this showed it, what comes after does not.
+    Shielded,
     /// The pointer looks differently now.
     Pointer(lucid_desktop::Pointer),
     /// A picture of this size was there, but nobody is shown any now, or none of that size.
@@ -266,6 +268,17 @@ impl FrameSink for Painter {
 
     fn pointer(&mut self, pointer: lucid_desktop::Pointer) {
         self.send(FromDesktop::Pointer(pointer));
+    }
+
+    fn forget(&mut self) {
+        if let Some(Active { encoder, aside, .. }) = &mut self.encoder {
+            // Nor does a recording that is cut begin with it.
+            let surface =
+                if let AnyEncoder::Graphics { surface, .. } = encoder { Some(surface) } else { None };
+            surface.into_iter().chain(aside).for_each(|surface| surface.lost());
+        }
+        // The desktop goes on when what was made before is taken.
+        self.send(FromDesktop::Shielded);
     }
 
     fn focus(&mut self, focus: Option<&lucid_desktop::Focus>) {

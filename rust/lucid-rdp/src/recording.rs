@@ -11,19 +11,25 @@
 //! session slow, and nothing grows. When the recorder dies the session is paused: nothing is shown and no input is taken
 //! until it is back and has taken up the same recording, where the gap is then marked; nothing crosses meanwhile by
 //! clipboard, drives or sound, as no policy holds. If it does not come back, the connection ends.
+//!
+//! It is the same in the beginning: nothing is shown until a policy holds, and none holds, nor is it said to be enforced,
+//! before the desktop hides what it shields. Where that cannot be, the session is over.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ironrdp_acceptor::DesktopSize;
+use lucid_desktop::Shielding;
 use lucid_ipc::session::from_recorder::Item as Said;
 use lucid_ipc::session::recorder_client::RecorderClient;
 use lucid_ipc::session::to_recorder::Item;
 use lucid_ipc::session::{Answer, Begin, End, Enforced, Frame, FromRecorder, Key, Pointer, ToRecorder};
 use lucid_ipc::tonic::{Status, Streaming};
-use lucid_policy::Policy;
+use lucid_policy::{Policy, Shield};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -31,7 +37,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::Error;
 use crate::audit::To;
-use crate::gates::Told;
+use crate::gates::{self, Told};
 
 /// What waits for the recorder. A picture waits until there is room.
 const WAITING: usize = 32;
@@ -53,7 +59,7 @@ pub(crate) enum State {
     Asking(String),
     /// What is shown is recorded. The recorder has asked so many times that the recording be cut.
     On(u32),
-    /// The recorder is away: nothing may be shown.
+    /// The recorder is away, or has not said yet what may pass: nothing may be shown.
     Paused,
     /// It has not come back, or refuses; and why.
     Off(String),
@@ -112,6 +118,7 @@ impl Recording {
         size: DesktopSize,
         encoder: String,
         policy: Told,
+        shielding: Shielding,
     ) -> Result<Recording, Error> {
         let (width, height) = (size.width.into(), size.height.into());
         let begin = |resume| Begin { user: user.to_owned(), resume, width, height, encoder: encoder.clone() };
@@ -122,7 +129,7 @@ impl Recording {
         let (items, waiting) = mpsc::channel(WAITING);
         let (answer, answered) = oneshot::channel();
         let now = match &first {
-            First::Begun(_) => State::On(0),
+            First::Begun(_) => State::Paused,
             First::Asking(terms) => State::Asking(terms.clone()),
         };
         let (told, state) = watch::channel(now);
@@ -140,11 +147,12 @@ impl Recording {
             told.send_if_modified(|state| {
                 let asked = matches!(state, State::Asking(_));
                 if asked {
-                    *state = State::On(0);
+                    *state = State::Paused;
                 }
                 asked
             });
-            feed(socket, again, link, waiting, told, policy).await;
+            let enforcing = Enforcing { policy, shielding, shielded: RefCell::default() };
+            feed(socket, again, link, waiting, told, enforcing).await;
         };
         let feeding = tokio::task::spawn_local(carrying);
         Ok(Recording { items, state, answer: Some(answer), feeding })
@@ -247,16 +255,16 @@ async fn feed(
     mut link: Link,
     mut items: mpsc::Receiver<Item>,
     state: watch::Sender<State>,
-    policy: Told,
+    enforcing: Enforcing,
 ) {
     let mut cut = 0;
     loop {
-        let why = match carry(&mut link, &mut items, &state, &policy, &mut cut).await {
-            Ok(()) => return drop(policy.send_replace(None)),
+        let why = match carry(&mut link, &mut items, &state, &enforcing, &mut cut).await {
+            Ok(()) => return drop(enforcing.policy.send_replace(None)),
             Err(why) => why,
         };
         // Nobody decides any more what may pass.
-        policy.send_replace(None);
+        enforcing.policy.send_replace(None);
         if let State::Over(why) = &*state.borrow() {
             return tracing::info!(recording = again.resume, "the session was ended: {why}");
         }
@@ -286,26 +294,63 @@ async fn feed(
         tracing::info!(recording = again.resume, "the recorder is back, the session goes on");
         while items.try_recv().is_ok() {}
         cut += 1;
-        state.send_replace(State::On(cut));
     }
 }
 
-/// Enforces a policy from now on, and says which.
-fn enforce(said: &lucid_ipc::session::Policy, policy: &Told) -> Result<Enforced, String> {
-    let table = Policy::from_bytes(&said.table).map_err(|error| format!("its policy is none: {error}"))?;
-    // Of what is enforced, and not of what was sent.
-    let hash = table.hash().map_err(|error| error.to_string())?;
-    let news = policy.send_if_modified(|holds| {
-        let news = holds.as_deref() != Some(&table);
-        if news {
-            *holds = Some(Arc::new(table));
-        }
-        news
-    });
-    if news {
-        tracing::info!(number = said.number, %hash, "a policy holds");
+/// Where policies come to hold.
+struct Enforcing {
+    policy: Told,
+    shielding: Shielding,
+    /// What the desktop hides, once that is known.
+    shielded: RefCell<Option<Shield>>,
+}
+
+/// A policy that is to hold, and what is to be answered then.
+struct Next {
+    table: Policy,
+    hash: String,
+    enforced: Enforced,
+}
+
+impl Next {
+    fn of(said: &lucid_ipc::session::Policy) -> Result<Next, String> {
+        let table =
+            Policy::from_bytes(&said.table).map_err(|error| format!("its policy is none: {error}"))?;
+        // Of what is enforced, and not of what was sent.
+        let hash = table.hash().map_err(|error| error.to_string())?;
+        let enforced = Enforced { number: said.number, hash: hash.0.to_vec().into() };
+        Ok(Next { table, hash: hash.to_string(), enforced })
     }
-    Ok(Enforced { number: said.number, hash: hash.0.to_vec().into() })
+}
+
+impl Enforcing {
+    /// Hides what a policy shields, and then enforces it.
+    async fn enforce(&self, next: Next) -> Result<Enforced, Error> {
+        let Next { table, hash, enforced } = next;
+        if self.policy.borrow().as_deref() == Some(&table) {
+            return Ok(enforced);
+        }
+        // What is hidden already keeps nobody waiting for the desktop.
+        let hidden = self.shielded.borrow().as_ref() == Some(&table.shield);
+        if !hidden {
+            self.shielded.replace(None);
+            gates::shield(&self.shielding, &table).await?;
+            self.shielded.replace(Some(table.shield.clone()));
+        }
+        self.policy.send_replace(Some(Arc::new(table)));
+        tracing::info!(number = enforced.number, hash = %hash, "a policy holds");
+        Ok(enforced)
+    }
+}
+
+/// What becomes of a policy that is to hold.
+async fn next(
+    coming: Pin<&mut Option<impl Future<Output = Result<Enforced, Error>>>>,
+) -> Result<Enforced, Error> {
+    match coming.as_pin_mut() {
+        Some(coming) => coming.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Returns when the session is over, and fails when the recorder is gone.
@@ -313,18 +358,43 @@ async fn carry(
     link: &mut Link,
     items: &mut mpsc::Receiver<Item>,
     state: &watch::Sender<State>,
-    policy: &Told,
+    enforcing: &Enforcing,
     cut: &mut u32,
 ) -> Result<(), String> {
     let gone = |status: Status| status.message().to_owned();
     // What the recorder is told besides.
     let mut answers: VecDeque<ToRecorder> = VecDeque::new();
+    let policy = &enforcing.policy;
     // It says now and then that what holds still does; who does not hear that believes nothing.
     let mut heard = Instant::now();
+    // What comes to hold next, while the desktop hides what that shields. What waits to be recorded goes on meanwhile, so
+    // that nobody waits for the other.
+    let mut coming = std::pin::pin!(None);
     loop {
         tokio::select! {
             biased;
-            said = link.from.message() => match said {
+            enforced = next(coming.as_mut()), if coming.is_some() => {
+                coming.set(None);
+                match enforced {
+                    Ok(enforced) => {
+                        answers.push_back(ToRecorder { item: Some(Item::Enforced(enforced)) });
+                        let now = State::On(*cut);
+                        state.send_if_modified(|state| {
+                            let paused = matches!(state, State::Paused);
+                            if paused {
+                                *state = now;
+                            }
+                            paused
+                        });
+                    }
+                    Err(error) => {
+                        tracing::error!("the session is over: {error}");
+                        policy.send_replace(None);
+                        state.send_replace(State::Over(error.to_string()));
+                    }
+                }
+            }
+            said = link.from.message(), if coming.is_none() => match said {
                 Ok(Some(said)) => match said.item {
                     Some(Said::KeyWanted(_)) => {
                         *cut += 1;
@@ -339,8 +409,9 @@ async fn carry(
                     }
                     Some(Said::Policy(said)) => {
                         heard = Instant::now();
-                        let enforced = enforce(&said, policy)?;
-                        answers.push_back(ToRecorder { item: Some(Item::Enforced(enforced)) });
+                        if !matches!(*state.borrow(), State::Over(_)) {
+                            coming.set(Some(enforcing.enforce(Next::of(&said)?)));
+                        }
                     }
                     Some(Said::Over(over)) => {
                         policy.send_replace(None);
@@ -354,6 +425,9 @@ async fn carry(
             () = sleep_until(heard + HOLDS), if policy.borrow().is_some() => {
                 tracing::error!("nobody says any more what may pass, so nothing does");
                 policy.send_replace(None);
+            }
+            () = sleep_until(heard + PATIENCE), if coming.is_none() && matches!(*state.borrow(), State::Paused) => {
+                return Err(format!("it has not said within {} s what may pass", PATIENCE.as_secs()));
             }
             room = link.to.reserve(), if !answers.is_empty() => {
                 let Ok(room) = room else {

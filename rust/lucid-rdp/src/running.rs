@@ -87,6 +87,9 @@ impl Opening {
         let mut desktop =
             task.await.map_err(|_| Error::Internal("the thread that opens desktops died"))??;
         let sound = desktop.take_sound().map(Source::new).transpose()?.map(Rc::new);
+        if let Authority::Fixed(policy) = &authority {
+            gates::shield(&desktop.shielding(), policy).await?;
+        }
         let log = Log::new(watch);
         let (told, holding) = gates::holding(match &authority {
             Authority::Controller(_) => None,
@@ -184,12 +187,11 @@ impl Running {
         }
         if matches!(self.recording.as_ref().map(Recording::state), None | Some(State::Off(_))) {
             let encoder = self.encoder.borrow().clone();
-            let recording = Recording::begin(socket, user, size, encoder, self.told.clone()).await?;
+            let (told, shielding) = (self.told.clone(), self.desktop.shielding());
+            let recording = Recording::begin(socket, user, size, encoder, told, shielding).await?;
             self.log.set(Some(recording.queue()));
+            // It goes on as soon as a policy holds.
             self.recording = Some(recording);
-            if !self.is_asking() {
-                self.note_focus();
-            }
         }
         Ok(())
     }
@@ -314,7 +316,12 @@ impl Running {
                 Some(FromDesktop::Withheld { .. }) => self.asked = false,
                 Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
                 // The rest follows.
-                Some(FromDesktop::Ahead { .. } | FromDesktop::Aside(_) | FromDesktop::Key { .. }) => {}
+                Some(
+                    FromDesktop::Ahead { .. }
+                    | FromDesktop::Aside(_)
+                    | FromDesktop::Key { .. }
+                    | FromDesktop::Shielded,
+                ) => {}
                 // The next client has its size asked for anew.
                 Some(FromDesktop::SizeRefused { .. }) => {}
                 // Made while the curtain fell: the encoder is still there.
@@ -344,7 +351,12 @@ impl Running {
                     }
                     Some(FromDesktop::Pointer(pointer)) => self.pointer = pointer,
                     // The rest follows.
-                    Some(FromDesktop::Ahead { .. } | FromDesktop::Aside(_) | FromDesktop::Key { .. }) => {}
+                    Some(
+                        FromDesktop::Ahead { .. }
+                        | FromDesktop::Aside(_)
+                        | FromDesktop::Key { .. }
+                        | FromDesktop::Shielded,
+                    ) => {}
                     // Of the client before; if of this one, the time runs out.
                     Some(FromDesktop::SizeRefused { .. }) => {}
                     // Of the client before, made while it went.

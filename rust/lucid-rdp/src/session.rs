@@ -375,6 +375,7 @@ impl Session<'_> {
                             self.show_pointer(pointer).await?;
                         }
                     }
+                    Some(FromDesktop::Shielded) => {}
                     Some(FromDesktop::Withheld { width, height }) => self.withheld((width, height)).await?,
                     Some(FromDesktop::SizeRefused { width, height }) => self.size_refused((width, height)),
                     Some(FromDesktop::Failed(error)) => return Err(error),

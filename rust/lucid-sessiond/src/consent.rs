@@ -94,9 +94,6 @@ impl Consents {
             Some(policy) => policy,
             None => self.policy.clone(),
         };
-        if let Some(why) = policy.unsupported() {
-            return Err(Error::Unsupported(why));
-        }
         let terms = terms(&policy, &self.added);
         Ok(Prepared {
             id,

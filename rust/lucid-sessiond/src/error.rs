@@ -97,9 +97,6 @@ pub enum Error {
     /// There is no such session.
     #[error("no session {0} runs: `lucidctl session` shows which do")]
     NoSession(String),
-    /// A policy that nobody enforces.
-    #[error("a session does not begin under this policy: {0}")]
-    Unsupported(&'static str),
     /// A policy that allows more than the device's.
     #[error(
         "this policy allows more than the device's does: the owner decides how much sessions may do at most"
@@ -193,9 +190,7 @@ impl Error {
                 Status::permission_denied(self.to_string())
             }
             (Self::Wider, _) => Status::permission_denied(self.to_string()),
-            (Self::Policy(_) | Self::Statement(_) | Self::Unsupported(_), _) => {
-                Status::invalid_argument(self.to_string())
-            }
+            (Self::Policy(_) | Self::Statement(_), _) => Status::invalid_argument(self.to_string()),
             (Self::NoPolicy(_) | Self::NotRunning(_), _) => Status::failed_precondition(self.to_string()),
             (Self::Busy(_) | Self::Stopping, _) => Status::unavailable(self.to_string()),
             (Self::NoSession(_) | Self::NotWaiting(_) | Self::NotPrepared(_), _) => {

@@ -10,7 +10,7 @@ use lucid_audit::{Actor, Data, Direction, Entry, Outcome};
 use lucid_ipc::session::{Change, Holds};
 use lucid_policy::{
     Action, Decider, OnViolation, Policy, Role, Transfer,
-    approval::{Approvals, Decision, Ended, Request, Standing, apply},
+    approval::{Approvals, Decision, Ended, Request, Standing},
 };
 use lucid_recording::{Hash, SessionId, system_random};
 
@@ -246,17 +246,7 @@ impl Held {
     /// Takes a signed request; gives it with its number.
     pub(crate) fn ask(&mut self, signed: &[u8], now: Duration) -> Result<(u32, Request)> {
         let people = Arc::clone(&self.people);
-        let asked = self.approvals.ask(signed, |name| people.keys(name).to_vec(), now)?;
-        if let Some(why) = self.base.unsupported().or(self.approved(&asked.1).unsupported()) {
-            return Err(Error::Unsupported(why));
-        }
-        Ok(asked)
-    }
-
-    /// What would hold with a request.
-    fn approved(&self, request: &Request) -> Policy {
-        // It was applied when it was taken.
-        apply(&self.now.policy, &request.change).unwrap_or_else(|_| self.now.policy.clone())
+        Ok(self.approvals.ask(signed, |name| people.keys(name).to_vec(), now)?)
     }
 
     pub(crate) fn decide(&mut self, statement: &[u8], now: Duration) -> Result<Decided> {

@@ -2,13 +2,13 @@
 
 use lucid_desktop::KeyboardLayout;
 use lucid_desktop::files::{self, Answer};
-use lucid_desktop::handover::{DesktopRequest, Reply};
+use lucid_desktop::handover::{DesktopRequest, Mask, Reply};
 
 /// What the two sides of the desktop's sockets say: requests, and the answers of a launcher that runs as the desktop's
 /// user. The first byte chooses which.
 fn enter(bytes: &[u8]) {
     let Some((choice, line)) = bytes.split_first() else { return };
-    match choice % 6 {
+    match choice % 7 {
         0 => {
             if let Ok(request) = DesktopRequest::from_line(line) {
                 let again = request.to_line().expect("a request within its limits");
@@ -38,7 +38,13 @@ fn enter(bytes: &[u8]) {
                 let _ = files::check(&entries);
             }
         }
-        _ => drop(files::header::<files::Request>(line)),
+        5 => drop(files::header::<files::Request>(line)),
+        _ => {
+            if let Ok(mask) = Mask::from_line(line) {
+                let again = mask.to_line().expect("a mask within its limits");
+                assert_eq!(Mask::from_line(again.as_bytes()).expect("what was written"), mask);
+            }
+        }
     }
 }
 

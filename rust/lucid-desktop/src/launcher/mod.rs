@@ -6,13 +6,14 @@ mod drives;
 mod files;
 mod keymap;
 mod listen;
+mod masking;
 mod runtime;
 mod sound;
 mod wallpaper;
 
 use crate::Paths;
 use lucid_desktop::KeyboardLayout;
-use lucid_desktop::handover::{self, DesktopRequest, Reply};
+use lucid_desktop::handover::{self, DesktopRequest, Mask, Reply};
 use lucid_desktop::monitors::{MAX_MONITORS, output_name};
 use runtime::RuntimeDirectory;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -49,6 +50,8 @@ pub(crate) enum LauncherError {
         "the path {0} has characters that sway's configuration would interpret; use a-z A-Z 0-9 / . _ - +"
     )]
     Path(PathBuf),
+    #[error("{doing}: it refuses, {why}; use sway 1.7 or newer")]
+    Refused { doing: String, why: String },
     #[error("the compositor ended before it was ready ({0}); what it said is above")]
     CompositorEnded(String),
     #[error("the compositor was not ready within {} s", START_TIME.as_secs())]
@@ -239,6 +242,7 @@ impl Launcher {
         );
         let files = files::Files::new(&self.paths.home);
         let mut sound = sound.map(|sound| sound.ended);
+        let mut masking = masking::Masking::default();
         loop {
             // Without a parent or sound the compositor stands in for it.
             let watched: [&dyn AsFd; 4] = [
@@ -258,15 +262,23 @@ impl Launcher {
                 tracing::warn!("PipeWire ended: this desktop has no sound any more");
                 sound = None;
             }
-            if !asked.is_empty() && !self.answer(socket, &files)? {
-                return Ok(Ended::Client);
+            if !asked.is_empty() {
+                let mut mask = |mask: &Mask| masking.apply(mask, &runtime, &compositor);
+                if !self.answer(socket, &files, &mut mask)? {
+                    return Ok(Ended::Client);
+                }
             }
         }
     }
 
-    /// Answers a client that has its desktop and wants the keymap of another layout, or files; false if it has hung up
-    /// instead.
-    fn answer(&self, socket: &UnixStream, files: &files::Files) -> Result<bool, LauncherError> {
+    /// Answers a client that has its desktop and wants the keymap of another layout, files, or windows masked; false if
+    /// it has hung up instead.
+    fn answer(
+        &self,
+        socket: &UnixStream,
+        files: &files::Files,
+        apply: &mut dyn FnMut(&Mask) -> Result<(), LauncherError>,
+    ) -> Result<bool, LauncherError> {
         use rustix::net::RecvFlags;
         let peeked = rustix::io::retry_on_intr(|| {
             rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)
@@ -281,10 +293,21 @@ impl Launcher {
         let (line, descriptors) = handover::receive_line(
             socket,
             started + REQUEST_TIME,
-            "waiting for the client's request for a keymap or files",
+            "waiting for what else the client asks for",
         )?;
         if !descriptors.is_empty() {
             files.serve(handover::files_request(&line, descriptors)?);
+            return Ok(true);
+        }
+        if let Ok(mask) = Mask::from_line(&line) {
+            let reply = match apply(&mask) {
+                Ok(()) => Reply::Masked,
+                Err(error) => {
+                    tracing::error!("{error}");
+                    Reply::Failed { error: error.to_string() }
+                }
+            };
+            handover::send_reply(socket, &reply, &[])?;
             return Ok(true);
         }
         let keyboard = KeyboardLayout::from_line(&line)?;

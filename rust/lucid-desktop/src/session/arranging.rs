@@ -301,7 +301,7 @@ impl Session {
 
 impl Output {
     /// All of it is taken into the picture anew, though nothing changes.
-    fn start_over(&mut self) {
+    pub(super) fn start_over(&mut self) {
         self.give_up_capture();
         if let Some(ext) = self.ext.take() {
             ext.session.destroy();

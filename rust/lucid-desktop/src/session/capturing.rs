@@ -19,6 +19,7 @@ use wayland_protocols_wlr::screencopy::v1::client::zwlr_screencopy_manager_v1::Z
 
 use super::buffer::{Layout, is_bgrx, prepare_buffer, read_exact};
 use super::pointing::erase;
+use super::shielding::paint;
 use super::{Handle, Output, Session, TILE};
 use crate::damage::clip;
 use crate::monitors::Arrangement;
@@ -77,6 +78,9 @@ pub(super) struct Capture {
 impl Session {
     /// Keeps one capture of a monitor's output prepared, and lets it run when a frame is asked for.
     pub(super) fn drive_capture(&mut self, at: usize, handle: &Handle) -> Result<(), Error> {
+        if self.shielded.is_pending() {
+            return Ok(());
+        }
         let Some(output) = self.outputs.get_mut(at) else { return Ok(()) };
         let Some(number) = output.number else { return Ok(()) };
         if self.monitors.as_ref().is_some_and(|monitors| !has_size(monitors, number, output.size)) {
@@ -179,10 +183,11 @@ impl Session {
         };
         let rects = if new { std::slice::from_ref(&whole) } else { &capture.damage[..] };
         let pointer = self.find_pointer(at, rects, new, capture.y_invert)?;
-        let Session { outputs, picture, picture_size, damage, band, .. } = self;
+        let Session { outputs, picture, picture_size, damage, band, shielded, .. } = self;
         let Some(output) = outputs.get(at) else { return Ok(()) };
         let Some(buffer) = &output.buffer else { return Ok(()) };
         let (origin_x, origin_y) = output.origin;
+        let masks = shielded.masks(output.origin, (width, height));
         // A row of the picture, where this output begins in it, and one of the output's.
         let (row, begin, own) = (picture_size.0 as usize * 4, origin_x as usize * 4, width as usize * 4);
         for rect in rects {
@@ -194,12 +199,15 @@ impl Session {
                 let first = if capture.y_invert { height - y - rows } else { y };
                 band.resize(stride * rows as usize, 0);
                 read_exact(&buffer.memory, band.as_mut_slice(), first as usize * stride)?;
+                paint(band, stride, y, capture.y_invert, &masks);
                 if let Some(code) = pointer {
                     for i in (code.y.max(y)..(code.y + code.height).min(y + rows)).map(|at| at - y) {
                         let from = if capture.y_invert { rows - 1 - i } else { i } as usize * stride;
                         let to = (origin_y + y + i) as usize * row + begin;
                         erase(&mut band[from..from + own], &picture[to..to + own], code, new);
                     }
+                    // That may have taken what is beside a mask for what is below it.
+                    paint(band, stride, y, capture.y_invert, &masks);
                 }
                 let mut x = rect.x;
                 while x < rect.x + rect.width {

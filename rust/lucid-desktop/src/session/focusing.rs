@@ -16,6 +16,8 @@ use crate::types::{Focus, MAX_APP_ID, MAX_TITLE};
 const MAX_WINDOWS: usize = 1024;
 /// `state.activated`.
 const ACTIVATED: u32 = 2;
+/// `state.fullscreen`.
+const FULLSCREEN: u32 = 3;
 
 /// A window.
 struct Window {
@@ -23,12 +25,21 @@ struct Window {
     /// What its events say, until one says that this is all.
     coming: Known,
     known: Known,
+    /// One has said so.
+    introduced: bool,
 }
 
 #[derive(Clone, Default)]
 struct Known {
     focus: Focus,
     has_it: bool,
+    fills_screen: bool,
+}
+
+impl Known {
+    fn is_of(&self, app_ids: &[String]) -> bool {
+        self.focus.app_id.as_ref().is_some_and(|id| app_ids.contains(id))
+    }
 }
 
 /// All windows.
@@ -36,15 +47,31 @@ struct Known {
 pub(super) struct Windows {
     all: Vec<Window>,
     /// Something is other than when the sink was told.
-    changed: bool,
+    pub(super) changed: bool,
     told: Option<Focus>,
+    /// The compositor tells of them.
+    pub(super) are_told: bool,
+    /// There were too many of them to look at all.
+    too_many: bool,
+}
+
+impl Windows {
+    /// Whether one with such an id may fill the screen.
+    pub(super) fn fills_screen(&self, app_ids: &[String]) -> bool {
+        let fills = |Window { coming, known, introduced, .. }: &Window| {
+            (coming.fills_screen || known.fills_screen)
+                && (!introduced || coming.is_of(app_ids) || known.is_of(app_ids))
+        };
+        !app_ids.is_empty() && (self.too_many || self.all.iter().any(fills))
+    }
 }
 
 impl Session {
-    /// Without this protocol the focus is not told; everything else works.
+    /// Without this protocol the focus is not told and no window can be shielded; everything else works.
     pub(super) fn bind_windows(&mut self, registry: &WlRegistry, handle: &Handle) {
-        if let Err(error) = self.bind_global::<ZwlrForeignToplevelManagerV1>(registry, handle, (1, 3)) {
-            tracing::warn!("which window has the focus is not known: {error}");
+        match self.bind_global::<ZwlrForeignToplevelManagerV1>(registry, handle, (2, 3)) {
+            Ok(_) => self.windows.are_told = true,
+            Err(error) => tracing::warn!("which window has the focus is not known: {error}"),
         }
     }
 
@@ -54,7 +81,10 @@ impl Session {
         if !std::mem::take(&mut self.windows.changed) {
             return;
         }
-        let focus = self.windows.all.iter().rfind(|window| window.known.has_it).map(|w| &w.known.focus);
+        let known = self.windows.all.iter().map(|window| &window.known).rfind(|known| known.has_it);
+        let shielded = Focus::default();
+        let app_ids = self.shielded.app_ids();
+        let focus = known.map(|known| if known.is_of(app_ids) { &shielded } else { &known.focus });
         if focus != self.windows.told.as_ref() {
             self.sink.focus(focus);
             self.windows.told = focus.cloned();
@@ -84,13 +114,16 @@ impl Dispatch<ZwlrForeignToplevelManagerV1, ()> for Session {
         if let zwlr_foreign_toplevel_manager_v1::Event::Toplevel { toplevel } = event {
             if session.windows.all.len() < MAX_WINDOWS {
                 let known = Known::default();
-                session.windows.all.push(Window { handle: toplevel, coming: known.clone(), known });
+                let window = Window { handle: toplevel, coming: known.clone(), known, introduced: false };
+                session.windows.all.push(window);
             } else {
                 tracing::warn!(
                     MAX_WINDOWS,
                     "there are too many windows; whether this one has the focus is not told"
                 );
                 toplevel.destroy();
+                session.windows.too_many = true;
+                session.look_for_full_screen();
             }
         }
     }
@@ -113,6 +146,7 @@ impl Dispatch<ZwlrForeignToplevelHandleV1, ()> for Session {
         if let Event::Closed = event {
             session.windows.all.retain(|window| window.handle != *handle);
             session.windows.changed = true;
+            session.look_for_full_screen();
             return handle.destroy();
         }
         let Some(window) = session.window(handle) else { return };
@@ -121,14 +155,18 @@ impl Dispatch<ZwlrForeignToplevelHandleV1, ()> for Session {
             Event::Title { title } => window.coming.focus.title = shortened(&title, MAX_TITLE),
             Event::State { state } => {
                 let (states, _) = state.as_chunks::<4>();
-                window.coming.has_it = states.iter().any(|state| u32::from_ne_bytes(*state) == ACTIVATED);
+                let has = |wanted| states.iter().any(|state| u32::from_ne_bytes(*state) == wanted);
+                (window.coming.has_it, window.coming.fills_screen) = (has(ACTIVATED), has(FULLSCREEN));
             }
             Event::Done => {
                 window.known = window.coming.clone();
+                window.introduced = true;
                 session.windows.changed = true;
             }
-            _ => {}
+            _ => return,
         }
+        // At each event: a picture that shows the window may be the next.
+        session.look_for_full_screen();
     }
 }
 
