@@ -93,9 +93,9 @@ async fn with_a_controller_its_accounts_are_those_that_are_let_in_and_it_hears_o
     for (nla, user, password, let_in, asked) in [
         (false, "LUCID", "password", true, &["admit LUCID"][..]),
         (true, "LUCID", "password", true, &["known", "admit LUCID"]),
-        (false, "lucid", "wrong", false, &["admit lucid"]),
+        (false, "lucid", "wrong", false, &["admit lucid", "known"]),
         (true, "lucid", "wrong", false, &["known", "report lucid"]),
-        (false, "nobody", "password", false, &["admit nobody"]),
+        (false, "nobody", "password", false, &["admit nobody", "known"]),
         (true, "nobody", "password", false, &["known"]),
         (false, "lucid", "", false, &[]),
     ] {

@@ -3,6 +3,7 @@
 //! in QEMU ([`qemu`]).
 
 mod qemu;
+mod shield;
 
 use std::{
     fs,
@@ -100,6 +101,9 @@ fn host(context: &Context, tools: &Tools, report: &mut Report) -> Result<()> {
         suite.gone(Signal::KILL)
     });
     report.check("host: a controller that hangs closes every gate", || suite.gone(Signal::STOP));
+    report.check("host: what is shielded is in no picture, on the screen or in the recording", || {
+        shield::check(&mut suite)
+    });
     Ok(())
 }
 
