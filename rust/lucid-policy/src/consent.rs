@@ -108,11 +108,17 @@ pub enum Refused {
     Early,
 }
 
-/// What is accepted, as text in lines: that the session is recorded, what the policy means, and what the owner adds. Who
-/// looks at a receipt years later makes it again from the policy, and compares the hashes.
+/// What is accepted, as text in lines: that the session is recorded, who can open that besides its owner, by his key, what the
+/// policy means, and what the owner adds. Who looks at a receipt years later makes it again from the policy and the
+/// recording's participants, and compares the hashes.
 #[must_use]
-pub fn terms(policy: &Policy, added: &str) -> String {
+pub fn terms(policy: &Policy, observers: &[PublicKey], added: &str) -> String {
     let mut text = String::from("This session is recorded: what is shown, and what is done.\n");
+    for observer in observers {
+        text.push_str("Besides the owner, whoever has this key can open what is recorded: ");
+        text.push_str(&observer.to_string());
+        text.push('\n');
+    }
     for sentence in explain(policy) {
         text.push_str(&sentence);
         text.push('\n');

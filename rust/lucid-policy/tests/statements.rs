@@ -31,7 +31,7 @@ fn hash(text: &str) -> Hash {
 
 fn receipt() -> Receipt {
     let policy = Policy::standard();
-    let hashes = (policy.hash().unwrap(), hash(&terms(&policy, "Be kind.")));
+    let hashes = (policy.hash().unwrap(), hash(&terms(&policy, &[], "Be kind.")));
     let of = (session(1), key(2).public());
     Receipt::new(Accepted::Signature, of, "ada", hashes, key(1).public(), NOW_MS)
 }
@@ -107,7 +107,7 @@ fn a_receipt_is_good_for_one_user_session_policy_and_text_and_for_a_day() {
         session: session(1),
         session_key: key(2).public(),
         policy: policy.hash().unwrap(),
-        terms: hash(&terms(&policy, "Be kind.")),
+        terms: hash(&terms(&policy, &[], "Be kind.")),
         signers: &signers,
         now_ms: NOW_MS,
     };
@@ -120,7 +120,7 @@ fn a_receipt_is_good_for_one_user_session_policy_and_text_and_for_a_day() {
         (Expected { session: session(2), ..expected.clone() }, Refused::Session),
         (Expected { session_key: key(1).public(), ..expected.clone() }, Refused::Session),
         (Expected { policy: Policy::strict().hash().unwrap(), ..expected.clone() }, Refused::Policy),
-        (Expected { terms: hash(&terms(&policy, "")), ..expected.clone() }, Refused::Terms),
+        (Expected { terms: hash(&terms(&policy, &[], "")), ..expected.clone() }, Refused::Terms),
         (Expected { now_ms: NOW_MS + day + 1, ..expected.clone() }, Refused::Old),
         (Expected { now_ms: NOW_MS - 300_001, ..expected.clone() }, Refused::Early),
     ];

@@ -64,6 +64,8 @@ struct Waiting {
 pub(crate) struct Consents {
     /// What holds where nobody says otherwise, and what no session may exceed.
     policy: Policy,
+    /// Who can open what is recorded, beside the owner.
+    observers: Vec<PublicKey>,
     /// What the owner adds to the terms.
     added: String,
     device: SigningKey,
@@ -75,12 +77,13 @@ pub(crate) struct Consents {
 impl Consents {
     pub(crate) fn new(
         policy: Policy,
+        observers: Vec<PublicKey>,
         added: String,
         device: SigningKey,
         wall: WallClock,
         used: Used,
     ) -> Self {
-        Self { policy, added, device, wall, waiting: Mutex::default(), used: Mutex::new(used) }
+        Self { policy, observers, added, device, wall, waiting: Mutex::default(), used: Mutex::new(used) }
     }
 
     /// A new session, under the device's policy or another one.
@@ -94,7 +97,7 @@ impl Consents {
             Some(policy) => policy,
             None => self.policy.clone(),
         };
-        let terms = terms(&policy, &self.added);
+        let terms = terms(&policy, &self.observers, &self.added);
         Ok(Prepared {
             id,
             user: user.to_owned(),

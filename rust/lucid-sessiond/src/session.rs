@@ -33,7 +33,7 @@ use lucid_policy::{
     snapshot::{MAX_SNAPSHOT, Snapshot},
 };
 use lucid_recording::{
-    Limits, Recipient, Recovery, SessionId, Start, Time, Writer,
+    Limits, PublicKey, Recipient, Recovery, Role, SessionId, Start, Time, Writer,
     chunk::MAX_PAYLOAD,
     statement::{Audit, Participant},
     system_random,
@@ -86,6 +86,14 @@ pub(crate) struct Settings {
     pub(crate) resume_for: Duration,
     pub(crate) wall: WallClock,
     pub(crate) accounts: Arc<Accounts>,
+}
+
+impl Settings {
+    /// The keys of those who can open what is recorded, beside the owner.
+    pub(crate) fn observers(&self) -> impl Iterator<Item = PublicKey> {
+        let observers = self.recipients.iter().filter(|recipient| recipient.role == Role::Observer);
+        observers.map(|recipient| recipient.key)
+    }
 }
 
 /// Something to record, or to know.
@@ -243,7 +251,13 @@ impl Session {
         let accepted = Data::Consent { receipt: blake3::hash(&receipt).into() };
         let start = Start {
             session: id,
-            participants: vec![Participant { key, name: user, role: files::USER.to_owned() }],
+            participants: std::iter::once(Participant { key, name: user, role: files::USER.to_owned() })
+                .chain(settings.observers().zip(1..).map(|(key, number)| Participant {
+                    key,
+                    name: format!("observer {number}"),
+                    role: "observer".to_owned(),
+                }))
+                .collect(),
             policy: policy_hash,
             consent: Some(receipt),
             snapshot: Some(snapshot),

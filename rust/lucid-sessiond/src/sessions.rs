@@ -94,7 +94,7 @@ impl Sessions {
         let sessions = Arc::new(Self {
             decider: Decider::new(&policy)?,
             probe: state.join("written"),
-            consents: Consents::new(policy, terms, device, wall, used),
+            consents: Consents::new(policy, settings.observers().collect(), terms, device, wall, used),
             settings: Arc::new(settings),
             bounds,
             live: Mutex::default(),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
+use lucid_policy::approval::{Setting, apply};
 use lucid_policy::{Action, Decider, Decision, FIXED, Policy, Role, SCHEMA, Transfer, diff, evdev, explain};
 use serde::Serialize;
 
@@ -45,6 +46,19 @@ pub(crate) enum Command {
         old: PathBuf,
         /// The table as it will be.
         new: PathBuf,
+    },
+    /// Changes a table, and says in plain words what that means; nothing is written without --to.
+    ///
+    /// Exit status: 0 something changes, 1 it means the same as before.
+    Edit {
+        /// The table.
+        policy: PathBuf,
+        /// Keys of the table with what they are to be, as JSON, such as clipboard.host_to_remote=true.
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        changes: Vec<Setting>,
+        /// Writes the changed table there; it may be the same file.
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
     },
     /// Prints the Cedar policies that a table stands for, with those that hold whatever it says.
     Cedar {
@@ -286,9 +300,7 @@ pub(crate) fn run(command: &Command, as_json: bool) -> Result<bool, Error> {
                 Profile::Strict => Policy::strict(),
                 Profile::Standard => Policy::standard(),
             };
-            let text = serde_json::to_string_pretty(&policy)
-                .map_err(|error| Error::Write("a table".into(), error.into()))?;
-            print(&(text + "\n"))?;
+            print(&written(&policy)?)?;
         }
         Command::Check { policy: path } => {
             let policy = read(path)?;
@@ -302,16 +314,17 @@ pub(crate) fn run(command: &Command, as_json: bool) -> Result<bool, Error> {
             print(&if as_json { json(&said) } else { said.join("\n") + "\n" })?;
         }
         Command::Diff { old, new } => {
-            let (no_longer, from_now_on) = diff(&read(old)?, &read(new)?);
-            let same = no_longer.is_empty() && from_now_on.is_empty();
-            return answer(
-                same,
-                &if as_json {
-                    json(&Changed { no_longer, from_now_on })
-                } else {
-                    changed(&no_longer, &from_now_on)
-                },
-            );
+            let (same, text) = difference(&read(old)?, &read(new)?, as_json);
+            return answer(same, &text);
+        }
+        Command::Edit { policy: path, changes, to } => {
+            let old = read(path)?;
+            let new = apply(&old, changes).map_err(wrong(path))?;
+            if let Some(to) = to {
+                replace(to, &written(&new)?)?;
+            }
+            let (same, text) = difference(&old, &new, as_json);
+            return answer(!same, &text);
         }
         Command::Cedar { policy, schema } => {
             let policies = read(policy)?.to_cedar() + FIXED;
@@ -352,6 +365,30 @@ fn answer(yes: bool, text: &str) -> Result<bool, Error> {
         Err(Error::Write(_, error)) if error.kind() == ErrorKind::BrokenPipe => Ok(yes),
         printed => printed.map(|()| yes),
     }
+}
+
+/// A table for people to read and change.
+fn written(policy: &Policy) -> Result<String, Error> {
+    let text = serde_json::to_string_pretty(policy);
+    Ok(text.map_err(|error| Error::Write("a table".into(), error.into()))? + "\n")
+}
+
+/// Writes a file, whole or not at all.
+fn replace(path: &Path, text: &str) -> Result<(), Error> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path));
+    written.map_err(|error| Error::Write(path.display().to_string(), error))
+}
+
+/// Whether two tables mean the same, and what is said of that.
+fn difference(old: &Policy, new: &Policy, as_json: bool) -> (bool, String) {
+    let (no_longer, from_now_on) = diff(old, new);
+    let same = no_longer.is_empty() && from_now_on.is_empty();
+    let text =
+        if as_json { json(&Changed { no_longer, from_now_on }) } else { changed(&no_longer, &from_now_on) };
+    (same, text)
 }
 
 /// As `diff` writes it, in sentences.
@@ -396,6 +433,28 @@ mod tests {
         assert!(!ask(&["simulate", "profile:strict", "--as", "approver", "approve", "--own"]).unwrap());
         assert!(ask(&["diff", "profile:strict", "profile:strict"]).unwrap());
         assert!(!ask(&["diff", "profile:strict", "profile:standard", "--json"]).unwrap());
+    }
+
+    #[test]
+    fn an_edit_is_written_where_it_is_told_to_be_and_a_wrong_one_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.json");
+        let name = path.to_str().unwrap();
+        assert!(ask(&["edit", "profile:strict", "input.kb_enabled=true"]).unwrap());
+        assert!(ask(&["edit", "profile:strict", "input.kb_enabled=true", "--to", name]).unwrap());
+        let once = read(&path).unwrap();
+        assert!(once.input.kb_enabled && !once.input.mouse_enabled);
+        assert!(!ask(&["edit", name, "input.kb_enabled=true", "--to", name]).unwrap());
+        assert!(
+            ask(&["edit", name, "clipboard.max_bytes=4096", "system.audio_out=true", "--to", name]).unwrap()
+        );
+        let twice = read(&path).unwrap();
+        assert!(twice.input.kb_enabled && twice.system.audio_out && twice.clipboard.max_bytes == 4096);
+        for wrong in ["clipboard.max_bytes=0", "clipboard.max=1", "version=2", "input={}"] {
+            assert!(ask(&["edit", name, wrong, "--to", name]).is_err(), "{wrong}");
+        }
+        assert_eq!(read(&path).unwrap(), twice);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

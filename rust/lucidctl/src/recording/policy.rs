@@ -73,9 +73,15 @@ pub(super) fn run(directory: &Path, device: Option<PublicKey>, as_json: bool) ->
     let mut problems = Vec::new();
     let consent = consent(directory, &opening, &mut problems)?;
     let policy = policy(directory, &opening, &mut problems)?;
+    let observers: Vec<PublicKey> = opening
+        .participants
+        .iter()
+        .filter(|participant| participant.role == "observer")
+        .map(|participant| participant.key)
+        .collect();
     let consent = consent.map(|(consent, hash)| {
-        let alone =
-            policy.as_ref().is_some_and(|policy| hash == blake3::hash(terms(policy, "").as_bytes()).into());
+        let alone = |policy| hash == blake3::hash(terms(policy, &observers, "").as_bytes()).into();
+        let alone = policy.as_ref().is_some_and(alone);
         Consent { terms_of_policy_alone: alone, ..consent }
     });
     let changes = changes(directory, &opening, &mut problems)?;
