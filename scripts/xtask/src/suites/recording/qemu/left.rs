@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Bench, HEADS_BEFORE, must};
+use super::{Bench, must};
 use crate::{
     build,
     error::{At, Error, Result},
@@ -174,6 +174,21 @@ pub(super) fn recover(bench: &Bench, left: &[Left], device: &str) -> Result<()> 
     Ok(())
 }
 
+/// What says in a recording that nothing is shown is shorter, and every picture longer.
+const PICTURE_BYTES: u64 = 256;
+
+/// Whether anything was shown before the end came: a session begins with what is told of it.
+fn has_pictures(bench: &Bench, recording: &Path) -> Result<bool> {
+    let mut show = bench.tools.lucidctl(["show", "--json", "--key"]);
+    let shown = ask_well("looking at a recording", show.arg(&bench.key).arg(recording), b"")?;
+    let shown: Value =
+        serde_json::from_slice(&shown.out).map_err(|error| Error::talk("lucidctl recording show", error))?;
+    let streams = shown["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let video = streams.iter().find(|stream| stream["name"] == "video");
+    let video = video.ok_or_else(|| Error::broken("a recording has no stream of pictures"))?;
+    Ok(video["bytes"].as_u64().is_some_and(|bytes| bytes > PICTURE_BYTES))
+}
+
 /// An error unless a recording that was cut off was recovered: ended, proved, its gap marked, playable. Gives how long the
 /// last gap is, in microseconds.
 pub(super) fn must_be_recovered(
@@ -189,8 +204,7 @@ pub(super) fn must_be_recovered(
     let heads = report["heads"].as_u64().unwrap_or_default();
     must("whether all acknowledged heads are there", heads >= acknowledged, true)?;
     let us = |gap: &Value, key: &str| gap[key].as_f64().unwrap_or_default();
-    // Before that a session may not have shown anything.
-    if acknowledged >= HEADS_BEFORE {
+    if has_pictures(bench, recording)? {
         // What was shown until then is shown.
         let shown = gaps.iter().map(|gap| us(gap, "from_us")).fold(f64::MAX, f64::min);
         let at = Duration::from_secs_f64((shown - 1.0).max(0.0) / 1e6);
