@@ -34,6 +34,8 @@ const SECRET: [u8; 3] = [0xc3, 0x11, 0xa7];
 /// The colour of the others.
 const PUBLIC: [u8; 3] = [0x0d, 0x88, 0x3c];
 const SUPER: u32 = 125;
+/// What a terminal runs whose picture never rests.
+const RESTLESS: &str = "while :; do echo $RANDOM; sleep .1; done";
 
 /// What the pictures have shown.
 #[derive(Default)]
@@ -160,9 +162,14 @@ impl Bench {
         let sink = Sink::default();
         let seen = Arc::clone(&sink.0);
         let desktop = Desktop::open(&socket, &request, sink).unwrap();
-        // More than any test is given: nothing is left out.
-        (0..1024).for_each(|_| desktop.request_frame());
-        Some(Bench { desktop: Some(desktop), seen, launcher, directory })
+        let bench = Bench { desktop: Some(desktop), seen, launcher, directory };
+        bench.ask();
+        Some(bench)
+    }
+
+    /// Asks for more pictures than are given until it is called again: nothing is left out.
+    fn ask(&self) {
+        (0..1024).for_each(|_| self.desktop().request_frame());
     }
 
     fn desktop(&self) -> &Desktop {
@@ -244,6 +251,7 @@ impl Bench {
     }
 
     fn forget(&self) {
+        self.ask();
         let mut seen = self.seen.lock().unwrap();
         (seen.frames, seen.secret, seen.public, seen.masked, seen.changed) = (0, 0, 0, 0, 0);
         seen.focus.clear();
@@ -334,11 +342,28 @@ fn rage(bench: &Bench, mut seed: u64, steps: u32) {
                 if who == "secret" {
                     bench.secret();
                 } else {
-                    bench.terminal("public", "Public", PUBLIC, "", "read x");
+                    bench.terminal("public", "Public", PUBLIC, "", RESTLESS);
                 }
             }
         }
         std::thread::sleep(Duration::from_millis(u64::from(random(40))));
+    }
+}
+
+/// Moves the window about over the other one, which has the focus.
+fn drift(bench: &Bench) {
+    bench.sway("workspace 1");
+    for window in ["public", "secret"] {
+        bench.sway(&format!(
+            "[app_id=\"^{window}$\"] move container to workspace 1, floating disable, fullscreen disable"
+        ));
+    }
+    bench.sway("[app_id=\"^secret$\"] floating enable");
+    bench.sway("[app_id=\"^public$\"] focus");
+    std::thread::sleep(AFTER_SHOWN);
+    for step in 0..60 {
+        bench.sway(&format!("[app_id=\"^secret$\"] move position {} {}", step * 11 % 500, step * 7 % 400));
+        bench.sway(&format!("[app_id=\"^secret$\"] resize set {} {}", 200 + step * 3, 300 - step));
     }
 }
 
@@ -377,7 +402,7 @@ fn fill(bench: &Bench) {
 #[test]
 fn no_picture_shows_a_pixel_of_a_shielded_window_however_it_moves_and_without_a_shield_they_do() {
     let bench = bench!("moves");
-    bench.terminal("public", "Public", PUBLIC, "", "read x");
+    bench.terminal("public", "Public", PUBLIC, "", RESTLESS);
     for shielded in [true, false] {
         if shielded {
             bench.shield(&["other", "secret"], &[]);
@@ -387,19 +412,18 @@ fn no_picture_shows_a_pixel_of_a_shielded_window_however_it_moves_and_without_a_
         bench.secret();
         bench.settle();
         bench.forget();
-        for seed in 1..4 {
+        for seed in 1..3 {
             rage(&bench, seed, 60);
+            bench.ask();
             fill(&bench);
-            bench.sway("[app_id=\"^public$\"] focus, floating disable, fullscreen disable");
-            bench.settle();
+            drift(&bench);
+            bench.ask();
         }
         bench.seen(|seen| {
             let Seen { frames, secret, public, masked, closed, .. } = seen;
             eprintln!("shielded: {shielded}; {frames} pictures, {secret} with the secret, {public} with the other window, {masked} masked");
             assert_eq!(*closed, None);
-            // With newer compositors a shielded window that has the focus hides everything.
-            let enough = if shielded { 20 } else { 50 };
-            assert!(*frames > 80 && *public > enough, "there was nothing to see");
+            assert!(*frames > 40 && *public > 20, "there was nothing to see");
             if shielded {
                 assert_eq!(*secret, 0, "of {frames} pictures");
                 assert!(*masked > 5, "no window filled the screen");
