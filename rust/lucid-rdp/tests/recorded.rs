@@ -963,8 +963,7 @@ async fn a_session_whose_desktop_cannot_hide_what_its_policy_shields_is_over_and
             if why.reason.contains("hiding what the policy shields"))
     };
     // It is told why before it is sent away.
-    let end = told.until("end", over);
-    tokio::pin!(end);
+    let mut end = Box::pin(told.until("end", over));
     loop {
         tokio::select! {
             _ = &mut end => break,
@@ -981,6 +980,7 @@ async fn a_session_whose_desktop_cannot_hide_what_its_policy_shields_is_over_and
             }
         }
     }
+    drop(end);
     told.until("end", |item| matches!(item, Item::End(_))).await;
     assert!(told.all.iter().any(over), "{:#?}", told.events());
     assert!(!told.all.iter().any(|item| matches!(item, Item::Enforced(_))));
