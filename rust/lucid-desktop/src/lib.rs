@@ -49,7 +49,7 @@ pub use error::Error;
 pub use handover::{DesktopRequest, KeyboardLayout};
 pub use monitors::Monitor;
 pub use pointer::Pointer;
-pub use shield::{AFTER_FULLSCREEN, MASK, MAX_SHIELDED, MAX_SHIELDED_ID, Shield, Shielding};
+pub use shield::{AFTER_SHOWN, MASK, MAX_SHIELDED, MAX_SHIELDED_ID, Shield, Shielding};
 pub use tally::Tally;
 pub use types::{
     Button, CaptureProtocol, Closed, Focus, Frame, FrameSink, Input, MAX_APP_ID, MAX_TITLE, Rect,

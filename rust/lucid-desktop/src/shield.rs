@@ -2,9 +2,10 @@
 //!
 //! **Windows** are shielded by the application id that they give. The compositor itself does not paint them: the launcher
 //! tells it to give them opacity 0 and a title that says nothing, so where they are and how they move does not matter.
-//! What lies below them shows instead. sway 1.7 paints a window that fills the screen whatever its opacity: from when the
-//! compositor says that a shielded one does so, on any workspace, until [`AFTER_FULLSCREEN`] after it does no more, the
-//! whole picture is masked.
+//! What lies below them shows instead. There are two things that a compositor paints all the same, and while one of them
+//! may be there, the whole picture is masked, until [`AFTER_SHOWN`] after the compositor says that it is over:
+//! - a shielded window that fills the screen, on any workspace (sway 1.7);
+//! - menus and the like of a shielded window (sway 1.10 and newer): while one has the focus.
 //!
 //! **Rectangles** are painted over in the private copy of the picture, before anything compares or sees it.
 //!
@@ -18,6 +19,7 @@
 //! - what a program shows before it gives its id, or while it fills the screen and gave it only after its window was
 //!   there (sway 1.7 tells nobody of that);
 //! - what is dragged out of a window with the pointer, and notifications: these are no windows;
+//! - with sway 1.10 and newer, the tips that a window without the focus shows when the pointer rests over it;
 //! - windows of X11, which the device does not have.
 
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -31,11 +33,11 @@ use crate::{Error, Rect};
 pub const MAX_SHIELDED: usize = 64;
 /// The longest application id, in bytes.
 pub const MAX_SHIELDED_ID: usize = 255;
-/// What is painted over rectangles, and over everything while a shielded window fills the screen: R, G, B.
+/// What is painted over rectangles, and over everything where that has to be: R, G, B.
 pub const MASK: [u8; 3] = [0x40, 0x40, 0x40];
 /// How long the whole picture stays masked after that, at least. The compositor gives windows 200 ms to follow a change,
 /// which may have to wait for the one before.
-pub const AFTER_FULLSCREEN: Duration = Duration::from_millis(1250);
+pub const AFTER_SHOWN: Duration = Duration::from_millis(1250);
 
 /// Right and bottom edges of rectangles are within this.
 const MAX_EDGE: u32 = 1 << 16;

@@ -49,7 +49,7 @@ use lucid_ipc::tonic::body::Body;
 use lucid_ipc::tonic::codegen;
 use lucid_ipc::tonic::transport::Server;
 use lucid_ipc::tonic::{Request, Response, Status, Streaming, async_trait};
-use lucid_policy::Policy;
+use lucid_policy::{Policy, Rectangle};
 use lucid_session::pointer::{Change, entries};
 use prost::Message as _;
 use rustls_pki_types::{CertificateDer, ServerName as TlsName, UnixTime};
@@ -277,6 +277,15 @@ async fn until_there(path: &Path) -> Vec<u8> {
 }
 
 async fn start(test: &str, policy: Policy) -> (House, Collected, Arc<Notify>, watch::Sender<()>) {
+    start_with(test, policy, None).await
+}
+
+/// With a script in the compositor's place.
+async fn start_with(
+    test: &str,
+    policy: Policy,
+    script: Option<String>,
+) -> (House, Collected, Arc<Notify>, watch::Sender<()>) {
     let directory = std::env::temp_dir().join(format!("lucid-rdp-test-{test}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
@@ -293,7 +302,13 @@ async fn start(test: &str, policy: Policy) -> (House, Collected, Arc<Notify>, wa
         desktop.uid(NOBODY).gid(NOBODY);
     }
     let socket = directory.join("desktop");
-    desktop.arg("--listen").arg(&socket).arg("--sway").arg(sway());
+    let compositor = script.map_or_else(sway, |script| {
+        let path = directory.join("compositor");
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        path
+    });
+    desktop.arg("--listen").arg(&socket).arg("--sway").arg(compositor);
     desktop.arg("--sway-config").arg(directory.join("sway-config"));
     desktop.arg("--home").arg(&directory).arg("--runtime").arg(&directory);
     let desktop = Program(desktop.stdin(Stdio::null()).spawn().unwrap());
@@ -500,6 +515,18 @@ impl Client {
         while !done(self.pasting()) {
             let pdu = tokio::time::timeout_at(late, self.framed.read_pdu()).await;
             let (action, pdu) = pdu.expect("the clipboard does nothing").unwrap();
+            let outputs = self.stage.process(&mut self.image, action, &pdu, None).unwrap();
+            self.answer(outputs).await;
+            self.see_to_clipboard().await;
+        }
+    }
+
+    /// Answers the host until the client shows that.
+    async fn until_shown(&mut self, what: &str, shown: impl Fn(&[u8]) -> bool) {
+        let late = tokio::time::Instant::now() + PATIENCE;
+        while !shown(self.image.data()) {
+            let pdu = tokio::time::timeout_at(late, self.framed.read_pdu()).await;
+            let (action, pdu) = pdu.unwrap_or_else(|_| panic!("{what} does not show")).unwrap();
             let outputs = self.stage.process(&mut self.image, action, &pdu, None).unwrap();
             self.answer(outputs).await;
             self.see_to_clipboard().await;
@@ -889,4 +916,106 @@ async fn a_recorder_that_comes_back_goes_on_with_the_recording_and_is_told_again
     assert!(!after.iter().any(|item| matches!(item, Item::Begin(_))), "{since}");
     let events = told.events();
     assert!(events.iter().any(|event| matches!(&event.data, Some(Data::Input(input)) if input.letters == 1)));
+}
+
+/// What the terminal is painted in (`foot.ini`), and what stands over what is shielded.
+const GROUND: [u8; 3] = [0x10; 3];
+/// Pictures have 640 x 480 pixels.
+const RECTANGLE: Rectangle = Rectangle { height: 40, width: 90, x: 500, y: 300 };
+
+fn has<const N: usize>(pixels: &[u8], colour: [u8; 3]) -> bool {
+    pixels.as_chunks::<N>().0.iter().any(|pixel| pixel[..3] == colour)
+}
+
+/// Whether all of the rectangle is masked.
+fn is_masked<const N: usize>(pixels: &[u8]) -> bool {
+    let Rectangle { height, width, x, y } = RECTANGLE;
+    let (pixels, _) = pixels.as_chunks::<N>();
+    let at = |x: u32, y: u32| pixels.get((y * 640 + x) as usize);
+    let mut places = (y..y + height).flat_map(|y| (x..x + width).map(move |x| (x, y)));
+    places.all(|(x, y)| at(x, y).is_some_and(|pixel| pixel[..3] == lucid_desktop::MASK))
+}
+
+#[tokio::test]
+async fn what_a_policy_shields_is_hidden_before_it_holds_and_reaches_neither_client_nor_recorder() {
+    if !parts_are_here() {
+        return;
+    }
+    for shielded in [true, false] {
+        let mut policy = pasting();
+        policy.shield.rectangles = vec![RECTANGLE];
+        if shielded {
+            policy.shield.app_ids = vec!["foot".to_owned(), "other".to_owned()];
+        }
+        let (house, mut told, cut, _leave) = start("shielded", policy).await;
+        let mut client = Client::connect(house.port).await;
+        client.while_waiting(told.until_event("focus", |data| matches!(data, Data::Focus(_)))).await;
+        client.until_shown("the rectangle", is_masked::<4>).await;
+        client.type_text("printf '\\033]2;Ledger\\007'; echo > typed\n").await;
+        client.while_waiting(until_there(&house.directory.join("typed"))).await;
+        if !shielded {
+            client.until_shown("the terminal", |pixels| has::<4>(pixels, GROUND)).await;
+            client.while_waiting(told.until_title("Ledger")).await;
+        }
+        // What would still come does so within this.
+        client.while_waiting(tokio::time::sleep(Duration::from_secs(2))).await;
+        cut.notify_one();
+        let is_picture = |item: &Item| matches!(item, Item::Key(key) if !key.rgb.is_empty());
+        client.while_waiting(told.until("key", is_picture)).await;
+
+        let first = |what: fn(&Item) -> bool| told.all.iter().position(what);
+        let enforced = first(|item| matches!(item, Item::Enforced(_))).unwrap();
+        let shown = first(|item| matches!(item, Item::Frame(_) | Item::Key(_) | Item::Event(_))).unwrap();
+        assert!(enforced < shown, "something was shown before the policy held");
+        assert_eq!(has::<4>(client.image.data(), GROUND), !shielded);
+        assert!(is_masked::<4>(client.image.data()));
+        let keys = told.all.iter().filter_map(|item| match item {
+            Item::Key(key) if !key.rgb.is_empty() => Some(&key.rgb),
+            _ => None,
+        });
+        for rgb in keys {
+            assert!(!shielded || !has::<3>(rgb, GROUND));
+        }
+        assert_eq!(leaks(&told.events(), "Ledger"), !shielded);
+        assert_eq!(leaks(&told.events(), "foot"), !shielded);
+    }
+}
+
+#[tokio::test]
+async fn a_session_whose_desktop_cannot_hide_what_its_policy_shields_is_over_and_shows_nothing_of_it() {
+    if !parts_are_here() {
+        return;
+    }
+    let mut policy = pasting();
+    policy.shield.app_ids = vec!["other".to_owned()];
+    // A compositor that cannot be told anything.
+    let script = format!("#!/bin/sh\nSWAYSOCK=$XDG_RUNTIME_DIR/elsewhere exec {} \"$@\"\n", sway().display());
+    let (house, mut told, _cut, _leave) = start_with("unshielded", policy, Some(script)).await;
+    let mut client = Client::connect(house.port).await;
+    let over = |item: &Item| {
+        matches!(item, Item::Event(Event { data: Some(Data::Disconnect(why)), .. })
+            if why.reason.contains("hiding what the policy shields"))
+    };
+    // It is told why before it is sent away.
+    let mut end = Box::pin(told.until("end", over));
+    loop {
+        tokio::select! {
+            _ = &mut end => break,
+            pdu = client.framed.read_pdu() => {
+                let Ok((action, pdu)) = pdu else { break };
+                let Ok(outputs) = client.stage.process(&mut client.image, action, &pdu, None) else { break };
+                for output in outputs {
+                    if let ActiveStageOutput::ResponseFrame(frame) = output {
+                        // The host may be gone.
+                        let _ = client.framed.write_all(&frame).await;
+                    }
+                }
+                assert!(!has::<4>(client.image.data(), GROUND));
+            }
+        }
+    }
+    drop(end);
+    told.until("end", |item| matches!(item, Item::End(_))).await;
+    assert!(told.all.iter().any(over), "{:#?}", told.events());
+    assert!(!told.all.iter().any(|item| matches!(item, Item::Enforced(_))));
 }

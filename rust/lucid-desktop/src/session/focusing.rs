@@ -51,24 +51,29 @@ pub(super) struct Windows {
     told: Option<Focus>,
     /// The compositor tells of them.
     pub(super) are_told: bool,
+    /// It paints their menus whatever their opacity, as sway does since 1.10.
+    menus_show: bool,
     /// There were too many of them to look at all.
     too_many: bool,
 }
 
 impl Windows {
-    /// Whether one with such an id may fill the screen.
-    pub(super) fn fills_screen(&self, app_ids: &[String]) -> bool {
-        let fills = |Window { coming, known, introduced, .. }: &Window| {
-            (coming.fills_screen || known.fills_screen)
-                && (!introduced || coming.is_of(app_ids) || known.is_of(app_ids))
+    /// Whether the compositor may paint something of one with such an id: it fills the screen, or can have a menu open.
+    pub(super) fn may_show(&self, app_ids: &[String]) -> bool {
+        let shows = |Window { coming, known, introduced, .. }: &Window| {
+            let now = [coming, known];
+            now.iter().any(|now| now.fills_screen || self.menus_show && now.has_it)
+                && (!introduced || now.iter().any(|now| now.is_of(app_ids)))
         };
-        !app_ids.is_empty() && (self.too_many || self.all.iter().any(fills))
+        !app_ids.is_empty() && (self.too_many || self.all.iter().any(shows))
     }
 }
 
 impl Session {
     /// Without this protocol the focus is not told and no window can be shielded; everything else works.
     pub(super) fn bind_windows(&mut self, registry: &WlRegistry, handle: &Handle) {
+        // It came with the same release.
+        self.windows.menus_show = self.global("wp_alpha_modifier_v1").is_some();
         match self.bind_global::<ZwlrForeignToplevelManagerV1>(registry, handle, (2, 3)) {
             Ok(_) => self.windows.are_told = true,
             Err(error) => tracing::warn!("which window has the focus is not known: {error}"),
@@ -123,7 +128,7 @@ impl Dispatch<ZwlrForeignToplevelManagerV1, ()> for Session {
                 );
                 toplevel.destroy();
                 session.windows.too_many = true;
-                session.look_for_full_screen();
+                session.look_for_windows();
             }
         }
     }
@@ -146,7 +151,7 @@ impl Dispatch<ZwlrForeignToplevelHandleV1, ()> for Session {
         if let Event::Closed = event {
             session.windows.all.retain(|window| window.handle != *handle);
             session.windows.changed = true;
-            session.look_for_full_screen();
+            session.look_for_windows();
             return handle.destroy();
         }
         let Some(window) = session.window(handle) else { return };
@@ -166,7 +171,7 @@ impl Dispatch<ZwlrForeignToplevelHandleV1, ()> for Session {
             _ => return,
         }
         // At each event: a picture that shows the window may be the next.
-        session.look_for_full_screen();
+        session.look_for_windows();
     }
 }
 

@@ -7,7 +7,7 @@ use wayland_client::{Connection, Dispatch};
 
 use super::{Handle, Session};
 use crate::damage::clip;
-use crate::shield::{AFTER_FULLSCREEN, MASK, Shield};
+use crate::shield::{AFTER_SHOWN, MASK, Shield};
 use crate::{Error, Rect};
 
 /// A pixel of the mask.
@@ -23,9 +23,9 @@ pub(super) struct Shielded {
     pending: bool,
     /// It could not be had.
     failed: bool,
-    /// A shielded window fills the screen, or may still be painted so.
+    /// The compositor may paint something of a shielded window, or may do so still.
     full: bool,
-    /// None does any more.
+    /// It has no reason to any more.
     ending: Option<Ending>,
 }
 
@@ -77,7 +77,7 @@ impl Session {
         self.shielded.failed = false;
         self.take_anew();
         self.sink.forget();
-        self.look_for_full_screen();
+        self.look_for_windows();
         self.windows.changed = true;
         self.tell_focus();
         Ok(())
@@ -95,9 +95,9 @@ impl Session {
         self.mask_all();
     }
 
-    /// Masks everything as soon as a shielded window may fill the screen.
-    pub(super) fn look_for_full_screen(&mut self) {
-        if self.windows.fills_screen(&self.shielded.shield.app_ids) {
+    /// Masks everything as soon as the compositor may paint something of a shielded window.
+    pub(super) fn look_for_windows(&mut self) {
+        if self.windows.may_show(&self.shielded.shield.app_ids) {
             self.shielded.ending = None;
             if !std::mem::replace(&mut self.shielded.full, true) {
                 self.mask_all();
@@ -107,7 +107,7 @@ impl Session {
         }
     }
 
-    /// Shows the desktop again when no shielded window fills the screen any more, and the compositor has had its time.
+    /// Shows the desktop again when the compositor has no reason any more to paint a shielded window, and has had its time.
     pub(super) fn end_mask(&mut self, connection: &Connection, handle: &Handle) {
         let Some(ending) = &mut self.shielded.ending else { return };
         if ending.due.is_none_or(|due| due > Instant::now()) {
@@ -173,7 +173,7 @@ impl Dispatch<WlCallback, Period> for Session {
         _: &Handle,
     ) {
         if let Some(ending) = session.shielded.ending.as_mut().filter(|ending| ending.due.is_none()) {
-            ending.due = Some(Instant::now() + AFTER_FULLSCREEN / PERIODS);
+            ending.due = Some(Instant::now() + AFTER_SHOWN / PERIODS);
         }
     }
 }
