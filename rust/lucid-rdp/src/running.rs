@@ -214,6 +214,12 @@ impl Running {
         }
     }
 
+    /// Whether what happens is recorded, or need not be; not before a policy holds, which may shield the window that has the
+    /// focus.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.recording.as_ref().is_none_or(|recording| recording.cuts().is_some())
+    }
+
     /// Which window has the focus, for a recording that begins or goes on.
     pub(crate) fn note_focus(&mut self) {
         if let Some(focus) = self.focus.again() {
@@ -224,7 +230,9 @@ impl Running {
     /// The last of what happened, for the recording, which ends with this and the desktop: what is returned, if there is
     /// one, is done when its end is kept.
     pub(crate) async fn finish(mut self) -> Option<JoinHandle<()>> {
-        if let Some(focus) = self.focus.rest() {
+        if self.is_recorded()
+            && let Some(focus) = self.focus.rest()
+        {
             self.log.note(focus);
         }
         if let Some(drives) = &self.drives {
@@ -298,14 +306,14 @@ impl Running {
     /// Takes what still comes while nobody looks, for as long as the desktop lives; returns why it ended.
     pub(crate) async fn parked(&mut self) -> Over {
         loop {
-            let asking = self.is_asking();
-            if !asking {
+            if !self.is_asking() {
                 self.log.flush().await;
             }
+            let recorded = self.is_recorded();
             let message = tokio::select! {
                 message = self.from_desktop.recv() => message,
                 why = Running::over(&mut self.recording) => return Over::Controller(why),
-                focus = self.focus.changed(), if !asking => {
+                focus = self.focus.changed(), if recorded => {
                     self.log.note(focus);
                     continue;
                 }

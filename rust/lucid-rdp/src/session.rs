@@ -408,7 +408,7 @@ impl Session<'_> {
                 }
                 () = until(gathered), if gathered.is_some() => self.note_pointer().await,
                 () = until(counted), if counted.is_some() => self.note_input(),
-                focus = self.running.focus.changed(), if self.asked.is_none() => self.running.log.note(focus),
+                focus = self.running.focus.changed(), if recorded => self.running.log.note(focus),
                 () = until(refinement), if refinement.is_some() => self.refine(),
                 () = &mut pipeline_deadline, if may_wait_for_pipeline => {
                     may_wait_for_pipeline = false;
@@ -595,7 +595,7 @@ impl Session<'_> {
 
     /// What is shown is recorded, or need not be.
     fn is_recorded(&self) -> bool {
-        self.running.recording.as_ref().is_none_or(|recording| recording.cuts().is_some())
+        self.running.is_recorded()
     }
 
     /// Pictures may go out: they are recorded, or show nothing of the desktop.
