@@ -320,6 +320,7 @@ fn in_qemu(context: &Context, tools: &Path, report: &mut Report) -> Result<()> {
     let interrupt = &steps.interrupt;
     let image = context.image()?;
     let disks = Disks::scratch(&image, &project.lucid.join("machine/rdp"))?;
+    disks.provision("[policy]\nprofile = \"standard\"\n")?;
     let mut machine = Machine::start(&disks, &Options::default(), interrupt)?;
     let announcement = machine.wait_ready(0)?;
     let password = announcement.fresh_password().map(str::to_owned);
