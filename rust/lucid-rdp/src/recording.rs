@@ -15,7 +15,7 @@
 //! It is the same in the beginning: nothing is shown until a policy holds, and none holds, nor is it said to be enforced,
 //! before the desktop hides what it shields. Where that cannot be, the session is over.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -73,6 +73,8 @@ pub(crate) struct Recording {
     state: watch::Receiver<State>,
     answer: Option<oneshot::Sender<bool>>,
     feeding: JoinHandle<()>,
+    /// A key went out since the recording is on: frames before it would follow on nothing.
+    keyed: Cell<bool>,
 }
 
 /// One connection to the recorder.
@@ -155,7 +157,7 @@ impl Recording {
             feed(socket, again, link, waiting, told, enforcing).await;
         };
         let feeding = tokio::task::spawn_local(carrying);
-        Ok(Recording { items, state, answer: Some(answer), feeding })
+        Ok(Recording { items, state, answer: Some(answer), feeding, keyed: Cell::new(false) })
     }
 
     /// The user accepts what was asked, or not. Nothing happens when he has answered before.
@@ -182,12 +184,16 @@ impl Recording {
 
     /// What the client shows now; whoever plays the recording can begin here.
     pub(crate) async fn key(&self, width: u32, height: u32, bytes: Vec<u8>) {
+        self.keyed.set(self.cuts().is_some());
         self.pass(Item::Key(Key { width, height, rgb: bytes.into() })).await;
     }
 
     /// One frame of the graphics pipeline as the client decodes it.
     pub(crate) async fn frame(&self, bytes: Vec<u8>) {
-        self.pass(Item::Frame(Frame { pdus: bytes.into() })).await;
+        // What was under way when the recording went on shows what was shown before, such as the page that asks.
+        if self.keyed.get() {
+            self.pass(Item::Frame(Frame { pdus: bytes.into() })).await;
+        }
     }
 
     /// What the pointer has done.
@@ -206,10 +212,10 @@ impl Recording {
         self.feeding
     }
 
-    /// Waits for room; while the recording is paused it takes everything, for nobody. Before it has begun it takes nothing.
+    /// Waits for room; while the recording is not on it takes everything, for nobody.
     async fn pass(&self, item: Item) {
-        if matches!(*self.state.borrow(), State::Asking(_)) {
-            return;
+        if self.cuts().is_none() {
+            return self.keyed.set(false);
         }
         // Nobody listens when it is off, which `state` says.
         let _ = self.items.send(item).await;

@@ -612,11 +612,12 @@ impl Session<'_> {
             Some(recording::State::Off(why)) => return Err(Error::NotRecorded(why)),
             Some(recording::State::Over(why)) => return Ok(Some(why)),
             Some(recording::State::On(cut)) => {
+                self.wish(|order, _| order.cut = Some(cut));
+                // After that, so that no picture of the desktop comes before the key.
                 if self.asked.take().is_some() {
                     self.running.curtain.turn_to(None);
                 }
                 self.running.note_focus();
-                self.wish(|order, _| order.cut = Some(cut));
                 self.running.desktop.refresh_all();
             }
             Some(recording::State::Asking(_) | recording::State::Paused) | None => {}
