@@ -691,8 +691,10 @@ impl Picture {
     /// Whether it is the page on which the host asks whether its user accepts the policy: the page's ground in the corners.
     pub(crate) fn asks(&self) -> bool {
         const GROUND: [u8; 3] = [0x18, 0x20, 0x30];
+        // A terminal on the card is as near as 7.
+        const TOLERANCE: u8 = 4;
         let corners = [(1, 1), (self.width.saturating_sub(2), self.height.saturating_sub(2))];
-        corners.iter().all(|(x, y)| distance(self.pixel(*x, *y), GROUND) <= 8)
+        corners.iter().all(|(x, y)| distance(self.pixel(*x, *y), GROUND) <= TOLERANCE)
     }
 
     /// Whether something is written at the top left on an otherwise even ground: a terminal's prompt.
