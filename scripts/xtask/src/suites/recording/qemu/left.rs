@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Bench, must};
+use super::{Bench, HEADS_BEFORE, must};
 use crate::{
     build,
     error::{At, Error, Result},
@@ -204,7 +204,8 @@ pub(super) fn must_be_recovered(
     let heads = report["heads"].as_u64().unwrap_or_default();
     must("whether all acknowledged heads are there", heads >= acknowledged, true)?;
     let us = |gap: &Value, key: &str| gap[key].as_f64().unwrap_or_default();
-    if has_pictures(bench, recording)? {
+    // Before that a session may not have shown anything for longer than a moment.
+    if acknowledged >= HEADS_BEFORE && has_pictures(bench, recording)? {
         // What was shown until then is shown.
         let shown = gaps.iter().map(|gap| us(gap, "from_us")).fold(f64::MAX, f64::min);
         let at = Duration::from_secs_f64((shown - 1.0).max(0.0) / 1e6);
