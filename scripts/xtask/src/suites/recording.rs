@@ -97,6 +97,14 @@ impl Tools {
         Ok(tools)
     }
 
+    /// Makes an owner's key; gives its public half.
+    pub(in crate::suites) fn owner_key(&self, file: &Path) -> Result<String> {
+        let made = ends(self.lucidctl(["new-key", "--json"]).arg(file), 0)?;
+        let made: Value = serde_json::from_slice(&made.out)
+            .map_err(|error| Error::talk("lucidctl recording new-key", error))?;
+        Ok(made["public"].as_str().unwrap_or_default().to_owned())
+    }
+
     /// `lucidctl recording`.
     pub(in crate::suites) fn lucidctl<const N: usize>(&self, words: [&str; N]) -> Command {
         let mut command = Command::new(&self.lucidctl);
@@ -389,10 +397,7 @@ fn rewrap(tools: &Tools) -> Result<String> {
     let mut cp = Command::new("cp");
     ask_well("copying the golden recording", cp.arg("-r").arg(&tools.golden).arg(&copy), b"")?;
     let new = tools.work.join("new.key");
-    let made = ends(tools.lucidctl(["new-key", "--json"]).arg(&new), 0)?;
-    let made: Value = serde_json::from_slice(&made.out)
-        .map_err(|error| Error::talk("lucidctl recording new-key", error))?;
-    let public = made["public"].as_str().unwrap_or_default();
+    let public = tools.owner_key(&new)?;
     let secret = fs::read(&new).at("reading", &new)?;
     ends(tools.lucidctl(["new-key"]).arg(&new), 1)?;
     must("a key that is there already", fs::read(&new).at("reading", &new)?, secret)?;
@@ -403,8 +408,8 @@ fn rewrap(tools: &Tools) -> Result<String> {
         command
     };
     // Only who can open it can do it.
-    ends(&mut rewrap(&new, public), 1)?;
-    ends(&mut rewrap(&tools.owner, public), 0)?;
+    ends(&mut rewrap(&new, &public), 1)?;
+    ends(&mut rewrap(&tools.owner, &public), 0)?;
     let copies = [copy.clone()];
     for (ours, theirs) in tools.verify(&copies, &["--key", &new.to_string_lossy()])? {
         agree("with the new key", &ours, &theirs)?;

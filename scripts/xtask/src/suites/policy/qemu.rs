@@ -68,11 +68,9 @@ pub(super) fn check(context: &Context, tools: &Tools, report: &mut Report) -> Re
     }
     let image = context.image()?;
     let owner = tools.work.join("policy.key");
-    let made = ask_well("making an owner's key", tools.lucidctl(["new-key", "--json"]).arg(&owner), b"")?;
-    let made: Value = serde_json::from_slice(&made.out).map_err(|error| Error::talk("lucidctl", error))?;
-    let public = made["public"].as_str().unwrap_or_default();
+    let public = tools.owner_key(&owner)?;
     for profile in &PROFILES {
-        report.check(name(profile), || session(context, tools, &image, (&owner, public), profile));
+        report.check(name(profile), || session(context, tools, &image, (&owner, &public), profile));
         context.steps.interrupt.check()?;
     }
     Ok(())

@@ -135,10 +135,7 @@ impl<'a> House<'a> {
         };
         login.write_account(&dir.join("account.json"))?;
         let owner = dir.join("owner.key");
-        let made = ask_well("making an owner's key", tools.lucidctl(["new-key", "--json"]).arg(&owner), b"")?;
-        let made: Value = serde_json::from_slice(&made.out)
-            .map_err(|error| Error::talk("lucidctl recording new-key", error))?;
-        let public = made["public"].as_str().unwrap_or_default().to_owned();
+        let public = tools.owner_key(&owner)?;
         let sound = rdp::sound::Programs::write(project, trixie, &dir)?;
         let place = Place { project, tools: trixie, interrupt: &steps.interrupt };
         let bound = Duration::from_secs(30);

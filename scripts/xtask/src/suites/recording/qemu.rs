@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Said, Tools, agree, must};
 use crate::{
@@ -70,10 +70,7 @@ struct Bench<'a> {
 pub(super) fn run(context: &Context, tools: &Tools, report: &mut Report) -> Result<()> {
     let image = context.image()?;
     let key = tools.work.join("machine.key");
-    let made = super::ends(tools.lucidctl(["new-key", "--json"]).arg(&key), 0)?;
-    let made: Value = serde_json::from_slice(&made.out)
-        .map_err(|error| Error::talk("lucidctl recording new-key", error))?;
-    let public = made["public"].as_str().unwrap_or_default().to_owned();
+    let public = tools.owner_key(&key)?;
     let bench = Bench { project: context.project, steps: context.steps, tools, image: &image, key, public };
     if let Some((disks, device)) = recorded(&bench, report)? {
         power::cuts(&bench, &disks, &device, report)?;
