@@ -1,0 +1,284 @@
+//! The two slots, and the ways in which the boot firmware is told which one to start.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use lucid_release_format::Kind;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    autoboot,
+    disk::Disk,
+    error::{At, Error, Result},
+};
+
+/// systemd starts `reboot.target` on SIGRTMIN+5 (systemd(1), "Signals"). It counts from the C library that it was built
+/// with, glibc, where SIGRTMIN is 34; musl, which this is built with, has 35.
+const REBOOT: i32 = 34 + 5;
+/// What systemd gives to the kernel with the restart (systemctl(1), `--reboot-argument=`).
+pub const REBOOT_ARGUMENT: &str = "/run/systemd/reboot-param";
+/// The argument that the Raspberry Pi kernel passes on to the firmware as a one-shot try.
+const TRY: &str = "0 tryboot";
+/// `boot.json` and the boot's id have at most so many bytes.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// One of the two systems on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Slot {
+    /// Boot partition 2, root partition 4.
+    A,
+    /// Boot partition 3, root partition 5.
+    B,
+}
+
+impl Slot {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    /// `a` or `b`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+        }
+    }
+
+    /// Its boot partition's number.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::A => 2,
+            Self::B => 3,
+        }
+    }
+
+    /// The name of one of its partitions in the partition table.
+    #[must_use]
+    pub fn partition(self, kind: Kind) -> String {
+        format!("{kind}-{}", self.name())
+    }
+}
+
+/// What the firmware started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Booted {
+    /// Which slot.
+    pub slot: Slot,
+    /// Whether it is a one-shot try.
+    pub tried: bool,
+}
+
+/// How the boot firmware is asked and told.
+pub trait BootControl: Send + Sync {
+    /// What it started.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    fn booted(&self) -> Result<Booted>;
+    /// The kernel's id of this boot.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn boot_id(&self) -> Result<String>;
+    /// Which slot it starts when nobody asks for a try.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    fn default(&self) -> Result<Slot>;
+    /// Lets it start this slot from now on; durable when this is done.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the old choice or the new one holds.
+    fn set_default(&self, slot: Slot) -> Result<()>;
+    /// Lets the next restart, and no other, start this slot.
+    ///
+    /// # Errors
+    /// When it cannot be armed.
+    fn arm(&self, slot: Slot) -> Result<()>;
+    /// Restarts the machine in order. Returns before that.
+    ///
+    /// # Errors
+    /// When nobody could be asked.
+    fn restart(&self) -> Result<()>;
+}
+
+/// What arms a try.
+#[derive(Clone, Debug)]
+pub enum Arming {
+    /// A Raspberry Pi: the argument of the restart, which systemd takes from this file.
+    Pi {
+        /// [`REBOOT_ARGUMENT`].
+        argument: PathBuf,
+    },
+    /// QEMU: a file `tryboot` on the FAT of the disk that plays the firmware.
+    StandIn {
+        /// That FAT's partition.
+        firmware: PathBuf,
+    },
+}
+
+/// This machine.
+pub struct Machine {
+    /// What lucid-init found (`/run/lucid/boot.json`).
+    pub boot: PathBuf,
+    /// The partition of `autoboot.txt`.
+    pub select: Arc<dyn Disk>,
+    /// What arms a try.
+    pub arming: Arming,
+}
+
+/// What is needed of `boot.json`.
+#[derive(Deserialize)]
+struct Found {
+    slot: Slot,
+    tryboot: bool,
+}
+
+/// The boot disk's device file, from `boot.json`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn disk(boot: &Path) -> Result<PathBuf> {
+    #[derive(Deserialize)]
+    struct Found {
+        disk: PathBuf,
+    }
+    Ok(json::<Found>(boot)?.disk)
+}
+
+fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    serde_json::from_slice(&bytes(path)?)
+        .map_err(|error| Error::Invalid { path: path.to_owned(), why: error.to_string() })
+}
+
+fn bytes(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes)).at("reading", path)?;
+    Ok(bytes)
+}
+
+impl BootControl for Machine {
+    fn booted(&self) -> Result<Booted> {
+        let Found { slot, tryboot } = json(&self.boot)?;
+        Ok(Booted { slot, tried: tryboot })
+    }
+
+    fn boot_id(&self) -> Result<String> {
+        let path = Path::new("/proc/sys/kernel/random/boot_id");
+        Ok(String::from_utf8_lossy(&bytes(path)?).trim().to_owned())
+    }
+
+    fn default(&self) -> Result<Slot> {
+        autoboot::read(&*self.select)
+    }
+
+    fn set_default(&self, slot: Slot) -> Result<()> {
+        autoboot::write(&*self.select, slot)
+    }
+
+    fn arm(&self, slot: Slot) -> Result<()> {
+        if slot == self.default()? {
+            let why = "it is the slot that boots anyway, and a try starts the other one".to_owned();
+            return Err(Error::Arm { slot: slot.name(), why });
+        }
+        match &self.arming {
+            Arming::Pi { argument } => {
+                if let Some(dir) = argument.parent() {
+                    fs::create_dir_all(dir).at("making", dir)?;
+                }
+                fs::write(argument, TRY).at("writing", argument)
+            }
+            Arming::StandIn { firmware } => flag(firmware).at("arming a try on", firmware),
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn restart(&self) -> Result<()> {
+        // SAFETY: kill(2) takes two numbers and touches no memory of this process.
+        if unsafe { libc::kill(1, REBOOT) } == 0 {
+            Ok(())
+        } else {
+            Err(Error::Restart(io::Error::last_os_error()))
+        }
+    }
+}
+
+/// Leaves the file by which the stand-in starts a try.
+fn flag(firmware: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).open(firmware)?;
+    let disk = file.try_clone()?;
+    let fs = fatfs::FileSystem::new(file, fatfs::FsOptions::new())?;
+    {
+        let root = fs.root_dir();
+        let mut flag = root.create_file("tryboot")?;
+        flag.truncate()?;
+        flag.write_all(b"1\n")?;
+        flag.flush()?;
+    }
+    fs.unmount()?;
+    disk.sync_all()
+}
+
+/// The device file of a partition by its name in the partition table, as the kernel shows it below `sys`
+/// (`/sys/class/block`); on this disk, or on any when none is given.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn partition(sys: &Path, disk: Option<&Path>, name: &str) -> Result<PathBuf> {
+    let disk = disk.and_then(Path::file_name);
+    let dir = disk.map_or_else(|| sys.to_owned(), |disk| sys.join(disk));
+    for entry in fs::read_dir(&dir).at("reading", &dir)? {
+        let entry = entry.at("reading", &dir)?;
+        // What is no partition has no such file.
+        let Ok(about) = fs::read_to_string(entry.path().join("uevent")) else { continue };
+        if about.lines().any(|line| line.strip_prefix("PARTNAME=") == Some(name)) {
+            return Ok(Path::new("/dev").join(entry.file_name()));
+        }
+    }
+    Err(Error::NoPartition { name: name.to_owned(), place: format!("in {}", dir.display()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_found_by_their_names_on_the_disk_that_was_booted() {
+        let sys = tempfile::tempdir().unwrap();
+        for (disk, part, name) in
+            [("vda", "vda1", "firmware"), ("vdb", "vdb3", "boot-b"), ("vdb", "vdb5", "root-b")]
+        {
+            for dir in [sys.path().join(disk).join(part), sys.path().join(part)] {
+                fs::create_dir_all(&dir).unwrap();
+                let about = format!("MAJOR=254\nDEVNAME={part}\nDEVTYPE=partition\nPARTNAME={name}\n");
+                fs::write(dir.join("uevent"), about).unwrap();
+            }
+        }
+        let disk = Path::new("/dev/vdb");
+        let found = partition(sys.path(), Some(disk), &Slot::B.partition(Kind::Root)).unwrap();
+        assert_eq!(found, Path::new("/dev/vdb5"));
+        assert_eq!(partition(sys.path(), None, "firmware").unwrap(), Path::new("/dev/vda1"));
+        assert!(matches!(partition(sys.path(), Some(disk), "boot-a"), Err(Error::NoPartition { .. })));
+    }
+
+    #[test]
+    fn boot_json_of_lucid_init_is_understood() {
+        let path =
+            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../rust/lucid-init/tests/golden/boot.json"));
+        let Found { slot, tryboot } = json(path).unwrap();
+        assert_eq!((slot, tryboot), (Slot::B, true));
+        assert_eq!(disk(path).unwrap(), Path::new("/dev/vda"));
+    }
+}

@@ -1,0 +1,113 @@
+//! Small files that are replaced as a whole: after a power cut there is the old one or the new one.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use crate::error::{At, Error, Result};
+
+/// Where such files are.
+pub trait Store: Send + Sync {
+    /// The file's bytes, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has more than `most` bytes.
+    fn read(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>>;
+    /// Replaces it; durable when this is done.
+    ///
+    /// # Errors
+    /// When it cannot be written: then the old file or the new one is there.
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<()>;
+}
+
+/// A directory.
+#[derive(Clone, Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// That directory, which is made if need be.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn new(path: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&path).at("making", &path)?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Keeps others out as long as what is given back lives.
+    ///
+    /// # Errors
+    /// When somebody else has it.
+    pub fn lock(&self) -> Result<File> {
+        let path = self.0.join("lock");
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = file.at("making", &path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => Err(Error::InUse(self.0.clone())),
+            Err(fs::TryLockError::Error(error)) => Err(error).at("locking", &path),
+        }
+    }
+}
+
+impl Store for Folder {
+    fn read(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>> {
+        let path = self.0.join(name);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).at("opening", &path),
+        };
+        let mut bytes = Vec::new();
+        file.take(most + 1).read_to_end(&mut bytes).at("reading", &path)?;
+        if bytes.len() as u64 > most {
+            return Err(Error::Invalid { path, why: format!("it has more than {most} bytes") });
+        }
+        Ok(Some(bytes))
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let (path, new) = (self.0.join(name), self.0.join(format!("{name}.new")));
+        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new);
+        let mut file = file.at("making", &new)?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).at("writing", &new)?;
+        fs::rename(&new, &path).at("replacing", &path)?;
+        File::open(&self.0).and_then(|dir| dir.sync_all()).at("syncing", &self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_what_a_power_cut_left_does_no_harm() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Folder::new(dir.path().join("state")).unwrap();
+        assert_eq!(store.read("a", 10).unwrap(), None);
+        fs::write(store.path().join("a.new"), b"half of a much longer file").unwrap();
+        store.replace("a", b"whole").unwrap();
+        assert_eq!(store.read("a", 10).unwrap().unwrap(), b"whole");
+        assert!(store.read("a", 4).unwrap_err().to_string().contains("more than 4 bytes"));
+        assert!(!store.path().join("a.new").exists());
+    }
+
+    #[test]
+    fn two_services_do_not_share_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Folder::new(dir.path().to_owned()).unwrap();
+        let first = store.lock().unwrap();
+        assert!(matches!(store.lock(), Err(Error::InUse(_))));
+        drop(first);
+        store.lock().unwrap();
+    }
+}

@@ -1,0 +1,69 @@
+//! Doors for fuzz targets: each takes any bytes, and fails only by what is a mistake in this crate.
+
+use std::io;
+
+use crate::{autoboot, boot::Slot, disk::Disk, state::State, trust::Memory};
+
+/// A partition that is read only.
+struct Bytes<'a>(&'a [u8]);
+
+impl Disk for Bytes<'_> {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+
+    fn read_at(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let at = usize::try_from(at).map_err(io::Error::other)?;
+        let end = at.checked_add(bytes.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        bytes.copy_from_slice(self.0.get(at..end).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A select partition: what is found is within it.
+pub fn select(bytes: &[u8]) {
+    if let Ok(at) = autoboot::find(&Bytes(bytes)) {
+        assert!(at + autoboot::SIZE as u64 <= bytes.len() as u64);
+    }
+}
+
+/// The text of `autoboot.txt`: one that is understood names the slot that is read from it.
+pub fn text(bytes: &[u8]) {
+    if let Ok(slot) = autoboot::slot(bytes) {
+        assert!(matches!(autoboot::slot(&autoboot::text(slot)), Ok(Slot::A | Slot::B)));
+    }
+}
+
+/// `update.json` and `trust.json`: what is understood comes back when it is written and read again.
+pub fn kept(bytes: &[u8]) {
+    if let Ok(state) = State::from_bytes(bytes) {
+        let again = state.to_bytes().map(|bytes| State::from_bytes(&bytes));
+        assert!(matches!(again, Ok(Ok(again)) if again == state));
+    }
+    if let Ok(memory) = Memory::from_bytes(bytes) {
+        let again = memory.to_bytes().map(|bytes| Memory::from_bytes(&bytes));
+        assert!(matches!(again, Ok(Ok(again)) if again == memory));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_doors_take_bytes_that_are_nothing() {
+        for bytes in [&b""[..], b"{}", &[0xff; 600], &autoboot::text(Slot::B)] {
+            select(bytes);
+            text(bytes);
+            kept(bytes);
+        }
+    }
+}

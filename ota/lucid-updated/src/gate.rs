@@ -1,0 +1,272 @@
+//! Is the system that was just started well? Each check has a name, and goes on being asked until it passes or the time for
+//! all of them is over; then its reason is kept.
+
+use std::{
+    fs,
+    io::{Read as _, Seek as _, Write as _},
+    net::Ipv4Addr,
+    path::PathBuf,
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpStream, UnixStream},
+    process::Command,
+    time::{Instant, sleep, timeout},
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        ClientConfig, DigitallySignedStruct, SignatureScheme,
+        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    },
+};
+
+/// One attempt of a check may take so long.
+const ATTEMPT: Duration = Duration::from_secs(15);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_secs(2);
+/// A reason has at most so many characters.
+const MAX_REASON: usize = 200;
+
+/// Something that a system has to do before it is kept.
+#[async_trait]
+pub trait Check: Send + Sync {
+    /// In a few words, for people.
+    fn name(&self) -> &'static str;
+    /// Tries it once.
+    ///
+    /// # Errors
+    /// In words, why it is not so.
+    async fn check(&self) -> Result<(), String>;
+}
+
+/// A check that did not pass in time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{check}: {reason}")]
+pub struct Unwell {
+    /// Its name.
+    pub check: &'static str,
+    /// Why, the last time it was tried.
+    pub reason: String,
+}
+
+/// Tries all checks, in order, until each has passed.
+///
+/// # Errors
+/// The first check that has not passed when `within` is over.
+pub async fn pass(checks: &[Box<dyn Check>], within: Duration) -> Result<(), Unwell> {
+    let end = Instant::now() + within;
+    for check in checks {
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let reason = match timeout(ATTEMPT.min(left), check.check()).await {
+                Ok(Ok(())) => break,
+                Ok(Err(reason)) => reason.chars().take(MAX_REASON).collect(),
+                Err(_) => "it gave no answer".to_owned(),
+            };
+            tracing::info!("not yet: {}: {reason}", check.name());
+            if Instant::now() + PAUSE >= end {
+                return Err(Unwell { check: check.name(), reason });
+            }
+            sleep(PAUSE).await;
+        }
+        tracing::info!("passed: {}", check.name());
+    }
+    Ok(())
+}
+
+/// The data partition can be written, and gives back what was written.
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// A directory on it.
+    pub dir: PathBuf,
+}
+
+#[async_trait]
+impl Check for Data {
+    fn name(&self) -> &'static str {
+        "the data partition is writable"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        let path = self.dir.join("gate");
+        let written = tokio::task::spawn_blocking(move || {
+            let options =
+                fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
+            let mut file = options?;
+            let (wanted, mut found) = ([0x5a; 4096], Vec::new());
+            file.write_all(&wanted)?;
+            file.sync_all()?;
+            file.rewind()?;
+            file.take(8192).read_to_end(&mut found)?;
+            fs::remove_file(&path)?;
+            Ok::<_, std::io::Error>(found == wanted)
+        });
+        match written.await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err("it gives back something else than was written".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// The RDP host answers on the loopback: its protocol's first message, then a TLS handshake to the end.
+#[derive(Clone, Copy, Debug)]
+pub struct Rdp {
+    /// Its port.
+    pub port: u16,
+}
+
+/// A connection request (X.224 in TPKT) that asks for TLS or NLA: [MS-RDPBCGR] 2.2.1.1.
+const REQUEST: [u8; 19] =
+    [3, 0, 0, 19, 14, 0xe0, 0, 0, 0, 0, 0, /* RDP_NEG_REQ */ 1, 0, 8, 0, 3, 0, 0, 0];
+
+#[async_trait]
+impl Check for Rdp {
+    fn name(&self) -> &'static str {
+        "the RDP host answers"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        let words = |error: std::io::Error| error.to_string();
+        let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.map_err(words)?;
+        socket.write_all(&REQUEST).await.map_err(words)?;
+        // A connection confirm with RDP_NEG_RSP: [MS-RDPBCGR] 2.2.1.2.
+        let mut answer = [0; 19];
+        socket.read_exact(&mut answer).await.map_err(words)?;
+        if answer[..4] != [3, 0, 0, 19] || answer[5] != 0xd0 || answer[11] != 2 {
+            return Err(format!(
+                "its answer to a connection request is another one ({})",
+                hex::encode(answer)
+            ));
+        }
+        let provider = Arc::new(ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+            .with_no_client_auth();
+        let name = ServerName::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
+        let mut socket = TlsConnector::from(Arc::new(config)).connect(name, socket).await.map_err(words)?;
+        // Whether this end says goodbye says nothing of the other one.
+        if let Err(error) = socket.shutdown().await {
+            tracing::debug!("closing the RDP connection: {error}");
+        }
+        Ok(())
+    }
+}
+
+/// Takes any certificate: whoever listens on the device's own loopback is the one that is looked at. Signatures are checked.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, tokio_rustls::rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, tokio_rustls::rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, tokio_rustls::rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A service answers on its Unix socket: HTTP/2's first message for its first message (RFC 9113, 3.4).
+#[derive(Clone, Debug)]
+pub struct Socket {
+    /// In a few words, for people.
+    pub name: &'static str,
+    /// The socket.
+    pub path: PathBuf,
+}
+
+/// The preface of HTTP/2 and an empty SETTINGS frame.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[async_trait]
+impl Check for Socket {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        let words = |error: std::io::Error| format!("{}: {error}", self.path.display());
+        let mut socket = UnixStream::connect(&self.path).await.map_err(words)?;
+        socket.write_all(PREFACE).await.map_err(words)?;
+        // The head of a frame: length (3), type, flags, stream (4). The first one is SETTINGS, 4.
+        let mut frame = [0; 9];
+        socket.read_exact(&mut frame).await.map_err(words)?;
+        if frame[3] == 4 {
+            Ok(())
+        } else {
+            Err(format!("{} answers with something that is not HTTP/2", self.path.display()))
+        }
+    }
+}
+
+/// A program ends with success.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// In a few words, for people.
+    pub name: &'static str,
+    /// The program.
+    pub program: PathBuf,
+    /// What it is given.
+    pub arguments: Vec<String>,
+}
+
+#[async_trait]
+impl Check for Program {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = command.kill_on_drop(true).output().await;
+        let output = output.map_err(|error| format!("{}: {error}", self.program.display()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = [&output.stdout[..], &output.stderr[..]].concat();
+        let said = String::from_utf8_lossy(&said[..said.len().min(4096)]);
+        Err(said.lines().find(|line| !line.trim().is_empty()).map_or_else(
+            || format!("{} ends with {}", self.program.display(), output.status),
+            |line| line.trim().to_owned(),
+        ))
+    }
+}

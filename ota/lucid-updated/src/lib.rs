@@ -1,0 +1,33 @@
+//! Keeps a device on the newest release that its owner takes.
+//!
+//! A device has two slots. One runs; a release is written into the other one, tried once, and kept only when the new system
+//! says itself that it is well. Until then the firmware goes back to the old one by itself, whatever happens.
+//!
+//! | module | |
+//! | --- | --- |
+//! | [`source`] | where files come from: a web server or a folder, bounded in bytes and time |
+//! | [`trust`] | what of it is believed: The Update Framework, and what is remembered of it |
+//! | [`have`], [`stage`] | what the slots hold already; writing a release into the one that does not run |
+//! | [`mod@state`] | what is being done, on disk before it is done |
+//! | [`boot`], [`autoboot`] | the firmware: which slot boots, which one is tried |
+//! | [`gate`] | whether a new system is well |
+//! | [`service`] | all of it in order |
+//!
+//! Two files are kept, both described where they are made: `update.json` ([`mod@state`]) and `trust.json` ([`trust`]).
+
+pub mod autoboot;
+pub mod boot;
+pub mod disk;
+mod error;
+pub mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+pub mod gate;
+pub mod have;
+pub mod service;
+pub mod source;
+pub mod stage;
+pub mod state;
+pub mod trust;
+
+pub use error::{Error, Result};

@@ -1,0 +1,203 @@
+//! An update from its beginning to its end, with the power cut at every single write: whatever is lost, what is kept is true,
+//! and the firmware always has a whole system to start.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+
+mod support;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use lucid_release_format::{Index, Kind, Release, Version, build};
+use lucid_updated::{
+    Error,
+    boot::Slot,
+    service::{After, Parts, Service, Settings},
+    source::Source,
+    state::{Ending, Kept, Phase, State},
+    trust::Trust,
+};
+use support::{
+    machine::{Known, Power, Random, SimMachine},
+    repository::{Site, release},
+};
+
+const OLD: Version = Version::new(0, 1, 0);
+const NEW: Version = Version::new(0, 2, 0);
+const ARCHIVE: &str = "a.chunks";
+
+/// Two releases of which much is the same, and a source for the new one.
+struct World {
+    old: [Vec<u8>; 2],
+    new: [Vec<u8>; 2],
+    index: Index,
+    release: Release,
+    site: Site,
+    run: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut random = Random(17);
+        let old = [random.bytes(48 << 10), random.bytes(160 << 10)];
+        let mut new = old.clone();
+        new[0][1000..2000].fill(9);
+        new[1].extend(random.bytes(64 << 10));
+        let mut archive = Vec::new();
+        let parts = [(Kind::Boot, &new[0][..]), (Kind::Root, &new[1][..])];
+        let index = build::release(parts, &mut archive, 1).unwrap();
+        let site = Site::default();
+        site.put(&format!("targets/{ARCHIVE}"), archive);
+        let release = Release { min_version: "0.1.5".parse().unwrap(), ..release("0.2.0") };
+        Self { old, new, index, release, site, run: tempfile::tempdir().unwrap() }
+    }
+
+    fn machine(&self, left: u64, seed: u64, lasting: bool) -> SimMachine {
+        let full = |bytes: &[u8]| {
+            let mut bytes = bytes.to_vec();
+            bytes.resize(256 << 10, 0);
+            bytes
+        };
+        // The slot that does not run holds whatever was there before.
+        let mut junk = Random(23);
+        let slots = [
+            (Slot::A, Kind::Boot, full(&self.old[0])),
+            (Slot::A, Kind::Root, full(&self.old[1])),
+            (Slot::B, Kind::Boot, full(&junk.bytes(100 << 10))),
+            (Slot::B, Kind::Root, full(&junk.bytes(200 << 10))),
+        ];
+        SimMachine::new(Power::new(left, seed), slots, lasting)
+    }
+
+    /// What a slot holds, if it is a whole system.
+    fn version(&self, machine: &SimMachine, slot: Slot) -> Option<Version> {
+        let held = machine.slot(slot);
+        // The parts, and zeros behind them.
+        let is = |parts: &[Vec<u8>; 2]| {
+            let mut both = held.iter().zip(parts);
+            both.all(|(held, part)| {
+                held.starts_with(part) && held[part.len()..].iter().all(|byte| *byte == 0)
+            })
+        };
+        if is(&self.new) { Some(NEW) } else { is(&self.old).then_some(OLD) }
+    }
+
+    fn service(&self, machine: &SimMachine, running: Version, well: bool) -> Result<Service, Error> {
+        let answer = if well { Ok(()) } else { Err("it is not well".to_owned()) };
+        Service::open(Parts {
+            store: Arc::new(machine.store.clone()),
+            boot: Arc::new(machine.clone()),
+            slots: Arc::new(machine.clone()),
+            trust: Trust { root: Vec::new(), scratch: Path::new("/nowhere").to_owned(), built: 0 },
+            sources: Vec::new(),
+            checks: vec![Box::new(Known(answer))],
+            settings: Settings {
+                machine: "qemu-arm64".into(),
+                channel: "stable".into(),
+                running,
+                within: Duration::ZERO,
+                every: Duration::from_secs(60),
+                automatic: true,
+                requests: self.run.path().to_owned(),
+                run: self.run.path().to_owned(),
+            },
+        })
+    }
+
+    /// One life of the service: it ends when there is nothing more to do, with a restart, or with the power.
+    async fn life(&self, machine: &SimMachine, well: bool) -> Result<After, Error> {
+        let running = self.version(machine, machine.running().slot).unwrap_or_else(|| {
+            panic!("the firmware has started {:?}, which is no whole system", machine.running());
+        });
+        let mut service = self.service(machine, running, well)?;
+        if service.start().await? == After::Restart {
+            return Ok(After::Restart);
+        }
+        if running == NEW || service.state().refused.contains(&NEW) {
+            return Ok(After::On);
+        }
+        if !matches!(service.state().phase, Phase::Staged { .. }) {
+            let source: &dyn Source = &self.site;
+            service.write(&self.release, &self.index, ARCHIVE, source).await?;
+        }
+        service.try_staged()
+    }
+
+    /// All lives until there is nothing more to do. Gives the state and what boots.
+    async fn whole(&self, machine: &mut SimMachine, well: bool) -> (State, Version) {
+        for _ in 0..10 {
+            let lived = self.life(machine, well).await;
+            let off = machine.power.lock().unwrap().off;
+            match lived {
+                Ok(After::On) if !off => {
+                    let Kept::State(state) = State::load(&machine.store).unwrap() else { panic!("no state") };
+                    let default = lucid_updated::autoboot::read(&machine.select).unwrap();
+                    return (*state, self.version(machine, default).unwrap());
+                }
+                Ok(_) => {}
+                Err(error) => assert!(off, "{error}"),
+            }
+            machine.start();
+            // Whatever happens next, the slot that boots holds a whole system.
+            let default = lucid_updated::autoboot::read(&machine.select).unwrap();
+            assert!(self.version(machine, default).is_some());
+        }
+        panic!("it has no end");
+    }
+}
+
+/// What is kept says what is so.
+fn check(state: &State, boots: Version, about: &str) {
+    assert_eq!(state.phase, Phase::Idle {}, "{about}");
+    let last = state.last.as_ref().unwrap_or_else(|| panic!("nothing is said: {about}"));
+    assert_eq!(last.version, NEW, "{about}");
+    match last.ending {
+        Ending::Installed => {
+            assert_eq!((boots, state.floor), (NEW, "0.1.5".parse().unwrap()), "{about}");
+            assert!(state.refused.is_empty(), "{about}");
+        }
+        Ending::Failed => {
+            assert_eq!((boots, state.floor), (OLD, OLD), "{about}");
+            assert_eq!(state.refused, [NEW], "{about}");
+        }
+        Ending::Dropped => panic!("it was given up: {about}"),
+    }
+}
+
+#[tokio::test]
+async fn an_update_without_a_cut_is_installed_and_one_that_is_not_well_is_left() {
+    let world = World::new();
+    let mut machine = world.machine(u64::MAX, 1, false);
+    let (state, boots) = world.whole(&mut machine, true).await;
+    assert_eq!(state.last.as_ref().unwrap().ending, Ending::Installed);
+    check(&state, boots, "well");
+    let mut machine = world.machine(u64::MAX, 1, false);
+    let (state, boots) = world.whole(&mut machine, false).await;
+    assert_eq!(state.last.as_ref().unwrap().reason, "what is known: it is not well");
+    check(&state, boots, "not well");
+}
+
+#[tokio::test]
+async fn with_the_power_cut_at_every_write_what_is_kept_is_true_and_something_boots() {
+    let world = World::new();
+    for (well, lasting) in [(true, false), (true, true), (false, false), (false, true)] {
+        let mut machine = world.machine(u64::MAX, 1, lasting);
+        world.whole(&mut machine, well).await;
+        let writes = machine.power.lock().unwrap().writes;
+        assert!(writes > 20, "{writes}");
+        let mut installed = 0;
+        for left in 0..writes {
+            for seed in 1..4 {
+                let about =
+                    format!("cut at write {left} of {writes}, seed {seed}, well {well}, lasting {lasting}");
+                let mut machine = world.machine(left, seed, lasting);
+                let (state, boots) = world.whole(&mut machine, well).await;
+                check(&state, boots, &about);
+                let ending = state.last.unwrap().ending;
+                assert!(well || ending == Ending::Failed, "{about}");
+                installed += u64::from(ending == Ending::Installed);
+            }
+        }
+        // A cut costs the update only where the machine is on its way into the new system and back.
+        assert_eq!(well, installed > writes * 3 / 2, "{installed} of {}", writes * 3);
+    }
+}

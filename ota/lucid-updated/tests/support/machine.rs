@@ -1,0 +1,322 @@
+//! A machine whose power can be cut at any write. What was not brought to the medium is lost sector by sector, at random.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use lucid_release_format::Kind;
+use lucid_updated::{
+    Error, Result, autoboot,
+    boot::{BootControl, Booted, Slot},
+    disk::Disk,
+    files::Store,
+    gate::Check,
+    service::Slots,
+};
+
+const SECTOR: usize = 512;
+
+/// Random numbers that are the same in each run (xorshift).
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> = (0..count / 8 + 1).flat_map(|_| self.next().to_le_bytes()).collect();
+        bytes.truncate(count);
+        bytes
+    }
+}
+
+/// The machine's power.
+#[derive(Debug)]
+pub struct Power {
+    /// So many more writes.
+    pub left: u64,
+    pub off: bool,
+    pub writes: u64,
+    random: Random,
+}
+
+impl Power {
+    pub fn new(left: u64, seed: u64) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { left, off: false, writes: 0, random: Random(seed * 2 + 1) }))
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the power was cut")
+}
+
+/// A write; an error when the power goes with it.
+fn tick(power: &Mutex<Power>) -> io::Result<()> {
+    let mut power = power.lock().unwrap();
+    power.writes += 1;
+    if power.left == 0 || power.off {
+        power.off = true;
+        return Err(gone());
+    }
+    power.left -= 1;
+    Ok(())
+}
+
+fn coin(power: &Mutex<Power>) -> bool {
+    power.lock().unwrap().random.next() & 16 == 0
+}
+
+#[derive(Default)]
+struct Medium {
+    kept: Vec<u8>,
+    cache: Vec<u8>,
+    loose: BTreeSet<usize>,
+}
+
+/// A partition.
+#[derive(Clone)]
+pub struct SimDisk {
+    power: Arc<Mutex<Power>>,
+    medium: Arc<Mutex<Medium>>,
+}
+
+impl SimDisk {
+    pub fn new(power: &Arc<Mutex<Power>>, bytes: Vec<u8>) -> Self {
+        let medium = Medium { kept: bytes.clone(), cache: bytes, loose: BTreeSet::new() };
+        Self { power: power.clone(), medium: Arc::new(Mutex::new(medium)) }
+    }
+
+    /// What is there after the power was cut.
+    pub fn cut(&self) {
+        let mut medium = self.medium.lock().unwrap();
+        let Medium { kept, cache, loose } = &mut *medium;
+        for sector in std::mem::take(loose) {
+            let at = sector * SECTOR..((sector + 1) * SECTOR).min(kept.len());
+            if coin(&self.power) {
+                kept[at.clone()].copy_from_slice(&cache[at]);
+            }
+        }
+        cache.clone_from(kept);
+    }
+
+    /// What is there after the system was ended in order.
+    pub fn settle(&self) {
+        let mut medium = self.medium.lock().unwrap();
+        let Medium { kept, cache, loose } = &mut *medium;
+        kept.clone_from(cache);
+        loose.clear();
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        self.medium.lock().unwrap().cache.clone()
+    }
+}
+
+impl Disk for SimDisk {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.medium.lock().unwrap().cache.len() as u64)
+    }
+
+    fn read_at(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let medium = self.medium.lock().unwrap();
+        let at = at as usize;
+        let found = medium.cache.get(at..at + bytes.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        bytes.copy_from_slice(found);
+        Ok(())
+    }
+
+    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.power.lock().unwrap().off {
+            return Err(gone());
+        }
+        // The write with which the power goes may be on the medium in part.
+        let cut = tick(&self.power);
+        let mut medium = self.medium.lock().unwrap();
+        let at = at as usize;
+        let Some(place) = medium.cache.get_mut(at..at + bytes.len()) else {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        };
+        place.copy_from_slice(bytes);
+        medium.loose.extend(at / SECTOR..(at + bytes.len()).div_ceil(SECTOR));
+        cut
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        tick(&self.power)?;
+        self.settle();
+        Ok(())
+    }
+}
+
+/// Files that are replaced as a whole.
+#[derive(Clone)]
+pub struct SimStore {
+    power: Arc<Mutex<Power>>,
+    files: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
+}
+
+impl SimStore {
+    pub fn new(power: &Arc<Mutex<Power>>) -> Self {
+        Self { power: power.clone(), files: Arc::default() }
+    }
+}
+
+impl Store for SimStore {
+    fn read(&self, name: &str, _: u64) -> Result<Option<Vec<u8>>> {
+        Ok(self.files.lock().unwrap().get(name).cloned())
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let failed = |source| Error::File { doing: "writing", path: name.into(), source };
+        // The new file is written, and brought to the medium: the old one is there.
+        tick(&self.power).map_err(failed)?;
+        tick(&self.power).map_err(failed)?;
+        // It is renamed, and the directory is brought to the medium: before that either is there.
+        let renamed = tick(&self.power).and_then(|()| tick(&self.power));
+        if renamed.is_ok() || coin(&self.power) {
+            self.files.lock().unwrap().insert(name.to_owned(), bytes.to_vec());
+        }
+        renamed.map_err(failed)
+    }
+}
+
+/// The whole machine: partitions, files, firmware.
+#[derive(Clone)]
+pub struct SimMachine {
+    pub power: Arc<Mutex<Power>>,
+    pub select: SimDisk,
+    pub slots: BTreeMap<String, SimDisk>,
+    pub store: SimStore,
+    /// Whether a try is armed, and whether that outlasts a power cut (as the stand-in's file does).
+    armed: Arc<AtomicBool>,
+    lasting: bool,
+    booted: Booted,
+    boots: u64,
+}
+
+impl SimMachine {
+    pub fn new(power: Arc<Mutex<Power>>, slots: [(Slot, Kind, Vec<u8>); 4], lasting: bool) -> Self {
+        let select = SimDisk::new(&power, fat(&autoboot::text(Slot::A)));
+        let slots = slots.map(|(slot, kind, bytes)| (slot.partition(kind), SimDisk::new(&power, bytes)));
+        let store = SimStore::new(&power);
+        let booted = Booted { slot: Slot::A, tried: false };
+        let slots = slots.into_iter().collect();
+        Self { power, select, slots, store, armed: Arc::default(), lasting, booted, boots: 0 }
+    }
+
+    fn disks(&self) -> impl Iterator<Item = &SimDisk> {
+        self.slots.values().chain([&self.select])
+    }
+
+    /// Starts it again: after a power cut, or after it was ended in order.
+    pub fn start(&mut self) {
+        let cut = std::mem::take(&mut self.power.lock().unwrap().off);
+        let armed = self.armed.swap(false, Ordering::Relaxed);
+        if cut {
+            self.disks().for_each(SimDisk::cut);
+            // It is cut once.
+            self.power.lock().unwrap().left = u64::MAX;
+        } else {
+            self.disks().for_each(SimDisk::settle);
+        }
+        let tried = armed && (!cut || self.lasting);
+        let slot = autoboot::read(&self.select).unwrap();
+        self.booted = Booted { slot: if tried { slot.other() } else { slot }, tried };
+        self.boots += 1;
+    }
+
+    pub fn running(&self) -> Booted {
+        self.booted
+    }
+
+    pub fn slot(&self, slot: Slot) -> [Vec<u8>; 2] {
+        [Kind::Boot, Kind::Root].map(|kind| self.slots[&slot.partition(kind)].bytes())
+    }
+}
+
+impl BootControl for SimMachine {
+    fn booted(&self) -> Result<Booted> {
+        Ok(self.booted)
+    }
+
+    fn boot_id(&self) -> Result<String> {
+        Ok(format!("boot {}", self.boots))
+    }
+
+    fn default(&self) -> Result<Slot> {
+        autoboot::read(&self.select)
+    }
+
+    fn set_default(&self, slot: Slot) -> Result<()> {
+        autoboot::write(&self.select, slot)
+    }
+
+    fn arm(&self, _: Slot) -> Result<()> {
+        let cut = tick(&self.power);
+        if cut.is_ok() || coin(&self.power) {
+            self.armed.store(true, Ordering::Relaxed);
+        }
+        cut.map_err(|source| Error::Partition { doing: "writing", name: "firmware".to_owned(), source })
+    }
+
+    fn restart(&self) -> Result<()> {
+        tick(&self.power).map_err(Error::Restart)
+    }
+}
+
+impl Slots for SimMachine {
+    fn open(&self, slot: Slot, kind: Kind, _: bool) -> Result<Arc<dyn Disk>> {
+        Ok(Arc::new(self.slots[&slot.partition(kind)].clone()))
+    }
+}
+
+/// A check whose answer is known.
+#[derive(Clone, Debug)]
+pub struct Known(pub std::result::Result<(), String>);
+
+#[async_trait]
+impl Check for Known {
+    fn name(&self) -> &'static str {
+        "what is known"
+    }
+
+    async fn check(&self) -> std::result::Result<(), String> {
+        self.0.clone()
+    }
+}
+
+/// A FAT of 1 MiB with other files before and after `autoboot.txt`, and a directory.
+pub fn fat(text: &[u8]) -> Vec<u8> {
+    use std::io::Write as _;
+    let mut disk = io::Cursor::new(vec![0; 1 << 20]);
+    fatfs::format_volume(&mut disk, fatfs::FormatVolumeOptions::new()).unwrap();
+    {
+        let fs = fatfs::FileSystem::new(&mut disk, fatfs::FsOptions::new()).unwrap();
+        {
+            let root = fs.root_dir();
+            root.create_dir("a directory with a long name").unwrap();
+            for (name, bytes) in [
+                ("A name that is longer than eleven letters.txt", &[b'x'; 5000][..]),
+                ("autoboot.txt", text),
+                ("lucid.toml", &b"name = \"study\"\n"[..]),
+            ] {
+                let mut file = root.create_file(name).unwrap();
+                file.write_all(bytes).unwrap();
+                file.flush().unwrap();
+            }
+        }
+        fs.unmount().unwrap();
+    }
+    disk.into_inner()
+}
