@@ -30,7 +30,7 @@ const VERSION: u16 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// He may decide on requests.
+    /// He may decide on requests: with a key, and where he may not use a desktop, on a screen.
     Approver,
     /// He may watch.
     Observer,
@@ -193,10 +193,27 @@ impl Account {
         if wait <= LONGEST_MS { wait } else { 0 }
     }
 
-    /// Whether he may use a desktop, when he has proved who he is.
+    /// Whether he may connect, when he has proved who he is: to use a desktop, or to decide.
     #[must_use]
     pub fn may_connect(&self) -> bool {
-        !self.closed && (self.roles.contains(&Role::Operator) || self.roles.contains(&Role::Owner))
+        !self.closed && (self.uses_desktop() || self.roles.contains(&Role::Approver))
+    }
+
+    fn uses_desktop(&self) -> bool {
+        self.roles.contains(&Role::Operator) || self.roles.contains(&Role::Owner)
+    }
+
+    /// Whether he may connect to decide on requests, and for nothing else. Whoever may use a desktop decides by his key.
+    #[must_use]
+    pub fn only_decides(&self) -> bool {
+        self.may_connect() && !self.uses_desktop()
+    }
+
+    /// Whether he has nothing but a screen to decide on: no key, and a way in.
+    #[must_use]
+    pub fn decides_on_screen(&self) -> bool {
+        let has_way_in = self.password.is_some() || !self.links.is_empty();
+        self.only_decides() && self.keys.is_empty() && has_way_in
     }
 
     /// What NLA needs of his password, if he may connect by it now; none where a code is needed as well, which NLA has no
@@ -376,23 +393,37 @@ impl Accounts {
         place.map(|place| self.accounts.remove(place)).ok_or_else(|| Error::Nobody(name.to_owned()))
     }
 
-    /// Takes over somebody whom the device's owner names outside of this file: an operator and owner, with a password of which
-    /// there is the NT hash alone. Who is there gets it if it is another one than was named for him before; nothing else of
-    /// him changes.
+    /// Takes over somebody whom the device's owner names outside of this file: with these roles, or else at first as an operator
+    /// and owner, and with a password of which there is the NT hash alone. Who is there gets it if it is another one than was
+    /// named for him before; nothing else of him changes.
     ///
     /// # Errors
     /// When the name is none, or there are as many as there may be.
-    pub fn provision(&mut self, name: &str, nt_hash: Hex<16>) -> Result<()> {
+    pub fn provision(&mut self, name: &str, nt_hash: Hex<16>, roles: Option<&[Role]>) -> Result<()> {
         if self.get_mut(name).is_none() {
             self.add(Account::new(name, [Role::Operator, Role::Owner])?)?;
         }
         let account = self.get_mut(name).ok_or_else(|| Error::Nobody(name.to_owned()))?;
+        if let Some(roles) = roles {
+            account.roles = roles.iter().copied().collect();
+        }
         let named = Some(Provisioned(nt_hash));
         if account.provisioned != named {
             account.provisioned = named;
             account.set_password(Some(Password::of_nt_hash(nt_hash)));
         }
         Ok(())
+    }
+
+    /// Takes the passwords away that the device's owner named for others than these, unless they have another one now.
+    pub fn provision_only(&mut self, names: &[&str]) {
+        let named = |account: &Account| names.iter().any(|name| account.is(name));
+        for account in self.accounts.iter_mut().filter(|account| !named(account)) {
+            let Some(Provisioned(hash)) = account.provisioned.take() else { continue };
+            if account.password.as_ref().is_some_and(|password| *password.nt_hash() == hash.0) {
+                account.set_password(None);
+            }
+        }
     }
 
     /// Whether the device has an owner who is let in.
@@ -588,8 +619,19 @@ mod tests {
             all.map(|account| account.name.clone()).collect()
         };
         let password = accounts.all()[0].password.clone();
-        accounts.get_mut("bob").unwrap().set_password(password);
-        assert_eq!(by_nla(&accounts, 0), ["Ada"], "Bob may approve and watch");
+        let bob = accounts.get_mut("bob").unwrap();
+        bob.set_password(password);
+        assert!(bob.only_decides());
+        bob.roles.insert(Role::Operator);
+        assert!(bob.may_connect() && !bob.only_decides());
+        bob.roles.remove(&Role::Operator);
+        assert_eq!(by_nla(&accounts, 0), ["Ada", "bob"], "Bob may decide");
+        accounts.get_mut("bob").unwrap().closed = true;
+        assert!(!accounts.all()[1].only_decides());
+        assert_eq!(by_nla(&accounts, 0), ["Ada"]);
+        let bob = accounts.get_mut("bob").unwrap();
+        (bob.closed, bob.roles) = (false, BTreeSet::from([Role::Observer]));
+        assert_eq!(by_nla(&accounts, 0), ["Ada"], "Bob may watch");
         for _ in 0..FREE {
             accounts.failed("ADA", 0);
             accounts.failed("eve", 0);
@@ -611,10 +653,10 @@ mod tests {
     fn whom_the_owner_names_is_taken_over_and_a_password_of_his_own_stays_until_another_is_named() {
         let hash = |plain: &str| Hex(*Password::new(plain, &mut system_random()).unwrap().nt_hash());
         let mut accounts = accounts();
-        accounts.provision("lucid", hash("password")).unwrap();
+        accounts.provision("lucid", hash("password"), None).unwrap();
         assert!(accounts.has_owner());
         accounts.admit("Lucid", Proof::Typed("password"), 0).unwrap();
-        accounts.provision("ada", hash("password")).unwrap();
+        accounts.provision("ada", hash("password"), None).unwrap();
         accounts.admit("ada", Proof::Typed("password"), 0).unwrap();
         assert_eq!(accounts.all()[0].roles, BTreeSet::from([Role::Operator]), "they stay");
         let own = Password::new("Quiet-Otter-58", &mut system_random()).unwrap();
@@ -622,14 +664,27 @@ mod tests {
         for _ in 0..FREE {
             assert_eq!(accounts.admit("lucid", WRONG, 0), Err(Refused::Wrong));
         }
-        accounts.provision("lucid", hash("password")).unwrap();
+        accounts.provision("lucid", hash("password"), None).unwrap();
         assert_eq!(accounts.admit("lucid", RIGHT, 0), Err(Refused::Wait(1000)));
         accounts.admit("lucid", RIGHT, 1000).unwrap();
-        accounts.provision("LUCID", hash("Password")).unwrap();
+        accounts.provision("LUCID", hash("Password"), None).unwrap();
         assert_eq!(accounts.admit("lucid", RIGHT, 1000), Err(Refused::Wrong));
         accounts.admit("lucid", Proof::Typed("Password"), 1000).unwrap();
         let text = format!("{accounts:?}");
         assert!(!text.contains("a4f49c40"), "{text}");
+        // With roles, which hold each time; and who is named no more has that password no more.
+        accounts.provision("eve", hash("password"), Some(&[Role::Approver])).unwrap();
+        assert!(accounts.get_mut("eve").unwrap().only_decides());
+        accounts.provision("Eve", hash("password"), Some(&[])).unwrap();
+        assert!(!accounts.get_mut("eve").unwrap().may_connect());
+        accounts.provision_only(&["LUCID"]);
+        assert!(accounts.get_mut("lucid").unwrap().has_password());
+        assert!(!accounts.get_mut("eve").unwrap().has_password());
+        accounts.provision("eve", hash("password"), None).unwrap();
+        let own = Password::new("Quiet-Otter-58", &mut system_random()).unwrap();
+        accounts.get_mut("eve").unwrap().set_password(Some(own));
+        accounts.provision_only(&["lucid"]);
+        assert!(accounts.get_mut("eve").unwrap().has_password(), "his own stays");
     }
 
     const GOLDEN: &[u8] = include_bytes!("../testdata/v1/full.json");
@@ -659,7 +714,7 @@ mod tests {
         accounts.get_mut("bob").unwrap().closed = true;
         accounts.failed("bob", 0);
         let hash = "8846f7eaee8fb117ad06bdd830b7586c".parse().unwrap();
-        accounts.provision("lucid", hash).unwrap();
+        accounts.provision("lucid", hash, None).unwrap();
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         let bytes = accounts.to_bytes().unwrap();
         for file in ["testdata/v1/full.json", "../fuzz/corpus/accounts/full.json"] {

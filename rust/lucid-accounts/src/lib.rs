@@ -4,7 +4,7 @@
 //! a weak password can be found; the password itself is nowhere. Of one that the device's owner names on the card there is the
 //! NT hash alone ([`Accounts::provision`]). **A second factor** is a code of RFC 6238 (30 s, six digits),
 //! each good once. **A link** is 32 random bytes that let somebody in once, until a time; only its hash is kept. **Keys**
-//! (Ed25519) accept policies and approve.
+//! (Ed25519) accept policies and approve. Who may approve and has no desktop may connect as well, to decide without a key.
 //!
 //! **Lock-out**: after five failures in a row each further one makes the next attempt wait, twice as long each time, from a
 //! second to a quarter of an hour. Who does not exist takes as long as who does, and is told the same.

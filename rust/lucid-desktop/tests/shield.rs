@@ -228,6 +228,22 @@ impl Bench {
         });
     }
 
+    /// Has a window float there. One that paints without a pause may answer with the size that it had before, which the
+    /// compositor then believes.
+    fn place(&self, app_id: &str, place: Rect) {
+        let Rect { x, y, width, height } = place;
+        let there = serde_json::json!({"x": x, "y": y, "width": width, "height": height});
+        wait_until("a window's place", || {
+            self.sway(&format!(
+                "[app_id={app_id}] floating enable, border none, resize set {width} {height}, \
+                 move position {x} {y}"
+            ));
+            std::thread::sleep(Duration::from_millis(300));
+            let tree = serde_json::from_str(&self.tree()).unwrap_or_default();
+            window(&tree, app_id).is_some_and(|window| window["rect"] == there)
+        });
+    }
+
     fn secret(&self) {
         self.terminal("secret", "Ledger of the word-in-the-title", SECRET, "", "read x");
     }
@@ -256,6 +272,15 @@ impl Bench {
         (seen.frames, seen.secret, seen.public, seen.masked, seen.changed) = (0, 0, 0, 0, 0);
         seen.focus.clear();
     }
+}
+
+/// A window of the compositor's tree.
+fn window<'a>(node: &'a serde_json::Value, app_id: &str) -> Option<&'a serde_json::Value> {
+    if node["app_id"] == app_id {
+        return Some(node);
+    }
+    let children = ["nodes", "floating_nodes"].into_iter().filter_map(|key| node[key].as_array()).flatten();
+    children.into_iter().find_map(|child| window(child, app_id))
 }
 
 impl Drop for Bench {
@@ -545,14 +570,12 @@ fn what_happens_below_a_rectangle_changes_nothing_that_is_passed_on() {
     let restless = "printf '\\033[?25l'; while :; do printf '\\033[48;5;%dm%s' $((RANDOM % 256)) $RANDOM; sleep .02; done";
     let masked = rect(100, 80, 420, 330);
     // Entirely below it, then beyond it on all sides.
-    for (size, place, within) in [("400 300", "110 90", true), ("640 480", "40 40", false)] {
+    for (place, within) in [(rect(110, 90, 400, 300), true), (rect(40, 40, 640, 480), false)] {
         for shielded in [true, false] {
             let masks = [masked];
             bench.shield(&[], if shielded { &masks } else { &[] });
             bench.terminal("public", "Public", PUBLIC, "", restless);
-            bench.sway(&format!(
-                "[app_id=public] floating enable, border none, resize set {size}, move position {place}"
-            ));
+            bench.place("public", place);
             bench.settle();
             bench.seen.lock().unwrap().watched = Some(masked);
             bench.forget();
@@ -651,6 +674,8 @@ fn a_shield_of_nothing_costs_no_picture_and_asks_nobody() {
     std::fs::remove_file(bench.ipc()).unwrap();
     std::thread::sleep(Duration::from_millis(500));
     bench.forget();
+    // The picture that is asked for by that wakes it, too.
+    std::thread::sleep(Duration::from_millis(500));
     let wakeups = bench.desktop().wakeups();
     for _ in 0..10 {
         bench.shield(&[], &[]);

@@ -88,7 +88,7 @@ fn decide(policy: &Policy, action: &Action<'_>) -> bool {
 fn life(base: &Policy, gate: &Gate) -> [bool; 4] {
     let session: SessionId = "00000000-0000-4000-8000-000000000001".parse().unwrap();
     let (ada, bob) = (SigningKey::from_seed(&[1; 32]).unwrap(), SigningKey::from_seed(&[2; 32]).unwrap());
-    let approver = Approver { key: bob.public(), name: "bob".to_owned() };
+    let approver = Approver { key: Some(bob.public()), name: "bob".to_owned() };
     let rules = Rules::new(vec![approver], 1).unwrap();
     let mut approvals = Approvals::new(session, "ada", [0; 16], Some(rules), base.clone()).unwrap();
     let before = decide(&approvals.policy(), &gate.action);
@@ -98,8 +98,8 @@ fn life(base: &Policy, gate: &Gate) -> [bool; 4] {
     match approvals.ask(&request, |_| vec![ada.public()], asked) {
         Ok(_) => {
             let pending = decide(&approvals.policy(), &gate.action);
-            let decision = Decision::sign(&request, session, Verdict::Allow, "", &bob, 0).unwrap();
-            approvals.decide(&decision, approved).unwrap();
+            let decision = Decision::sign(&request, session, "bob", (Verdict::Allow, ""), &bob, 0).unwrap();
+            approvals.decide(&decision, None, approved).unwrap();
             let during = decide(&approvals.policy(), &gate.action);
             approvals.expire(over);
             [before, pending, during, decide(&approvals.policy(), &gate.action)]

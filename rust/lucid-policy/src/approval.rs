@@ -7,13 +7,16 @@
 //!                └──(nobody decided in time)──▶ ended
 //! ```
 //!
-//! A [`Request`] is signed by whoever asks, a [`Decision`] by whoever decides. Both are signed statements
-//! ([`lucid_statement::json`]), of the kinds `lucid-approval-request` and `lucid-approval-decision`. A request names the
-//! [challenge](Approvals::challenge) of the session's present life, and is taken once; a decision names the hash of its
-//! request, which holds all that it is about. So neither is ever good for anything else.
+//! A [`Request`] is signed by whoever asks, a [`Decision`] by whoever decides; or by the device, which has seen him do it on
+//! its screen. Both are signed statements ([`lucid_statement::json`]), of the kinds `lucid-approval-request` and
+//! `lucid-approval-decision`. A request names the [challenge](Approvals::challenge) of the session's present life, and is
+//! taken once; a decision names the hash of its request, which holds all that it is about. So neither is ever good for
+//! anything else.
 //!
 //! Nothing is ever decided by itself: without approvers nothing can be asked for. Nobody decides on what he asks for, nor for
-//! his own session. Time here is that since the session began, which no clock's change moves.
+//! his own session, and each has one vote; people are told apart by their names, without regard to case. Whoever has a key
+//! decides with it: that the device saw somebody decide is as good as the program that hears the network. Time here is that
+//! since the session began, which no clock's change moves.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -121,7 +124,7 @@ pub struct Request {
     pub seconds: u32,
     /// In which session.
     pub session: SessionId,
-    /// His Ed25519 key, which signs this.
+    /// The Ed25519 key that signs this: his, or the device's, which has seen him ask on the screen.
     pub signer: PublicKey,
     /// 1.
     pub version: u16,
@@ -145,8 +148,8 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Decision {
-    /// His Ed25519 key, which signs this.
-    pub approver: PublicKey,
+    /// Who decides; 1 to 256 bytes.
+    pub approver: String,
     /// `lucid-approval-decision`.
     pub kind: Kind,
     /// Why; 256 bytes at most.
@@ -155,6 +158,8 @@ pub struct Decision {
     pub request: Hash,
     /// Its session.
     pub session: SessionId,
+    /// The Ed25519 key that signs this: his, or the device's, which has seen him decide on its screen.
+    pub signer: PublicKey,
     /// What he says.
     pub verdict: Verdict,
     /// 1.
@@ -243,28 +248,27 @@ impl Decision {
     /// On a signed request. Whoever signs has looked at what it changes: see [`Request::read`].
     ///
     /// # Errors
-    /// When the reason is longer than any.
+    /// When the name or the reason is longer than any.
     pub fn sign(
         request: &[u8],
         session: SessionId,
-        verdict: Verdict,
-        reason: &str,
+        approver: &str,
+        (verdict, reason): (Verdict, &str),
         key: &SigningKey,
         wall_ms: u64,
     ) -> Result<Vec<u8>> {
-        if !reason.is_empty() && !is_text(reason, MAX_TEXT) {
-            return Err(Error::Argument("a reason has 256 bytes at most, and no control characters"));
-        }
         let decision = Self {
-            approver: key.public(),
+            approver: approver.to_owned(),
             kind: Kind::ApprovalDecision,
             reason: reason.to_owned(),
             request: blake3::hash(request).into(),
             session,
+            signer: key.public(),
             verdict,
             version: VERSION,
             wall_ms,
         };
+        decision.check()?;
         Ok(json::sign("the decision", &decision, key)?)
     }
 
@@ -274,11 +278,19 @@ impl Decision {
     /// When it is none, or was changed.
     pub fn read(bytes: &[u8]) -> Result<Self> {
         let statement: Signed<Self> = read("the decision", bytes, None)?;
-        json::check("the decision", &statement, &statement.body.approver)?;
-        if !statement.body.reason.is_empty() && !is_text(&statement.body.reason, MAX_TEXT) {
-            return Err(Error::Argument("a decision's reason has 256 bytes at most"));
-        }
+        json::check("the decision", &statement, &statement.body.signer)?;
+        statement.body.check()?;
         Ok(statement.body)
+    }
+
+    fn check(&self) -> Result<()> {
+        let reason = self.reason.is_empty() || is_text(&self.reason, MAX_TEXT);
+        if !reason || !is_text(&self.approver, MAX_TEXT) {
+            return Err(Error::Argument(
+                "a decision says who decides, in 1 to 256 bytes, and why, in 256 at most, without control characters",
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -293,10 +305,22 @@ fn read<D: json::Document>(what: &str, bytes: &[u8], key: Option<&PublicKey>) ->
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Approver {
-    /// His Ed25519 key.
-    pub key: PublicKey,
+    /// His Ed25519 key; none: he decides on the device's screen, and whoever has one does not.
+    pub key: Option<PublicKey>,
     /// Who he is, as he would authenticate.
     pub name: String,
+}
+
+impl Approver {
+    /// Whether that is his name, however it is written.
+    fn is(&self, name: &str) -> bool {
+        same(&self.name, name)
+    }
+}
+
+/// Whether two names are one person's.
+fn same(one: &str, other: &str) -> bool {
+    one.to_lowercase() == other.to_lowercase()
 }
 
 /// Who decides, and how many of them have to agree.
@@ -312,14 +336,15 @@ impl Rules {
     /// # Errors
     /// When it is none of them, more than there are, or a key is given twice.
     pub fn new(approvers: Vec<Approver>, needed: usize) -> Result<Self> {
-        let keys: BTreeSet<_> = approvers.iter().map(|approver| approver.key).collect();
+        let mut keys = BTreeSet::new();
+        let unlike = approvers.iter().filter_map(|approver| approver.key).all(|key| keys.insert(key));
         let named = approvers.iter().all(|approver| is_text(&approver.name, MAX_TEXT));
-        if keys.len() != approvers.len() || approvers.len() > MAX_LIST || !named {
+        if !unlike || approvers.len() > MAX_LIST || !named {
             return Err(Error::Argument(
-                "there are 32 approvers at most, each with a name and a key of his own",
+                "there are 32 approvers at most, each with a name, and a key of his own if he has one",
             ));
         }
-        let people: BTreeSet<_> = approvers.iter().map(|approver| &approver.name).collect();
+        let people: BTreeSet<_> = approvers.iter().map(|approver| approver.name.to_lowercase()).collect();
         if needed == 0 || needed > people.len().max(1) {
             return Err(Error::Argument(
                 "at least one approver has to agree, and no more can than there are",
@@ -358,6 +383,9 @@ pub enum Refused {
     /// It is no request, or was changed; or is of another session, or of another life of its controller.
     #[error("it is no request for this session as it is now: ask again")]
     NoRequest,
+    /// The same waits to be decided on.
+    #[error("that was asked for already, and waits for a decision")]
+    Waits,
     /// Whoever signed it may not ask for that person.
     #[error("the key that signed it is none of the requester's: add it to his account (`lucidctl user key`)")]
     Requester,
@@ -371,8 +399,11 @@ pub enum Refused {
     #[error("it is no decision, or was changed after it was signed")]
     Forged,
     /// Whoever signed it may not decide.
-    #[error("the key that signed it is no approver's")]
+    #[error("it is no approver's: whoever decides had that role when the session began, and names himself")]
     NotAnApprover,
+    /// He decided on the screen, and need not.
+    #[error("whoever has a key decides with it (`lucidctl approve decide`), and on no screen")]
+    HasKey,
     /// Whoever signed it has asked for it, or uses the session.
     #[error("nobody approves what he has asked for himself, or what is for himself")]
     Own,
@@ -431,6 +462,10 @@ pub struct Look<'a> {
     pub number: u32,
     /// The signed request.
     pub signed: &'a [u8],
+    /// What it says.
+    pub request: &'a Request,
+    /// Its hash, which a decision names.
+    pub hash: Hash,
     /// So many agree.
     pub agree: usize,
     /// And so many have to.
@@ -448,7 +483,7 @@ struct Open {
     signed: Vec<u8>,
     /// Of the signed request.
     hash: Hash,
-    /// Who agrees, by name.
+    /// Who agrees, by name in lower case.
     agree: BTreeSet<String>,
     until: Duration,
     in_effect: bool,
@@ -510,6 +545,8 @@ impl Approvals {
         self.open.iter().map(move |open| Look {
             number: open.number,
             signed: &open.signed,
+            request: &open.request,
+            hash: open.hash,
             agree: open.agree.len(),
             needed,
             in_effect: open.in_effect,
@@ -517,7 +554,8 @@ impl Approvals {
         })
     }
 
-    /// Takes a signed request of somebody who has these keys; gives it with its number.
+    /// Takes a signed request of somebody for whom these keys sign; gives it with its number. The device's is one of them where
+    /// the request came over the stream of the session itself, and is its user's; nowhere else.
     ///
     /// # Errors
     /// When it is none, nobody could decide, there are too many, or the table cannot have that.
@@ -564,23 +602,33 @@ impl Approvals {
         Ok((number, request))
     }
 
-    /// Takes a decision.
+    /// Takes a decision: by the approver's key, or, where it was seen on the device's screen, by the device's.
     ///
     /// # Errors
     /// Says why it is not taken; nothing has changed then.
-    pub fn decide(&mut self, statement: &[u8], now: Duration) -> Result<Decided, Refused> {
+    pub fn decide(
+        &mut self,
+        statement: &[u8],
+        screen: Option<PublicKey>,
+        now: Duration,
+    ) -> Result<Decided, Refused> {
         let decision = Decision::read(statement).map_err(|_| Refused::Forged)?;
         let rules = self.rules.as_ref().ok_or(Refused::NoApprovers)?;
-        let by_key = rules.approvers.iter().find(|approver| approver.key == decision.approver);
-        let approver = by_key.ok_or(Refused::NotAnApprover)?;
+        let signed = |approver: &&Approver| {
+            approver.is(&decision.approver) && screen.or(approver.key) == Some(decision.signer)
+        };
+        let approver = rules.approvers.iter().find(signed).ok_or(Refused::NotAnApprover)?;
         let known = |open: &Open| open.hash == decision.request && !open.in_effect && open.until > now;
         let place = self.open.iter().position(known).filter(|_| decision.session == self.place.session);
         let place = place.ok_or(Refused::Unknown)?;
         let open = &mut self.open[place];
-        // Whatever key he uses for it, and however his name is written.
-        let name = approver.name.to_lowercase();
-        if [&open.request.requester, &self.user].iter().any(|own| own.to_lowercase() == name) {
+        // Whatever he decides by, and however his name is written.
+        if approver.is(&open.request.requester) || approver.is(&self.user) {
             return Err(Refused::Own);
+        }
+        // What the device says that it saw is worth less.
+        if screen.is_some() && approver.key.is_some() {
+            return Err(Refused::HasKey);
         }
         let (approver, needed) = (approver.name.clone(), rules.needed);
         if decision.verdict == Verdict::Deny {
@@ -588,7 +636,7 @@ impl Approvals {
             let (agree, standing) = (agree.len(), Standing::Denied);
             return Ok(Decided { request, decision, approver, agree, needed, standing });
         }
-        if !open.agree.insert(approver.clone()) {
+        if !open.agree.insert(approver.to_lowercase()) {
             return Err(Refused::Twice);
         }
         let (request, agree) = (open.request.clone(), open.agree.len());

@@ -12,7 +12,7 @@
 //! **In plain words**: [`explain`] says what a table allows, [`diff`] what a change of it means.
 //!
 //! **Signed**: [`consent`] that a person accepted a table, the [`snapshot`] of all that a session is decided by, and
-//! [`approval`] of a change while it runs.
+//! [`approval`] of a change while it runs, which may be one of those that can be [asked for](ask) on the screen.
 //!
 //! Cedar comes with the feature `cedar`; who only enforces does without.
 //!
@@ -20,6 +20,7 @@
 
 mod action;
 pub mod approval;
+pub mod ask;
 #[cfg(feature = "cedar")]
 mod cedar;
 pub mod consent;

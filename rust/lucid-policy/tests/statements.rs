@@ -10,6 +10,7 @@ use lucid_policy::{
         Approvals, Approver, DEFAULT_SECONDS, Decision, Ended, MAX_OPEN, PENDING, Place,
         Refused as NotApproved, Request, Rules, Setting, Standing, Verdict, apply,
     },
+    ask::{GATES, Gate},
     consent::{Accepted, Expected, Receipt, Refused, terms},
     snapshot::Snapshot,
 };
@@ -43,8 +44,9 @@ fn golden(name: &str) -> Vec<u8> {
 
 fn files() -> [(&'static str, Vec<u8>); 4] {
     let (mut approvals, signed) = asked();
-    let decision = Decision::sign(&signed, session(1), Verdict::Allow, "yes", &key(3), NOW_MS).unwrap();
-    approvals.decide(&decision, Duration::from_secs(2)).unwrap();
+    let yes = (Verdict::Allow, "yes");
+    let decision = Decision::sign(&signed, session(1), "bob", yes, &key(3), NOW_MS).unwrap();
+    approvals.decide(&decision, None, Duration::from_secs(2)).unwrap();
     let snapshot = Snapshot::new(&Policy::standard(), session(1), NOW_MS).unwrap();
     [
         ("consent.json", receipt().sign(&key(1)).unwrap()),
@@ -75,7 +77,8 @@ fn the_golden_files_are_what_is_written_and_are_read() {
     let snapshot = Snapshot::read(&golden("snapshot.json"), &key(9).public(), session(1)).unwrap();
     assert_eq!(snapshot.policy, Policy::standard());
     assert_eq!(Request::read(&golden("request.json")).unwrap().seconds, DEFAULT_SECONDS);
-    assert_eq!(Decision::read(&golden("decision.json")).unwrap().verdict, Verdict::Allow);
+    let decision = Decision::read(&golden("decision.json")).unwrap();
+    assert_eq!((decision.verdict, decision.approver.as_str()), (Verdict::Allow, "bob"));
 }
 
 #[test]
@@ -169,9 +172,10 @@ fn opens() -> Vec<Setting> {
 }
 
 fn rules(needed: usize) -> Option<Rules> {
-    let approver = |byte: u8, name: &str| Approver { key: key(byte).public(), name: name.to_owned() };
-    // Ada may decide on what others ask for, and Bob has two keys.
-    let approvers = vec![approver(3, "bob"), approver(4, "bob"), approver(5, "eve"), approver(6, "ada")];
+    let approver = |byte: u8, name: &str| Approver { key: Some(key(byte).public()), name: name.to_owned() };
+    // Ada may decide on what others ask for, Bob has two keys, and Zoe none.
+    let zoe = Approver { key: None, name: "Zoe".to_owned() };
+    let approvers = vec![approver(3, "bob"), approver(4, "bob"), approver(5, "eve"), approver(6, "ada"), zoe];
     Some(Rules::new(approvers, needed).unwrap())
 }
 
@@ -217,8 +221,20 @@ fn asked() -> (Approvals, Vec<u8>) {
     (approvals, signed)
 }
 
+/// The device, on whose screen people decide as well.
+fn device() -> PublicKey {
+    key(9).public()
+}
+
+/// With a key; the fourth approver's is nobody's.
 fn allow(signed: &[u8], by: u8) -> Vec<u8> {
-    Decision::sign(signed, session(1), Verdict::Allow, "", &key(by), NOW_MS).unwrap()
+    let name = ["bob", "bob", "eve", "ada", "nobody"][usize::from(by) - 3];
+    Decision::sign(signed, session(1), name, (Verdict::Allow, ""), &key(by), NOW_MS).unwrap()
+}
+
+/// On the device's screen.
+fn on_screen(signed: &[u8], name: &str) -> Vec<u8> {
+    Decision::sign(signed, session(1), name, (Verdict::Allow, ""), &key(9), NOW_MS).unwrap()
 }
 
 #[test]
@@ -226,7 +242,7 @@ fn an_approval_opens_what_was_asked_for_its_time_and_nothing_else() {
     let (mut approvals, signed) = asked();
     assert_eq!(approvals.policy(), Policy::standard(), "nothing by itself");
     let at = Duration::from_secs(10);
-    let decided = approvals.decide(&allow(&signed, 3), at).unwrap();
+    let decided = approvals.decide(&allow(&signed, 3), None, at).unwrap();
     let until = at + Duration::from_secs(DEFAULT_SECONDS.into());
     assert_eq!((decided.approver.as_str(), decided.standing), ("bob", Standing::InEffect { until }));
     let mut open = Policy::standard();
@@ -236,19 +252,26 @@ fn an_approval_opens_what_was_asked_for_its_time_and_nothing_else() {
     assert_eq!(approvals.expire(until - Duration::from_millis(1)), []);
     assert_eq!(approvals.expire(until), [Ended::Over(blake3::hash(&signed).into())]);
     assert_eq!(approvals.policy(), Policy::standard());
-    assert_eq!(approvals.decide(&allow(&signed, 3), until).unwrap_err(), NotApproved::Unknown, "used once");
+    assert_eq!(
+        approvals.decide(&allow(&signed, 3), None, until).unwrap_err(),
+        NotApproved::Unknown,
+        "used once"
+    );
 }
 
 #[test]
 fn nobody_approves_his_own_nor_twice_nor_late_nor_what_was_not_asked() {
     let (mut approvals, signed) = asked();
     let at = Duration::from_secs(10);
-    let mut refused = |statement: &[u8], at| approvals.decide(statement, at).unwrap_err();
+    let mut refused = |statement: &[u8], at| approvals.decide(statement, None, at).unwrap_err();
     assert_eq!(refused(&allow(&signed, 6), at), NotApproved::Own);
     assert_eq!(refused(&allow(&signed, 7), at), NotApproved::NotAnApprover);
     assert_eq!(refused(&allow(b"another", 3), at), NotApproved::Unknown);
-    let elsewhere = Decision::sign(&signed, session(2), Verdict::Allow, "", &key(3), NOW_MS).unwrap();
+    let allows = (Verdict::Allow, "");
+    let elsewhere = Decision::sign(&signed, session(2), "bob", allows, &key(3), NOW_MS).unwrap();
     assert_eq!(refused(&elsewhere, at), NotApproved::Unknown);
+    let as_eve = Decision::sign(&signed, session(1), "eve", allows, &key(3), NOW_MS).unwrap();
+    assert_eq!(refused(&as_eve, at), NotApproved::NotAnApprover, "he names himself");
     let mut forged = allow(&signed, 3);
     let place = forged.len() - 20;
     forged[place] = if forged[place] == b'0' { b'1' } else { b'0' };
@@ -287,10 +310,10 @@ fn a_request_is_of_who_asks_for_this_life_of_the_session_and_taken_once() {
     let bobs = sign(place, "bob", 3);
     assert_eq!(ask(&bobs), Ok(1));
     for by in [3, 4, 6] {
-        let refused = approvals.decide(&allow(&bobs, by), Duration::ZERO).unwrap_err();
+        let refused = approvals.decide(&allow(&bobs, by), None, Duration::ZERO).unwrap_err();
         assert_eq!(refused, NotApproved::Own);
     }
-    approvals.decide(&allow(&bobs, 5), Duration::ZERO).unwrap();
+    approvals.decide(&allow(&bobs, 5), None, Duration::ZERO).unwrap();
 }
 
 #[test]
@@ -298,23 +321,81 @@ fn of_m_approvers_n_people_have_to_agree_and_one_can_refuse() {
     let mut approvals = with(2);
     let signed = ask(&mut approvals, opens(), 60, 1).unwrap();
     let at = Duration::from_secs(10);
-    let decided = approvals.decide(&allow(&signed, 3), at).unwrap();
+    let decided = approvals.decide(&allow(&signed, 3), None, at).unwrap();
     assert_eq!((decided.agree, decided.needed, decided.standing), (1, 2, Standing::Waits));
-    assert_eq!(approvals.decide(&allow(&signed, 4), at).unwrap_err(), NotApproved::Twice, "his other key");
+    assert_eq!(
+        approvals.decide(&allow(&signed, 4), None, at).unwrap_err(),
+        NotApproved::Twice,
+        "his other key"
+    );
     assert_eq!(approvals.policy(), Policy::standard());
-    let decided = approvals.decide(&allow(&signed, 5), at).unwrap();
+    let decided = approvals.decide(&allow(&signed, 5), None, at).unwrap();
     assert!(matches!(decided.standing, Standing::InEffect { .. }) && decided.agree == 2);
     assert!(approvals.policy().clipboard.host_to_remote);
 
     let change = vec!["clipboard.remote_to_host=true".parse().unwrap()];
     let signed = ask(&mut approvals, change, 60, 1).unwrap();
-    approvals.decide(&allow(&signed, 3), at).unwrap();
-    let deny = Decision::sign(&signed, session(1), Verdict::Deny, "no", &key(5), NOW_MS).unwrap();
-    assert_eq!(approvals.decide(&deny, at).unwrap().standing, Standing::Denied);
-    assert_eq!(approvals.decide(&allow(&signed, 5), at).unwrap_err(), NotApproved::Unknown);
+    approvals.decide(&allow(&signed, 3), None, at).unwrap();
+    let denies = (Verdict::Deny, "no");
+    let deny = Decision::sign(&signed, session(1), "eve", denies, &key(5), NOW_MS).unwrap();
+    assert_eq!(approvals.decide(&deny, None, at).unwrap().standing, Standing::Denied);
+    assert_eq!(approvals.decide(&allow(&signed, 5), None, at).unwrap_err(), NotApproved::Unknown);
     assert!(!approvals.policy().clipboard.remote_to_host);
     assert!(Rules::new(rules(1).unwrap().approvers().to_vec(), 0).is_err(), "never by itself");
-    assert!(Rules::new(rules(1).unwrap().approvers().to_vec(), 4).is_err(), "three people");
+    assert!(Rules::new(rules(1).unwrap().approvers().to_vec(), 5).is_err(), "four people");
+}
+
+#[test]
+fn who_decides_on_the_screen_is_named_there_and_has_no_second_vote() {
+    let mut approvals = with(2);
+    let signed = ask(&mut approvals, opens(), 60, 1).unwrap();
+    let at = Duration::from_secs(10);
+    let mut refused = |statement: &[u8], screen| approvals.decide(statement, screen, at).unwrap_err();
+    assert_eq!(refused(&on_screen(&signed, "ADA"), Some(device())), NotApproved::Own);
+    assert_eq!(refused(&on_screen(&signed, "nobody"), Some(device())), NotApproved::NotAnApprover);
+    assert_eq!(refused(&on_screen(&signed, "zoe"), None), NotApproved::NotAnApprover, "it came another way");
+    assert_eq!(refused(&allow(&signed, 3), Some(device())), NotApproved::NotAnApprover, "nobody saw him");
+    let zoes = approvals.decide(&on_screen(&signed, "zoe"), Some(device()), at).unwrap();
+    assert_eq!((zoes.approver.as_str(), zoes.agree), ("Zoe", 1));
+    let again = approvals.decide(&on_screen(&signed, "ZOE"), Some(device()), at).unwrap_err();
+    assert_eq!(again, NotApproved::Twice);
+    let seen = approvals.decide(&on_screen(&signed, "bob"), Some(device()), at).unwrap_err();
+    assert_eq!(seen, NotApproved::HasKey, "he has something better");
+    approvals.decide(&allow(&signed, 3), None, at).unwrap();
+    assert!(approvals.policy().clipboard.host_to_remote);
+
+    let mut approvals = with(2);
+    let signed = ask(&mut approvals, opens(), 60, 1).unwrap();
+    approvals.decide(&allow(&signed, 3), None, at).unwrap();
+    assert_eq!(approvals.decide(&allow(&signed, 4), None, at).unwrap_err(), NotApproved::Twice, "two keys");
+}
+
+#[test]
+fn each_gate_that_can_be_asked_for_opens_by_what_it_names_and_by_no_more_than_is_missing() {
+    let names: std::collections::BTreeSet<_> = GATES.iter().map(|gate| gate.name).collect();
+    assert_eq!(names.len(), GATES.len());
+    let strict = Policy::strict();
+    for gate in &GATES {
+        assert_eq!(Gate::of(gate.name).unwrap().words, gate.words);
+        assert!(gate.is_closed(&strict));
+        let then = apply(&strict, &gate.opens(&strict, &strict)).unwrap();
+        assert!(!gate.is_closed(&then), "{}", gate.name);
+        assert!(gate.opens(&then, &then).is_empty());
+    }
+    assert!(Gate::of("camera").is_none());
+    let mut some = Policy::strict();
+    (some.file.allowed_extensions, some.file.allowed_dirs) =
+        (vec!["pdf".to_owned()], vec!["Home".to_owned()]);
+    let then = |name: &str| apply(&some, &Gate::of(name).unwrap().opens(&some, &some)).unwrap();
+    let read = then("drives-read");
+    assert_eq!(
+        (read.file.allowed_extensions, read.file.allowed_dirs),
+        (some.file.allowed_extensions.clone(), some.file.allowed_dirs.clone())
+    );
+    assert!(read.file.upload_enabled && !read.file.download_enabled);
+    // What is open only for a while is asked for with it.
+    let now = then("files-to-desktop");
+    assert_eq!(Gate::of("files-to-desktop").unwrap().opens(&some, &now).len(), 1);
 }
 
 #[test]
@@ -388,13 +469,22 @@ fn whatever_happens_in_whatever_order_nothing_is_open_that_was_not_approved_in_i
                 1 if !model.is_empty() => {
                     let place = random(model.len() as u64) as usize;
                     let by = 3 + random(5) as u8;
-                    let name = ["bob", "bob", "eve", "ada", "nobody"][usize::from(by) - 3];
+                    let screen = (random(2) == 0).then(device);
+                    let name = match screen {
+                        None => ["bob", "bob", "eve", "ada", "nobody"][usize::from(by) - 3],
+                        Some(_) => ["bob", "zoe", "eve", "ada", "nobody"][usize::from(by) - 3],
+                    };
                     let (signed, _, agree, decidable, holds) = &mut model[place];
-                    let may = matches!(name, "bob" | "eve")
+                    // Whoever has a key decides with it.
+                    let on_screen_alone = name == "zoe";
+                    let may = matches!(name, "bob" | "eve" | "zoe")
+                        && on_screen_alone == screen.is_some()
                         && !agree.contains(&name)
                         && holds.is_none()
                         && now < *decidable;
-                    let decided = approvals.decide(&allow(signed, by), now);
+                    let statement =
+                        if screen.is_some() { on_screen(signed, name) } else { allow(signed, by) };
+                    let decided = approvals.decide(&statement, screen, now);
                     assert_eq!(decided.is_ok(), may, "{decided:?}");
                     if let Ok(decided) = decided {
                         agree.push(name);

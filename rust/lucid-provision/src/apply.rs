@@ -3,8 +3,9 @@
 //! Written on every boot below the run directory (normally `/run`):
 //!
 //! - `lucid-provision/accounts.json` (0600): `{"version":1,"accounts":[{"user":"lucid","nt_hash":"<32 hex>"}]}`, for
-//!   lucid-sessiond
-//! - `lucid-provision/rdp-account.json` (0600): the same for lucid-rdp; empty where it asks lucid-sessiond instead
+//!   lucid-sessiond; `[[users]]` with their `"roles":["approver"]`
+//! - `lucid-provision/rdp-account.json` (0600): the user of `rdp.user` alone, for lucid-rdp; empty where it asks lucid-sessiond
+//!   instead
 //! - `lucid-provision/desktop.json` (0644): `{"version":1,"keyboard":{"layout":"us","variant":""},"name":"lucid"}`
 //! - `lucid-provision/announce.json` (0600, removed by `announce`): [`Announcement`]
 //! - `lucid-provision/policy.json` (0644): what sessions may do, a policy table
@@ -23,13 +24,10 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::card::{Card, Found};
-use crate::config::{self, Config, FILE_HINT, Password, Settings};
+use crate::config::{self, Config, DEFAULT_USER, FILE_HINT, Password, Settings};
 use crate::error::Error;
 use crate::secret::{NtHash, Secret, random_password};
-use crate::store::{Account, Store, make_dirs, read_json, write, write_json};
-
-/// Who connects when nobody says otherwise.
-const DEFAULT_USER: &str = "lucid";
+use crate::store::{Account, Store, User, make_dirs, read_json, write, write_json};
 
 /// Where everything is.
 #[derive(Clone, Debug)]
@@ -107,6 +105,8 @@ struct AccountsFile<'a> {
 struct AccountEntry<'a> {
     user: &'a str,
     nt_hash: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    roles: Option<&'a [String]>,
 }
 
 #[derive(Serialize)]
@@ -174,6 +174,9 @@ pub fn apply(places: &Places) -> Result<Applied, Error> {
         None => known_settings.clone().unwrap_or_default(),
     };
     let (account, fresh) = decide_account(config.as_ref(), known_account.clone(), &mut notes)?;
+    let known_users = keep(store.users(), &mut notes);
+    let users = decide_users(config.as_ref(), known_users.clone().unwrap_or_default(), &account, &mut notes);
+    let was_other = known_users.iter().flatten().any(|user| user.name.eq_ignore_ascii_case(&account.user));
 
     let mut saved = lasting;
     if lasting {
@@ -190,6 +193,9 @@ pub fn apply(places: &Places) -> Result<Applied, Error> {
         if known_account.as_ref() != Some(&account) {
             save(store.save_account(&account));
         }
+        if known_users.unwrap_or_default() != users {
+            save(store.save_users(&users));
+        }
     } else {
         notes.push("settings and password will not survive a restart".to_owned());
     }
@@ -202,20 +208,25 @@ pub fn apply(places: &Places) -> Result<Applied, Error> {
         (None, Some(why)) => Recording::Impossible(format!("what is recorded would not be kept: {why}")),
         (None, None) => Recording::Each,
     };
+    if recording == Recording::No && !users.is_empty() {
+        notes.push("[[users]] counts only where sessions are recorded; [recording] has no owner".to_owned());
+    }
     write_outputs(&places.run, &settings)?;
-    write_accounts(&places.run, &account, &recording)?;
+    write_accounts(&places.run, (&account, was_other), &users, &recording)?;
     write_recording(&places.run, &settings.recording, &recording)?;
 
-    if let (Some(card), Some(bytes), Some(Config { password: Password::New(_, span), .. })) =
-        (&card, &bytes, &config)
+    let secrets = config.as_ref().map(Config::secrets).unwrap_or_default();
+    if let (Some(card), Some(bytes)) = (&card, &bytes)
+        && !secrets.is_empty()
     {
         if saved {
-            if let Err(e) = card.wipe(bytes, span.clone()) {
+            if let Err(e) = card.wipe(bytes, &secrets) {
                 notes.push(e.to_string());
                 answer.push(e.to_string());
             }
         } else {
-            notes.push("the password stays in lucid.toml, because the device could not store it".to_owned());
+            notes
+                .push("what is secret stays in lucid.toml, because the device could not store it".to_owned());
         }
     }
     if let Some(card) = &card {
@@ -316,12 +327,54 @@ fn decide_account(
     }
 }
 
+/// Those who may connect as well. Without a file they are those from before.
+fn decide_users(
+    config: Option<&Config>,
+    known: Vec<User>,
+    account: &Account,
+    notes: &mut Vec<String>,
+) -> Vec<User> {
+    let Some(config) = config else { return known };
+    let mut users = Vec::new();
+    for config::User { name, password, roles } in &config.users {
+        let before = known.iter().find(|user| user.name.eq_ignore_ascii_case(name));
+        let hash = match password {
+            Password::New(password, _) => Some(password.nt_hash()),
+            Password::Used | Password::Unset => before.map(|user| user.hash.clone()),
+        };
+        match hash {
+            _ if account.user.eq_ignore_ascii_case(name) => {
+                notes.push(format!("{name} is in [[users]] and is the user of [rdp]: only that counts"));
+            }
+            Some(hash) => users.push(User { name: name.clone(), hash, roles: roles.clone() }),
+            None => notes.push(format!(
+                "the password of {name} in lucid.toml was used before and the device no longer knows it; give a new one"
+            )),
+        }
+    }
+    users
+}
+
 /// Nobody hears a secret that he does not need: lucid-rdp, which hears the network, none that it can ask for.
-fn write_accounts(run: &Path, account: &Account, recording: &Recording) -> Result<(), Error> {
-    let entry = [AccountEntry { user: &account.user, nt_hash: account.hash.expose() }];
-    let accounts = AccountsFile { version: 1, accounts: &entry };
+///
+/// Who was one of `[[users]]` before and is that of `[rdp]` now has its roles, and not those that he had.
+fn write_accounts(
+    run: &Path,
+    (account, was_other): (&Account, bool),
+    users: &[User],
+    recording: &Recording,
+) -> Result<(), Error> {
+    let first = ["operator", "owner"].map(str::to_owned);
+    let roles = was_other.then_some(first.as_slice());
+    let mut entries = vec![AccountEntry { user: &account.user, nt_hash: account.hash.expose(), roles }];
+    entries.extend(users.iter().map(|User { name, hash, roles }| AccountEntry {
+        user: name,
+        nt_hash: hash.expose(),
+        roles: Some(roles),
+    }));
+    let accounts = AccountsFile { version: 1, accounts: &entries };
     write_json(&accounts_path(run), &accounts, 0o600)?;
-    let accounts = if *recording == Recording::No { &entry[..] } else { &[] };
+    let accounts = if *recording == Recording::No { &entries[..1] } else { &[] };
     write_json(&account_path(run), &AccountsFile { version: 1, accounts }, 0o600)
 }
 

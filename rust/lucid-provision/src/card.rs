@@ -81,17 +81,21 @@ impl Card {
         }
     }
 
-    /// Overwrites the secret at `span` of the file that was read as `seen`, in place and with the same
+    /// Overwrites the secrets at `spans` of the file that was read as `seen`, in place and with the same
     /// length, brings it to the medium, and reads it back from there.
-    pub fn wipe(&self, seen: &[u8], span: Range<usize>) -> Result<(), Error> {
+    pub fn wipe(&self, seen: &[u8], spans: &[Range<usize>]) -> Result<(), Error> {
         let doing = self.error("wiping the secrets of lucid.toml");
         let wrong = |reason| Error::Wipe { device: self.device.clone(), reason };
-        let new = mark(span.len()).ok_or_else(|| wrong("the secret is shorter than its mark"))?;
         let mut wanted = Zeroizing::new(seen.to_vec());
-        wanted
-            .get_mut(span.clone())
-            .ok_or_else(|| wrong("the secret is not in the file"))?
-            .copy_from_slice(&new);
+        let mut marks = Vec::new();
+        for span in spans {
+            let new = mark(span.len()).ok_or_else(|| wrong("a secret is shorter than its mark"))?;
+            wanted
+                .get_mut(span.clone())
+                .ok_or_else(|| wrong("a secret is not in the file"))?
+                .copy_from_slice(&new);
+            marks.push((span.start, new));
+        }
         {
             let fs = self.open(true).map_err(&doing)?;
             {
@@ -102,8 +106,10 @@ impl Card {
                 if now.as_slice() != seen {
                     return Err(wrong("the file has changed since it was read"));
                 }
-                file.seek(SeekFrom::Start(span.start as u64)).map_err(&doing)?;
-                file.write_all(&new).map_err(&doing)?;
+                for (start, new) in marks {
+                    file.seek(SeekFrom::Start(start as u64)).map_err(&doing)?;
+                    file.write_all(&new).map_err(&doing)?;
+                }
                 file.flush().map_err(&doing)?;
             }
             fs.unmount().map_err(&doing)?;

@@ -14,6 +14,10 @@
 //! | `network.wifi` | `ssid`, `passphrase`, `country`: checked, **not used by this version**, and reported | |
 //! | `rdp.user` | 1 to 32 letters, digits, `.`, `_`, `-`; begins with a letter or digit | `"lucid"` |
 //! | `rdp.password` | 8 to 128 characters, or `"(used)"` | made by the device |
+//! | `[[users]]` | others who may connect, at most 16; only where sessions are recorded: | none |
+//! | … `name` | as `rdp.user`, and another one | needed |
+//! | … `password` | as `rdp.password` | needed |
+//! | … `roles` | a list of `"operator"` and `"owner"` (have a desktop), `"approver"` (decides what sessions may do beyond the policy; on a screen of his own where he has no desktop), `"observer"`; an empty list keeps him out | needed |
 //! | `keyboard.layout` | XKB layout: 1 to 32 of `a-z 0-9 _ -` | `"us"` |
 //! | `keyboard.variant` | XKB variant: up to 32 of `a-z A-Z 0-9 _ -` | `""` |
 //! | `recording.owner` | who can open what is recorded: a public key of `lucidctl recording new-key`, 64 hexadecimal digits, or a list of them | nobody: nothing is recorded |
@@ -26,7 +30,7 @@
 //!
 //! Any other key is an error, so a typing error never goes unnoticed.
 //!
-//! **Secrets.** When the device has stored what it needs, the value of `rdp.password` is overwritten on
+//! **Secrets.** When the device has stored what it needs, the value of each password is overwritten on
 //! the card by `"(used)"` and spaces, so that the file keeps its length and stays valid. `"(used)"` then
 //! means: keep the password that the device knows. (A password has at least 8 characters and therefore
 //! 10 bytes with its quotes; the mark has 8 bytes and always fits.)
@@ -48,6 +52,12 @@ use crate::secret::Secret;
 pub const MAX_BYTES: usize = 64 * 1024;
 /// The most keys that can open a recording, as the format of recordings has it.
 const MAX_RECIPIENTS: usize = 16;
+/// The most users beside `rdp.user`.
+pub const MAX_USERS: usize = 16;
+/// Who connects when nobody says otherwise.
+pub(crate) const DEFAULT_USER: &str = "lucid";
+/// What somebody may be.
+const ROLES: [&str; 4] = ["approver", "observer", "operator", "owner"];
 /// What stands in the place of a secret that has been used, with its quotes.
 pub const USED: &str = "\"(used)\"";
 /// What helps the reader of a message on the card.
@@ -129,6 +139,17 @@ pub enum Password {
     New(Secret, Range<usize>),
 }
 
+/// Somebody who may connect beside `rdp.user`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// As he authenticates.
+    pub name: String,
+    /// Never [`Password::Unset`].
+    pub password: Password,
+    /// What he may be, sorted.
+    pub roles: Vec<String>,
+}
+
 /// A whole valid file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -138,11 +159,24 @@ pub struct Config {
     pub user: Option<String>,
     /// `rdp.password`.
     pub password: Password,
+    /// `[[users]]`.
+    pub users: Vec<User>,
     /// What was understood but cannot be done by this version.
     pub unsupported: Vec<Problem>,
 }
 
 impl Config {
+    /// All secrets of the file that have not been used, by their places in it.
+    pub fn secrets(&self) -> Vec<Range<usize>> {
+        let passwords = std::iter::once(&self.password).chain(self.users.iter().map(|user| &user.password));
+        passwords
+            .filter_map(|password| match password {
+                Password::New(_, span) => Some(span.clone()),
+                Password::Unset | Password::Used => None,
+            })
+            .collect()
+    }
+
     /// Reads a whole file.
     pub fn parse(bytes: &[u8]) -> Result<Self, Problem> {
         if bytes.len() > MAX_BYTES {
@@ -221,14 +255,17 @@ impl Walk<'_> {
             settings: Settings::default(),
             user: None,
             password: Password::Unset,
+            users: Vec::new(),
             unsupported: Vec::new(),
         };
+        let mut users = None;
         for (key, value) in document.get_ref() {
             match key.get_ref().as_ref() {
                 "version" => self.version(value)?,
                 "name" => config.settings.name = self.name(value)?,
                 "network" => self.network(value, &mut config)?,
                 "rdp" => self.rdp(value, &mut config)?,
+                "users" => users = Some(value),
                 "keyboard" => self.keyboard(value, &mut config)?,
                 "recording" => config.settings.recording = self.recording(value)?,
                 "policy" => config.settings.policy = self.policy(value)?,
@@ -236,12 +273,104 @@ impl Walk<'_> {
                     return Err(self.unknown(
                         key,
                         "",
-                        "version, name, network, rdp, keyboard, recording, policy",
+                        "version, name, network, rdp, users, keyboard, recording, policy",
                     ));
                 }
             }
         }
+        // They have to have other names than the one of [rdp], where that says one.
+        if let Some(users) = users {
+            config.users = self.users(users, config.user.as_deref())?;
+        }
         Ok(config)
+    }
+
+    fn users(&self, value: &Value<'_>, first: Option<&str>) -> Result<Vec<User>, Problem> {
+        let DeValue::Array(list) = value.get_ref() else {
+            let message =
+                format!("users must be tables, each written [[users]], not {}", kind(value.get_ref()));
+            return Err(self.problem(value.span(), message));
+        };
+        if list.len() > MAX_USERS {
+            let message = format!("there are {} [[users]], at most {MAX_USERS} are allowed", list.len());
+            return Err(self.problem(value.span(), message));
+        }
+        let mut users: Vec<User> = Vec::new();
+        for value in list.iter() {
+            let user = self.one_user(value)?;
+            let same = |other: &str| other.eq_ignore_ascii_case(&user.name);
+            if first.is_some_and(same) || users.iter().any(|other| same(&other.name)) {
+                let message = format!("the user {} is there twice; once is enough", quoted(&user.name));
+                return Err(self.problem(value.span(), message));
+            }
+            users.push(user);
+        }
+        Ok(users)
+    }
+
+    fn one_user(&self, value: &Value<'_>) -> Result<User, Problem> {
+        let (mut name, mut password, mut roles) = (None, None, None);
+        for (key, value) in self.table("users", value)? {
+            match key.get_ref().as_ref() {
+                "name" => name = Some(self.user("users.name", value)?),
+                "password" => password = Some(self.password("users.password", value)?),
+                "roles" => roles = Some(self.roles(value)?),
+                _ => return Err(self.unknown(key, "users", "name, password, roles")),
+            }
+        }
+        match (name, password, roles) {
+            (Some(name), Some(password), Some(roles)) => Ok(User { name, password, roles }),
+            _ => Err(self.problem(value.span(), "each of [[users]] needs a name, a password and roles")),
+        }
+    }
+
+    fn roles(&self, value: &Value<'_>) -> Result<Vec<String>, Problem> {
+        let DeValue::Array(list) = value.get_ref() else {
+            let message =
+                format!("users.roles must be a list, such as [\"approver\"], not {}", kind(value.get_ref()));
+            return Err(self.problem(value.span(), message));
+        };
+        let mut roles = Vec::new();
+        for value in list.iter() {
+            let role = self.string("an entry of users.roles", value)?;
+            if !ROLES.contains(&role) {
+                let message = format!("{} is no role; there are {}", quoted(role), ROLES.join(", "));
+                return Err(self.problem(value.span(), message));
+            }
+            roles.push(role.to_owned());
+        }
+        roles.sort();
+        roles.dedup();
+        Ok(roles)
+    }
+
+    /// The name of somebody who may connect.
+    fn user(&self, name: &str, value: &Value<'_>) -> Result<String, Problem> {
+        let text = self.string(name, value)?;
+        if is_user(text) {
+            return Ok(text.to_owned());
+        }
+        let message = format!(
+            "{name} is {}; it must be 1 to 32 letters, digits, ., _ or - and begin with a letter or digit",
+            quoted(text)
+        );
+        Err(self.problem(value.span(), message))
+    }
+
+    fn password(&self, name: &str, value: &Value<'_>) -> Result<Password, Problem> {
+        let text = self.string(name, value)?;
+        let (length, span) = (text.chars().count(), value.span());
+        if text == USED_VALUE {
+            Ok(Password::Used)
+        } else if !(8..=128).contains(&length) {
+            let message = format!("{name} has {length} characters; it must have 8 to 128");
+            Err(self.problem(span, message))
+        } else if text.chars().any(char::is_control) {
+            Err(self.problem(span, format!("{name} has a control character in it")))
+        } else {
+            let in_file = span.start + self.skipped..span.end + self.skipped;
+            Ok(Password::New(Secret::new(text.to_owned()), in_file))
+        }
     }
 
     fn unknown(&self, key: &Key<'_>, table: &str, allowed: &str) -> Problem {
@@ -431,32 +560,8 @@ impl Walk<'_> {
     fn rdp(&self, value: &Value<'_>, config: &mut Config) -> Result<(), Problem> {
         for (key, value) in self.table("rdp", value)? {
             match key.get_ref().as_ref() {
-                "user" => {
-                    let text = self.string("rdp.user", value)?;
-                    if !is_user(text) {
-                        let message = format!(
-                            "rdp.user is {}; it must be 1 to 32 letters, digits, ., _ or - and begin with a letter or digit",
-                            quoted(text)
-                        );
-                        return Err(self.problem(value.span(), message));
-                    }
-                    config.user = Some(text.to_owned());
-                }
-                "password" => {
-                    let text = self.string("rdp.password", value)?;
-                    let (length, span) = (text.chars().count(), value.span());
-                    if text == USED_VALUE {
-                        config.password = Password::Used;
-                    } else if !(8..=128).contains(&length) {
-                        let message = format!("rdp.password has {length} characters; it must have 8 to 128");
-                        return Err(self.problem(span, message));
-                    } else if text.chars().any(char::is_control) {
-                        return Err(self.problem(span, "rdp.password has a control character in it"));
-                    } else {
-                        let in_file = span.start + self.skipped..span.end + self.skipped;
-                        config.password = Password::New(Secret::new(text.to_owned()), in_file);
-                    }
-                }
+                "user" => config.user = Some(self.user("rdp.user", value)?),
+                "password" => config.password = self.password("rdp.password", value)?,
                 _ => return Err(self.unknown(key, "rdp", "user, password")),
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! - `account.json` (0600): `{"version":1,"user":"lucid","nt_hash":"<32 hex>","made":true,"shown":false}`.
 //!   `made`: the device made the password itself; `shown`: it has been announced, so it is not replaced.
+//! - `users.json` (0600): `{"version":1,"users":[{"name":"bob","nt_hash":"<32 hex>","roles":["approver"]}]}`.
 //! - `settings.json` (0644): `{"version":1,"settings":{…}}`, the last good [`Settings`].
 //!
 //! Files are replaced whole: written beside, synced, renamed, directory synced.
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::config::{Settings, is_user};
+use crate::config::{MAX_USERS, Settings, is_user};
 use crate::error::Error;
 use crate::secret::NtHash;
 
@@ -32,6 +33,32 @@ pub struct Account {
     pub made: bool,
     /// A made password has been announced.
     pub shown: bool,
+}
+
+/// Who may connect as well, as somebody else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// As he authenticates.
+    pub name: String,
+    /// What the password is checked against.
+    pub hash: NtHash,
+    /// What he may be.
+    pub roles: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UsersFile {
+    version: u32,
+    users: Vec<UserEntry>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserEntry {
+    name: String,
+    nt_hash: Zeroizing<String>,
+    roles: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -71,6 +98,31 @@ impl Store {
         let hash =
             hash.ok_or_else(|| Error::Stored { path, reason: "its values are not valid".to_owned() })?;
         Ok(Some(Account { user: file.user, hash, made: file.made, shown: file.shown }))
+    }
+
+    /// Those who may connect as well, if there is a list of them.
+    pub fn users(&self) -> Result<Option<Vec<User>>, Error> {
+        let path = self.dir.join("users.json");
+        let Some(file) = read_json::<UsersFile>(&path)? else { return Ok(None) };
+        let user = |entry: UserEntry| {
+            let hash = NtHash::parse(&entry.nt_hash).filter(|_| is_user(&entry.name))?;
+            Some(User { name: entry.name, hash, roles: entry.roles })
+        };
+        let known = file.version == 1 && file.users.len() <= MAX_USERS;
+        let users = known.then(|| file.users.into_iter().map(user).collect::<Option<Vec<_>>>()).flatten();
+        users.map(Some).ok_or_else(|| Error::Stored { path, reason: "its values are not valid".to_owned() })
+    }
+
+    /// Saves them.
+    pub fn save_users(&self, users: &[User]) -> Result<(), Error> {
+        let entry = |user: &User| UserEntry {
+            name: user.name.clone(),
+            nt_hash: Zeroizing::new(user.hash.expose().to_owned()),
+            roles: user.roles.clone(),
+        };
+        let file = UsersFile { version: 1, users: users.iter().map(entry).collect() };
+        make_dirs(&self.dir, 0o700)?;
+        write_json(&self.dir.join("users.json"), &file, 0o600)
     }
 
     /// The settings, if there are some.

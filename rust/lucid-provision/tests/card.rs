@@ -154,6 +154,53 @@ fn the_password_is_wiped_from_the_card_and_still_holds_at_the_next_starts() {
 }
 
 #[test]
+fn others_are_named_with_their_roles_and_what_was_said_of_them_holds_until_something_else_is() {
+    let device = Device::new();
+    let file = |bobs: &str| {
+        format!(
+            "[rdp]\nuser = \"anna\"\npassword = \"correct horse battery\"\n{bobs}[[users]]\nname = \"eve\"\n\
+             password = \"(used)\"\nroles = []\n[recording]\nowner = \"{OWNER}\"\n"
+        )
+    };
+    let bob =
+        |roles: &str| format!("[[users]]\nname = \"bob\"\npassword = \"quiet otter\"\nroles = [{roles}]\n");
+    device.put("lucid.toml", file(&bob("\"operator\", \"approver\"")).as_bytes());
+    let applied = device.start();
+    assert!(matches!(&applied.notes[..], [note] if note.contains("eve")), "{:?}", applied.notes);
+    assert!(!device.on_card("quiet otter") && !device.on_card("correct horse"));
+    let after = Config::parse(&device.get("lucid.toml").unwrap()).unwrap();
+    assert_eq!((after.password, after.users[0].password.clone()), (Password::Used, Password::Used));
+    let hash = |password: &str| Secret::new(password.to_owned()).nt_hash();
+    let line = |roles: &str| {
+        let (anna, bob) = (hash("correct horse battery"), hash("quiet otter"));
+        format!(
+            "{{\"version\":1,\"accounts\":[{{\"user\":\"anna\",\"nt_hash\":\"{}\"}},{{\"user\":\"bob\",\"nt_hash\":\"{}\",\
+             \"roles\":[{roles}]}}]}}\n",
+            anna.expose(),
+            bob.expose()
+        )
+    };
+    assert_eq!(device.accounts(), line("\"approver\",\"operator\""));
+    assert_eq!(mode(&device.data().join("users.json")), 0o600);
+    device.remove("lucid.toml");
+    device.start();
+    assert_eq!(device.accounts(), line("\"approver\",\"operator\""));
+    let used = bob("").replace("quiet otter", "(used)");
+    device.put("lucid.toml", file(&used).as_bytes());
+    device.start();
+    assert_eq!(device.accounts(), line(""));
+    device.put("lucid.toml", file("").as_bytes());
+    device.start();
+    assert_eq!(device.accounts(), account_line("anna", "correct horse battery"));
+    // Where nothing is recorded nobody but the first one is known.
+    device.put("lucid.toml", bob("\"approver\"").as_bytes());
+    let applied = device.start();
+    assert!(applied.notes.iter().any(|note| note.contains("[[users]] counts only")), "{:?}", applied.notes);
+    let of_rdp = fs::read_to_string(device.run("lucid-provision/rdp-account.json")).unwrap();
+    assert_eq!(of_rdp, account_line("anna", "correct horse battery"));
+}
+
+#[test]
 fn the_password_is_nowhere_in_clear_on_the_disk() {
     let device = Device::new();
     device.put("lucid.toml", &golden("good.toml"));

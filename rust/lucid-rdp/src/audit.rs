@@ -32,7 +32,9 @@ use tokio::time::Instant;
 
 use crate::anomalies::Kind;
 use crate::guard::Watch;
+use crate::notice::Notice;
 use crate::recording::State;
+use crate::refusal;
 
 /// How long input is counted together.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -50,6 +52,8 @@ struct Inner {
     noted: RefCell<VecDeque<Item>>,
     /// Who counts what was refused.
     watch: Option<Watch>,
+    /// What was refused last, for who sits before the screen.
+    refusal: watch::Sender<Option<Notice>>,
 }
 
 /// A recording's queue.
@@ -96,6 +100,11 @@ impl Log {
         }
     }
 
+    /// What is refused from now on, in words for whoever tries it.
+    pub(crate) fn refusals(&self) -> watch::Receiver<Option<Notice>> {
+        self.0.refusal.subscribe()
+    }
+
     /// Where it goes from now on.
     pub(crate) fn set(&self, to: Option<To>) {
         *self.0.to.borrow_mut() = to;
@@ -116,6 +125,14 @@ impl Log {
         if let Item::Event(Event { data: Some(Data::Violation(_)), .. }) = item {
             self.refused(1);
         }
+        if let Some(notice) = refusal::notice(&item) {
+            self.0.refusal.send_replace(Some(notice));
+        }
+        self.note_quietly(item);
+    }
+
+    /// Keeps something for the recording alone.
+    pub(crate) fn note_quietly(&self, item: Item) {
         if self.is_on() {
             self.0.noted.borrow_mut().push_back(item);
         }

@@ -157,6 +157,8 @@ struct Open {
     ready: bool,
     /// The rules that it was told to break.
     refusals_told: Vec<&'static str>,
+    /// The client has said what it has once.
+    has_offered: bool,
     /// What the client has said that it has.
     client_formats: Vec<ClipboardFormat>,
     /// What of that may be pasted, as the desktop's programs call it.
@@ -277,6 +279,7 @@ impl Clipboard {
             output: VecDeque::new(),
             ready: false,
             refusals_told: Vec::new(),
+            has_offered: false,
             client_formats: Vec::new(),
             client_has: Vec::new(),
             number: 0,
@@ -516,8 +519,10 @@ impl Open {
         Ok(())
     }
 
-    /// The client offers what no gate is open for: told once, since clients offer whatever their user copies.
+    /// The client offers what no gate is open for: told once, since clients offer whatever their user copies. What was copied
+    /// before the client came is told to the recording, and its user is not disturbed by it.
     fn note_refused_offer(&mut self, formats: &[ClipboardFormat]) {
+        let first = !std::mem::replace(&mut self.has_offered, true);
         let open = Gates { clipboard_to_desktop: true, files_to_desktop: true, ..self.gates };
         let has = formats::from_client(formats, &open);
         let refused = [
@@ -529,10 +534,13 @@ impl Open {
                 continue;
             }
             if let Some((.., form)) = has.iter().find(|(.., form)| (*form == Form::Files) == files) {
-                // Nobody has tried anything: clients offer by themselves.
                 let refused = audit::clipboard(Outcome::Refused, Direction::ToDesktop, form.kind(), 0, None);
-                self.log.note(refused);
-                self.refusals_told.push(rule);
+                if first {
+                    self.log.note_quietly(refused);
+                } else {
+                    self.log.note(refused);
+                    self.refusals_told.push(rule);
+                }
             }
         }
     }

@@ -19,22 +19,31 @@ pub(crate) struct Overlaid {
     damage: Vec<Rect>,
     /// What stood there last.
     last: Option<Notice>,
-    /// The page that stood in its place, and the picture's size.
-    page: Option<(Page, u32, u32)>,
+    /// The page that stood in its place, what stood over that, and the picture's size.
+    page: Option<(Page, Option<Notice>, u32, u32)>,
 }
 
 #[derive(Default)]
 struct State {
     closed: bool,
     notice: Option<Notice>,
-    /// Of something that the user may stop; what the session has to say goes first.
+    /// What its user has tried and may not; what the session has to say goes first.
+    refusal: Option<Notice>,
+    /// Of something that the user may stop; stands there when there is nothing else.
     progress: Option<Notice>,
-    /// Where that is in the picture, while it is there.
-    progress_at: Option<Rect>,
+    /// Where one of those two is in the picture, while it is there.
+    told_at: Option<Rect>,
     /// Stands in the place of the desktop.
     page: Option<Page>,
     /// Where things are on it, once it was painted.
     page_at: Layout,
+}
+
+impl State {
+    /// What stands over the desktop.
+    fn told(&self) -> Option<&Notice> {
+        self.notice.as_ref().or(self.refusal.as_ref()).or(self.progress.as_ref())
+    }
 }
 
 impl Curtain {
@@ -69,6 +78,13 @@ impl Curtain {
         state.page.clone().map(|page| (page, state.page_at))
     }
 
+    /// Tells its user that something was refused, or takes that away.
+    pub(crate) fn refuse(&self, refusal: Option<Notice>) {
+        let mut state = self.state();
+        state.refusal = refusal;
+        state.told_at = None;
+    }
+
     /// Shows how far something is, that a click on it stops. Returns whether that is something new.
     pub(crate) fn tell(&self, progress: Option<&Notice>) -> bool {
         let mut state = self.state();
@@ -77,14 +93,14 @@ impl Curtain {
             state.progress = progress.cloned();
         }
         if progress.is_none() {
-            state.progress_at = None;
+            state.told_at = None;
         }
         new
     }
 
     /// Whether what was told so stands there.
     pub(crate) fn tells_at(&self, (x, y): (u32, u32)) -> bool {
-        let place = self.state().progress_at;
+        let place = self.state().told_at;
         place.is_some_and(|place| place.overlaps(Rect { x, y, width: 1, height: 1 }))
     }
 
@@ -98,10 +114,15 @@ impl Curtain {
         if let Some(page) = state.page.clone() {
             overlaid.pixels.resize(frame.pixels.len(), 0);
             state.page_at = page.draw(frame.width, frame.height, frame.stride, &mut overlaid.pixels);
+            // Such as that the session ends soon.
+            let notice = state.notice.clone();
+            if let Some(notice) = &notice {
+                notice.draw(frame.width, frame.height, frame.stride, &mut overlaid.pixels);
+            }
             overlaid.damage.clear();
             let whole = Rect { x: 0, y: 0, width: frame.width, height: frame.height };
             // What changes below it is not its matter.
-            let shown = Some((page, frame.width, frame.height));
+            let shown = Some((page, notice, frame.width, frame.height));
             // Who has lost the picture has all of it repeated.
             if overlaid.page != shown || frame.damage.contains(&whole) {
                 overlaid.damage.push(whole);
@@ -110,14 +131,14 @@ impl Curtain {
             overlaid.last = None;
             return Some(Frame { pixels: &overlaid.pixels, damage: &overlaid.damage, ..frame });
         }
-        let Some(notice) = state.notice.as_ref().or(state.progress.as_ref()).cloned() else {
+        let Some(notice) = state.told().cloned() else {
             *overlaid = Overlaid::default();
             return Some(frame);
         };
         overlaid.pixels.clear();
         overlaid.pixels.extend_from_slice(frame.pixels);
         let place = notice.draw(frame.width, frame.height, frame.stride, &mut overlaid.pixels);
-        state.progress_at = place.filter(|_| state.notice.is_none());
+        state.told_at = place.filter(|_| state.notice.is_none());
         overlaid.damage.clear();
         overlaid.damage.extend(frame.damage.iter().take(lucid_desktop::MAX_DAMAGE - 1));
         if frame.damage.len() >= lucid_desktop::MAX_DAMAGE {

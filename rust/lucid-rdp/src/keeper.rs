@@ -38,6 +38,8 @@ pub(crate) enum Over {
     Ended,
     /// The session controller ended it, or its user did not accept the policy.
     Controller(String),
+    /// Whoever could do nothing but decide has left.
+    Left,
     /// The host is stopping.
     Stopping,
 }
@@ -46,7 +48,7 @@ impl Over {
     /// What the client is told (MS-RDPBCGR 2.2.5.1.1).
     fn farewell(&self) -> Farewell {
         Farewell::by_host(match self {
-            Over::Desktop(_) | Over::Kept => return Farewell::LOGGED_OFF,
+            Over::Desktop(_) | Over::Kept | Over::Left => return Farewell::LOGGED_OFF,
             Over::Idle => ProtocolIndependentCode::IdleTimeout,
             Over::Limit => ProtocolIndependentCode::LogonTimeout,
             Over::Ended | Over::Controller(_) => ProtocolIndependentCode::RpcInitiatedLogoff,
@@ -64,6 +66,7 @@ impl std::fmt::Display for Over {
             Over::Limit => f.write_str("it has lasted as long as a session may"),
             Over::Ended => f.write_str("an administrator ended it"),
             Over::Controller(why) => f.write_str(why),
+            Over::Left => f.write_str("whoever could decide has left"),
             Over::Stopping => f.write_str("the host is stopping"),
         }
     }
@@ -132,6 +135,16 @@ pub(crate) async fn keep(
             running.park();
             running.log.note(departure(&end, event.as_ref()));
             sessions.changed();
+            // There is nothing to come back to.
+            if running.desk.is_some() && !matches!(event, Some(Event::Client(_))) {
+                if let Err(error) = end {
+                    tracing::error!(id, %peer, "the connection ends: {error}");
+                }
+                break match event {
+                    Some(Event::Over(over)) => over,
+                    _ => Over::Left,
+                };
+            }
             match end {
                 Ok(End::Client) => tracing::info!(id, %peer, "the client left; the desktop keeps running"),
                 Ok(End::Desktop(why)) => break Over::Desktop(why),
@@ -175,6 +188,9 @@ pub(crate) async fn keep(
                     Err(error) => {
                         tracing::error!(id, peer = %arrival.peer, "the client was let go: {error}");
                         deny(arrival.connection).await;
+                        if let Error::Over(why) = error {
+                            break Over::Controller(why);
+                        }
                     }
                 }
             }

@@ -27,7 +27,9 @@ use lucid_desktop::Shielding;
 use lucid_ipc::session::from_recorder::Item as Said;
 use lucid_ipc::session::recorder_client::RecorderClient;
 use lucid_ipc::session::to_recorder::Item;
-use lucid_ipc::session::{Answer, Begin, End, Enforced, Frame, FromRecorder, Key, Pointer, ToRecorder};
+use lucid_ipc::session::{
+    Answer, AskFor, Begin, End, Enforced, Frame, FromRecorder, Key, Pointer, Requests, ToRecorder,
+};
 use lucid_ipc::tonic::{Status, Streaming};
 use lucid_policy::{Policy, Shield};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -67,10 +69,18 @@ pub(crate) enum State {
     Over(String),
 }
 
+/// What was asked for in the session, as the controller said it, and when it did. Nothing while it is away.
+#[derive(Clone, Default)]
+pub(crate) struct Asked {
+    pub(crate) requests: Requests,
+    pub(crate) at: Option<Instant>,
+}
+
 /// The recording of one session.
 pub(crate) struct Recording {
     items: mpsc::Sender<Item>,
     state: watch::Receiver<State>,
+    asked: watch::Receiver<Asked>,
     answer: Option<oneshot::Sender<bool>>,
     feeding: JoinHandle<()>,
     /// A key went out since the recording is on: frames before it would follow on nothing.
@@ -135,6 +145,7 @@ impl Recording {
             First::Asking(terms) => State::Asking(terms.clone()),
         };
         let (told, state) = watch::channel(now);
+        let (asks, asked_for) = watch::channel(Asked::default());
         let (socket, mut again) = (socket.to_owned(), begin(String::new()));
         let carrying = async move {
             let session = match first {
@@ -154,10 +165,11 @@ impl Recording {
                 asked
             });
             let enforcing = Enforcing { policy, shielding, shielded: RefCell::default() };
-            feed(socket, again, link, waiting, told, enforcing).await;
+            feed(socket, again, link, waiting, (told, asks), enforcing).await;
         };
         let feeding = tokio::task::spawn_local(carrying);
-        Ok(Recording { items, state, answer: Some(answer), feeding, keyed: Cell::new(false) })
+        let keyed = Cell::new(false);
+        Ok(Recording { items, state, asked: asked_for, answer: Some(answer), feeding, keyed })
     }
 
     /// The user accepts what was asked, or not. Nothing happens when he has answered before.
@@ -199,6 +211,16 @@ impl Recording {
     /// What the pointer has done.
     pub(crate) async fn pointer(&self, bytes: Vec<u8>) {
         self.pass(Item::Pointer(Pointer { bytes: bytes.into() })).await;
+    }
+
+    /// Its user asks for a gate, by its name. What comes of it is told to [`Self::asked`].
+    pub(crate) async fn ask(&self, gate: &str) {
+        self.pass(Item::AskFor(AskFor { gate: gate.to_owned() })).await;
+    }
+
+    /// What was asked for, as it changes.
+    pub(crate) fn asked(&self) -> watch::Receiver<Asked> {
+        self.asked.clone()
     }
 
     /// Its queue, for what is not shown.
@@ -260,17 +282,18 @@ async fn feed(
     again: Begin,
     mut link: Link,
     mut items: mpsc::Receiver<Item>,
-    state: watch::Sender<State>,
+    (state, asked): (watch::Sender<State>, watch::Sender<Asked>),
     enforcing: Enforcing,
 ) {
     let mut cut = 0;
     loop {
-        let why = match carry(&mut link, &mut items, &state, &enforcing, &mut cut).await {
+        let why = match carry(&mut link, &mut items, (&state, &asked), &enforcing, &mut cut).await {
             Ok(()) => return drop(enforcing.policy.send_replace(None)),
             Err(why) => why,
         };
         // Nobody decides any more what may pass.
         enforcing.policy.send_replace(None);
+        asked.send_replace(Asked::default());
         if let State::Over(why) = &*state.borrow() {
             return tracing::info!(recording = again.resume, "the session was ended: {why}");
         }
@@ -363,7 +386,7 @@ async fn next(
 async fn carry(
     link: &mut Link,
     items: &mut mpsc::Receiver<Item>,
-    state: &watch::Sender<State>,
+    (state, asked): (&watch::Sender<State>, &watch::Sender<Asked>),
     enforcing: &Enforcing,
     cut: &mut u32,
 ) -> Result<(), String> {
@@ -422,6 +445,9 @@ async fn carry(
                     Some(Said::Over(over)) => {
                         policy.send_replace(None);
                         state.send_replace(State::Over(over.reason));
+                    }
+                    Some(Said::Requests(requests)) => {
+                        asked.send_replace(Asked { requests, at: Some(Instant::now()) });
                     }
                     Some(Said::Begun(_) | Said::Asking(_) | Said::Kept(_)) | None => {}
                 },

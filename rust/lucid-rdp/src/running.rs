@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::audit::{Focused, Log, Newest};
 use crate::curtain::Curtain;
+use crate::desk::Desk;
 use crate::drives::Shelf;
 use crate::encoders::VideoEncoders;
 use crate::gates::{self, Channels, Holding, Told};
@@ -106,6 +107,7 @@ impl Opening {
             holding,
             encoder,
             recording: None,
+            desk: None,
             log,
             focus: Focused::new(focus),
             orders,
@@ -157,6 +159,8 @@ pub(crate) struct Running {
     encoder: watch::Receiver<String>,
     /// Where what is shown is kept, if it has to be.
     pub(crate) recording: Option<Recording>,
+    /// What its user is shown in the place of the desktop if he may do nothing but decide.
+    pub(crate) desk: Option<Desk>,
     /// Where everything else is noted for it.
     pub(crate) log: Log,
     /// Which window has the focus.
@@ -179,11 +183,21 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Has a recording begin, if there has to be one and is none (any more).
+    /// Has a recording begin, if there has to be one and is none (any more). Nothing is recorded of somebody who may do nothing
+    /// but decide: he is shown nothing but his desk.
     pub(crate) async fn record(&mut self, user: &str, size: DesktopSize) -> Result<(), Error> {
         let Authority::Controller(socket) = &self.authority else { return Ok(()) };
         if let Some(State::Over(why)) = self.recording.as_ref().map(Recording::state) {
             return Err(Error::Over(why));
+        }
+        let desk = Desk::open(socket, user).await?;
+        if desk.is_some() && self.recording.is_some() {
+            // He was somebody else when it began.
+            return Err(Error::Over("its user may only decide now, and uses no desktop".to_owned()));
+        }
+        self.desk = desk;
+        if self.desk.is_some() {
+            return Ok(());
         }
         if matches!(self.recording.as_ref().map(Recording::state), None | Some(State::Off(_))) {
             let encoder = self.encoder.borrow().clone();
@@ -217,7 +231,8 @@ impl Running {
     /// Whether what happens is recorded, or need not be; not before a policy holds, which may shield the window that has the
     /// focus.
     pub(crate) fn is_recorded(&self) -> bool {
-        self.recording.as_ref().is_none_or(|recording| recording.cuts().is_some())
+        let recording = self.recording.as_ref();
+        self.desk.is_none() && recording.is_none_or(|recording| recording.cuts().is_some())
     }
 
     /// Which window has the focus, for a recording that begins or goes on.

@@ -19,16 +19,17 @@ use ironrdp_pdu::rdp::server_error_info::ProtocolIndependentCode;
 use ironrdp_svc::server_encode_svc_messages;
 use ironrdp_tokio::{Framed, FramedWrite as _, TokioFramed, TokioStream, split_tokio_framed};
 use lucid_desktop::pointer::Shape;
-use lucid_desktop::{Button, Closed, Input, Pointer, Rect};
+use lucid_desktop::{Closed, Input, Pointer};
 use lucid_ipc::session::Actor;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::server::TlsStream;
 
 use crate::capabilities::{self, Client};
 use crate::clipboard::Clipboard;
 use crate::closing::Farewell;
+use crate::desk::Desk;
 use crate::display::Wishes;
 use crate::drives::Drives;
 use crate::egfx::{self, Sent, State};
@@ -36,8 +37,9 @@ use crate::graphics::Command;
 use crate::handshake::{Connection, Dynamic};
 use crate::incoming::{self, Incoming};
 use crate::input::Translator;
+use crate::notice::Notice;
 use crate::pace::Pace;
-use crate::page::Page;
+use crate::page::{self, Layout, Page, UNREAD};
 use crate::picture::{Codec, Encoded, FromDesktop, Order};
 use crate::pointer::Cursors;
 use crate::recording::{self, Recording};
@@ -52,16 +54,16 @@ use crate::{Error, audit, closing, fastpath, reconnect};
 mod admission;
 mod clicks;
 mod resize;
+mod screen;
 
 use admission::Admission;
 use clicks::{Clicks, For};
 use resize::Resizing;
+pub(crate) use screen::left;
+use screen::{Act, Attention, Screen};
 
 /// A client that announced the graphics pipeline has this long to open it before it gets pictures the old way.
 const PIPELINE_WAIT: Duration = Duration::from_secs(10);
-
-/// Nobody has read the page that asks him within this time.
-const UNREAD: Duration = Duration::from_millis(1000);
 
 /// Stands over why.
 const OVER: &str = "This session is over";
@@ -69,15 +71,11 @@ const OVER: &str = "This session is over";
 /// Why a session is over is shown for so long.
 const OVER_SHOWN: Duration = Duration::from_secs(5);
 
-// Keys that the page takes (linux/input-event-codes.h).
-const KEY_ESCAPE: u32 = 1;
-const KEY_ENTER: u32 = 28;
-const KEY_SPACE: u32 = 57;
-const KEY_KEYPAD_ENTER: u32 = 96;
-const KEY_UP: u32 = 103;
-const KEY_PAGE_UP: u32 = 104;
-const KEY_DOWN: u32 = 108;
-const KEY_PAGE_DOWN: u32 = 109;
+/// Why something did not happen is told for so long.
+const REFUSAL_SHOWN: Duration = Duration::from_secs(6);
+
+/// A page that follows what happens is looked at so often.
+const FOLLOWS: Duration = Duration::from_secs(1);
 
 /// Pieces that wait to be written; the writer takes them in order.
 const WRITE_QUEUE: usize = 4;
@@ -116,8 +114,17 @@ struct Session<'a> {
     clicks: Clicks,
     /// Which input may go to the desktop.
     admission: Admission,
-    /// Where the pointer is on the page that asks.
+    /// Where the pointer is on a page.
     at: (u32, u32),
+    attention: Attention,
+    /// The page that its user has opened over the desktop.
+    screen: Option<Screen>,
+    /// The gate that he asks for on it.
+    wish: Option<&'static str>,
+    /// Whoever decides leaves.
+    leaves: bool,
+    /// Until when its user is told that something was refused.
+    refusal: Option<Instant>,
     /// Since when its user is asked whether he accepts the policy.
     asked: Option<Instant>,
     /// The user wants no more of what the notice tells.
@@ -159,8 +166,13 @@ pub(crate) async fn run(
     running.take_layout(result.keyboard_layout)?;
     running.take_monitors(layout)?;
     running.curtain.tell(None);
+    running.curtain.refuse(None);
     // Before the first picture.
-    running.curtain.turn_to(page(running.recording.as_ref().map(Recording::state)));
+    let first = match &mut running.desk {
+        Some(desk) => Some(desk.page(Instant::now())),
+        None => page(running.recording.as_ref().map(Recording::state)),
+    };
+    running.curtain.turn_to(first);
     running.curtain.open();
     let asked = running.is_asking().then(Instant::now);
     let mut session = Session {
@@ -177,6 +189,11 @@ pub(crate) async fn run(
         clicks: Clicks::default(),
         admission: Admission::default(),
         at: (0, 0),
+        attention: Attention::default(),
+        screen: None,
+        wish: None,
+        leaves: false,
+        refusal: None,
         asked,
         stop: false,
         cursors: Cursors::new(client.pointers),
@@ -232,12 +249,34 @@ pub(crate) async fn run(
 
 /// What stands in the place of the desktop.
 fn page(state: Option<recording::State>) -> Option<Page> {
-    let (title, text, asks) = match state? {
-        recording::State::Asking(text) => ("What this session may do. Do you accept it?", text, true),
-        recording::State::On(_) | recording::State::Paused => return None,
-        recording::State::Off(why) | recording::State::Over(why) => (OVER, why, false),
+    match state? {
+        recording::State::Asking(text) => {
+            let page = Page::of("What this session may do. Do you accept it?", &text);
+            Some(Page { asks: Some(page::ACCEPT), ..page })
+        }
+        recording::State::On(_) | recording::State::Paused => None,
+        recording::State::Off(why) | recording::State::Over(why) => Some(Page::of(OVER, &why)),
+    }
+}
+
+/// Waits until something else was asked for.
+async fn asked_for(asked: &mut Option<watch::Receiver<recording::Asked>>) {
+    let changed = match asked {
+        Some(asked) => asked.changed().await,
+        None => std::future::pending().await,
     };
-    Some(Page { title: title.to_owned(), text, asks, above: 0 })
+    if changed.is_err() {
+        // The recording is over, as its state says.
+        std::future::pending().await
+    }
+}
+
+/// Waits until something else is to be decided.
+async fn to_decide(desk: Option<&Desk>) {
+    match desk {
+        Some(desk) => desk.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn until(instant: Option<Instant>) {
@@ -282,9 +321,7 @@ impl Session<'_> {
     ) -> Result<End, Error> {
         self.start_channels().await?;
         // What programs have for a pointer is not shown before the rest is.
-        let pointer =
-            if self.asked.is_some() { Pointer::Shape(Shape::DEFAULT) } else { self.running.pointer };
-        self.show_pointer(pointer).await?;
+        self.show_pointer(self.pointer()).await?;
         let (mut holding, log) = (self.running.holding.clone(), self.running.log.clone());
         let mut clipboard = Clipboard::start(
             &mut self.result,
@@ -314,7 +351,10 @@ impl Session<'_> {
                 _ => return Err(Error::Protocol("an input event")),
             }
         }
-        let takes_cookies = reconnect::supported(&self.result);
+        // Whoever decides has no session to come back to.
+        let takes_cookies = reconnect::supported(&self.result) && self.running.desk.is_none();
+        let mut refusals = self.running.log.refusals();
+        let mut asked_for_now = self.running.recording.as_ref().map(Recording::asked);
         // The first at once.
         let mut cookies = tokio::time::interval(reconnect::RENEW);
         loop {
@@ -326,9 +366,17 @@ impl Session<'_> {
             if self.running.curtain.tell(clipboard.notice()) {
                 self.running.desktop.refresh_all();
             }
+            self.follow().await?;
+            if let Some(why) = self.running.desk.as_ref().and_then(Desk::over) {
+                return self.over(why, reader, written).await;
+            }
+            if self.leaves {
+                self.send(Farewell::LOGGED_OFF.encode(&self.result)?).await?;
+                return Ok(End::Client);
+            }
             self.ask();
-            // While the recorder is away nothing crosses.
-            let recorded = self.is_recorded();
+            // While the recorder is away nothing crosses. For whoever decides no policy holds, so nothing does either.
+            let recorded = self.is_recorded() || self.running.desk.is_some();
             if recorded {
                 self.running.log.flush().await;
             }
@@ -339,6 +387,8 @@ impl Session<'_> {
             let may_resize = self.may_resize() && resizes_at.is_none();
             let moves = self.admission.deadline(&self.running.holding, Instant::now());
             let reports = self.admission.reports_at();
+            let follows =
+                (self.screen.is_some() || self.running.desk.is_some()).then(|| Instant::now() + FOLLOWS);
             tokio::select! {
                 pdu = reader.read_pdu() => {
                     match pdu {
@@ -371,7 +421,7 @@ impl Session<'_> {
                     Some(FromDesktop::Picture(encoded)) => self.picture(encoded).await?,
                     Some(FromDesktop::Pointer(pointer)) => {
                         self.running.pointer = pointer;
-                        if self.asked.is_none() {
+                        if !self.shows_page() {
                             self.show_pointer(pointer).await?;
                         }
                     }
@@ -427,9 +477,19 @@ impl Session<'_> {
                         return self.over(why, reader, written).await;
                     }
                     if asked && self.asked.is_none() {
-                        self.show_pointer(self.running.pointer).await?;
+                        self.show_pointer(self.pointer()).await?;
                     }
                 }
+                // Its sender is the log, which stays.
+                Ok(()) = refusals.changed() => {
+                    let refusal = refusals.borrow_and_update().clone();
+                    self.tell_refusal(refusal);
+                }
+                () = until(self.refusal), if self.refusal.is_some() => self.tell_refusal(None),
+                () = asked_for(&mut asked_for_now), if self.screen.is_some() => {}
+                () = to_decide(self.running.desk.as_ref()) => {}
+                // It is looked at above.
+                () = until(follows), if follows.is_some() => {}
                 // It is looked at above.
                 () = holding.changed() => {}
                 () = until(moves), if moves.is_some() => {
@@ -598,6 +658,100 @@ impl Session<'_> {
         self.running.is_recorded()
     }
 
+    /// A page of this host's stands in the place of the desktop.
+    fn shows_page(&self) -> bool {
+        self.asked.is_some() || self.screen.is_some() || self.running.desk.is_some()
+    }
+
+    /// What the pointer looks like: what programs have for one is shown with the desktop alone.
+    fn pointer(&self) -> Pointer {
+        if self.shows_page() { Pointer::Shape(Shape::DEFAULT) } else { self.running.pointer }
+    }
+
+    /// Brings a page to what has happened, and asks for what its user wishes.
+    async fn follow(&mut self) -> Result<(), Error> {
+        if let (Some(gate), Some(recording)) = (self.wish.take(), &self.running.recording) {
+            recording.ask(gate).await;
+        }
+        if self.asked.is_some() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let page = match (&mut self.running.desk, &self.screen) {
+            (Some(desk), _) => Some(desk.page(now)),
+            (None, Some(screen)) => {
+                let asked =
+                    self.running.recording.as_ref().map(|recording| recording.asked().borrow().clone());
+                Some(screen.page(self.running.holding.policy().as_deref(), asked.as_ref(), now))
+            }
+            (None, None) => None,
+        };
+        let shown = self.running.curtain.page().map(|(page, _)| page);
+        if page == shown {
+            return Ok(());
+        }
+        let turned = page.is_some() != shown.is_some();
+        self.running.curtain.turn_to(page);
+        self.running.desktop.refresh_all();
+        if turned { self.show_pointer(self.pointer()).await } else { Ok(()) }
+    }
+
+    /// Its user opens the page over the desktop, which is told that nothing is held any more.
+    fn open_screen(&mut self) {
+        tracing::info!("its user looks at what holds");
+        if let Err(e) = self.running.desktop.release_all() {
+            // The desktop is ending; its own message ends the session.
+            tracing::debug!("releasing keys: {e}");
+        }
+        self.admission.let_go();
+        self.clicks.let_go();
+        self.screen = Some(Screen::default());
+    }
+
+    /// What he does on it; nothing of it goes to the desktop.
+    fn on_screen(&mut self, input: &Input) {
+        if let Input::Locks { .. } = input {
+            self.admission.keep_locks(*input);
+        }
+        let layout = self.running.curtain.page().map(|(_, layout)| layout).unwrap_or_default();
+        let recorded = self.is_recorded();
+        let holds = self.running.holding.policy().filter(|_| recorded);
+        let asked = self.running.recording.as_ref().map(|recording| recording.asked().borrow().clone());
+        let Some(screen) = &mut self.screen else { return };
+        match screen.take(input, layout, holds.as_deref(), asked.as_ref()) {
+            Act::Nothing => {}
+            Act::Ask(gate) => self.wish = Some(gate.name),
+            // Nothing of the desktop is shown that is not recorded.
+            Act::Close if recorded => {
+                self.screen = None;
+                if let Some(locks) = self.admission.locks(&self.running.holding) {
+                    self.pass_on(locks);
+                }
+            }
+            Act::Close => {}
+        }
+    }
+
+    /// What somebody does who decides.
+    fn at_desk(&mut self, inputs: &[Input]) {
+        let now = Instant::now();
+        let Some(desk) = &mut self.running.desk else { return };
+        // He answers what he sees: what a page says has to be painted before.
+        let mut page = desk.page(now);
+        let shown = self.running.curtain.page().filter(|(shown, _)| *shown == page);
+        let mut layout = shown.map(|(_, layout)| layout).unwrap_or_default();
+        for input in inputs {
+            if let Input::PointerMove { x, y } = *input {
+                self.at = (x, y);
+            }
+            self.leaves |= desk.take(input, layout, self.at, now);
+            let then = desk.page(now);
+            if then != page {
+                (page, layout) = (then, Layout::default());
+            }
+        }
+    }
+
     /// Pictures may go out: they are recorded, or show nothing of the desktop.
     fn is_shown(&self) -> bool {
         self.is_recorded() || self.running.curtain.page().is_some()
@@ -633,7 +787,9 @@ impl Session<'_> {
             // The desktop is ending; its own message ends the session.
             tracing::debug!("releasing keys: {e}");
         }
-        if let Some(locks) = self.admission.locks(&self.running.holding) {
+        if self.screen.is_none()
+            && let Some(locks) = self.admission.locks(&self.running.holding)
+        {
             self.pass_on(locks);
         }
     }
@@ -660,8 +816,7 @@ impl Session<'_> {
         written: &mut mpsc::Receiver<()>,
     ) -> Result<(), Error> {
         // A picture that was made before is still sent: what follows builds on it.
-        let page = Page { title: OVER.to_owned(), text: why.to_owned(), asks: false, above: 0 };
-        self.running.curtain.turn_to(Some(page));
+        self.running.curtain.turn_to(Some(Page::of(OVER, why)));
         self.running.desktop.refresh_all();
         let shown = Instant::now() + OVER_SHOWN;
         loop {
@@ -838,22 +993,40 @@ impl Session<'_> {
             return;
         }
         let now = Instant::now();
+        // Before anything else, and whatever the policy says of keys.
+        let attention: Vec<bool> = inputs.iter().map(|input| self.attention.see(input)).collect();
         if self.asked.is_some() {
             self.facts.last_input.set(now);
             return inputs.iter().for_each(|input| self.answer(input, now));
         }
-        if !self.is_recorded() {
+        if self.running.desk.is_some() {
+            self.facts.last_input.set(now);
+            return self.at_desk(&inputs);
+        }
+        if !self.is_recorded() && self.screen.is_none() {
             return;
         }
         self.facts.last_input.set(now);
         if self.running.log.is_on() {
             self.period.input(now.into());
         }
-        for input in inputs {
+        for (input, attention) in inputs.into_iter().zip(attention) {
             self.trace(&input, now);
+            if self.screen.is_some() {
+                self.on_screen(&input);
+                continue;
+            }
+            if attention {
+                self.open_screen();
+                continue;
+            }
             match self.clicks.see(&input, &self.running.curtain) {
                 For::Desktop => {}
                 For::Nobody => continue,
+                For::Notice if self.refusal.is_some() => {
+                    self.tell_refusal(None);
+                    continue;
+                }
                 For::Notice => {
                     self.stop = true;
                     continue;
@@ -882,13 +1055,17 @@ impl Session<'_> {
         }
     }
 
+    /// Tells its user that something was refused, or no more.
+    fn tell_refusal(&mut self, refusal: Option<Notice>) {
+        self.refusal = refusal.is_some().then(|| Instant::now() + REFUSAL_SHOWN);
+        self.running.curtain.refuse(refusal);
+        self.running.desktop.refresh_all();
+    }
+
     /// What its user does with the page that asks him.
     fn answer(&mut self, input: &Input, now: Instant) {
         let Some((mut page, layout)) = self.running.curtain.page() else { return };
         let Some(asked) = self.asked else { return };
-        let accepts = |place: Option<Rect>, (x, y)| {
-            place.is_some_and(|place| place.overlaps(Rect { x, y, width: 1, height: 1 }))
-        };
         let answer = match *input {
             Input::PointerMove { x, y } => {
                 self.at = (x, y);
@@ -900,16 +1077,7 @@ impl Session<'_> {
             }
             // What was typed for something else does not answer.
             _ if now < asked + UNREAD => None,
-            Input::Key { evdev: KEY_ENTER | KEY_KEYPAD_ENTER, pressed: true } => layout.accept.map(|_| true),
-            Input::Character('\r' | '\n') => layout.accept.map(|_| true),
-            Input::Key { evdev: KEY_ESCAPE, pressed: true } => Some(false),
-            Input::Button { button: Button::Left, pressed: true } if accepts(layout.accept, self.at) => {
-                Some(true)
-            }
-            Input::Button { button: Button::Left, pressed: true } if accepts(layout.decline, self.at) => {
-                Some(false)
-            }
-            _ => None,
+            _ => layout.answer(input, self.at),
         };
         if let Some(accepted) = answer {
             if let Some(recording) = &mut self.running.recording {
@@ -917,17 +1085,7 @@ impl Session<'_> {
             }
             return;
         }
-        let most = layout.most_above;
-        let above = match *input {
-            Input::Key { evdev: KEY_DOWN, pressed: true } => page.above + 1,
-            Input::Key { evdev: KEY_UP, pressed: true } => page.above.saturating_sub(1),
-            Input::Key { evdev: KEY_PAGE_DOWN | KEY_SPACE, pressed: true } => page.above + layout.lines,
-            Input::Key { evdev: KEY_PAGE_UP, pressed: true } => page.above.saturating_sub(layout.lines),
-            Input::Wheel { vertical, .. } if vertical > 0.0 => page.above + 3,
-            Input::Wheel { vertical, .. } if vertical < 0.0 => page.above.saturating_sub(3),
-            _ => return,
-        };
-        let above = above.min(most);
+        let Some(above) = layout.scroll(input, page.above) else { return };
         if above != page.above {
             page.above = above;
             self.running.curtain.turn_to(Some(page));

@@ -42,8 +42,9 @@ use lucid_ipc::session::event::Data;
 use lucid_ipc::session::recorder_server::{Recorder, RecorderServer};
 use lucid_ipc::session::to_recorder::Item;
 use lucid_ipc::session::{
-    Actor, Begun, Clipboard, Connect, Direction, Event, FromRecorder, Input, KeyWanted, MAX_MESSAGE, Outcome,
-    Policy as Holds, ToRecorder, from_recorder,
+    Actor, AskFor, Begun, Clipboard, Connect, Decided, DeskDecision, DeskRequest, Direction, Event,
+    FromRecorder, Input, KeyWanted, MAX_MESSAGE, Outcome, Policy as Holds, Requests, ToRecorder, Waiting,
+    Wanted, from_recorder,
 };
 use lucid_ipc::tonic::body::Body;
 use lucid_ipc::tonic::codegen;
@@ -117,11 +118,29 @@ struct Collector {
     away: watch::Receiver<()>,
     /// What holds in every session.
     policy: Policy,
+    /// What its user may decide on, if he may do nothing else; and where he decides.
+    waits: Option<Wanted>,
+    decisions: mpsc::UnboundedSender<DeskDecision>,
 }
 
 #[async_trait]
 impl Recorder for Collector {
     type RecordStream = ReceiverStream<Result<FromRecorder, Status>>;
+    type DeskStream = ReceiverStream<Result<Waiting, Status>>;
+
+    async fn desk(&self, request: Request<DeskRequest>) -> Result<Response<Self::DeskStream>, Status> {
+        assert_eq!(request.into_inner().user, "lucid");
+        let wanted = self.waits.clone().ok_or_else(|| Status::permission_denied("he has a desktop"))?;
+        let (to, answers) = mpsc::channel(1);
+        to.send(Ok(Waiting { wanted: vec![wanted] })).await.unwrap();
+        tokio::spawn(async move { to.closed().await });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    async fn decide_at_desk(&self, request: Request<DeskDecision>) -> Result<Response<Decided>, Status> {
+        self.decisions.send(request.into_inner()).unwrap();
+        Ok(Response::new(Decided { agree: 1, needed: 1, seconds: 300 }))
+    }
 
     async fn record(
         &self,
@@ -142,15 +161,20 @@ impl Recorder for Collector {
                         Ok(Some(ToRecorder { item: Some(item) })) => {
                             let begins = matches!(item, Item::Begin(_));
                             let ends = matches!(item, Item::End(_));
+                            let asks = matches!(item, Item::AskFor(_));
                             if items.send(item).is_err() || ends {
                                 return;
                             }
-                            if !begins {
+                            if asks {
+                                let news = "It waits.".to_owned();
+                                from_recorder::Item::Requests(Requests { news, number: 1, ..Requests::default() })
+                            } else if begins {
+                                begun = true;
+                                beat.reset_immediately();
+                                from_recorder::Item::Begun(Begun { session: "a session".to_owned() })
+                            } else {
                                 continue;
                             }
-                            begun = true;
-                            beat.reset_immediately();
-                            from_recorder::Item::Begun(Begun { session: "a session".to_owned() })
                         }
                         _ => return,
                     },
@@ -172,6 +196,7 @@ impl Recorder for Collector {
 /// What was collected.
 struct Collected {
     coming: mpsc::UnboundedReceiver<Item>,
+    decisions: mpsc::UnboundedReceiver<DeskDecision>,
     all: Vec<Item>,
 }
 
@@ -276,16 +301,14 @@ async fn until_there(path: &Path) -> Vec<u8> {
     tokio::time::timeout(PATIENCE, there).await.unwrap_or_else(|_| panic!("no {}", path.display()))
 }
 
-async fn start(test: &str, policy: Policy) -> (House, Collected, Arc<Notify>, watch::Sender<()>) {
-    start_with(test, policy, None).await
+type Started = (House, Collected, Arc<Notify>, watch::Sender<()>);
+
+async fn start(test: &str, policy: Policy) -> Started {
+    start_with(test, policy, None, None).await
 }
 
-/// With a script in the compositor's place.
-async fn start_with(
-    test: &str,
-    policy: Policy,
-    script: Option<String>,
-) -> (House, Collected, Arc<Notify>, watch::Sender<()>) {
+/// With a request that waits, or a script in the compositor's place.
+async fn start_with(test: &str, policy: Policy, waits: Option<Wanted>, script: Option<String>) -> Started {
     let directory = std::env::temp_dir().join(format!("lucid-rdp-test-{test}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
@@ -320,7 +343,9 @@ async fn start_with(
     let cut = Arc::new(Notify::new());
     let (leave, away) = watch::channel(());
     let (listener, _guard) = lucid_ipc::bind(&recorder, lucid_ipc::Access::Owner).unwrap();
-    let service = RecorderServer::new(Collector { items, cut: Arc::clone(&cut), away, policy });
+    let (decisions, decided) = mpsc::unbounded_channel();
+    let collector = Collector { items, cut: Arc::clone(&cut), away, policy, waits, decisions };
+    let service = RecorderServer::new(collector);
     let service = Controller {
         recorder: service.max_decoding_message_size(MAX_MESSAGE),
         admission: AdmissionServer::new(admission::Door::default()),
@@ -338,7 +363,7 @@ async fn start_with(
     let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
     let port = u16::try_from(status["port"].as_u64().unwrap()).unwrap();
     let house = House { directory, port, rdp, _desktop: desktop };
-    (house, Collected { coming, all: Vec::new() }, cut, leave)
+    (house, Collected { coming, decisions: decided, all: Vec::new() }, cut, leave)
 }
 
 // ---- The client.
@@ -590,6 +615,18 @@ impl Client {
                 key(SHIFT, true);
             }
         }
+        self.input(&events).await;
+    }
+
+    /// Keys by their scan codes, each pressed, and in the opposite order released; some with the prefix E0.
+    async fn together(&mut self, keys: &[(bool, u8)]) {
+        let event = |(extended, code): &(bool, u8), up| {
+            let mut flags = if up { KeyboardFlags::RELEASE } else { KeyboardFlags::empty() };
+            flags.set(KeyboardFlags::EXTENDED, *extended);
+            FastPathInputEvent::KeyboardEvent(flags, *code)
+        };
+        let mut events: Vec<_> = keys.iter().map(|key| event(key, false)).collect();
+        events.extend(keys.iter().rev().map(|key| event(key, true)));
         self.input(&events).await;
     }
 
@@ -860,6 +897,76 @@ async fn a_channel_that_is_closed_to_a_client_that_wants_it_is_told_once() {
     assert_eq!(violations, [(Outcome::Refused, "input.kb_enabled".to_owned())]);
 }
 
+const CTRL_ALT_DELETE: [(bool, u8); 3] = [(false, 0x1d), (false, 0x38), (true, 0x53)];
+const ESCAPE: [(bool, u8); 1] = [(false, 0x01)];
+
+#[tokio::test]
+async fn who_may_not_type_can_still_ask_and_what_he_presses_for_it_goes_nowhere_else() {
+    if !parts_are_here() {
+        return;
+    }
+    let (house, mut told, _cut, _leave) = start("asks", Policy::strict()).await;
+    let mut client = Client::connect(house.port).await;
+    client.while_waiting(told.until_title("foot")).await;
+    client.together(&CTRL_ALT_DELETE).await;
+    // Those that are no gate, then the first one.
+    client.type_text("x0").await;
+    client.type_text("1").await;
+    let asked = client.while_waiting(told.until("request", |item| matches!(item, Item::AskFor(_)))).await;
+    assert_eq!(asked, Item::AskFor(AskFor { gate: "copy-from-desktop".to_owned() }));
+    client.together(&ESCAPE).await;
+    client.type_text("x").await;
+    let typed = |data: &Data| matches!(data, Data::Violation(_));
+    let event = client.while_waiting(told.until_event("violation", typed)).await;
+    let Some(Data::Violation(violation)) = event.data else { panic!("it is one") };
+    assert_eq!(violation.detail, "1 keys were pressed that may not be");
+    drop(client);
+    told.until_event("disconnect", |data| matches!(data, Data::Disconnect(_))).await;
+    let violations = told.events().iter().filter(|event| event.data.as_ref().is_some_and(typed)).count();
+    assert_eq!(violations, 1);
+}
+
+#[tokio::test]
+async fn who_may_only_decide_is_shown_what_waits_and_nothing_is_recorded_of_him() {
+    if !parts_are_here() {
+        return;
+    }
+    let waits = Wanted {
+        session: "another's session".to_owned(),
+        request: vec![7; 32].into(),
+        requester: "ada".to_owned(),
+        user: "ada".to_owned(),
+        what: vec!["Something passes.".to_owned()],
+        reason: "a number".to_owned(),
+        seconds: 300,
+        needed: 1,
+        left_seconds: 600,
+        ..Wanted::default()
+    };
+    let (house, mut told, _cut, _leave) = start_with("desk", Policy::standard(), Some(waits), None).await;
+    let mut client = Client::connect(house.port).await;
+    let decided = tokio::time::timeout(PATIENCE, async {
+        loop {
+            // A, and Enter when the page that asks again was painted.
+            for key in [0x1e, 0x1c] {
+                client.while_waiting(tokio::time::sleep(Duration::from_millis(300))).await;
+                client.together(&[(false, key)]).await;
+            }
+            client.while_waiting(tokio::time::sleep(Duration::from_millis(300))).await;
+            if let Ok(decision) = told.decisions.try_recv() {
+                return decision;
+            }
+        }
+    });
+    let decision = decided.await.unwrap();
+    assert_eq!((decision.user.as_str(), decision.session.as_str()), ("lucid", "another's session"));
+    assert!(decision.allow && decision.request == vec![7; 32]);
+    client.together(&ESCAPE).await;
+    let gone = async { while client.framed.read_pdu().await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, gone).await.expect("he is not let go");
+    assert!(told.coming.try_recv().is_err(), "something of it is recorded");
+}
+
 #[tokio::test]
 async fn a_host_that_stops_tells_the_recorder_that_its_sessions_are_over() {
     if !parts_are_here() {
@@ -993,7 +1100,7 @@ async fn a_session_whose_desktop_cannot_hide_what_its_policy_shields_is_over_and
     policy.shield.app_ids = vec!["other".to_owned()];
     // A compositor that cannot be told anything.
     let script = format!("#!/bin/sh\nSWAYSOCK=$XDG_RUNTIME_DIR/elsewhere exec {} \"$@\"\n", sway().display());
-    let (house, mut told, _cut, _leave) = start_with("unshielded", policy, Some(script)).await;
+    let (house, mut told, _cut, _leave) = start_with("unshielded", policy, None, Some(script)).await;
     let mut client = Client::connect(house.port).await;
     let over = |item: &Item| {
         matches!(item, Item::Event(Event { data: Some(Data::Disconnect(why)), .. })

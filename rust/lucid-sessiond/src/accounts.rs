@@ -8,8 +8,12 @@
 //! lucid-provision writes; [`lucid_accounts::Accounts::provision`]):
 //!
 //! ```json
-//! {"version":1,"accounts":[{"user":"lucid","nt_hash":"<32 hexadecimal digits>"}]}
+//! {"version":1,"accounts":[{"user":"lucid","nt_hash":"<32 hexadecimal digits>"},
+//!   {"user":"bob","nt_hash":"<32 hexadecimal digits>","roles":["approver"]}]}
 //! ```
+//!
+//! Who has no roles there is at first an operator and owner; roles that are named hold from then on. Who was named before and
+//! is no more cannot log in by that password.
 
 mod service;
 
@@ -21,7 +25,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use lucid_accounts::{Accounts as Known, MAX_BYTES};
+use lucid_accounts::{Accounts as Known, MAX_BYTES, Role};
 use lucid_statement::Hex;
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -50,6 +54,7 @@ struct Listed {
 struct Named {
     user: String,
     nt_hash: Hex<16>,
+    roles: Option<Vec<Role>>,
 }
 
 /// Everybody.
@@ -106,9 +111,12 @@ impl Accounts {
             if listed.version != 1 {
                 return Err(wrong(format!("version {} is not known, only 1 is", listed.version)));
             }
-            for Named { user, nt_hash } in listed.accounts {
-                next.provision(&user, nt_hash).map_err(|error| wrong(error.to_string()))?;
+            for Named { user, nt_hash, roles } in &listed.accounts {
+                let provisioned = next.provision(user, *nt_hash, roles.as_deref());
+                provisioned.map_err(|error| wrong(error.to_string()))?;
             }
+            let names: Vec<_> = listed.accounts.iter().map(|named| named.user.as_str()).collect();
+            next.provision_only(&names);
         }
         let known = Arc::new(known);
         let accounts = Self {
@@ -130,6 +138,19 @@ impl Accounts {
     /// Whose keys accept and decide now.
     pub(crate) fn people(&self) -> Arc<People> {
         Arc::new(People::of(&self.now(), self.needed))
+    }
+
+    /// Whoever is called so, if he may connect to decide and for nothing else.
+    pub(crate) fn decider(&self, name: &str) -> Option<String> {
+        let now = self.now();
+        let found = now.all().iter().find(|account| account.is(name) && account.only_decides());
+        found.map(|account| account.name.clone())
+    }
+
+    /// Whether somebody is called so who may use a desktop now.
+    pub(crate) fn has_desktop(&self, name: &str) -> bool {
+        let now = self.now();
+        now.all().iter().any(|account| account.is(name) && account.may_connect() && !account.only_decides())
     }
 
     /// Puts the file on the disk.

@@ -94,6 +94,9 @@ pub enum Error {
     /// Somebody has not proved who he is, or may not connect.
     #[error("{0}")]
     NotAdmitted(String),
+    /// Somebody's role is another one.
+    #[error("{0}")]
+    Role(&'static str),
     /// There is no such session.
     #[error("no session {0} runs: `lucidctl session` shows which do")]
     NoSession(String),
@@ -189,7 +192,7 @@ impl Error {
             (Self::Consent(_) | Self::Approval(_) | Self::Declined, _) => {
                 Status::permission_denied(self.to_string())
             }
-            (Self::Wider, _) => Status::permission_denied(self.to_string()),
+            (Self::Wider | Self::Role(_), _) => Status::permission_denied(self.to_string()),
             (Self::Policy(_) | Self::Statement(_), _) => Status::invalid_argument(self.to_string()),
             (Self::NoPolicy(_) | Self::NotRunning(_), _) => Status::failed_precondition(self.to_string()),
             (Self::Busy(_) | Self::Stopping, _) => Status::unavailable(self.to_string()),

@@ -130,6 +130,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
         resume_for: options.resume_for,
         wall: options.wall,
         accounts,
+        asked: tokio::sync::watch::Sender::new(0),
     };
     let bounds = Bounds { most_bytes: options.most_bytes, keep_free: options.keep_free };
     let accounts = std::sync::Arc::clone(&settings.accounts);

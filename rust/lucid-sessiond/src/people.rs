@@ -1,10 +1,10 @@
-//! Whose keys accept policies and decide on requests: those of accounts that are not closed.
+//! Whose keys accept policies, and who decides on requests: accounts that are not closed.
 
 use lucid_accounts::{Accounts, Role};
 use lucid_policy::approval::{Approver, Rules};
 use lucid_recording::PublicKey;
 
-/// Everybody who has a key, as it was when they were asked for.
+/// Everybody, as it was when they were asked for.
 #[derive(Default)]
 pub(crate) struct People {
     people: Vec<(String, Vec<PublicKey>)>,
@@ -18,7 +18,9 @@ impl People {
         let approvers: Vec<_> = open()
             .filter(|account| account.roles.contains(&Role::Approver))
             .flat_map(|account| {
-                account.keys.iter().map(|key| Approver { key: *key, name: account.name.clone() })
+                let approver = |key| Approver { key, name: account.name.clone() };
+                let none = account.decides_on_screen().then(|| approver(None));
+                account.keys.iter().map(move |key| approver(Some(*key))).chain(none)
             })
             .collect();
         let rules = if approvers.is_empty() {
@@ -47,7 +49,7 @@ impl People {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-    use lucid_accounts::Account;
+    use lucid_accounts::{Account, Password};
     use lucid_statement::Hex;
 
     use super::*;
@@ -56,12 +58,18 @@ mod tests {
     fn keys_are_their_accounts_and_who_is_closed_or_no_approver_approves_nothing() {
         let mut accounts = Accounts::default();
         for (name, role, key) in
-            [("Ada", Role::Owner, 1), ("bob", Role::Approver, 2), ("eve", Role::Approver, 3)]
+            [("Ada", Role::Owner, Some(1)), ("bob", Role::Approver, Some(2)), ("eve", Role::Approver, None)]
         {
             let mut account = Account::new(name, [role]).unwrap();
-            account.keys.push(Hex([key; 32]));
+            account.keys.extend(key.map(|key| Hex([key; 32])));
             accounts.add(account).unwrap();
         }
+        assert!(People::of(&accounts, 2).rules().is_none(), "who has no way in cannot decide");
+        let password = Some(Password::of_nt_hash(Hex([7; 16])));
+        accounts.get_mut("eve").unwrap().set_password(password.clone());
+        accounts.get_mut("eve").unwrap().roles.insert(Role::Operator);
+        assert!(People::of(&accounts, 2).rules().is_none(), "nor can who has a desktop, without a key");
+        accounts.get_mut("eve").unwrap().roles.remove(&Role::Operator);
         let people = People::of(&accounts, 2);
         assert_eq!((people.keys("ADA"), people.keys("mallory")), (&[Hex([1; 32])][..], &[][..]));
         let approvers = people.rules().unwrap().approvers();

@@ -7,12 +7,16 @@
 use std::{sync::Arc, time::Duration};
 
 use lucid_audit::{Actor, Data, Direction, Entry, Outcome};
-use lucid_ipc::session::{Change, Holds};
+use lucid_ipc::session::{Change, Holds, Wanted};
 use lucid_policy::{
     Action, Decider, OnViolation, Policy, Role, Transfer,
-    approval::{Approvals, Decision, Ended, Request, Standing},
+    approval::{
+        Approvals, DEFAULT_SECONDS, Decision, Ended, Refused, Request, Setting, Standing, Verdict, apply,
+    },
+    ask::Gate,
+    diff,
 };
-use lucid_recording::{Hash, SessionId, system_random};
+use lucid_recording::{Hash, SessionId, SigningKey, system_random};
 
 use crate::{
     error::{Error, Result},
@@ -27,6 +31,11 @@ const BEAT: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(30);
 /// What began under the policy before may still be told for so long: a large file crosses in minutes, and is told at its end.
 const CROSSING: Duration = Duration::from_secs(600);
+
+/// The most bytes of what a request would change, as it is shown to people.
+const MAX_WORDS: usize = 4 << 10;
+/// Why something is asked for where nobody can write why.
+const ON_SCREEN: &str = "asked for on the screen";
 
 /// Files of drives have their folders in their names.
 const DRIVE: &str = "drive";
@@ -249,9 +258,54 @@ impl Held {
         Ok(self.approvals.ask(signed, |name| people.keys(name).to_vec(), now)?)
     }
 
-    pub(crate) fn decide(&mut self, statement: &[u8], now: Duration) -> Result<Decided> {
+    /// Its user asks for a gate, as the device has seen on its screen and signs; gives the signed request, too.
+    pub(crate) fn ask_on_screen(
+        &mut self,
+        gate: &Gate,
+        device: &SigningKey,
+        wall_ms: u64,
+        now: Duration,
+    ) -> Result<(Vec<u8>, (u32, Request))> {
+        if !gate.is_closed(&self.now.policy) {
+            return Err(Refused::Nothing.into());
+        }
+        let by = (device, nonce(), wall_ms);
+        let change = gate.opens(&self.base, &self.now.policy);
+        let place = self.approvals.challenge();
+        let signed = Request::sign(place, &self.user, change, ON_SCREEN, DEFAULT_SECONDS, by)?;
+        let change = Request::read(&signed)?.change;
+        if self.approvals.requests().any(|open| !open.in_effect && open.request.change == change) {
+            return Err(Refused::Waits.into());
+        }
+        // It is of its user, by whose stream it came.
+        let asked = self.approvals.ask(&signed, |_| vec![device.public()], now)?;
+        Ok((signed, asked))
+    }
+
+    /// An approver decides on what has that hash, as the device has seen on its screen and signs; gives the signed decision,
+    /// too.
+    pub(crate) fn decide_on_screen(
+        &mut self,
+        (approver, request, verdict): (&str, Hash, Verdict),
+        device: &SigningKey,
+        wall_ms: u64,
+        now: Duration,
+    ) -> Result<(Vec<u8>, Decided)> {
+        let open = self.approvals.requests().find(|open| open.hash == request).ok_or(Refused::Unknown)?;
+        let statement = Decision::sign(open.signed, self.id, approver, (verdict, ""), device, wall_ms)?;
+        let decided = self.decide(&statement, Some(device), now)?;
+        Ok((statement, decided))
+    }
+
+    /// Takes a signed decision; one that the device signs has to have been made on its screen.
+    pub(crate) fn decide(
+        &mut self,
+        statement: &[u8],
+        screen: Option<&SigningKey>,
+        now: Duration,
+    ) -> Result<Decided> {
         let lucid_policy::approval::Decided { request, decision, approver, agree, needed, standing } =
-            self.approvals.decide(statement, now)?;
+            self.approvals.decide(statement, screen.map(SigningKey::public), now)?;
         let told = self.renew(now)?;
         // There are 32 approvers at most.
         let (agree, needed) = (agree as u32, needed as u32);
@@ -266,6 +320,45 @@ impl Held {
             None => (now >= self.told + BEAT).then(|| self.again(now)),
         };
         Ok((ended, told))
+    }
+
+    /// What a change means, in plain words; as it is written where it means nothing under the session's own policy.
+    pub(crate) fn words(&self, change: &[Setting]) -> Vec<String> {
+        let words = apply(&self.base, change).map(|then| diff(&self.base, &then).1).unwrap_or_default();
+        if words.is_empty() { change.iter().map(Setting::to_string).collect() } else { words }
+    }
+
+    /// All that a change would do now, beside what is in effect: what would hold no more, what would hold instead, and the
+    /// settings themselves, since one of them may mean nothing before another change.
+    fn effects(&self, change: &[Setting]) -> Vec<String> {
+        let now = &self.now.policy;
+        let (no_longer, then) = apply(now, change).map(|then| diff(now, &then)).unwrap_or_default();
+        let no_longer = no_longer.into_iter().map(|sentence| format!("No more: {sentence}"));
+        let settings = change.iter().map(Setting::to_string).collect::<Vec<_>>().join(", ");
+        no_longer.chain(then).chain([format!("In the policy's own words: {settings}.")]).collect()
+    }
+
+    /// What waits or is in effect, for those who decide and for its user.
+    pub(crate) fn wanted(&self, now: Duration) -> Vec<Wanted> {
+        let wanted = self.approvals.requests().map(|open| {
+            let change = &open.request.change;
+            let what = if open.in_effect { self.words(change) } else { self.effects(change) };
+            let fits = what.iter().map(String::len).sum::<usize>() <= MAX_WORDS;
+            Wanted {
+                session: self.id.to_string(),
+                request: open.hash.0.to_vec().into(),
+                requester: open.request.requester.clone(),
+                user: self.user.clone(),
+                what: if fits { what } else { Vec::new() },
+                reason: open.request.reason.clone(),
+                seconds: open.request.seconds,
+                agree: open.agree as u32,
+                needed: open.needed as u32,
+                in_effect: open.in_effect,
+                left_seconds: u32::try_from(open.until.saturating_sub(now).as_secs()).unwrap_or(u32::MAX),
+            }
+        });
+        wanted.collect()
     }
 
     /// For people.
@@ -287,10 +380,15 @@ impl Held {
     }
 }
 
+/// Chosen at random.
+fn nonce() -> [u8; 16] {
+    let mut nonce = [0; 16];
+    system_random().fill_bytes(&mut nonce);
+    nonce
+}
+
 fn approvals(policy: &Policy, id: SessionId, user: &str, people: &People) -> Result<Approvals> {
-    let mut challenge = [0; 16];
-    system_random().fill_bytes(&mut challenge);
-    Ok(Approvals::new(id, user, challenge, people.rules().cloned(), policy.clone())?)
+    Ok(Approvals::new(id, user, nonce(), people.rules().cloned(), policy.clone())?)
 }
 
 fn kind(data: &Data) -> &'static str {

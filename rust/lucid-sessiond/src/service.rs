@@ -16,11 +16,11 @@ use lucid_ipc::{
         admission_server::{self, AdmissionServer},
     },
     session::{
-        AcceptRequest, AcceptResponse, AskRequest, Asked, Asking as ScreenAsking, Begun, DecideRequest,
-        Decided, EndRequest, EndResponse, Enforced, FromRecorder, GetRequest, GetStatusRequest, Holds, Kept,
-        Key, KeyWanted, ListRequest, MAX_BATCH, MAX_FRAME, MAX_MESSAGE, MAX_PICTURE, MAX_SIDE, Over, Policy,
-        PrepareRequest, Prepared, RebuildIndexRequest, RebuildIndexResponse, Recording,
-        Status as RecorderStatus, ToRecorder, from_recorder,
+        AcceptRequest, AcceptResponse, AskFor, AskRequest, Asked, Asking as ScreenAsking, Begun,
+        DecideRequest, Decided, DeskDecision, DeskRequest, EndRequest, EndResponse, Enforced, FromRecorder,
+        GetRequest, GetStatusRequest, Holds, Kept, Key, KeyWanted, ListRequest, MAX_BATCH, MAX_FRAME,
+        MAX_MESSAGE, MAX_PICTURE, MAX_SIDE, Over, Policy, PrepareRequest, Prepared, RebuildIndexRequest,
+        RebuildIndexResponse, Recording, Status as RecorderStatus, ToRecorder, Waiting, from_recorder,
         recorder_server::{self, Recorder, RecorderServer},
         recordings_server::{Recordings, RecordingsServer},
         sessions_server::{self, Sessions as About, SessionsServer},
@@ -32,8 +32,11 @@ use lucid_ipc::{
         codegen::{self, http},
     },
 };
-use lucid_policy::approval::{Decision, Refused, Request as Asking};
-use lucid_recording::{Role, SessionId, statement::MAX_TEXT};
+use lucid_policy::{
+    approval::{Decision, Refused, Request as Asking, Verdict},
+    ask::Gate,
+};
+use lucid_recording::{Hex, Role, SessionId, statement::MAX_TEXT};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 
@@ -49,6 +52,10 @@ use crate::{
 
 /// The most bytes of what somebody asks about sessions: the largest table.
 const MAX_QUESTION: usize = 128 << 10;
+
+/// Who decides is shown what waits, so many at a time; each is looked at again so often.
+const MOST_DESKS: usize = 64;
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A stream says within this time what it is for.
 const FIRST: Duration = Duration::from_secs(10);
@@ -68,7 +75,8 @@ pub(crate) struct Socket {
 impl Socket {
     pub(crate) fn new(sessions: Arc<Sessions>) -> Self {
         let accounts = accounts::Service(Arc::clone(&sessions.settings.accounts));
-        let service = Service { sessions, began: Instant::now() };
+        let desks = Arc::new(Semaphore::new(MOST_DESKS));
+        let service = Service { sessions, desks, began: Instant::now() };
         Self {
             admission: AdmissionServer::new(accounts.clone()).max_decoding_message_size(MAX_QUESTION),
             accounts: AccountsServer::new(accounts).max_decoding_message_size(MAX_ABOUT_ACCOUNTS),
@@ -113,6 +121,8 @@ impl codegen::Service<http::Request<Body>> for Socket {
 #[derive(Clone)]
 pub(crate) struct Service {
     sessions: Arc<Sessions>,
+    /// Room for those who decide.
+    desks: Arc<Semaphore>,
     began: Instant,
 }
 
@@ -130,6 +140,29 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[async_trait]
 impl Recorder for Service {
     type RecordStream = Answers<FromRecorder>;
+    type DeskStream = Answers<Waiting>;
+
+    async fn desk(&self, request: Request<DeskRequest>) -> Result<Response<Self::DeskStream>, Status> {
+        let DeskRequest { user } = request.into_inner();
+        let name = self.decider(&user)?;
+        let place = Arc::clone(&self.desks).try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{MOST_DESKS} people are deciding already: try again later"))
+        })?;
+        tracing::info!(account = name, "looks at what was asked for");
+        let (send, answers) = mpsc::channel(1);
+        tokio::spawn(desk(self.clone(), user, send, place));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn decide_at_desk(&self, request: Request<DeskDecision>) -> Result<Response<Decided>, Status> {
+        let DeskDecision { user, session, request, allow } = request.into_inner();
+        let approver = self.decider(&user)?;
+        let request = <[u8; 32]>::try_from(&*request).map(Hex);
+        let request = request.map_err(|_| invalid("a request is named by its hash, of 32 bytes"))?;
+        let verdict = if allow { Verdict::Allow } else { Verdict::Deny };
+        let command = |answer| Command::DecideAtDesk { approver, request, verdict, answer };
+        self.ask_session(&session, command).await
+    }
 
     async fn record(
         &self,
@@ -148,6 +181,42 @@ impl Recorder for Service {
             Begins::Asks(asks) => drop(tokio::spawn(consent(Arc::clone(&self.sessions), items, *asks, send))),
         }
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+/// Tells somebody who may decide what waits for it, as long as he may.
+async fn desk(
+    service: Service,
+    user: String,
+    send: mpsc::Sender<Result<Waiting, Status>>,
+    _place: OwnedSemaphorePermit,
+) {
+    let mut asked = service.sessions.settings.asked.subscribe();
+    let mut told: Option<Waiting> = None;
+    loop {
+        asked.mark_unchanged();
+        let waiting =
+            service.decider(&user).and_then(|_| service.sessions.wanted().map_err(|error| error.status()));
+        let waiting = match waiting {
+            Ok(waiting) => waiting,
+            // Where the caller is gone, nobody needs to know.
+            Err(status) => return drop(send.send(Err(status)).await),
+        };
+        // How much time is left the caller knows by himself.
+        let mut timeless = waiting.clone();
+        timeless.wanted.iter_mut().for_each(|wanted| wanted.left_seconds = 0);
+        if told.as_ref() != Some(&timeless) {
+            if send.send(Ok(waiting)).await.is_err() {
+                return;
+            }
+            told = Some(timeless);
+        }
+        tokio::select! {
+            // The settings live as long as this.
+            _ = asked.changed() => {}
+            () = tokio::time::sleep(LOOK) => {}
+            () = send.closed() => return,
+        }
     }
 }
 
@@ -294,6 +363,10 @@ async fn convert(item: to_recorder::Item, waiting: &Arc<Semaphore>) -> Result<It
             let event = events::from_wire(event).map_err(invalid)?;
             Item::Event(event, wait_for(waiting, EVENT).await?)
         }
+        to_recorder::Item::AskFor(AskFor { gate }) => {
+            let gate = Gate::of(&gate).ok_or_else(|| invalid("there is no such gate to be asked for"))?;
+            Item::Ask(gate, wait_for(waiting, EVENT).await?)
+        }
         to_recorder::Item::Answer(_) => return Err(invalid("nobody was asked")),
         to_recorder::Item::Enforced(_) => return Err(invalid("it is no item")),
         to_recorder::Item::End(end) => Item::End(lucid_audit::Word::shortened(&end.reason)),
@@ -342,6 +415,11 @@ async fn answer(
             if send.send(message(Item::Policy(Policy { number, table: table.into() }))).await.is_err() {
                 return;
             }
+        }
+        if now.requests != told.requests
+            && send.send(message(Item::Requests(now.requests.clone()))).await.is_err()
+        {
+            return;
         }
         if now.kept > told.kept && send.send(message(Item::Kept(Kept { items: now.kept }))).await.is_err() {
             return;
@@ -433,6 +511,13 @@ impl About for Service {
 }
 
 impl Service {
+    /// Whoever decides on the screen, and for nothing else, as his account is called.
+    fn decider(&self, user: &str) -> Result<String, Status> {
+        let role = "who decides on the screen has the role approver, and neither operator nor owner";
+        let decider = self.sessions.settings.accounts.decider(user);
+        decider.ok_or_else(|| Error::Role(role).status())
+    }
+
     async fn ask_session<T>(
         &self,
         session: &str,

@@ -25,15 +25,16 @@ use std::{
 use bytes::Bytes;
 use lucid_audit::{Actor, Chain, Data, Entry as Event, Line, MAX_UNCONFIRMED, Name, Outcome, Word};
 use lucid_ipc::{
-    session::{Decided, Holds, State},
+    session::{Decided, Holds, Requests, State, Wanted},
     tonic::Status,
 };
 use lucid_policy::{
-    approval::{Ended, Setting, Standing, Verdict},
+    approval::{Ended, Refused, Request, Setting, Standing, Verdict},
+    ask::Gate,
     snapshot::{MAX_SNAPSHOT, Snapshot},
 };
 use lucid_recording::{
-    Limits, PublicKey, Recipient, Recovery, Role, SessionId, Start, Time, Writer,
+    Hash, Limits, PublicKey, Recipient, Recovery, Role, SessionId, Start, Time, Writer,
     chunk::MAX_PAYLOAD,
     statement::{Audit, Participant},
     system_random,
@@ -48,7 +49,7 @@ use crate::{
     error::{Error, Result},
     files::{self, Ending, Entry},
     payload,
-    policy::{Held, Stop, Told},
+    policy::{self, Held, Stop, Told},
     shared,
 };
 
@@ -86,6 +87,8 @@ pub(crate) struct Settings {
     pub(crate) resume_for: Duration,
     pub(crate) wall: WallClock,
     pub(crate) accounts: Arc<Accounts>,
+    /// Counts what is new about requests, in all sessions.
+    pub(crate) asked: watch::Sender<u64>,
 }
 
 impl Settings {
@@ -104,6 +107,8 @@ pub(crate) enum Item {
     Pointer(Bytes, OwnedSemaphorePermit),
     Sound(Bytes, OwnedSemaphorePermit),
     Event(Event, OwnedSemaphorePermit),
+    /// Its user asks for a gate.
+    Ask(&'static Gate, OwnedSemaphorePermit),
     End(Word),
 }
 
@@ -129,6 +134,13 @@ pub(crate) enum Command {
     Ask { signed: Bytes, answer: oneshot::Sender<Result<u32>> },
     /// An approver's signed decision.
     Decide { statement: Bytes, answer: oneshot::Sender<Result<Decided>> },
+    /// An approver's decision on a request of that hash, as the device sees it.
+    DecideAtDesk {
+        approver: String,
+        request: Hash,
+        verdict: Verdict,
+        answer: oneshot::Sender<Result<Decided>>,
+    },
     /// What holds.
     Policy { answer: oneshot::Sender<Result<Holds>> },
     /// Somebody ends it.
@@ -163,6 +175,8 @@ pub(crate) struct Progress {
     pub(crate) keys_wanted: u64,
     /// What holds from now on.
     pub(crate) told: Option<Told>,
+    /// What was asked for.
+    pub(crate) requests: Requests,
     /// Why the session has to end.
     pub(crate) over: Option<String>,
     pub(crate) ended: Option<Result<(), Status>>,
@@ -176,6 +190,8 @@ pub(crate) struct Facts {
     pub(crate) state: State,
     pub(crate) gaps: u32,
     pub(crate) problem: String,
+    /// What was asked for in it while it runs, as it was then.
+    pub(crate) wanted: (Instant, Vec<Wanted>),
 }
 
 pub(crate) type SharedFacts = Arc<Mutex<Facts>>;
@@ -229,6 +245,10 @@ pub(crate) struct Session {
     until: Option<Instant>,
     /// What holds in it; none where what was decided is not known (any more).
     held: Option<Held>,
+    /// What became of a request last, for people, and how often something has.
+    news: (String, u64),
+    /// Its user had an account when its stream began.
+    has_account: bool,
     /// That it has to end, and how; its disk may not let it yet.
     stopped: Option<(Outcome, Word)>,
     scratch: Vec<u8>,
@@ -330,6 +350,8 @@ impl Session {
             key_asked: false,
             until: None,
             held: None,
+            news: (String::new(), 0),
+            has_account: false,
             stopped: None,
             scratch: Vec::new(),
         }
@@ -406,6 +428,10 @@ impl Session {
                 let decided = self.decide(&statement);
                 return self.answered(decided, answer);
             }
+            Command::DecideAtDesk { approver, request, verdict, answer } => {
+                let decided = self.decide_on_screen(&approver, request, verdict);
+                return self.answered(decided, answer);
+            }
             Command::Policy { answer } => {
                 let now = self.since();
                 let holds = self.held.as_ref().map_or(Err(Error::NoPolicy(self.id)), |held| held.holds(now));
@@ -472,6 +498,7 @@ impl Session {
             tracing::info!(session = %self.id, "begun");
         }
         self.lapse()?;
+        self.has_account |= self.settings.accounts.has_desktop(user);
         let since = self.since();
         let holds = self.held()?.tell(since);
         let progress = Progress { keys_wanted: 1, told: Some(holds), ..Progress::default() };
@@ -480,6 +507,7 @@ impl Session {
         self.stream = Some(Stream { number: self.streams, progress, items: 0 });
         self.key_asked = true;
         self.until = None;
+        self.publish(None);
         let mut facts = shared(&self.facts);
         facts.state = State::Recording;
         facts.problem.clear();
@@ -608,6 +636,8 @@ impl Session {
     fn end_stream(&mut self, ended: Result<(), Status>) {
         if let Some(stream) = self.stream.take() {
             stream.progress.send_modify(|progress| progress.ended = Some(ended));
+            // Nobody decides for one that does not run.
+            self.publish(None);
         }
     }
 
@@ -651,6 +681,7 @@ impl Session {
             tracing::error!(session = %self.id, "{error}");
             self.held = None;
         }
+        self.publish(Some("What was asked for is forgotten: ask again.".to_owned()));
         Flow::On
     }
 
@@ -720,6 +751,7 @@ impl Session {
                     return Ok(self.stop(&stop));
                 }
             }
+            Item::Ask(gate, _room) => self.ask_on_screen(gate)?,
             Item::End(reason) => {
                 self.end(time, Outcome::Allowed, reason)?;
                 if let Some(stream) = &mut self.stream {
@@ -731,7 +763,8 @@ impl Session {
                 return Ok(Flow::Over(self.ended()));
             }
         }
-        self.last = time;
+        // What an item has had written down itself came after it.
+        self.last = self.later(time);
         self.pend(time);
         let wants_key = self.open()?.0.wants_key() && !self.key_asked;
         self.key_asked |= wants_key;
@@ -931,13 +964,65 @@ impl Session {
         self.stream.as_ref().map(drop).ok_or(Error::NotRunning(self.id))
     }
 
+    /// Tells its user, and those who decide, what was asked for, and what is new about it.
+    fn publish(&mut self, news: Option<String>) {
+        if let Some(news) = news {
+            self.news = (news, self.news.1 + 1);
+        }
+        let now = self.since();
+        let held = self.held.as_ref().filter(|_| self.stream.is_some());
+        let wanted = held.map(|held| held.wanted(now)).unwrap_or_default();
+        if let Some(stream) = &self.stream {
+            let (news, number) = self.news.clone();
+            let requests = Requests { wanted: wanted.clone(), news, number };
+            stream.progress.send_modify(|progress| progress.requests = requests);
+        }
+        shared(&self.facts).wanted = (Instant::now(), wanted);
+        self.settings.asked.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// What a request is for, in a line.
+    fn what(&self, request: &Request) -> String {
+        self.held.as_ref().map(|held| held.words(&request.change).join(" ")).unwrap_or_default()
+    }
+
     fn ask(&mut self, signed: &[u8]) -> Result<u32> {
         self.running()?;
         let now = self.since();
-        let (number, request) = match self.held()?.ask(signed, now) {
+        let asked = self.held()?.ask(signed, now).map(|asked| (signed.to_vec(), asked));
+        self.asked(asked)
+    }
+
+    /// Its user asks on the screen. He is told what comes of it.
+    fn ask_on_screen(&mut self, gate: &Gate) -> Result<()> {
+        let time = self.now();
+        let device = self.settings.device.clone();
+        let asked = self.held()?.ask_on_screen(gate, &device, time.wall_ms, since(time));
+        if let Err(error @ Error::Approval(Refused::Waits | Refused::Nothing)) = &asked {
+            // Nothing that he may not: he has pressed a key twice. How often he does is told to nobody.
+            let news = format!("Refused, to {}: {error}.", gate.words);
+            if self.news.0 != news {
+                self.publish(Some(news));
+            }
+            return Ok(());
+        }
+        match self.asked(asked) {
+            Err(error @ (Error::Approval(_) | Error::Policy(_))) => {
+                tracing::warn!(session = %self.id, "refused: {error}");
+                self.publish(Some(format!("Refused, to {}: {error}.", gate.words)));
+                Ok(())
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// Writes down what was asked for.
+    fn asked(&mut self, asked: Result<(Vec<u8>, (u32, Request))>) -> Result<u32> {
+        let (signed, (number, request)) = match asked {
             Ok(asked) => asked,
             Err(error) => return Err(self.refused(Actor::Client, "request", error)?),
         };
+        let signed = signed.as_slice();
         self.keep(signed)?;
         let what = request.change.iter().map(Setting::to_string).collect::<Vec<_>>().join(" ");
         let data = Data::Request {
@@ -948,6 +1033,8 @@ impl Session {
             why: Word::shortened(&request.reason),
         };
         self.note(Actor::Client, Outcome::Allowed, data)?;
+        let what = self.what(&request);
+        self.publish(Some(format!("Asked for; it waits for others to decide: {what}")));
         Ok(number)
     }
 
@@ -961,7 +1048,22 @@ impl Session {
     fn decide(&mut self, statement: &[u8]) -> Result<Decided> {
         self.running()?;
         let now = self.since();
-        let decided = match self.held()?.decide(statement, now) {
+        let decided = self.held()?.decide(statement, None, now).map(|decided| (statement.to_vec(), decided));
+        self.decided(decided)
+    }
+
+    fn decide_on_screen(&mut self, approver: &str, request: Hash, verdict: Verdict) -> Result<Decided> {
+        self.running()?;
+        let time = self.now();
+        let device = self.settings.device.clone();
+        let by = (approver, request, verdict);
+        let decided = self.held()?.decide_on_screen(by, &device, time.wall_ms, since(time));
+        self.decided(decided)
+    }
+
+    /// Writes down what was decided; then it holds.
+    fn decided(&mut self, decided: Result<(Vec<u8>, policy::Decided)>) -> Result<Decided> {
+        let (statement, decided) = match decided {
             Ok(decided) => decided,
             Err(error) => return Err(self.refused(Actor::Approver, "approve", error)?),
         };
@@ -978,9 +1080,16 @@ impl Session {
             }
         };
         // Written before it holds.
-        self.keep(statement)?;
+        self.keep(&statement)?;
         self.note(Actor::Approver, outcome, data)?;
         self.tell(decided.told);
+        let (who, what) = (&decided.approver, self.what(&decided.request));
+        let news = match decided.standing {
+            Standing::InEffect { .. } => format!("Approved by {who}: {what}"),
+            Standing::Waits => format!("{who} agrees, and others have to: {what}"),
+            Standing::Denied => format!("Turned down by {who}: {what}"),
+        };
+        self.publish(Some(news));
         let seconds = match decided.standing {
             Standing::InEffect { .. } => decided.request.seconds,
             Standing::Waits | Standing::Denied => 0,
@@ -995,12 +1104,19 @@ impl Session {
         let now = self.since();
         let (ended, told) = self.held()?.expire(now)?;
         self.tell(told);
+        let news = ended.last().map(|ended| match ended {
+            Ended::Over(_) => "What was approved has ended.".to_owned(),
+            Ended::Undecided(_) => "Nobody has decided in time on what was asked for.".to_owned(),
+        });
         for ended in ended {
             let (in_effect, request) = match ended {
                 Ended::Over(request) => (true, request),
                 Ended::Undecided(request) => (false, request),
             };
             self.note(Actor::Device, Outcome::Allowed, Data::Lapse { in_effect, request })?;
+        }
+        if news.is_some() {
+            self.publish(news);
         }
         Ok(())
     }
@@ -1010,6 +1126,10 @@ impl Session {
         let now = self.since();
         if let Some(Err(stop)) = self.held.as_ref().map(|held| held.in_time(now)) {
             return self.stop(&stop);
+        }
+        let user = shared(&self.facts).user.clone();
+        if self.has_account && !self.settings.accounts.has_desktop(&user) {
+            return self.stop(&Stop::Ends("its user may not use the device any more".to_owned()));
         }
         match self.lapse() {
             Ok(()) => Flow::On,

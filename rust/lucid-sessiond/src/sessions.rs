@@ -10,9 +10,10 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
+    time::Instant,
 };
 
-use lucid_ipc::session::{Begin, MAX_SIDE, Recording, State};
+use lucid_ipc::session::{Begin, MAX_SIDE, Recording, State, Waiting, Wanted};
 use lucid_policy::{Action, Decider, Role};
 use lucid_recording::{SessionId, statement::MAX_TEXT};
 use tokio::sync::oneshot;
@@ -30,6 +31,9 @@ use crate::{
 
 /// Sessions at a time, recorded or waiting: each has a thread.
 const MAX_SESSIONS: usize = 64;
+
+/// The most requests that somebody who decides is shown at a time.
+const MAX_WANTED: usize = 64;
 
 /// How much of the disk recordings may take.
 #[derive(Clone, Copy, Debug)]
@@ -164,6 +168,9 @@ impl Sessions {
         if user.is_empty() || user.len() > MAX_TEXT {
             return Err(Error::Item(format!("a user's name has 1 to {MAX_TEXT} bytes")));
         }
+        if self.settings.accounts.decider(&user).is_some() {
+            return Err(Error::Role("whoever may only decide on requests uses no desktop"));
+        }
         if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
             return Err(Error::Item(format!("a desktop has 1 to {MAX_SIDE} pixels in each direction")));
         }
@@ -241,6 +248,26 @@ impl Sessions {
         let (answer, answered) = oneshot::channel();
         commands.send(command(answer)).map_err(|_| none())?;
         answered.await.map_err(|_| none())?
+    }
+
+    /// What waits for a decision in the sessions that run, the oldest first.
+    pub(crate) fn wanted(&self) -> Result<Waiting> {
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err(Error::Stopping);
+        }
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for handle in shared(&self.live).values() {
+            let facts = shared(&handle.facts);
+            let (at, listed) = &facts.wanted;
+            let passed = u32::try_from(at.elapsed().as_secs()).unwrap_or(u32::MAX);
+            wanted.extend(listed.iter().filter(|wanted| !wanted.in_effect).map(|wanted| Wanted {
+                left_seconds: wanted.left_seconds.saturating_sub(passed),
+                ..wanted.clone()
+            }));
+        }
+        wanted.sort_by(|a, b| (a.left_seconds, &a.session).cmp(&(b.left_seconds, &b.session)));
+        wanted.truncate(MAX_WANTED);
+        Ok(Waiting { wanted })
     }
 
     /// Whether one more session may be beside so many. What counts is the device's policy: who accepts another one accepts it
@@ -383,6 +410,8 @@ impl Sessions {
             // One that is over already needs no telling.
             drop(handle.commands.send(Command::Stop));
         }
+        // Those who wait for something to decide on.
+        self.settings.asked.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Does that, waits for it, and closes the index.
@@ -399,7 +428,8 @@ impl Sessions {
 }
 
 fn facts(user: String, start_ms: u64, state: State) -> SharedFacts {
-    Arc::new(Mutex::new(Facts { user, start_ms, state, gaps: 0, problem: String::new() }))
+    let wanted = (Instant::now(), Vec::new());
+    Arc::new(Mutex::new(Facts { user, start_ms, state, gaps: 0, problem: String::new(), wanted }))
 }
 
 fn of_entry(id: SessionId, entry: &Entry) -> Recording {

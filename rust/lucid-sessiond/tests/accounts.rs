@@ -129,6 +129,39 @@ fn who_is_named_on_the_card_is_an_owner_and_his_own_password_stays_until_another
 }
 
 #[test]
+fn roles_that_the_card_names_hold_and_who_is_named_no_more_has_that_password_no_more() {
+    within(async {
+        let dir = temp();
+        let with = |others: &str| {
+            let options = named(dir.path(), NAMED[0]);
+            let file = options.accounts.as_ref().unwrap();
+            let text = fs::read_to_string(file).unwrap().replace("}]", &format!("}}{others}]"));
+            fs::write(file, text).unwrap();
+            options
+        };
+        let bob = |roles: &str| format!(r#",{{"user":"bob","nt_hash":"{}","roles":[{roles}]}}"#, NAMED[1]);
+        for (others, roles) in [
+            (bob(r#""approver""#), vec![i32::from(Role::Approver)]),
+            (bob(""), Vec::new()),
+            (String::new(), Vec::new()),
+        ] {
+            let recorder = Recorder::start(with(&others)).await;
+            let mut asks = Asks::at(&recorder.socket).await;
+            let bob = asks.list().await.remove(0);
+            assert_eq!((bob.name.as_str(), bob.has_password), ("bob", !others.is_empty()));
+            assert_eq!(bob.roles, roles);
+            if roles.is_empty() {
+                asks.refused("bob", "Password").await;
+            } else {
+                asks.admit("bob", "Password").await.unwrap();
+            }
+            asks.admit("lucid", "password").await.unwrap();
+            recorder.stop().await;
+        }
+    });
+}
+
+#[test]
 fn files_that_are_not_as_they_must_be_are_refused_without_quoting_them_and_left_as_they_are() {
     within(async {
         for bad in [
@@ -242,12 +275,14 @@ fn only_who_has_a_role_for_it_and_is_not_closed_may_connect() {
         let dir = temp();
         let recorder = Recorder::start(options(dir.path())).await;
         let mut asks = Asks::at(&recorder.socket).await;
-        asks.add("bob", &[Role::Approver, Role::Observer]).await.unwrap();
+        asks.add("bob", &[Role::Observer]).await.unwrap();
         asks.password("bob", PASSWORD).await.unwrap();
         assert_eq!(asks.known().await, []);
         assert!(asks.refused("bob", PASSWORD).await.contains("no role"));
-        asks.roles("BOB", &[Role::Operator]).await.unwrap();
-        asks.admit("bob", PASSWORD).await.unwrap();
+        for role in [Role::Approver, Role::Operator] {
+            asks.roles("BOB", &[role]).await.unwrap();
+            asks.admit("bob", PASSWORD).await.unwrap();
+        }
         let closed = |closed| SetClosedRequest { name: "bob".to_owned(), closed };
         asks.people.set_closed(closed(true)).await.unwrap();
         assert_eq!(asks.known().await, []);

@@ -10,17 +10,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lucid_accounts::{Account, Accounts, Role};
+use lucid_accounts::{Account, Accounts, Password, Role};
 use lucid_audit::{Actor, Data, Event, Kind};
 use lucid_ipc::{
+    accounts::{SetClosedRequest, accounts_client::AccountsClient},
     connect,
     session::{
-        self, AcceptRequest, Answer, AskRequest, Begin, Clipboard, DecideRequest, Decided, Direction,
-        Enforced, FromRecorder, GetRequest, Holds, Outcome, PrepareRequest, Prepared, State, ToRecorder,
-        Violation, event, from_recorder, recorder_client::RecorderClient, sessions_client::SessionsClient,
-        to_recorder,
+        self, AcceptRequest, Answer, AskFor, AskRequest, Begin, Clipboard, DecideRequest, Decided,
+        DeskDecision, DeskRequest, Direction, Enforced, FromRecorder, GetRequest, Holds, Outcome,
+        PrepareRequest, Prepared, State, ToRecorder, Violation, Waiting, Wanted, event, from_recorder,
+        recorder_client::RecorderClient, sessions_client::SessionsClient, to_recorder,
     },
-    tonic::{Code, Status, transport::Channel},
+    tonic::{Code, Status, Streaming, transport::Channel},
 };
 use lucid_policy::{
     OnViolation, Policy,
@@ -28,7 +29,7 @@ use lucid_policy::{
     consent::{Accepted, Receipt},
     snapshot::Snapshot,
 };
-use lucid_recording::{SigningKey, rand_core::Rng as _, statement::Opening};
+use lucid_recording::{Hex, SigningKey, rand_core::Rng as _, statement::Opening};
 use support::*;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -42,14 +43,21 @@ fn person(byte: u8) -> SigningKey {
     SigningKey::from_seed(&[byte; 32]).unwrap()
 }
 
-/// Ada uses the desktop and may approve; Bob and Eve may approve.
+/// Those who have a key.
+const PEOPLE: [(&str, u8); 3] = [(USER, 1), ("bob", 2), ("eve", 3)];
+
+/// Ada uses the desktop and may approve; Bob and Eve may approve, and so may Zoe, who has no key.
 fn with_people(dir: &Path, needed: usize) -> lucid_sessiond::Options {
     let mut accounts = Accounts::default();
-    for (name, byte) in [(USER, 1), ("bob", 2), ("eve", 3)] {
+    for (name, byte) in PEOPLE {
         let mut account = Account::new(name, [Role::Approver]).unwrap();
         account.keys.push(person(byte).public());
+        account.roles.extend((name == USER).then_some(Role::Operator));
         accounts.add(account).unwrap();
     }
+    let mut zoe = Account::new("Zoe", [Role::Approver]).unwrap();
+    zoe.set_password(Some(Password::of_nt_hash(Hex([7; 16]))));
+    accounts.add(zoe).unwrap();
     let options = options(dir);
     fs::create_dir_all(&options.state).unwrap();
     fs::write(options.state.join("accounts.json"), accounts.to_bytes().unwrap()).unwrap();
@@ -333,7 +341,9 @@ async fn decide(
     by: u8,
     verdict: Verdict,
 ) -> Result<Decided, Status> {
-    let decision = Decision::sign(request, session.parse().unwrap(), verdict, "", &person(by), 1).unwrap();
+    let name = PEOPLE.iter().find(|(_, byte)| *byte == by).map_or("nobody", |(name, _)| name);
+    let (session, verdict) = (session.parse().unwrap(), (verdict, ""));
+    let decision = Decision::sign(request, session, name, verdict, &person(by), 1).unwrap();
     let request = DecideRequest { decision: decision.into() };
     Ok(sessions(socket).await.decide(request).await?.into_inner())
 }
@@ -431,6 +441,158 @@ fn an_approval_by_others_opens_a_gate_at_once_and_it_closes_by_itself() {
     });
 }
 
+async fn recorder_client(socket: &Path) -> RecorderClient<Channel> {
+    RecorderClient::new(connect(socket).await.unwrap())
+}
+
+/// What somebody is shown who may decide.
+async fn desk(socket: &Path, user: &str) -> Result<Streaming<Waiting>, Status> {
+    let request = DeskRequest { user: user.to_owned() };
+    Ok(recorder_client(socket).await.desk(request).await?.into_inner())
+}
+
+async fn wanted(desk: &mut Streaming<Waiting>) -> Vec<Wanted> {
+    desk.message().await.unwrap().unwrap().wanted
+}
+
+async fn decide_there(socket: &Path, user: &str, wanted: &Wanted, allow: bool) -> Result<Decided, Status> {
+    let (session, request) = (wanted.session.clone(), wanted.request.clone());
+    let decision = DeskDecision { user: user.to_owned(), session, request, allow };
+    Ok(recorder_client(socket).await.decide_at_desk(decision).await?.into_inner())
+}
+
+/// Asks on the screen; gives what is said then.
+async fn ask_there(caller: &mut Caller, gate: &str) -> String {
+    caller.send(to_recorder::Item::AskFor(AskFor { gate: gate.to_owned() })).await;
+    news(caller).await
+}
+
+/// What is said next of requests.
+async fn news(caller: &mut Caller) -> String {
+    let before = caller.requests.clone();
+    while caller.requests == before {
+        caller.answer().await.unwrap().expect("it ended");
+    }
+    caller.requests.news.clone()
+}
+
+#[test]
+fn what_is_asked_for_on_the_screen_is_decided_at_the_desk_by_those_who_may() {
+    within(async {
+        let dir = temp();
+        let recorder = Recorder::start(with_people(dir.path(), 1)).await;
+        let socket = &recorder.socket;
+        for nobody in [USER, "nobody", ""] {
+            assert_eq!(desk(socket, nobody).await.unwrap_err().code(), Code::PermissionDenied, "{nobody}");
+        }
+        assert_eq!(code(Caller::begin(socket, "zoe", "").await), Code::PermissionDenied, "no desktop");
+        let mut zoes = desk(socket, "ZOE").await.unwrap();
+        assert_eq!(wanted(&mut zoes).await, []);
+        let mut caller = Caller::begin(socket, USER, "").await.unwrap();
+        told(&mut caller, 1).await;
+        let session = caller.session.clone();
+
+        let said = ask_there(&mut caller, "copy-from-desktop").await;
+        assert!(said.starts_with("Asked for") && said.contains("can be pasted at the client"), "{said}");
+        let waits = wanted(&mut zoes).await;
+        let [first] = waits.as_slice() else { panic!("{waits:?}") };
+        assert_eq!((first.requester.as_str(), first.user.as_str(), first.seconds), (USER, USER, 300));
+        assert_eq!((first.agree, first.needed, first.in_effect), (0, 1, false));
+        let [no_longer, then, written] = first.what.as_slice() else { panic!("{first:?}") };
+        assert!(no_longer.starts_with("No more: Nothing that is copied on the desktop"), "{no_longer}");
+        assert!(then.contains("can be pasted at the client"), "{then}");
+        assert_eq!(written, "In the policy's own words: clipboard.host_to_remote=true.");
+        let said = ask_there(&mut caller, "copy-from-desktop").await;
+        assert!(said.contains("asked for already"), "{said}");
+        assert!(ask_there(&mut caller, "sound").await.contains("allowed already"));
+        for nobody in [USER, "nobody"] {
+            let refused = decide_there(socket, nobody, first, true).await.unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied, "{nobody}");
+        }
+        let denied = decide_there(socket, "zoe", first, false).await.unwrap();
+        assert_eq!((denied.agree, denied.needed, denied.seconds), (0, 0, 0));
+        assert!(news(&mut caller).await.starts_with("Turned down by Zoe"));
+        assert_eq!(wanted(&mut zoes).await, []);
+        let late = decide_there(socket, "zoe", first, true).await.unwrap_err();
+        assert!(late.message().contains("no such request"), "{late:?}");
+
+        ask_there(&mut caller, "copy-from-desktop").await;
+        let waits = wanted(&mut zoes).await;
+        let allowed = decide_there(socket, "zoe", &waits[0], true).await.unwrap();
+        assert_eq!((allowed.agree, allowed.needed, allowed.seconds), (1, 1, 300));
+        told(&mut caller, 2).await;
+        assert!(caller.policies[1].clipboard.host_to_remote);
+        while !caller.requests.news.starts_with("Approved by Zoe") {
+            caller.answer().await.unwrap().expect("it ended");
+        }
+        assert!(caller.requests.wanted[0].in_effect && caller.requests.wanted[0].left_seconds > 290);
+        assert_eq!(wanted(&mut zoes).await, [], "what is in effect is not decided on");
+
+        // Nobody decides on what he asks for himself, wherever he does.
+        let bobs = signed(socket, &session, "system.audio_out=false", 60, ("bob", 2)).await;
+        send(socket, &bobs).await.unwrap();
+        let waits = wanted(&mut zoes).await;
+        let own = decide_there(socket, "BOB", &waits[0], true).await.unwrap_err();
+        assert!(own.message().contains("himself"), "{own:?}");
+
+        // Who is kept out decides no more.
+        let closed = SetClosedRequest { name: "zoe".to_owned(), closed: true };
+        AccountsClient::new(connect(socket).await.unwrap()).set_closed(closed).await.unwrap();
+        let refused = decide_there(socket, "zoe", &waits[0], true).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        let over = loop {
+            if let Err(status) = zoes.message().await {
+                break status;
+            }
+        };
+        assert_eq!(over.code(), Code::PermissionDenied);
+
+        let place = recorder.dir(&session);
+        caller.end().await;
+        let device = opening(&place).device;
+        let kept = fs::read_to_string(place.join("approvals.jsonl")).unwrap();
+        let lines: Vec<_> = kept.lines().map(str::as_bytes).collect();
+        assert_eq!(lines.len(), 5, "three requests, two decisions");
+        for line in [lines[0], lines[2]] {
+            let request = Request::read(line).unwrap();
+            assert_eq!((request.requester.as_str(), request.signer), (USER, device));
+        }
+        for line in [lines[1], lines[3]] {
+            let decision = Decision::read(line).unwrap();
+            assert_eq!((decision.approver.as_str(), decision.signer), ("Zoe", device));
+        }
+        let denied = told_events(&place).into_iter().filter(|event| event.kind == Kind::Deny).count();
+        assert_eq!(denied, 1);
+        recorder.stop().await;
+    });
+}
+
+#[test]
+fn of_two_who_have_to_agree_one_decides_at_the_desk_and_who_has_a_key_does_not() {
+    within(async {
+        let dir = temp();
+        let recorder = Recorder::start(with_people(dir.path(), 2)).await;
+        let socket = &recorder.socket;
+        let mut caller = Caller::begin(socket, USER, "").await.unwrap();
+        told(&mut caller, 1).await;
+        let session = caller.session.clone();
+        let request = ask(socket, &session, CHANGE, 60).await.unwrap();
+        let mut bobs = desk(socket, "bob").await.unwrap();
+        let waits = wanted(&mut bobs).await;
+        let first = decide(socket, &session, &request, 2, Verdict::Allow).await.unwrap();
+        assert_eq!((first.agree, first.seconds), (1, 0));
+        let seen = decide_there(socket, "Bob", &waits[0], true).await.unwrap_err();
+        assert!(seen.message().contains("has a key"), "{seen:?}");
+        let second = decide_there(socket, "zoe", &waits[0], true).await.unwrap();
+        assert_eq!((second.agree, second.seconds), (2, 60));
+        told(&mut caller, 2).await;
+        let unknown = to_recorder::Item::AskFor(AskFor { gate: "everything".to_owned() });
+        caller.send(unknown).await;
+        assert_eq!(caller.failure().await.code(), Code::InvalidArgument);
+        recorder.stop().await;
+    });
+}
+
 #[test]
 fn what_was_approved_ends_with_the_controller_and_a_changed_snapshot_ends_the_session() {
     within(async {
@@ -480,13 +642,32 @@ fn there_are_no_more_sessions_than_the_policy_allows_and_one_can_be_ended() {
         let recorder =
             Recorder::start(lucid_sessiond::Options { policy, ..with_people(dir.path(), 1) }).await;
         let mut caller = Caller::begin(&recorder.socket, USER, "").await.unwrap();
-        assert_eq!(code(Caller::begin(&recorder.socket, "eve", "").await), Code::ResourceExhausted);
+        assert_eq!(code(Caller::begin(&recorder.socket, "carol", "").await), Code::ResourceExhausted);
         let request = session::EndRequest { session: caller.session.clone(), reason: "lunch".to_owned() };
         sessions(&recorder.socket).await.end(request).await.unwrap();
         while caller.answer().await.unwrap().is_some() {}
         assert_eq!(caller.over.as_deref(), Some("lunch"));
         until(&recorder.socket, &caller.session, State::Finished).await;
-        Caller::begin(&recorder.socket, "eve", "").await.unwrap().end().await;
+        Caller::begin(&recorder.socket, "carol", "").await.unwrap().end().await;
+        recorder.stop().await;
+    });
+}
+
+#[test]
+fn who_may_not_use_the_device_any_more_has_no_session_any_more() {
+    within(async {
+        let dir = temp();
+        let recorder = Recorder::start(with_people(dir.path(), 1)).await;
+        let mut caller = Caller::begin(&recorder.socket, USER, "").await.unwrap();
+        let mut other = Caller::begin(&recorder.socket, "carol", "").await.unwrap();
+        let closed = SetClosedRequest { name: USER.to_owned(), closed: true };
+        AccountsClient::new(connect(&recorder.socket).await.unwrap()).set_closed(closed).await.unwrap();
+        while caller.answer().await.unwrap().is_some() {}
+        assert_eq!(caller.over.as_deref(), Some("its user may not use the device any more"));
+        until(&recorder.socket, &caller.session, State::Finished).await;
+        assert!(other.over.is_none());
+        other.send(key(1, 1, [0; 3])).await;
+        other.end().await;
         recorder.stop().await;
     });
 }

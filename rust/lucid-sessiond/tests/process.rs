@@ -265,6 +265,7 @@ async fn one_life(
                     }
                     from_recorder::Item::Over(over) => panic!("{}", over.reason),
                     from_recorder::Item::Asking(_) => panic!("it asks twice"),
+                    from_recorder::Item::Requests(_) => panic!("nobody asks for anything"),
                 }
             }
             drop((answers, enforcing));

@@ -104,6 +104,9 @@ pub(crate) enum Approve {
         session: String,
         /// The request's number, as `approve list` shows it.
         number: u32,
+        /// Who decides, as his account is called.
+        #[arg(long = "as", value_name = "NAME")]
+        approver: String,
         /// The file with the approver's secret key.
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
@@ -387,10 +390,10 @@ pub(crate) fn approve(command: &Approve, as_json: bool) -> Result<bool, Error> {
             print(&if as_json { json(&held.changes) } else { lines(&held.changes) })?;
             Ok(true)
         }
-        Approve::Decide { session, number, key, deny, reason, yes, controller } => {
-            let key = secret(key)?;
+        Approve::Decide { session, number, approver, key, deny, reason, yes, controller } => {
+            let by = (approver.as_str(), secret(key)?);
             let verdict = if *deny { Verdict::Deny } else { Verdict::Allow };
-            ask(decide(session, *number, &key, (verdict, reason), *yes, controller, as_json))
+            ask(decide(session, *number, &by, (verdict, reason), *yes, controller, as_json))
         }
     }
 }
@@ -398,8 +401,8 @@ pub(crate) fn approve(command: &Approve, as_json: bool) -> Result<bool, Error> {
 async fn decide(
     session: &str,
     number: u32,
-    key: &SigningKey,
-    (verdict, reason): (Verdict, &str),
+    (approver, key): &(&str, SigningKey),
+    verdict: (Verdict, &str),
     yes: bool,
     controller: &Controller,
     as_json: bool,
@@ -412,7 +415,7 @@ async fn decide(
         }
     }
     let (change, request) = found.ok_or_else(|| Error::NoRequest(number))?;
-    if !yes && verdict == Verdict::Allow {
+    if !yes && verdict.0 == Verdict::Allow {
         let now = Policy::from_bytes(&holds.table).map_err(odd)?;
         let then = apply(&now, &request.change).map_err(odd)?;
         let (no_longer, from_now_on) = diff(&now, &then);
@@ -429,7 +432,7 @@ async fn decide(
         }
     }
     let id = session.parse().map_err(odd)?;
-    let decision = Decision::sign(&change.request, id, verdict, reason, key, now_ms()).map_err(odd)?;
+    let decision = Decision::sign(&change.request, id, approver, verdict, key, now_ms()).map_err(odd)?;
     let request = DecideRequest { decision: decision.into() };
     let decided = controller.connect().await?.decide(request).await?.into_inner();
     let (agree, needed, seconds) = (decided.agree, decided.needed, decided.seconds);

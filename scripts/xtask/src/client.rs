@@ -697,6 +697,13 @@ impl Picture {
         corners.iter().all(|(x, y)| distance(self.pixel(*x, *y), GROUND) <= TOLERANCE)
     }
 
+    /// Whether a notice of the host stands over the desktop.
+    pub(crate) fn has_notice(&self) -> bool {
+        const GROUND: [u8; 3] = [0x50, 0x30, 0x10];
+        const TOLERANCE: u8 = 2;
+        self.share(GROUND, TOLERANCE) > 0.01
+    }
+
     /// Whether something is written at the top left on an otherwise even ground: a terminal's prompt.
     pub(crate) fn has_prompt(&self) -> bool {
         // Not in the middle, where the pointer is.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use lucid_desktop::{Button, Input};
 use lucid_policy::{Action, key_name};
 
+use super::screen::MODIFIERS;
 use crate::gates::Holding;
 
 /// Between two reports of what was refused.
@@ -54,7 +55,8 @@ impl Admission {
                 if holding.permits(&Action::Key(name)) {
                     self.down.insert(evdev);
                     out.push(input);
-                } else {
+                } else if !MODIFIERS.contains(&evdev) {
+                    // Those do nothing by themselves, and begin what whoever may not type asks for that by.
                     self.refused.keys.count += tried(holding);
                 }
             }
@@ -154,6 +156,13 @@ impl Admission {
     /// Keeps the state of the client's lock keys for later.
     pub(super) fn keep_locks(&mut self, locks: Input) {
         self.locks = Some(locks);
+    }
+
+    /// Forgets what is down: the desktop was told that it is not.
+    pub(super) fn let_go(&mut self) {
+        self.down.clear();
+        self.buttons.clear();
+        self.waiting = None;
     }
 
     /// Another policy holds; whether something is down that may not be any more.
@@ -262,6 +271,35 @@ mod tests {
         assert_eq!(take(&mut Admission::default(), &open, now, &inputs()), inputs());
         let print = [Input::Key { evdev: 99, pressed: true }, Input::Key { evdev: 99, pressed: false }];
         assert_eq!(take(&mut Admission::default(), &open, now, &print), []);
+    }
+
+    #[test]
+    fn who_presses_ctrl_alt_delete_tries_nothing_that_he_may_not() {
+        let (_told, closed) = holding(Some(Arc::new(Policy::strict())));
+        let (mut admission, now) = (Admission::default(), Instant::now());
+        let pressed = MODIFIERS.map(|evdev| Input::Key { evdev, pressed: true });
+        assert_eq!(take(&mut admission, &closed, now, &pressed), []);
+        assert_eq!(admission.report(now), []);
+    }
+
+    #[test]
+    fn what_is_down_when_the_page_opens_comes_up_for_nobody() {
+        let (_told, open) = holding(Some(Arc::new(Policy::standard())));
+        let (mut admission, now) = (Admission::default(), Instant::now());
+        let down = [
+            Input::Key { evdev: 29, pressed: true },
+            Input::PointerMove { x: 1, y: 2 },
+            Input::Button { button: Button::Left, pressed: true },
+            Input::PointerMove { x: 3, y: 4 },
+        ];
+        assert_eq!(take(&mut admission, &open, now, &down), down[..3]);
+        admission.let_go();
+        let up = [
+            Input::Key { evdev: 29, pressed: false },
+            Input::Button { button: Button::Left, pressed: false },
+        ];
+        assert_eq!(take(&mut admission, &open, now, &up), []);
+        assert_eq!(admission.deadline(&open, now), None);
     }
 
     #[test]

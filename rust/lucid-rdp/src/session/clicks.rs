@@ -24,6 +24,11 @@ pub(super) enum For {
 }
 
 impl Clicks {
+    /// What is down is another's business: a page stands over everything.
+    pub(super) fn let_go(&mut self) {
+        self.held = None;
+    }
+
     pub(super) fn see(&mut self, input: &Input, curtain: &Curtain) -> For {
         match *input {
             Input::PointerMove { x, y } => {
@@ -78,6 +83,12 @@ mod tests {
         assert_eq!(at(200, 10, &[press(left)]), [For::Notice]);
         assert_eq!(at(200, 290, &[release(left), press(left)]), [For::Nobody, For::Desktop]);
         assert_eq!(at(200, 10, &[release(left)]), [For::Desktop]);
+        // Why something was refused stands over that, and is clicked away as well.
+        curtain.refuse(Some(Notice { title: "That is not allowed".into(), text: String::new() }));
+        assert_eq!(at(200, 10, &click), [For::Desktop; 2], "it was not painted yet");
+        assert!(show(Some(&Notice { title: "Copying".into(), text: "Click".into() })));
+        assert_eq!(at(200, 10, &click), [For::Notice, For::Nobody]);
+        curtain.refuse(None);
         // What the session has to say is not clicked away, and nothing is there when it is over.
         assert!(curtain.announce(Some(Notice { title: "This session ends".into(), text: String::new() })));
         assert!(show(Some(&Notice { title: "Copying".into(), text: "Click".into() })));

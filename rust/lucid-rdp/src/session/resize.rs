@@ -239,7 +239,7 @@ impl Session<'_> {
         self.resizing = Resizing::Settled;
         // Its pointers are gone with everything else.
         self.cursors = Cursors::new(self.client.pointers);
-        self.show_pointer(self.running.pointer).await?;
+        self.show_pointer(self.pointer()).await?;
         self.order_without_pipeline();
         Ok(())
     }

@@ -139,10 +139,7 @@ impl Service {
             if account.may_connect() {
                 Ok(account.name.clone())
             } else {
-                Err(Error::NotAdmitted(format!(
-                    "{:?} may not use a desktop: he has no role for it",
-                    account.name
-                )))
+                Err(Error::NotAdmitted(format!("{:?} may not connect: he has no role for it", account.name)))
             }
         };
         self.0.attempt(attempt).await

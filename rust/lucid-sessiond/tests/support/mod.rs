@@ -17,7 +17,7 @@ use lucid_ipc::{
     connect,
     session::{
         self, Actor, Answer, Begin, End, Enforced, Event, Frame, FromRecorder, GetStatusRequest, Key,
-        ListRequest, Outcome, Pointer, Recording, Sound, State, ToRecorder, event, from_recorder,
+        ListRequest, Outcome, Pointer, Recording, Requests, Sound, State, ToRecorder, event, from_recorder,
         recorder_client::RecorderClient, recordings_client::RecordingsClient, to_recorder,
     },
     tonic::{Code, Status, Streaming, transport::Channel},
@@ -179,6 +179,8 @@ pub struct Caller {
     pub keys_wanted: u64,
     /// What held, one after the other.
     pub policies: Vec<Policy>,
+    /// What was asked for, as it was told last.
+    pub requests: Requests,
     /// Why the session had to end.
     pub over: Option<String>,
     /// Says which policy it enforces.
@@ -220,6 +222,7 @@ impl Caller {
             kept: 0,
             keys_wanted: 0,
             policies: Vec::new(),
+            requests: Requests::default(),
             over: None,
             honest: true,
         })
@@ -261,6 +264,7 @@ impl Caller {
                     self.sent -= 1;
                 }
             }
+            from_recorder::Item::Requests(requests) => self.requests = requests.clone(),
             from_recorder::Item::Over(over) => self.over = Some(over.reason.clone()),
             from_recorder::Item::Asking(_) => panic!("it asks twice"),
         }

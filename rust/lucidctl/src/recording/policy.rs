@@ -50,8 +50,27 @@ struct Consent {
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 enum Change {
-    Request { requester: String, change: Vec<String>, reason: String, seconds: u32, wall_ms: u64, hash: Hash },
-    Decision { approver: PublicKey, verdict: Verdict, reason: String, wall_ms: u64, request: Hash },
+    Request {
+        requester: String,
+        change: Vec<String>,
+        reason: String,
+        seconds: u32,
+        signer: PublicKey,
+        /// The device has seen him ask, and signs that.
+        on_screen: bool,
+        wall_ms: u64,
+        hash: Hash,
+    },
+    Decision {
+        approver: String,
+        verdict: Verdict,
+        reason: String,
+        signer: PublicKey,
+        /// The device has seen him decide, and signs that.
+        on_screen: bool,
+        wall_ms: u64,
+        request: Hash,
+    },
 }
 
 /// A file beside the recording; none where it is missing.
@@ -157,8 +176,9 @@ fn policy(directory: &Path, opening: &Opening, problems: &mut Vec<String>) -> Re
 
 fn changes(directory: &Path, opening: &Opening, problems: &mut Vec<String>) -> Result<Vec<Change>, Error> {
     let Some(file) = beside(directory, "approvals.jsonl", MAX_APPROVALS)? else { return Ok(Vec::new()) };
+    let user = opening.participants.iter().find(|participant| participant.role == "user");
     let mut changes = Vec::new();
-    let mut asked: Vec<Hash> = Vec::new();
+    let mut asked: Vec<(Hash, String)> = Vec::new();
     for (number, line) in file.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
         let mut wrong = |why: &str| problems.push(format!("approvals.jsonl, line {}: {why}", number + 1));
         if let Ok(request) = Request::read(line) {
@@ -166,16 +186,36 @@ fn changes(directory: &Path, opening: &Opening, problems: &mut Vec<String>) -> R
                 wrong("a request of another session or policy");
             }
             let hash: Hash = blake3::hash(line).into();
-            asked.push(hash);
-            let Request { requester, change, reason, seconds, wall_ms, .. } = request;
+            let Request { requester, change, reason, seconds, signer, wall_ms, .. } = request;
+            let on_screen = signer == opening.device;
+            if on_screen && user.is_none_or(|user| user.name != requester) {
+                wrong("the device signs that it has seen somebody else ask than the session's user");
+            }
+            asked.push((hash, requester.to_lowercase()));
             let change = change.iter().map(Setting::to_string).collect();
-            changes.push(Change::Request { requester, change, reason, seconds, wall_ms, hash });
+            changes.push(Change::Request {
+                requester,
+                change,
+                reason,
+                seconds,
+                signer,
+                on_screen,
+                wall_ms,
+                hash,
+            });
         } else if let Ok(decision) = Decision::read(line) {
-            if decision.session != opening.session || !asked.contains(&decision.request) {
+            let Decision { approver, reason, request, session, signer, verdict, wall_ms, .. } = decision;
+            let on = asked.iter().find(|(hash, _)| *hash == request);
+            if session != opening.session || on.is_none() {
                 wrong("a decision on nothing that was asked for here");
             }
-            let Decision { approver, verdict, reason, wall_ms, request, .. } = decision;
-            changes.push(Change::Decision { approver, verdict, reason, wall_ms, request });
+            let name = approver.to_lowercase();
+            let own = |user: &str| user.to_lowercase() == name;
+            if on.is_some_and(|(_, requester)| own(requester)) || user.is_some_and(|user| own(&user.name)) {
+                wrong("somebody decided for himself");
+            }
+            let on_screen = signer == opening.device;
+            changes.push(Change::Decision { approver, verdict, reason, signer, on_screen, wall_ms, request });
         } else {
             wrong("neither a request nor a decision, or changed since it was signed");
         }
@@ -203,20 +243,27 @@ fn text(held: &Held) -> String {
     if !changes.is_empty() {
         text.push('\n');
     }
+    let by = |on_screen: &bool, signer: &PublicKey| {
+        if *on_screen { "on the screen".to_owned() } else { format!("by the key {signer}") }
+    };
     for change in changes {
         let _ = match change {
-            Change::Request { requester, change, reason, seconds, wall_ms, .. } => writeln!(
-                text,
-                "{} {} asks for {}: {} ({})",
-                moment(*wall_ms),
-                plain(requester),
-                span((*seconds).into()),
-                plain(&change.join(" ")),
-                plain(reason)
-            ),
-            Change::Decision { approver, verdict, reason, wall_ms, .. } => {
+            Change::Request { requester, change, reason, seconds, signer, on_screen, wall_ms, .. } => {
+                writeln!(
+                    text,
+                    "{} {}, {}, asks for {}: {} ({})",
+                    moment(*wall_ms),
+                    plain(requester),
+                    by(on_screen, signer),
+                    span((*seconds).into()),
+                    plain(&change.join(" ")),
+                    plain(reason)
+                )
+            }
+            Change::Decision { approver, verdict, reason, signer, on_screen, wall_ms, .. } => {
                 let verdict = if *verdict == Verdict::Allow { "allows it" } else { "turns it down" };
-                writeln!(text, "{} {approver} {verdict} {}", moment(*wall_ms), plain(reason))
+                let (approver, by) = (plain(approver), by(on_screen, signer));
+                writeln!(text, "{} {approver}, {by}, {verdict} {}", moment(*wall_ms), plain(reason))
             }
         };
     }

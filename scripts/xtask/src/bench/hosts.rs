@@ -104,6 +104,7 @@ pub(super) fn debian(project: &Project, steps: &Steps, root: &Path, packages: &s
 
 /// Lucid's services with the compositor that the device has, and the scene instead of a terminal.
 pub(super) struct Lucid {
+    name: String,
     dir: PathBuf,
     programs: PathBuf,
     sway: PathBuf,
@@ -127,7 +128,15 @@ impl Lucid {
             format!("xwayland disable\ndefault_border none\nswaybg_command -\nexec '{}'\n", scene.display());
         let path = dir.join("sway-config");
         fs::write(&path, config).at("writing", &path)?;
-        Ok(Self { dir, programs, sway })
+        let name = format!("Lucid {}", env!("CARGO_PKG_VERSION"));
+        Ok(Self { name, dir, programs, sway })
+    }
+
+    /// The same with other programs.
+    pub(super) fn of(&self, programs: &Path) -> Result<Self> {
+        let programs = fs::canonicalize(programs).at("looking for programs in", programs)?;
+        let name = "another build of Lucid".to_owned();
+        Ok(Self { name, dir: self.dir.clone(), programs, sway: self.sway.clone() })
     }
 
     /// A program of ours, as released.
@@ -163,7 +172,7 @@ impl Lucid {
         rdp.arg("--listen").arg(format!("{HOST}:{port}")).arg("--state").arg(self.file("state"));
         rdp.arg("--run").arg(self.file("run")).arg("--desktop").arg(self.file("desktop.sock"));
         let policy = policy::write(&self.dir, &policy::table(""))?;
-        let mut name = format!("Lucid {}", env!("CARGO_PKG_VERSION"));
+        let mut name = self.name.clone();
         let mut commands = vec![("lucid-desktop", desktop)];
         if let Some(owner) = owner {
             name.push_str(", recorded");

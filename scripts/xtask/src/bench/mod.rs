@@ -40,6 +40,10 @@ pub(crate) struct BenchArguments {
     /// Measures Lucid alone.
     #[arg(long)]
     lucid_only: bool,
+    /// Measures beside other builds of lucid-rdp and lucid-desktop, in this directory, and not beside xrdp: what a change
+    /// costs.
+    #[arg(long, value_name = "DIR", conflicts_with = "lucid_only")]
+    beside: Option<PathBuf>,
     /// Leaves the slow link out.
     #[arg(long)]
     fast_only: bool,
@@ -67,7 +71,9 @@ pub(crate) fn run(project: &Project, steps: &Steps, arguments: &BenchArguments) 
     build::host(project, steps, build::Host::Tools)?;
     let tools = build::trixie_tools(project, steps)?;
     let lucid = Lucid::prepare(project, steps, &tools, &[])?;
-    let xrdp = if arguments.lucid_only { None } else { Some(Xrdp::prepare(project, steps)?) };
+    let other = arguments.beside.as_deref().map(|programs| lucid.of(programs)).transpose()?;
+    let alone = arguments.lucid_only || other.is_some();
+    let xrdp = if alone { None } else { Some(Xrdp::prepare(project, steps)?) };
     let place = Place { project, tools: &tools, interrupt: &steps.interrupt };
     let dir = project.lucid.join("bench");
 
@@ -83,6 +89,9 @@ pub(crate) fn run(project: &Project, steps: &Steps, arguments: &BenchArguments) 
             for round in 1..=arguments.rounds {
                 type Start<'a> = Box<dyn Fn() -> Result<Host> + 'a>;
                 let mut starts: Vec<Start> = vec![Box::new(|| lucid.start(None, &steps.interrupt))];
+                if let Some(other) = &other {
+                    starts.push(Box::new(|| other.start(None, &steps.interrupt)));
+                }
                 if let Some(xrdp) = &xrdp {
                     starts.push(Box::new(|| xrdp.start(&steps.interrupt)));
                 }

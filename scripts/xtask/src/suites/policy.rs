@@ -339,9 +339,10 @@ impl<'a> Suite<'a> {
         drives::possible()?;
         self.house.forget()?;
         self.house.restart(json!({}))?;
-        let (client, ear, shared) = self.everything("strict")?;
+        let (mut client, ear, shared) = self.everything("strict")?;
         let holder = self.copies("secret of the desktop")?;
         Self::type_line(&client, "touch typed-under-strict")?;
+        let told = self.told_why(&mut client, "refused")?;
         client.screen.click("1")?;
         let pasted = self.pasted_at(&client)?;
         let mut copy = client.screen.command("timeout");
@@ -383,7 +384,21 @@ impl<'a> Suite<'a> {
                 return Err(Error::broken(format!("no event tells of {attempt}, but of {refused:?}")));
             }
         }
-        Ok(format!("{} attempts in the events", refused.len()))
+        Ok(format!("{} attempts in the events; {told}", refused.len()))
+    }
+
+    /// Why something did not happen stands over the desktop, for a while.
+    fn told_why(&self, client: &mut Client, name: &str) -> Result<String> {
+        let House { place, bound, .. } = &self.house;
+        let mut notice = |what: &str, is_there: bool| {
+            client.wait_picture(what, *bound, place.interrupt, |picture| {
+                Ok((picture.has_notice() == is_there).then(|| picture.clone()))
+            })
+        };
+        let screen = self.screens.join(format!("{name}.ppm"));
+        notice("why nothing happened", true)?.save(&screen)?;
+        notice("the desktop without why", false)?;
+        Ok(format!("told why for a while: {}", screen.display()))
     }
 
     fn standard(&mut self) -> Result<String> {
@@ -478,11 +493,12 @@ impl<'a> Suite<'a> {
         let words = request(&user, &own);
         let asked = self.said(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
         let number = asked["number"].to_string();
-        self.refused(&["approve", "decide", &session, &number, "--yes", "--key", &own], "asked for himself")?;
+        let decide = |by, key| ["approve", "decide", &session, &number, "--yes", "--as", by, "--key", key];
+        self.refused(&decide(&user, &own), "asked for himself")?;
         if pastes(self)? {
             return Err(Error::broken("what was asked for passes before it is approved"));
         }
-        let decided = self.said(&["approve", "decide", &session, &number, "--yes", "--key", &bobs])?;
+        let decided = self.said(&decide("bob", &bobs))?;
         let began = Instant::now();
         if decided["seconds"] != APPROVED.as_secs() {
             return Err(Error::broken(format!("the decision is not in effect: {decided}")));
@@ -495,7 +511,7 @@ impl<'a> Suite<'a> {
         if opened > APPROVED {
             return Err(Error::broken("it passed only after its time"));
         }
-        self.refused(&["approve", "decide", &session, &number, "--yes", "--key", &bobs], "no request")?;
+        self.refused(&decide("bob", &bobs), "no request")?;
         thread::sleep((APPROVED + SETTLED).saturating_sub(began.elapsed()));
         // What the client has pasted it may keep: another text is copied.
         drop(holder);

@@ -1,5 +1,5 @@
-//! On the machine in QEMU, with the policies that `lucid.toml` names. What others approve is not tried here: nobody but the
-//! device itself can ask its controller, and nothing on the card does yet.
+//! On the machine in QEMU, with the policies and the people that `lucid.toml` names: what they may, and what one of them asks
+//! for and another one allows, each with nothing but an RDP client.
 
 use std::{fs, path::Path, process::Command, thread, time::Duration};
 
@@ -9,7 +9,7 @@ use super::{SETTLED, refused};
 use crate::{
     client::{Client, Generation, Login, Mode, Place},
     error::{At, Error, Result},
-    machine::{Disks, Machine, Options},
+    machine::{Disks, Machine, Options, Scratch},
     progress::{Background, ask_well},
     recordings::copy,
     suite::Report,
@@ -23,6 +23,9 @@ const BOUND: Duration = Duration::from_secs(120);
 /// So much more slowly things pass there.
 const SETTLED_THERE: Duration = Duration::from_secs(6);
 const USER: &str = "visitor";
+/// Who may only decide.
+const APPROVER: &str = "bob";
+const APPROVED: &str = "qemu: what its user asks for on the screen passes when an approver allows it on his";
 const PASSWORD: &str = "Six-Grey-Owls-27";
 /// What the terminal turns to when keys pass.
 const COLOUR: [u8; 3] = [0x0b, 0x3d, 0x91];
@@ -63,7 +66,7 @@ static PROFILES: [Profile; 2] = [
 /// The checks.
 pub(super) fn check(context: &Context, tools: &Tools, report: &mut Report) -> Result<()> {
     let wanted = |profile: &&Profile| report.wants(&name(profile));
-    if !PROFILES.iter().any(|profile| wanted(&profile)) {
+    if !PROFILES.iter().any(|profile| wanted(&profile)) && !report.wants(APPROVED) {
         return Ok(());
     }
     let image = context.image()?;
@@ -73,7 +76,115 @@ pub(super) fn check(context: &Context, tools: &Tools, report: &mut Report) -> Re
         report.check(name(profile), || session(context, tools, &image, (&owner, &public), profile));
         context.steps.interrupt.check()?;
     }
+    report.check(APPROVED, || approved(context, tools, &image, &public));
     Ok(())
+}
+
+/// A machine of its own, whose `lucid.toml` says this.
+fn machine(context: &Context, image: &Path, name: &str, says: &str) -> Result<(Scratch, Machine)> {
+    let disks = Disks::scratch(image, &context.project.lucid.join(format!("machine/policy-{name}")))?;
+    disks.grow(CARD_BYTES)?;
+    disks.provision(&format!("[rdp]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n\n{says}"))?;
+    let mut machine = Machine::start(&disks, &Options::default(), &context.steps.interrupt)?;
+    machine.wait_ready(0)?;
+    Ok((disks, machine))
+}
+
+/// Has a client's clipboard hold a text.
+fn holds(client: &Client, dir: &Path, text: &str) -> Result<Background> {
+    let file = dir.join("copied");
+    fs::write(&file, text).at("writing", &file)?;
+    let mut copied = client.screen.command("timeout");
+    copied.args(["300", "xclip", "-quiet", "-selection", "clipboard", "-t", "UTF8_STRING", "-i"]).arg(&file);
+    let holder = Background::start(&copied, &dir.join("xclip.log"))?;
+    thread::sleep(SETTLED);
+    Ok(holder)
+}
+
+/// Its user presses Ctrl+Alt+Delete and asks to paste on the desktop; an approver's client shows that, and he allows it.
+fn approved(context: &Context, tools: &Tools, image: &Path, public: &str) -> Result<String> {
+    let (project, interrupt) = (context.project, &context.steps.interrupt);
+    let (disks, mut machine) = machine(
+        context,
+        image,
+        "approved",
+        &format!(
+            "[[users]]\nname = \"{APPROVER}\"\npassword = \"{PASSWORD}\"\nroles = [\"approver\"]\n\n[policy]\n\
+             profile = \"standard\"\n\n[recording]\nowner = \"{public}\"\n"
+        ),
+    )?;
+    let place = Place { project, tools: Path::new(""), interrupt };
+    let start = |user: &str| {
+        let login = Login { port: machine.port, user: user.to_owned(), password: Some(PASSWORD.to_owned()) };
+        Client::start(place, &disks.dir.join(user), &MODE, &login, &[])
+    };
+    let mut client = start(USER)?;
+    client.wait_desktop(BOUND, interrupt)?;
+    let mut desk = start(APPROVER)?;
+    let page = |client: &mut Client, what: &str, is_there: bool| {
+        client.wait_picture(what, BOUND, interrupt, |picture| {
+            Ok((picture.asks() == is_there).then(|| picture.clone()))
+        })
+    };
+    page(&mut desk, "the approver's page", true)?;
+    client.screen.point_to_the_middle()?;
+    client.screen.click("1")?;
+    client.screen.key("super+f")?;
+    let [r, g, b] = COLOUR;
+    let text = format!(r"printf '\e]11;#{r:02x}{g:02x}{b:02x}\a\e[?25l\e[2J\e[H'; read");
+    let pastes = |client: &Client| {
+        client.screen.key("ctrl+shift+v")?;
+        thread::sleep(SETTLED_THERE);
+        client.screen.key("Return")
+    };
+    let refused = holds(&client, &disks.dir, &text)?;
+    pastes(&client)?;
+    thread::sleep(SETTLED_THERE);
+    if !client.screen.picture()?.has_prompt() {
+        return Err(Error::broken("a paste passed before anybody allowed it"));
+    }
+    drop(refused);
+    client.screen.key("ctrl+alt+Delete")?;
+    page(&mut client, "the page that Ctrl+Alt+Delete opens", true)?;
+    let nothing = desk.screen.picture()?;
+    // To paste on the desktop.
+    client.screen.key("2")?;
+    desk.wait_picture("the request on the approver's page", BOUND, interrupt, |picture| {
+        Ok((picture.asks() && *picture != nothing).then_some(()))
+    })?;
+    desk.screen.key("a")?;
+    thread::sleep(SETTLED_THERE);
+    desk.screen.key("Return")?;
+    thread::sleep(SETTLED_THERE);
+    client.screen.key("Escape")?;
+    page(&mut client, "the desktop after the page", false)?;
+    let _copied = holds(&client, &disks.dir, &text)?;
+    pastes(&client)?;
+    client.wait_colour(COLOUR, TOLERANCE, BOUND, interrupt)?;
+    desk.screen.key("Escape")?;
+    if !desk.ends_within(BOUND)? {
+        return Err(Error::broken("the approver's Escape does not end his connection"));
+    }
+    client.kill();
+    machine.power_off()?;
+    let found = copy(&disks, &tools.work.join("policy-approved"))?;
+    let [recording] = found.as_slice() else {
+        return Err(Error::broken(format!("{} recordings instead of one", found.len())));
+    };
+    let mut look = Command::new(&tools.lucidctl);
+    look.args(["--json", "recording", "policy"]).arg(recording);
+    let said = ask_well("looking at who allowed what", &mut look, b"")?;
+    let said: Value = serde_json::from_slice(&said.out).map_err(|error| Error::talk("lucidctl", error))?;
+    let of = |kind: &str| {
+        let changes = said["changes"].as_array().into_iter().flatten();
+        changes.filter(|change| change["kind"] == kind && change["on_screen"] == true).collect::<Vec<_>>()
+    };
+    match (of("request").as_slice(), of("decision").as_slice()) {
+        ([asked], [decided]) if asked["requester"] == USER && decided["approver"] == APPROVER => {
+            Ok(format!("{USER} asked, {APPROVER} allowed it, and a paste passed"))
+        }
+        _ => Err(Error::broken(format!("what was asked for and decided is told otherwise: {said}"))),
+    }
 }
 
 fn name(profile: &Profile) -> String {
@@ -88,25 +199,13 @@ fn session(
     profile: &Profile,
 ) -> Result<String> {
     let (project, interrupt) = (context.project, &context.steps.interrupt);
-    let disks = Disks::scratch(image, &project.lucid.join(format!("machine/policy-{}", profile.name)))?;
-    disks.grow(CARD_BYTES)?;
-    disks.provision(&format!(
-        "[rdp]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n\n[policy]\nprofile = \"{}\"\n\n[recording]\n\
-         owner = \"{public}\"\n",
-        profile.name
-    ))?;
-    let mut machine = Machine::start(&disks, &Options::default(), interrupt)?;
-    machine.wait_ready(0)?;
+    let says = format!("[policy]\nprofile = \"{}\"\n\n[recording]\nowner = \"{public}\"\n", profile.name);
+    let (disks, mut machine) = machine(context, image, profile.name, &says)?;
     let place = Place { project, tools: Path::new(""), interrupt };
     let login = Login { port: machine.port, user: USER.to_owned(), password: Some(PASSWORD.to_owned()) };
     let mut client = Client::start(place, &disks.dir.join("client"), &MODE, &login, &[])?;
     client.wait_desktop(BOUND, interrupt)?;
-    let file = disks.dir.join("copied");
-    fs::write(&file, "secret of the client").at("writing", &file)?;
-    let mut copied = client.screen.command("timeout");
-    copied.args(["60", "xclip", "-quiet", "-selection", "clipboard", "-t", "UTF8_STRING", "-i"]).arg(&file);
-    let _copied = Background::start(&copied, &disks.dir.join("xclip.log"))?;
-    thread::sleep(SETTLED);
+    let _copied = holds(&client, &disks.dir, "secret of the client")?;
     client.screen.point_to_the_middle()?;
     client.screen.click("1")?;
     // Over the compositor's title bar: Super+F is its key for that.

@@ -29,8 +29,6 @@ const USERS: [(&str, &str, [u8; 3]); 8] = [
     ("leslie", "#c0c0c0", [0xc0, 0xc0, 0xc0]),
     ("radia", "#604000", [0x60, 0x40, 0x00]),
 ];
-/// What a notice is painted on; its letters and edge are a part of it.
-const NOTICE: [u8; 3] = [0x50, 0x30, 0x10];
 /// The longest that a user may do nothing, in the check of that.
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -231,7 +229,6 @@ fn id_of(host: &Host, user: &str) -> Result<String> {
     id.map(|id| id.to_string()).ok_or_else(|| Error::broken(format!("{user} has no session: {sessions:?}")))
 }
 
-/// Waits for a notice in the client's window.
 /// Waits for a notice over the desktop.
 fn shows_notice(client: &mut Client, target: &Target) -> Result<()> {
     target.place.interrupt.wait_for("a notice on the desktop", target.bound, || {
@@ -242,5 +239,5 @@ fn shows_notice(client: &mut Client, target: &Target) -> Result<()> {
 
 /// Whether there is one.
 pub(super) fn has_notice(client: &Client) -> Result<bool> {
-    Ok(client.screen.picture()?.share(NOTICE, MODES[0].tolerance) > 0.01)
+    Ok(client.screen.picture()?.has_notice())
 }

@@ -306,6 +306,10 @@ fn to_desktop(name: &str, setting: &mut Setting, report: &mut Report) {
         refused(setting, Side::Client, &sparse(&dir, LIMIT + 1)?)
     });
     report.check(format!("{way}: what takes long says how far it is, and a click there ends it"), || {
+        let target = setting.target;
+        target.place.interrupt.wait_for("that nothing is told any more", target.bound, || {
+            Ok((!has_notice(&setting.client)?).then_some(()))
+        })?;
         let file = sparse(&dir, LIMIT)?;
         setting.copy(Side::Client, LIST, &list(&[&file]))?;
         setting.wait_offered(Side::Client, LIST)?;

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Bench, HEADS_BEFORE, must};
+use super::{Bench, must};
 use crate::{
     build,
     error::{At, Error, Result},
@@ -174,19 +174,20 @@ pub(super) fn recover(bench: &Bench, left: &[Left], device: &str) -> Result<()> 
     Ok(())
 }
 
-/// What says in a recording that nothing is shown is shorter, and every picture longer.
-const PICTURE_BYTES: u64 = 256;
+/// All that a session's beginning is told in besides pictures is shorter, and the desktop's first picture longer.
+const PICTURE_BYTES: u64 = 32 << 10;
 
-/// Whether anything was shown before the end came: a session begins with what is told of it.
-fn has_pictures(bench: &Bench, recording: &Path) -> Result<bool> {
-    let mut show = bench.tools.lucidctl(["show", "--json", "--key"]);
-    let shown = ask_well("looking at a recording", show.arg(&bench.key).arg(recording), b"")?;
-    let shown: Value =
-        serde_json::from_slice(&shown.out).map_err(|error| Error::talk("lucidctl recording show", error))?;
-    let streams = shown["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let video = streams.iter().find(|stream| stream["name"] == "video");
-    let video = video.ok_or_else(|| Error::broken("a recording has no stream of pictures"))?;
-    Ok(video["bytes"].as_u64().is_some_and(|bytes| bytes > PICTURE_BYTES))
+/// Whether anything was shown before the last head. What was written after it is kept, and lies in the gap.
+fn has_pictures(recording: &Path) -> Result<bool> {
+    let path = recording.join("heads.jsonl");
+    let heads = fs::read_to_string(&path).at("reading", &path)?;
+    let mut bytes = 0;
+    for head in heads.lines() {
+        let head: Value = serde_json::from_str(head).map_err(|error| Error::talk("heads.jsonl", error))?;
+        let finished = head["body"]["finished"].as_array().map(Vec::as_slice).unwrap_or_default();
+        bytes += finished.iter().filter_map(|chunk| chunk["acknowledged"].as_u64()).sum::<u64>();
+    }
+    Ok(bytes > PICTURE_BYTES)
 }
 
 /// An error unless a recording that was cut off was recovered: ended, proved, its gap marked, playable. Gives how long the
@@ -204,8 +205,7 @@ pub(super) fn must_be_recovered(
     let heads = report["heads"].as_u64().unwrap_or_default();
     must("whether all acknowledged heads are there", heads >= acknowledged, true)?;
     let us = |gap: &Value, key: &str| gap[key].as_f64().unwrap_or_default();
-    // Before that a session may not have shown anything for longer than a moment.
-    if acknowledged >= HEADS_BEFORE && has_pictures(bench, recording)? {
+    if has_pictures(recording)? {
         // What was shown until then is shown.
         let shown = gaps.iter().map(|gap| us(gap, "from_us")).fold(f64::MAX, f64::min);
         let at = Duration::from_secs_f64((shown - 1.0).max(0.0) / 1e6);
