@@ -404,9 +404,10 @@ fn refused(setting: &mut Setting, from: Side, file: &Path) -> Result<String> {
         })?;
     } else {
         interrupt.wait_for("the refusal in the log", setting.target.bound, || {
-            let pasted = setting.paste(from.other(), LIST)?;
-            if !pasted.is_empty() {
-                return Err(Error::broken(format!("{} bytes were pasted", pasted.len())));
+            // FreeRDP tells of a new owner a little later: what is pasted may be what was copied before.
+            let pasted = paths(&setting.paste(from.other(), LIST)?)?;
+            if pasted.iter().any(|path| path.file_name() == file.file_name()) {
+                return Err(Error::broken(format!("{pasted:?} was pasted")));
             }
             refused(setting)
         })?;
