@@ -71,8 +71,6 @@ impl Data {
     /// # Errors
     /// When it cannot be; then the data is as it was, or the next start goes on.
     pub fn start(&self, own: u32, tried: bool) -> Result<Done> {
-        fs::create_dir_all(&self.dir).at("making", &self.dir)?;
-        fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o700)).at("closing", &self.dir)?;
         self.remove("copying")?;
         let mut found = self.number()?;
         // What a power cut interrupted. A copy that is being given back is of the form that was given back.
@@ -173,6 +171,9 @@ impl Data {
 
     /// Copies all of it. The copy is there as a whole or not at all.
     fn copy(&self, form: u32) -> Result<()> {
+        fs::create_dir_all(&self.dir).at("making", &self.dir)?;
+        // What is copied may be anybody's.
+        fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o700)).at("closing", &self.dir)?;
         let copying = self.dir.join("copying");
         moment()?;
         fs::create_dir(&copying).at("making", &copying)?;
@@ -275,7 +276,12 @@ impl Data {
     /// The forms of the copies with this beginning of their names, in order.
     fn copies(&self, beginning: &str) -> Result<Vec<u32>> {
         let mut forms = Vec::new();
-        for entry in fs::read_dir(&self.dir).at("listing", &self.dir)? {
+        let listed = match fs::read_dir(&self.dir) {
+            Ok(listed) => listed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(forms),
+            Err(error) => return Err(error).at("listing", &self.dir),
+        };
+        for entry in listed {
             let name = entry.at("listing", &self.dir)?.file_name();
             let form = name.to_str().and_then(|name| name.strip_prefix(beginning)?.parse().ok());
             forms.extend(form);
