@@ -63,6 +63,18 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
         compared.sort();
         Ok(compared.join(", "))
     });
+    report.check("a root for development is taken by an image for development alone", || {
+        let root = release::keys(Place { project, steps })?.root;
+        let out = project.lucid.join("image-refused");
+        let mut build =
+            image_tool(project, &["build", "--version", "9.9.9", "--machine", "m"].map(OsStr::new));
+        build.arg("--root").arg(&root).arg("--services").arg(&out).arg("--out").arg(&out);
+        let answer = ask(&mut build, b"")?;
+        if answer.status.success() || !answer.err.contains("for development") || out.exists() {
+            return Err(Error::broken(format!("it was not refused for what it is: {}", answer.err)));
+        }
+        Ok("")
+    });
     report.check("an undamaged image verifies", || {
         ask_well("verifying the image", &mut verify(context, &image.join("lucid.img")), b"").map(|_| "")
     });
