@@ -66,7 +66,8 @@ pub fn follow(names: &Names, mut tell: impl FnMut(&[IpAddr])) -> Error {
     let watch = init(CreateFlags::CLOEXEC)
         .and_then(|watch| {
             // networkd replaces its files whole. Watched before it is read: nothing is missed.
-            add_watch(&watch, &names.netif, WatchFlags::MOVED_TO | WatchFlags::CLOSE_WRITE).map(|_| watch)
+            add_watch(&watch, names.netif.as_path(), WatchFlags::MOVED_TO | WatchFlags::CLOSE_WRITE)
+                .map(|_| watch)
         })
         .map_err(|errno| failed(errno.into()));
     let mut events = match watch {
