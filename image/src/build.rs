@@ -14,6 +14,7 @@ use crate::debian::{DebianTree, Request, Tools, run};
 use crate::disk::{self, FIRMWARE, FIRMWARE_DISK};
 use crate::error::{At, Error, Result};
 use crate::fat::Place;
+use crate::identity::Identity;
 use crate::kernel::{INITRAMFS_MODULES, Kernel, SYSTEM_MODULES};
 use crate::layout::{self, Kind, PARTITIONS};
 use crate::spdx;
@@ -61,11 +62,12 @@ const PACKAGES: [&str; 30] = [
 ];
 
 /// Our programs, and where each goes. `lucid-init` goes into the initramfs.
-const SERVICES: [(&str, &str); 5] = [
+const SERVICES: [(&str, &str); 6] = [
     ("lucid-rdp", "usr/bin/lucid-rdp"),
     ("lucid-sessiond", "usr/bin/lucid-sessiond"),
     ("lucid-provision", "usr/bin/lucid-provision"),
     ("lucid-power", "usr/bin/lucid-power"),
+    ("lucid-updated", "usr/bin/lucid-updated"),
     ("lucid-desktop", "desktop/usr/bin/lucid-desktop"),
 ];
 
@@ -89,6 +91,19 @@ pub struct Build {
     pub cache: PathBuf,
     /// The repository: `image/`, `firmware/` and `Cargo.lock` are read.
     pub repository: PathBuf,
+    /// What the image says of itself.
+    pub identity: Identity,
+    /// What a test wants to be otherwise.
+    pub changes: Changes,
+}
+
+/// What is otherwise in an image for tests.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// A directory whose files are laid over the system tree after everything else.
+    pub overlay: Option<PathBuf>,
+    /// More words for the kernel's command line.
+    pub append: Vec<String>,
 }
 
 /// `contents.json`: what the image is, in figures.
@@ -96,6 +111,12 @@ pub struct Build {
 pub struct Contents {
     /// Version of this format: 1.
     pub version: u32,
+    /// The kind of device that the image is for.
+    pub machine: String,
+    /// The version that it says it is.
+    pub system_version: String,
+    /// Whether whoever has the keys for development can sign what a device with it takes.
+    pub development: bool,
     /// SHA-256 of the whole image.
     pub image_sha256: String,
     /// Kernel release.
@@ -168,7 +189,8 @@ impl Build {
         let epoch = newest(&debian.root)?;
         let packages = self.packages(&debian, epoch)?;
         let staging = self.cache.join("staging");
-        self.compose(&staging, &debian, &kernel, &tools, &packages)?;
+        self.compose(&staging, &debian, &kernel, &tools)?;
+        self.describe(&staging, &packages, epoch)?;
         steps.done("root tree");
         let erofs_path = self.cache.join("root.erofs");
         make_erofs(&tools, &staging, &erofs_path, epoch)?;
@@ -204,6 +226,9 @@ impl Build {
             |name: &str| boot.iter().find(|(other, _)| other == name).map_or(0, |(_, b)| b.len() as u64);
         let contents = Contents {
             version: 1,
+            machine: self.identity.machine.to_string(),
+            system_version: self.identity.version.to_string(),
+            development: self.identity.root.development,
             image_sha256,
             kernel: kernel.release,
             root_hash: hex::encode(parameters.root),
@@ -242,7 +267,10 @@ impl Build {
         let lock = self.repository.join("Cargo.lock");
         let crates = spdx::crates(&self.text("Cargo.lock")?)
             .map_err(|why| Error::Format { path: lock.clone(), why })?;
-        let document = spdx::document(&debian.packages, &crates, env!("CARGO_PKG_VERSION"), epoch);
+        let overlay = self.changes.overlay.as_deref().map(tree::digest).transpose()?;
+        let about =
+            spdx::About { version: &self.identity.version.to_string(), overlay: overlay.as_deref(), epoch };
+        let document = spdx::document(&debian.packages, &crates, &about);
         let mut text = serde_json::to_vec_pretty(&document)
             .map_err(|error| Error::Format { path: lock, why: error.to_string() })?;
         text.push(b'\n');
@@ -250,14 +278,7 @@ impl Build {
     }
 
     /// Puts the root together in `staging`.
-    fn compose(
-        &self,
-        staging: &Path,
-        debian: &DebianTree,
-        kernel: &Kernel,
-        tools: &Tools,
-        packages: &[u8],
-    ) -> Result<()> {
+    fn compose(&self, staging: &Path, debian: &DebianTree, kernel: &Kernel, tools: &Tools) -> Result<()> {
         if staging.exists() {
             fs::remove_dir_all(staging).at("removing", staging)?;
         }
@@ -280,14 +301,26 @@ impl Build {
             tree::write(&modules.join(&module.path), &module.bytes)?;
         }
         kernel.copy_lists(&modules)?;
-        run(tools.command("usr/sbin/depmod").arg("-b").arg(staging.join("usr")).arg(&kernel.release))?;
-        tree::write(&staging.join("usr/share/lucid/packages.spdx.json"), packages)
+        run(tools.command("usr/sbin/depmod").arg("-b").arg(staging.join("usr")).arg(&kernel.release))
+            .map(drop)
+    }
+
+    /// Puts into the root what the image says of itself, and last what a test wants to be otherwise.
+    fn describe(&self, staging: &Path, packages: &[u8], epoch: i64) -> Result<()> {
+        let about = staging.join("usr/share/lucid");
+        tree::write(&about.join("packages.spdx.json"), packages)?;
+        tree::write(&about.join("root.json"), &self.identity.root.bytes)?;
+        tree::write(&about.join("system.json"), &self.identity.system(epoch).to_bytes())?;
+        self.changes.overlay.as_deref().map_or(Ok(()), |overlay| tree::overlay(overlay, staging))
     }
 
     /// The files of a boot slot, by name.
     fn boot_files(&self, kernel: &Kernel, parameters: &verity::Parameters) -> Result<Vec<(String, Vec<u8>)>> {
         let template = self.text("firmware/cmdline.txt")?;
-        let command_line = template.trim_end().replace("@VERITY@", &parameters.to_argument());
+        let mut command_line = template.trim_end().replace("@VERITY@", &parameters.to_argument());
+        for word in &self.changes.append {
+            command_line = command_line + " " + word;
+        }
         if !command_line.contains("lucid.verity=") || command_line.contains(['@', '\n']) {
             return Err(Error::Format {
                 path: self.repository.join("firmware/cmdline.txt"),

@@ -10,6 +10,7 @@ pub mod debian;
 pub mod disk;
 pub mod error;
 pub mod fat;
+pub mod identity;
 pub mod kernel;
 pub mod layout;
 pub mod spdx;

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use lucid_image::apt::Archive;
-use lucid_image::build::{Build, firmware};
+use lucid_image::build::{Build, Changes, firmware};
 use lucid_image::debian::Tools;
 use lucid_image::error::{Error, Result};
+use lucid_image::identity::{Identity, Root};
 use lucid_image::layout::{Kind, PARTITIONS};
 use lucid_image::{disk, verify};
+use lucid_release_format::{Name, Version};
 
 /// Makes, checks and changes Lucid's disk image.
 #[derive(Debug, Parser)]
@@ -32,6 +34,8 @@ enum What {
         /// Where Debian's packages are kept between builds; remove it to follow newer ones.
         #[arg(long, default_value = "target/lucid/cache")]
         cache: PathBuf,
+        #[command(flatten)]
+        about: About,
     },
     /// Lists the partitions and the files of the FATs.
     List {
@@ -96,6 +100,28 @@ enum What {
     },
 }
 
+#[derive(Debug, Args)]
+struct About {
+    /// The root of trust: a device with this image takes what follows from it, and nothing else.
+    #[arg(long, value_name = "FILE")]
+    root: PathBuf,
+    /// The version that the image says it is, such as 1.2.3.
+    #[arg(long)]
+    version: Version,
+    /// The kind of device that it is for.
+    #[arg(long)]
+    machine: Name,
+    /// Take a root for development. What follows is refused without this.
+    #[arg(long)]
+    development: bool,
+    /// Files to be laid over the system tree, for tests.
+    #[arg(long, value_name = "DIR", requires = "development")]
+    overlay: Option<PathBuf>,
+    /// A word more for the kernel's command line, for tests. May be given more than once.
+    #[arg(long, value_name = "WORD", requires = "development")]
+    append: Vec<String>,
+}
+
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -108,7 +134,7 @@ fn main() -> ExitCode {
 
 fn run(what: What) -> Result<()> {
     match what {
-        What::Build { services, out, cache } => build(services, out, cache),
+        What::Build { services, out, cache, about } => build(services, out, cache, about),
         What::List { image, json } => list(&image, json),
         What::Verify { image, json } => {
             let verified = verify::verify(&image)?;
@@ -150,12 +176,17 @@ fn run(what: What) -> Result<()> {
     }
 }
 
-fn build(services: PathBuf, out: PathBuf, cache: PathBuf) -> Result<()> {
+fn build(services: PathBuf, out: PathBuf, cache: PathBuf, about: About) -> Result<()> {
+    let root = Root::read(&about.root, about.development)?;
+    let identity = Identity { machine: about.machine, version: about.version, root };
+    let changes = Changes { overlay: about.overlay, append: about.append };
     let crate_directory = Path::new(env!("CARGO_MANIFEST_DIR"));
     let repository = crate_directory.parent().unwrap_or(crate_directory).to_owned();
-    let contents = Build { services, out: out.clone(), cache, repository }.run()?;
+    let contents = Build { services, out: out.clone(), cache, repository, identity, changes }.run()?;
     let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
     println!("image      {} (kernel {})", out.join("lucid.img").display(), contents.kernel);
+    let development = if contents.development { ", for development: anybody can sign for it" } else { "" };
+    println!("system     {} {}{development}", contents.machine, contents.system_version);
     println!(
         "root       {:.1} MiB compressed of {:.1} MiB, and {:.1} MiB of hashes",
         mib(contents.root_bytes),

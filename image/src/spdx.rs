@@ -42,9 +42,22 @@ pub fn crates(lock: &str) -> Result<Vec<Crate>, String> {
     Ok(crates)
 }
 
+/// What the list says of the image itself.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// Its version.
+    pub version: &'a str,
+    /// The hash of what was laid over it for a test ([`crate::tree::digest`]).
+    pub overlay: Option<&'a str>,
+    /// Its time, in seconds since 1970.
+    pub epoch: i64,
+}
+
 /// The document.
 #[must_use]
-pub fn document(packages: &[Package], crates: &[Crate], version: &str, epoch: i64) -> Value {
+pub fn document(packages: &[Package], crates: &[Crate], about: &About<'_>) -> Value {
+    let About { version, overlay, epoch } = *about;
+    let tool = env!("CARGO_PKG_VERSION");
     let mut list = Vec::new();
     let mut entry = |id: String, name: &str, version: &str, sha256: Option<&str>, locator: String| {
         let checksums: Vec<Value> =
@@ -84,6 +97,10 @@ pub fn document(packages: &[Package], crates: &[Crate], version: &str, epoch: i6
             format!("pkg:cargo/{}@{}", item.name, item.version),
         );
     }
+    if let Some(hash) = overlay {
+        let name = "overlay-for-tests";
+        entry(id("overlay", name, hash), name, hash, Some(hash), format!("pkg:generic/{name}@{hash}"));
+    }
     let relationships: Vec<Value> = list
         .iter()
         .map(|entry| {
@@ -101,7 +118,7 @@ pub fn document(packages: &[Package], crates: &[Crate], version: &str, epoch: i6
         "SPDXID": "SPDXRef-DOCUMENT",
         "name": format!("lucid-{version}"),
         "documentNamespace": format!("urn:lucid:packages:{contents}"),
-        "creationInfo": {"created": time(epoch), "creators": [format!("Tool: lucid-image-{version}")]},
+        "creationInfo": {"created": time(epoch), "creators": [format!("Tool: lucid-image-{tool}")]},
         "packages": list,
         "relationships": relationships,
     })
@@ -153,10 +170,15 @@ mod tests {
         };
         let packages = [package("a"), package("b")];
         let crates = crates("[[package]]\nname = \"x\"\nversion = \"1.0.0\"\n").unwrap();
-        let document = document(&packages, &crates, "0.1.0", 0);
-        assert_eq!(document, super::document(&packages, &crates, "0.1.0", 0));
+        let about = About { version: "0.1.0", overlay: None, epoch: 0 };
+        let document = document(&packages, &crates, &about);
+        assert_eq!(document, super::document(&packages, &crates, &about));
         let ids: std::collections::BTreeSet<&str> =
             document["packages"].as_array().unwrap().iter().map(|p| p["SPDXID"].as_str().unwrap()).collect();
         assert_eq!(ids.len(), 3);
+        // What was laid over it for a test is among them.
+        let changed = super::document(&packages, &crates, &About { overlay: Some("0a1b"), ..about });
+        let last = changed["packages"].as_array().unwrap().last().unwrap();
+        assert_eq!((&last["name"], &last["versionInfo"]), (&json!("overlay-for-tests"), &json!("0a1b")));
     }
 }

@@ -8,10 +8,12 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use goblin::elf::Elf;
+use sha2::{Digest as _, Sha256};
 
 use crate::error::{At, Error, Result};
 
@@ -230,6 +232,43 @@ pub fn overlay(from: &Path, to: &Path) -> Result<()> {
         } else {
             let mode = fs::metadata(&source).at("reading", &source)?.permissions().mode();
             install(&source, &target, if mode & 0o111 == 0 { 0o644 } else { 0o755 })?;
+        }
+    }
+    Ok(())
+}
+
+/// SHA-256 over everything in a directory: paths, kinds, whether files can be run, and what is in them.
+///
+/// # Errors
+/// When something cannot be read.
+pub fn digest(root: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    add(root, root, &mut hash)?;
+    Ok(hex::encode(hash.finalize()))
+}
+
+fn add(root: &Path, directory: &Path, hash: &mut Sha256) -> Result<()> {
+    let mut entries = fs::read_dir(directory)
+        .and_then(Iterator::collect::<std::io::Result<Vec<_>>>)
+        .at("listing", directory)?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        let meta = fs::symlink_metadata(&path).at("reading", &path)?;
+        let mut item = |kind: &[u8], contents: &[u8]| {
+            for part in [path.strip_prefix(root).unwrap_or(&path).as_os_str().as_bytes(), kind, contents] {
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+        };
+        if meta.is_dir() {
+            item(b"directory", b"");
+            add(root, &path, hash)?;
+        } else if meta.is_symlink() {
+            item(b"link", fs::read_link(&path).at("reading", &path)?.as_os_str().as_bytes());
+        } else {
+            let kind: &[u8] = if meta.permissions().mode() & 0o111 == 0 { b"file" } else { b"program" };
+            item(kind, &fs::read(&path).at("reading", &path)?);
         }
     }
     Ok(())

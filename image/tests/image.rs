@@ -9,9 +9,11 @@ use std::path::Path;
 use std::process::Command;
 
 use lucid_image::fat::Place;
+use lucid_image::identity::{Identity, Root};
 use lucid_image::layout::{self, DISK_GUID, PARTITIONS};
 use lucid_image::verity::{self, BLOCK, Parameters};
-use lucid_image::{cpio, disk, verify};
+use lucid_image::{cpio, disk, tree, verify};
+use lucid_release_format::System;
 
 /// Repeatable bytes without a pattern that a tree could hide behind.
 fn noise(blocks: usize) -> Vec<u8> {
@@ -174,6 +176,106 @@ fn the_initramfs_is_laid_out_as_the_kernel_reads_it() {
     assert_eq!(&bytes[236..244], b"12345\0\0\0");
     assert_eq!(&header(244)[78..94], "0000000500000001");
     assert!(bytes.ends_with(b"TRAILER!!!\0\0\0\0"));
+}
+
+/// A root that asks for so many signatures and has so many, with more members.
+fn root(asks: u64, has: usize, more: &str) -> String {
+    let signatures = vec![r#"{"keyid":"00","sig":"00"}"#; has].join(",");
+    format!(
+        r#"{{"signatures":[{signatures}],"signed":{{"_type":"root","roles":{{"root":{{"keyids":["00"],"threshold":{asks}}}}}{more}}}}}"#
+    )
+}
+
+const DEVELOPMENT: &str = r#","lucid-development":true"#;
+
+#[test]
+fn a_root_for_development_is_refused_unless_that_is_what_is_wanted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("1.root.json");
+    // Whatever the mark's value is, it marks.
+    for mark in [DEVELOPMENT, r#","lucid-development":false"#, r#","lucid-development":null"#] {
+        fs::write(&path, root(1, 1, mark)).unwrap();
+        let why = Root::read(&path, false).unwrap_err().to_string();
+        assert!(why.contains("for development") && why.contains("--development"), "{why}");
+        assert!(Root::read(&path, true).unwrap().development);
+    }
+    for wanted in [false, true] {
+        fs::write(&path, root(3, 3, "")).unwrap();
+        let read = Root::read(&path, wanted).unwrap();
+        assert!(!read.development);
+        assert_eq!(read.bytes, root(3, 3, "").as_bytes());
+    }
+}
+
+#[test]
+fn what_no_device_would_believe_is_no_root() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("1.root.json");
+    let large = root(1, 1, &format!(",\"x\":\"{}\"", "x".repeat(65_536)));
+    let targets = root(1, 1, "").replace("\"root\",", "\"targets\",");
+    for (text, why) in [
+        (root(3, 2, ""), "has 2 signatures and asks for 3"),
+        (root(0, 0, ""), "has 0 signatures and asks for 0"),
+        (targets, "its type is another one"),
+        ("{\"signed\": 7}".to_owned(), "no object"),
+        ("[]".to_owned(), "no object"),
+        ("-----BEGIN KEY".to_owned(), "is no root of trust"),
+        (large, "more than 65536 bytes"),
+    ] {
+        fs::write(&path, &text).unwrap();
+        let said = Root::read(&path, true).unwrap_err().to_string();
+        assert!(said.contains(why) && said.contains("1.root.json"), "{text:.60}: {said}");
+    }
+}
+
+#[test]
+fn what_an_image_says_of_itself_is_what_the_device_reads() {
+    let root = Root { bytes: Vec::new(), development: false };
+    let identity =
+        Identity { machine: "qemu-arm64".parse().unwrap(), version: "0.2.0".parse().unwrap(), root };
+    let bytes = identity.system(1_767_225_600).to_bytes();
+    assert_eq!(System::from_bytes(&bytes).unwrap(), identity.system(1_767_225_600));
+    assert!(String::from_utf8(bytes).unwrap().contains("\"version\":\"0.2.0\",\"built\":1767225600"));
+}
+
+#[test]
+fn what_is_for_tests_is_refused_in_an_image_for_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("1.root.json");
+    fs::write(&path, root(1, 1, "")).unwrap();
+    for change in ["--overlay=x", "--append=quiet"] {
+        let mut build = Command::new(env!("CARGO_BIN_EXE_lucid-image"));
+        build.args(["build", "--services", "x", "--version", "1.0.0", "--machine", "m", change]);
+        let output = build.arg("--root").arg(&path).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("--development"), "{said}");
+    }
+}
+
+#[test]
+fn what_is_laid_over_an_image_is_known_by_all_that_is_in_it() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let make = |change: &dyn Fn(&Path)| {
+        let directory = tempfile::tempdir().unwrap();
+        let inside = directory.path().join("usr/bin");
+        fs::create_dir_all(&inside).unwrap();
+        fs::write(inside.join("program"), "1").unwrap();
+        symlink("program", inside.join("other")).unwrap();
+        change(&inside);
+        tree::digest(directory.path()).unwrap()
+    };
+    let plain = make(&|_| {});
+    assert_eq!((plain.len(), &plain), (64, &make(&|_| {})));
+    let changes: [&dyn Fn(&Path); 4] = [
+        &|inside| fs::write(inside.join("program"), "2").unwrap(),
+        &|inside| fs::rename(inside.join("program"), inside.join("another")).unwrap(),
+        &|inside| fs::set_permissions(inside.join("program"), fs::Permissions::from_mode(0o755)).unwrap(),
+        &|inside| fs::create_dir(inside.join("empty")).unwrap(),
+    ];
+    for change in changes {
+        assert_ne!(make(change), plain);
+    }
 }
 
 #[test]

@@ -117,6 +117,10 @@ fn boot(started: &str) -> Result<Infallible, Error> {
     };
     let text = report.text().map_err(std::io::Error::from).doing(|| "encoding boot.json".to_owned())?;
     fs::write("/run/lucid/boot.json", text).doing(|| "writing /run/lucid/boot.json".to_owned())?;
+    if booted.tryboot {
+        // For units, which cannot read the file above: lucid-try.service leads back from a try that nobody judges.
+        fs::write("/run/lucid/try", "").doing(|| "writing /run/lucid/try".to_owned())?;
+    }
 
     let tried = if booted.tryboot { " (one-shot try)" } else { "" };
     log::info(&format!(

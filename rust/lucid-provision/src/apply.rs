@@ -12,6 +12,7 @@
 //! - `lucid-provision/rdp.env` (0644): `AUTHORITY="…"`, the options that say who decides that for lucid-rdp, and who may
 //!   connect: lucid-sessiond, which also records, or the table and the account alone
 //! - `lucid-provision/recorder.env` (0644): `RECIPIENTS="…"`, options of lucid-sessiond; only where it can record
+//! - `lucid-provision/update.env` (0644): `LUCID_UPDATE_OPTIONS="…"`, options of lucid-updated
 //! - `systemd/network/10-lucid.network`
 //!
 //! In what order: the results are saved before the card is touched, and a secret is wiped only when
@@ -214,6 +215,7 @@ pub fn apply(places: &Places) -> Result<Applied, Error> {
     write_outputs(&places.run, &settings)?;
     write_accounts(&places.run, (&account, was_other), &users, &recording)?;
     write_recording(&places.run, &settings.recording, &recording)?;
+    write_update(&places.run, &settings.update, &recording)?;
 
     let secrets = config.as_ref().map(Config::secrets).unwrap_or_default();
     if let (Some(card), Some(bytes)) = (&card, &bytes)
@@ -415,6 +417,25 @@ fn write_recording(run: &Path, wanted: &config::Recording, recording: &Recording
         }
         _ => Ok(()),
     }
+}
+
+/// Which releases lucid-updated takes, and whether the recorder has to answer before it keeps one.
+fn write_update(run: &Path, update: &config::Update, recording: &Recording) -> Result<(), Error> {
+    let mut options: Vec<String> = update.sources.iter().map(|source| format!("--source={source}")).collect();
+    options.push(format!("--channel={}", update.channel));
+    if update.automatic && !update.sources.is_empty() {
+        options.push("--automatic".to_owned());
+    }
+    options.extend(update.window.iter().map(|window| format!("--window={window}")));
+    if *recording == Recording::Each {
+        options.push("--sessiond=/run/lucid-sessiond/recorder.sock".to_owned());
+    }
+    // systemd splits it at white space, of which no option has any.
+    let text = format!(
+        "# Written by lucid-provision on every start.\nLUCID_UPDATE_OPTIONS=\"{}\"\n",
+        options.join(" ")
+    );
+    write(&run.join("lucid-provision/update.env"), text.as_bytes(), 0o644)
 }
 
 /// The systemd-networkd file for wired networks.

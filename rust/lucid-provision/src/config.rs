@@ -24,6 +24,10 @@
 //! | `recording.observers` | a list of public keys of others who can | none |
 //! | `policy.profile` | what sessions may do: `"strict"` (nothing but looking on) or `"standard"` (pointer, keyboard, sound) | `"strict"` |
 //! | `policy.input.…` and the like | what is to be otherwise than the profile says, by the keys of a policy table (`lucidctl policy new` prints one) | |
+//! | `update.source` | where releases come from: an `http://` or `https://` address without name, password, `?` or `#`, or a list of up to 4 | nowhere: nothing is updated |
+//! | `update.channel` | which releases: 1 to 32 of `a-z 0-9 -` | `"stable"` |
+//! | `update.automatic` | whether the device restarts into them by itself | `true` |
+//! | `update.window` | when it does so, UTC: `"02:00-04:00"`; may pass midnight | at any time |
 //!
 //! With an owner's key every session is recorded, and none begins or goes on that cannot be. Without one none is
 //! recorded, which the consoles say. Owners and observers are at most 16, each once.
@@ -38,10 +42,12 @@
 //! The tables are walked here and not by serde, because serde's messages repeat a value of the wrong
 //! type, and that may be a password.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use lucid_policy::Policy;
+use serde::de::Error as _;
+use serde::{Deserialize as _, Deserializer};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -54,6 +60,10 @@ pub const MAX_BYTES: usize = 64 * 1024;
 const MAX_RECIPIENTS: usize = 16;
 /// The most users beside `rdp.user`.
 pub const MAX_USERS: usize = 16;
+/// The most sources of releases.
+const MAX_SOURCES: usize = 4;
+/// The most bytes of a source's address.
+const MAX_SOURCE: usize = 512;
 /// Who connects when nobody says otherwise.
 pub(crate) const DEFAULT_USER: &str = "lucid";
 /// What somebody may be.
@@ -68,7 +78,6 @@ const USED_VALUE: &str = "(used)";
 
 /// What the file says about the network.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Network {
     /// A fixed address with its prefix length; `None`: DHCP.
     pub address: Option<(IpAddr, u8)>,
@@ -80,7 +89,6 @@ pub struct Network {
 
 /// The keyboard that people type on.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Keyboard {
     /// XKB layout.
     pub layout: String,
@@ -90,7 +98,6 @@ pub struct Keyboard {
 
 /// Who can open what is recorded. Nobody: nothing is recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Recording {
     /// X25519 public keys of the owners, 64 lower-case hexadecimal digits each.
     pub owners: Vec<String>,
@@ -98,9 +105,31 @@ pub struct Recording {
     pub observers: Vec<String>,
 }
 
-/// Everything in the file that is not secret.
+/// Which releases the device takes, and when.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default)]
+pub struct Update {
+    /// Where they come from, in the order in which they are asked. None: nothing is updated.
+    pub sources: Vec<String>,
+    /// The channel that is followed.
+    pub channel: String,
+    /// Whether the device restarts into them by itself.
+    pub automatic: bool,
+    /// When it does so, as in `02:00-04:00` (UTC); at any time without.
+    pub window: Option<String>,
+}
+
+impl Default for Update {
+    fn default() -> Self {
+        Self { sources: Vec::new(), channel: "stable".to_owned(), automatic: true, window: None }
+    }
+}
+
+/// Everything in the file that is not secret.
+///
+/// What a later release has stored besides is passed over, so that a device that falls back to this one keeps all that this one
+/// knows.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Settings {
     /// The host name, in lower case.
     pub name: String,
@@ -112,8 +141,32 @@ pub struct Settings {
     #[serde(default)]
     pub recording: Recording,
     /// What sessions may do. In settings that were stored before there were policies: nothing but looking on.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "policy_of_any_release")]
     pub policy: Policy,
+    /// Updates. Settings that were stored before there were any have no source.
+    #[serde(default)]
+    pub update: Update,
+}
+
+/// The policy of stored settings. A table that people write has no unknown keys; one that a later release stored may.
+fn policy_of_any_release<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Policy, D::Error> {
+    let mut table = serde_json::Value::deserialize(deserializer)?;
+    let known = serde_json::to_value(Policy::strict()).map_err(D::Error::custom)?;
+    keep_known(&mut table, &known);
+    serde_json::from_value(table).map_err(D::Error::custom)
+}
+
+/// Takes out of a table what the other one does not have.
+fn keep_known(table: &mut serde_json::Value, known: &serde_json::Value) {
+    if let (serde_json::Value::Object(table), serde_json::Value::Object(known)) = (table, known) {
+        table.retain(|key, value| match known.get(key) {
+            Some(known) => {
+                keep_known(value, known);
+                true
+            }
+            None => false,
+        });
+    }
 }
 
 impl Default for Settings {
@@ -124,6 +177,7 @@ impl Default for Settings {
             keyboard: Keyboard { layout: "us".to_owned(), variant: String::new() },
             recording: Recording::default(),
             policy: Policy::strict(),
+            update: Update::default(),
         }
     }
 }
@@ -269,11 +323,12 @@ impl Walk<'_> {
                 "keyboard" => self.keyboard(value, &mut config)?,
                 "recording" => config.settings.recording = self.recording(value)?,
                 "policy" => config.settings.policy = self.policy(value)?,
+                "update" => config.settings.update = self.update(value)?,
                 _ => {
                     return Err(self.unknown(
                         key,
                         "",
-                        "version, name, network, rdp, users, keyboard, recording, policy",
+                        "version, name, network, rdp, users, keyboard, recording, policy, update",
                     ));
                 }
             }
@@ -696,6 +751,83 @@ impl Walk<'_> {
         Err(self.problem(value.span(), format!("{name} {wrong}; {hint}")))
     }
 
+    fn update(&self, value: &Value<'_>) -> Result<Update, Problem> {
+        let mut update = Update::default();
+        let mut other = None;
+        for (key, value) in self.table("update", value)? {
+            match key.get_ref().as_ref() {
+                "source" => {
+                    update.sources = self.sources(value)?;
+                    continue;
+                }
+                "channel" => {
+                    let text = self.string("update.channel", value)?;
+                    if !is_channel(text) {
+                        let message = format!(
+                            "update.channel is {}; it must be 1 to 32 of a to z, 0 to 9 and -, such as \"stable\"",
+                            quoted(text)
+                        );
+                        return Err(self.problem(value.span(), message));
+                    }
+                    update.channel = text.to_owned();
+                }
+                "automatic" => match value.get_ref() {
+                    DeValue::Boolean(automatic) => update.automatic = *automatic,
+                    other => {
+                        let message = format!("update.automatic must be true or false, not {}", kind(other));
+                        return Err(self.problem(value.span(), message));
+                    }
+                },
+                "window" => {
+                    let text = self.string("update.window", value)?;
+                    if !is_window(text) {
+                        let message = format!(
+                            "update.window is {}; it must be two different times of day, such as \"02:00-04:00\" (UTC)",
+                            quoted(text)
+                        );
+                        return Err(self.problem(value.span(), message));
+                    }
+                    update.window = Some(text.to_owned());
+                }
+                _ => return Err(self.unknown(key, "update", "source, channel, automatic, window")),
+            }
+            other = Some(key.span());
+        }
+        match other {
+            Some(span) if update.sources.is_empty() => Err(self.problem(
+                span,
+                "[update] has no source; give one, such as source = \"https://example.org/lucid\"",
+            )),
+            _ => Ok(update),
+        }
+    }
+
+    fn sources(&self, value: &Value<'_>) -> Result<Vec<String>, Problem> {
+        let list: Vec<&Value<'_>> = match value.get_ref() {
+            DeValue::Array(list) => list.iter().collect(),
+            _ => vec![value],
+        };
+        if list.is_empty() || list.len() > MAX_SOURCES {
+            let message = format!("update.source has {} addresses; give 1 to {MAX_SOURCES}", list.len());
+            return Err(self.problem(value.span(), message));
+        }
+        let mut sources: Vec<String> = Vec::new();
+        for value in list {
+            let text = self.string("update.source", value)?;
+            if !is_source(text) {
+                // Not repeated: somebody may have put a password into it.
+                let message = "update.source must be an address such as \"https://example.org/lucid\", without a \
+                               name, a password, ? or #";
+                return Err(self.problem(value.span(), message));
+            }
+            if sources.iter().any(|earlier| earlier == text) {
+                return Err(self.problem(value.span(), "this source is there twice; once is enough"));
+            }
+            sources.push(text.to_owned());
+        }
+        Ok(sources)
+    }
+
     fn keyboard(&self, value: &Value<'_>, config: &mut Config) -> Result<(), Problem> {
         for (key, value) in self.table("keyboard", value)? {
             let good = |text: &str, least: usize, capitals: bool| {
@@ -742,6 +874,62 @@ pub fn is_user(text: &str) -> bool {
     (1..=32).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         && text.as_bytes()[0].is_ascii_alphanumeric()
+}
+
+/// Whether lucid-updated takes a text as the name of a channel.
+fn is_channel(text: &str) -> bool {
+    (1..=32).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// Two times of day, `HH:MM-HH:MM`, that are not the same.
+fn is_window(text: &str) -> bool {
+    let number = |text: &str, most: u8| {
+        text.len() == 2
+            && text.bytes().all(|b| b.is_ascii_digit())
+            && text.parse::<u8>().is_ok_and(|n| n <= most)
+    };
+    let time = |text: &str| text.split_once(':').is_some_and(|(h, m)| number(h, 23) && number(m, 59));
+    text.split_once('-').is_some_and(|(from, to)| time(from) && time(to) && from != to)
+}
+
+/// Whether a text is a plain address of a web server's folder. It becomes a word of a unit's command line, so what has a meaning
+/// there (white space, quotes, backslashes) is in none.
+fn is_source(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
+        return false;
+    };
+    let (place, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (known, port) = match place.strip_prefix('[').map(|inner| inner.split_once(']')) {
+        Some(Some((host, port))) => (host.parse::<Ipv6Addr>().is_ok(), port),
+        Some(None) => return false,
+        None => {
+            let (host, port) = place.split_at(place.find(':').unwrap_or(place.len()));
+            (is_host(host), port)
+        }
+    };
+    let port = port.is_empty()
+        || port.strip_prefix(':').is_some_and(|port| {
+            port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+        });
+    let path =
+        path.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'/'));
+    text.len() <= MAX_SOURCE && known && port && path
+}
+
+/// A host's name or IPv4 address. A name does not end with a number (RFC 3696, section 2), as an address does.
+fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let digits = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    if digits {
+        return text.parse::<Ipv4Addr>().is_ok();
+    }
+    text.len() <= 253 && text.split('.').all(label)
 }
 
 /// A value for a message: cut, and with control characters escaped. Not for secrets.

@@ -1,7 +1,7 @@
 //! Provisioning: what `lucid.toml` on the card says, made into what the services need.
 //!
 //! [`config`] is the file's format, [`apply`] what happens on every start, [`announce`] what the
-//! consoles show. Everything runs as an ordinary user on a FAT image as well.
+//! consoles show; [`names`] tells resolvers which servers there are. Everything runs as an ordinary user on a FAT image as well.
 
 pub mod announce;
 pub mod apply;
@@ -9,6 +9,7 @@ pub mod card;
 pub mod config;
 pub mod console;
 mod error;
+pub mod names;
 pub mod secret;
 pub mod store;
 

@@ -1,4 +1,4 @@
-//! `lucid-provision`: applies `lucid.toml` and announces how to connect.
+//! `lucid-provision`: applies `lucid.toml`, announces how to connect, and says which name servers there are.
 //!
 //! Exit codes: 0 done (for `apply` also when `lucid.toml` is wrong: it says so and the machine goes
 //! on; for `check`: the file is good); 1 failed (for `check`: the file is wrong); 2 wrong arguments, or
@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use lucid_provision::announce::{Options, announce};
 use lucid_provision::apply::{Places, apply};
 use lucid_provision::config::{Config, MAX_BYTES};
+use lucid_provision::names::{self, Names};
 use lucid_provision::{EXAMPLE, Error, console};
 use zeroize::Zeroizing;
 
@@ -66,6 +67,15 @@ enum Command {
         #[arg(long, default_value_t = 20)]
         wait: u64,
     },
+    /// Keep a resolv.conf with the name servers that systemd-networkd knows.
+    Names {
+        /// The directory in which networkd says what it knows.
+        #[arg(long, default_value = "/run/systemd/netif")]
+        netif: PathBuf,
+        /// The file.
+        #[arg(long, default_value = "/run/lucid-names/resolv.conf")]
+        to: PathBuf,
+    },
     /// Check a lucid.toml on any machine.
     Check {
         /// The file.
@@ -84,6 +94,16 @@ fn main() -> ExitCode {
             let limit = Duration::from_secs(wait);
             let options = Options { run, data, status, recorder, consoles: console, limit };
             done(announce(&options).map(|report| eprintln!("lucid-provision: {report}")))
+        }
+        Command::Names { netif, to } => {
+            let error = names::follow(&Names { netif, to }, |servers| match servers {
+                [] => eprintln!("lucid-provision: there is no name server"),
+                servers => {
+                    let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+                    eprintln!("lucid-provision: name servers: {}", servers.join(", "));
+                }
+            });
+            done(Err(error))
         }
         Command::Check { file } => check(&file),
         Command::Example => match io::stdout().write_all(EXAMPLE.as_bytes()) {

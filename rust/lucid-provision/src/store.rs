@@ -5,6 +5,9 @@
 //! - `users.json` (0600): `{"version":1,"users":[{"name":"bob","nt_hash":"<32 hex>","roles":["approver"]}]}`.
 //! - `settings.json` (0644): `{"version":1,"settings":{…}}`, the last good [`Settings`].
 //!
+//! What a later release has stored besides (other fields of these) is passed over: after a fall-back to this one everything that it
+//! knows holds, and the files stay as they are until something in them changes.
+//!
 //! Files are replaced whole: written beside, synced, renamed, directory synced.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -47,14 +50,12 @@ pub struct User {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct UsersFile {
     version: u32,
     users: Vec<UserEntry>,
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct UserEntry {
     name: String,
     nt_hash: Zeroizing<String>,
@@ -62,7 +63,6 @@ struct UserEntry {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct AccountFile {
     version: u32,
     user: String,
@@ -72,7 +72,6 @@ struct AccountFile {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct SettingsFile {
     version: u32,
     settings: Settings,

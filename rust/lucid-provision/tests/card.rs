@@ -339,6 +339,80 @@ fn a_damaged_store_is_said_and_replaced() {
     assert!(Store::new(device.data()).account().unwrap().is_some());
 }
 
+#[test]
+fn the_updater_is_told_where_releases_come_from_and_when_it_may_restart() {
+    let device = Device::new();
+    let told = || {
+        let text = fs::read_to_string(device.run("lucid-provision/update.env")).unwrap();
+        text.lines().skip(1).collect::<String>()
+    };
+    device.start();
+    assert_eq!(told(), r#"LUCID_UPDATE_OPTIONS="--channel=stable""#);
+    device.put(
+        "lucid.toml",
+        b"[update]\nsource = [\"https://a.org/x\", \"http://192.0.2.1\"]\nchannel = \"beta\"\nwindow = \"23:00-01:00\"\n",
+    );
+    let all = "LUCID_UPDATE_OPTIONS=\"--source=https://a.org/x --source=http://192.0.2.1 --channel=beta --automatic \
+               --window=23:00-01:00\"";
+    device.start();
+    assert_eq!(told(), all);
+    assert_eq!(mode(&device.run("lucid-provision/update.env")), 0o644);
+    // It is kept.
+    device.remove("lucid.toml");
+    device.start();
+    assert_eq!(told(), all);
+    // Where sessions are recorded, the recorder has to answer.
+    let file = format!(
+        "[update]\nsource = \"https://a.org\"\nautomatic = false\n[recording]\nowner = \"{OWNER}\"\n"
+    );
+    device.put("lucid.toml", file.as_bytes());
+    device.start();
+    let wanted = "LUCID_UPDATE_OPTIONS=\"--source=https://a.org --channel=stable \
+                  --sessiond=/run/lucid-sessiond/recorder.sock\"";
+    assert_eq!(told(), wanted);
+}
+
+#[test]
+fn what_a_later_release_stored_besides_is_passed_over_and_stays_until_something_changes() {
+    let device = Device::new();
+    let file = format!(
+        "name = \"desk-1\"\n[rdp]\npassword = \"correct horse battery\"\n[policy]\nprofile = \"standard\"\n\
+         [recording]\nowner = \"{OWNER}\"\n[[users]]\nname = \"bob\"\npassword = \"12345678\"\nroles = [\"approver\"]\n"
+    );
+    device.put("lucid.toml", file.as_bytes());
+    let before = device.start().settings;
+    let accounts = device.accounts();
+    device.remove("lucid.toml");
+    let add = |name: &str, places: &[&str]| {
+        let path = device.data().join(name);
+        let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        for place in places {
+            json.pointer_mut(place).unwrap()["of_a_later_release"] = serde_json::json!({"x": [1]});
+        }
+        let bytes = serde_json::to_vec(&json).unwrap();
+        fs::write(&path, &bytes).unwrap();
+        (path, bytes)
+    };
+    let tables = ["", "/network", "/keyboard", "/recording", "/update", "/policy", "/policy/input"];
+    let tables = tables.map(|table| format!("/settings{table}"));
+    let mut places = vec![""];
+    places.extend(tables.iter().map(String::as_str));
+    let later =
+        [add("settings.json", &places), add("account.json", &[""]), add("users.json", &["", "/users/0"])];
+    let applied = device.start();
+    assert!(applied.notes.is_empty(), "{:?}", applied.notes);
+    assert_eq!(applied.settings, before);
+    assert_eq!(device.accounts(), accounts);
+    assert_eq!(device.announcement().recording, Recording::Each);
+    for (path, bytes) in &later {
+        assert!(fs::read(path).unwrap() == *bytes, "{} was written again", path.display());
+    }
+    // Settings that are said anew are stored as this release knows them.
+    device.put("lucid.toml", b"name = \"desk-2\"\n");
+    assert_eq!(device.start().settings.name, "desk-2");
+    assert!(!fs::read_to_string(&later[0].0).unwrap().contains("of_a_later_release"));
+}
+
 const OWNER: &str = "5d0dc4dbb5d1d1a4d8a8f4c84f6fd4b4cf4cdb4b8f09a9ca4ee2e7f2f4c2bb10";
 const OBSERVER: &str = "2f83c1b2fbd1e4c9a4e1f5d4a1b7e6c5d4f3a2b1c0d9e8f7a6b5c4d3e2f1a0b9";
 

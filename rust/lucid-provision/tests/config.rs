@@ -48,6 +48,7 @@ fn no_message_repeats_a_secret() {
             format!("[rdp]\npassword = \"\\q{secret}\"\n"),
             format!("[rdp]\npassword = {{ {secret} }}\n"),
             format!("[network.wifi]\nssid = \"x\"\npassphrase = {secret}\n"),
+            format!("[update]\nsource = 'https://me:{secret}@example.org'\n"),
         ] {
             let problem = Config::parse(line.as_bytes()).expect_err(&line).to_string();
             let shown = secret.trim_matches(['[', ']', '"']);
@@ -78,6 +79,77 @@ fn the_example_is_valid_with_and_without_its_comments() {
     assert_eq!(config.settings.recording.observers, ["5d".repeat(32)]);
     assert!(config.settings.network.address.is_some() && config.settings.network.dns.len() == 2);
     assert!(matches!(config.password, Password::New(..)));
+    let update = config.settings.update;
+    assert_eq!(update.sources, ["https://example.org/lucid"]);
+    assert_eq!((update.channel.as_str(), update.automatic), ("stable", true));
+    assert_eq!(update.window.as_deref(), Some("02:00-04:00"));
+}
+
+#[test]
+fn what_is_no_plain_address_is_no_source() {
+    let parse = |source: &str| Config::parse(format!("[update]\nsource = '{source}'\n").as_bytes());
+    for good in [
+        "https://example.org",
+        "http://example.org/",
+        "https://releases.example.org:8443/lucid/stable/",
+        "http://192.0.2.7:8000",
+        "http://[2001:db8::1]/a",
+        "https://xn--bcher-kva.example/a_b~c",
+    ] {
+        assert_eq!(parse(good).expect(good).settings.update.sources, [good]);
+    }
+    for bad in [
+        "",
+        "/media/stick",
+        "example.org",
+        "file:///etc",
+        "https://",
+        "https:///a",
+        "https://a b.org",
+        "https://a.org/\"",
+        "https://a.org/\\",
+        "https://a.org/$HOME",
+        "https://a.org/?q",
+        "https://a.org/#f",
+        "https://me@a.org",
+        "https://a.org:0",
+        "https://a.org:65536",
+        "https://a.org:+1",
+        "https://-a.org",
+        "https://a..org",
+        "http://192.0.2.300",
+        "http://1.2.3",
+        "http://[::1",
+        "http://[a.org]",
+        "http://[::1]x",
+    ] {
+        let problem = parse(bad).expect_err(bad).to_string();
+        assert!(problem.contains("update.source must be an address"), "{bad}: {problem}");
+    }
+    assert!(parse(&format!("https://example.org/{}", "a".repeat(500))).is_err());
+}
+
+#[test]
+fn a_window_may_pass_midnight_and_has_two_ends() {
+    let parse = |window: &str| {
+        let text = format!("[update]\nsource = \"https://a.org\"\nwindow = \"{window}\"\n");
+        Config::parse(text.as_bytes()).map(|config| config.settings.update.window)
+    };
+    for good in ["02:00-04:00", "23:30-00:15", "00:00-23:59"] {
+        assert_eq!(parse(good).expect(good).as_deref(), Some(good));
+    }
+    for bad in [
+        "",
+        "02:00",
+        "02:00-02:00",
+        "2:00-4:00",
+        "24:00-01:00",
+        "02:60-03:00",
+        "02:00 - 04:00",
+        "+2:00-04:00",
+    ] {
+        assert!(parse(bad).is_err(), "{bad}");
+    }
 }
 
 #[test]

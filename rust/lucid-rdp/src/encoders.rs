@@ -1,6 +1,5 @@
 //! Which video encoder this host uses, and telling so: in the log, in `status.json` and to the service manager.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use lucid_video::{Encoders, Guarded, Settings, Wanted};
@@ -81,20 +80,36 @@ pub(crate) fn service_status(description: &str) -> String {
     format!("Video: {description}")
 }
 
-/// Writes the status again whenever something else is used.
+/// Writes the status again whenever something else is used, or another number of clients is connected.
 pub(crate) async fn keep_telling(
     mut description: watch::Receiver<String>,
-    run: PathBuf,
-    port: u16,
-    fingerprint: String,
-    sessions_recorded: bool,
+    mut changes: watch::Receiver<u64>,
+    connected: impl Fn() -> usize,
+    about: status::About,
 ) {
-    while description.changed().await.is_ok() {
-        let now = description.borrow_and_update().clone();
-        if let Err(e) = status::write(&run, port, &fingerprint, &now, sessions_recorded) {
-            tracing::warn!("telling that another video encoder is used: {e}");
+    // As it was written when the host started.
+    let mut told = 0;
+    loop {
+        let (changed, other_encoder) = tokio::select! {
+            changed = description.changed() => (changed, true),
+            changed = changes.changed() => (changed, false),
+        };
+        if changed.is_err() {
+            return;
         }
-        if let Err(e) = sd_notify::notify(false, &[NotifyState::Status(&service_status(&now))]) {
+        let sessions = connected();
+        // Not everything that happens to sessions is a client that comes or goes.
+        if !other_encoder && sessions == told {
+            continue;
+        }
+        let now = description.borrow().clone();
+        match about.write(&now, sessions) {
+            Ok(()) => told = sessions,
+            Err(e) => tracing::warn!("telling which video encoder is used and who is connected: {e}"),
+        }
+        if other_encoder
+            && let Err(e) = sd_notify::notify(false, &[NotifyState::Status(&service_status(&now))])
+        {
             tracing::warn!("telling the service manager that another video encoder is used: {e}");
         }
     }
@@ -102,6 +117,11 @@ pub(crate) async fn keep_telling(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
     use lucid_video::{Encoded, Encoder, OpenH264, Picture, Rect, Steering, moving_picture};
 
     use super::*;
@@ -139,15 +159,58 @@ mod tests {
         }
     }
 
+    fn about(test: &str) -> status::About {
+        let run: PathBuf = std::env::temp_dir().join(format!("lucid-rdp-{test}-{}", std::process::id()));
+        status::About { run, port: 1, fingerprint: "AA".into(), sessions_recorded: false }
+    }
+
+    #[tokio::test]
+    async fn how_many_are_connected_is_told_whenever_that_changes_to_whoever_asks() {
+        let encoders = VideoEncoders::software();
+        let about = about("connected");
+        let path = about.run.join("status.json");
+        let changes = watch::Sender::new(0);
+        let connected = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connected);
+        let count = move || counted.load(Ordering::Relaxed);
+        let telling = tokio::spawn(keep_telling(encoders.description(), changes.subscribe(), count, about));
+        for wanted in [1, 2, 0] {
+            connected.store(wanted, Ordering::Relaxed);
+            changes.send_modify(|number| *number += 1);
+            let told = async {
+                loop {
+                    let text = std::fs::read(&path).unwrap_or_default();
+                    if let Ok(status) = serde_json::from_slice::<serde_json::Value>(&text)
+                        && status["sessions"] == wanted
+                    {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+        }
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        // What changes nothing of it is not written down.
+        std::fs::remove_file(&path).unwrap();
+        changes.send_modify(|number| *number += 1);
+        drop(changes);
+        telling.await.unwrap();
+        assert!(!path.exists());
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
     #[tokio::test]
     async fn when_hardware_fails_streams_go_on_the_next_one_is_in_software_and_the_status_says_so() {
         let encoders = VideoEncoders::with(Encoders::with_hardware("V4L2 /dev/video9 (test)", |settings| {
             Ok(Box::new(Failing(OpenH264::new(settings)?, 0)))
         }));
-        let run = std::env::temp_dir().join(format!("lucid-rdp-encoders-{}", std::process::id()));
+        let about = about("encoders");
+        let run = about.run.clone();
+        let changes = watch::Sender::new(0);
         let told = encoders.description();
         assert_eq!(*told.borrow(), "V4L2 /dev/video9 (test), with OpenH264 behind it");
-        let telling = tokio::spawn(keep_telling(encoders.description(), run.clone(), 1, "AA".into(), false));
+        let telling = tokio::spawn(keep_telling(encoders.description(), changes.subscribe(), || 0, about));
 
         let (width, height) = (64, 64);
         let whole = [Rect { x: 0, y: 0, width, height }];

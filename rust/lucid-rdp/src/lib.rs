@@ -153,7 +153,13 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let mut encoder = encoders.description();
     let in_use = encoder.borrow_and_update().clone();
     let recorded = matches!(authority, running::Authority::Controller(_));
-    status::write(&options.run, port, &identity.fingerprint, &in_use, recorded)?;
+    let about = status::About {
+        run: options.run,
+        port,
+        fingerprint: identity.fingerprint.clone(),
+        sessions_recorded: recorded,
+    };
+    about.write(&in_use, 0)?;
     if !recorded {
         tracing::warn!("sessions are not recorded: there is no session controller (--controller)");
     }
@@ -201,8 +207,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
         }
         stop.send_replace(true);
     };
-    let fingerprint = host.identity.fingerprint.clone();
-    let telling = encoders::keep_telling(encoder, options.run, port, fingerprint, recorded);
+    let counted = Rc::clone(&sessions);
+    let telling = encoders::keep_telling(encoder, sessions.changes(), move || counted.connected(), about);
     let local = tokio::task::LocalSet::new();
     local.spawn_local(telling);
     local.spawn_local(signals);

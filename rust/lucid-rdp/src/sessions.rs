@@ -162,6 +162,11 @@ impl Sessions {
         self.list.borrow().len()
     }
 
+    /// How many have a client now.
+    pub(crate) fn connected(&self) -> usize {
+        self.list.borrow().iter().filter(|e| e.facts.client.get().is_some()).count()
+    }
+
     /// Whether a client of this user would need a new desktop, and may have one.
     pub(crate) fn has_room_for_new(&self, user: &str) -> bool {
         let list = self.list.borrow();
@@ -264,6 +269,20 @@ mod tests {
         assert!(matches!(sessions.place("ada", SIZE), Place::Existing(_)));
         sessions.ended(first.id);
         assert!(matches!(sessions.place("eve", SIZE), Place::New(..)));
+    }
+
+    #[test]
+    fn a_parked_session_is_not_counted_as_connected() {
+        let sessions = sessions(8);
+        let Place::New(ada, _calls) = sessions.place("ada", SIZE) else { panic!("no place") };
+        let Place::New(bob, _calls2) = sessions.place("bob", SIZE) else { panic!("no place") };
+        assert_eq!(sessions.connected(), 0);
+        let client = Some(SocketAddr::from(([192, 0, 2, 1], 40_000)));
+        ada.client.set(client);
+        bob.client.set(client);
+        assert_eq!(sessions.connected(), 2);
+        ada.client.set(None);
+        assert_eq!((sessions.connected(), sessions.count()), (1, 2));
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //!
 //! ```json
 //! {"version":1,"port":3389,"certificate_sha256":"AA:BB:…","ready":true,"video_encoder":"OpenH264 in software (…)",
-//!  "sessions_recorded":true}
+//!  "sessions_recorded":true,"sessions":0}
 //! ```
 
 use std::io::Write as _;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -22,33 +23,45 @@ struct Status<'a> {
     video_encoder: &'a str,
     /// Each session is, and none begins or goes on that is not.
     sessions_recorded: bool,
+    /// How many sessions have a client now; lucid-updated restarts the machine when nobody is connected.
+    sessions: usize,
 }
 
-/// Writes the status file, whole or not at all.
-pub(crate) fn write(
-    run: &Path,
-    port: u16,
-    fingerprint: &str,
-    video_encoder: &str,
-    sessions_recorded: bool,
-) -> Result<(), Error> {
-    let path = run.join("status.json");
-    let failed = |source| Error::File { doing: "writing", path: path.clone(), source };
-    let status = Status {
-        version: 1,
-        port,
-        certificate_sha256: fingerprint,
-        ready: true,
-        video_encoder,
-        sessions_recorded,
-    };
-    let text = serde_json::to_vec(&status).map_err(|e| failed(e.into()))?;
-    let temporary = run.join("status.json.new");
-    std::fs::create_dir_all(run)
-        .and_then(|()| std::fs::File::create(&temporary))
-        .and_then(|mut f| f.write_all(&text))
-        .and_then(|()| std::fs::rename(&temporary, &path))
-        .map_err(failed)
+/// What of it stays as it is for as long as this program runs.
+pub(crate) struct About {
+    /// The run directory.
+    pub(crate) run: PathBuf,
+    pub(crate) port: u16,
+    pub(crate) fingerprint: String,
+    pub(crate) sessions_recorded: bool,
+}
+
+impl About {
+    /// Writes the status file, whole or not at all. Whoever is on this machine may read it.
+    pub(crate) fn write(&self, video_encoder: &str, sessions: usize) -> Result<(), Error> {
+        let path = self.run.join("status.json");
+        let failed = |source| Error::File { doing: "writing", path: path.clone(), source };
+        let status = Status {
+            version: 1,
+            port: self.port,
+            certificate_sha256: &self.fingerprint,
+            ready: true,
+            video_encoder,
+            sessions_recorded: self.sessions_recorded,
+            sessions,
+        };
+        let text = serde_json::to_vec(&status).map_err(|e| failed(e.into()))?;
+        let temporary = self.run.join("status.json.new");
+        std::fs::create_dir_all(&self.run)
+            .and_then(|()| std::fs::File::create(&temporary))
+            .and_then(|mut f| {
+                // Whatever the umask is.
+                f.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+                f.write_all(&text)
+            })
+            .and_then(|()| std::fs::rename(&temporary, &path))
+            .map_err(failed)
+    }
 }
 
 /// Seconds since the kernel started, as the console counts them.

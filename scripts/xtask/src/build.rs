@@ -9,12 +9,65 @@ use std::{
 use crate::{
     error::{At, Error, Result},
     progress::Steps,
+    release::{self, Place},
     setup::{DEVICE_TARGET, Project},
 };
 
 /// Every program of ours that goes into the image.
-pub(crate) const SERVICES: [&str; 6] =
-    ["lucid-init", "lucid-power", "lucid-provision", "lucid-desktop", "lucid-rdp", "lucid-sessiond"];
+pub(crate) const SERVICES: [&str; 7] = [
+    "lucid-init",
+    "lucid-power",
+    "lucid-provision",
+    "lucid-desktop",
+    "lucid-rdp",
+    "lucid-sessiond",
+    "lucid-updated",
+];
+/// The kind of device that images are for, unless somebody says otherwise.
+pub(crate) const MACHINE: &str = "qemu-arm64";
+/// The version that they say they are, likewise.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What `scripts/build-image` may be told.
+#[derive(clap::Args)]
+pub(crate) struct ImageArguments {
+    /// The root of trust (1.root.json) whose releases devices with this image take; its path from the checkout's folder.
+    /// Without it a root for development that was made here.
+    #[arg(long, value_name = "FILE", requires = "version")]
+    root: Option<PathBuf>,
+    /// The version that the image says it is.
+    #[arg(long)]
+    version: Option<String>,
+    /// The kind of device that it is for.
+    #[arg(long, default_value = MACHINE)]
+    machine: String,
+    /// Take a root that is marked as one for development.
+    #[arg(long)]
+    development: bool,
+}
+
+/// What an image says of itself, and what is other than usual in it.
+pub(crate) struct Identity<'a> {
+    /// The root of trust.
+    pub(crate) root: &'a Path,
+    /// Its version.
+    pub(crate) version: &'a str,
+    /// The kind of device.
+    pub(crate) machine: &'a str,
+    /// Whether the root may be one for development, and the rest be there at all.
+    pub(crate) development: bool,
+    /// Files laid over the system tree.
+    pub(crate) overlay: Option<&'a Path>,
+    /// More words for the kernel's command line.
+    pub(crate) cmdline: &'a [&'a str],
+}
+
+impl<'a> Identity<'a> {
+    /// What is built unless somebody says otherwise.
+    pub(crate) fn usual(root: &'a Path) -> Self {
+        Self { root, version: VERSION, machine: MACHINE, development: true, overlay: None, cmdline: &[] }
+    }
+}
 
 /// Builds the device's services as static programs, and gives their folder.
 pub(crate) fn services(project: &Project, steps: &Steps) -> Result<PathBuf> {
@@ -73,7 +126,8 @@ fn needs_loader(elf: &[u8]) -> std::result::Result<bool, &'static str> {
 /// How much of the workspace is built for this machine.
 #[derive(Clone, Copy)]
 pub(crate) enum Host {
-    /// What an image needs: the image tool; and lucidctl, for whoever uses the machine.
+    /// What an image needs: the image tool, and the tool that makes its root of trust; and lucidctl, for whoever uses the
+    /// machine.
     Tools,
     /// Everything, exactly as the tests are built: with the same features of every crate, so that nothing is
     /// compiled twice.
@@ -87,6 +141,7 @@ pub(crate) fn host(project: &Project, steps: &Steps, what: Host) -> Result<()> {
     let step = match what {
         Host::Tools => {
             build.args(["--package", "lucid-image", "--bin", "lucid-image"]);
+            build.args(["--package", "lucid-release", "--bin", "lucid-release"]);
             build.args(["--package", "lucidctl", "--bin", "lucidctl"]);
             "building the tools for this machine"
         }
@@ -110,11 +165,32 @@ pub(crate) fn image_tool(project: &Project, words: &[&OsStr]) -> std::process::C
     tool
 }
 
-/// Builds services and image with the image tool that [`host`] built; gives the image's folder.
+/// Builds services and image with the tools that [`host`] built; gives the image's folder.
 pub(crate) fn image(project: &Project, steps: &Steps) -> Result<PathBuf> {
+    let root = release::keys(Place { project, steps })?.root;
+    image_of(project, steps, &Identity::usual(&root))
+}
+
+/// As [`image`], with what somebody asked for.
+pub(crate) fn asked_image(project: &Project, steps: &Steps, asked: &ImageArguments) -> Result<PathBuf> {
+    let root = match &asked.root {
+        Some(root) => root.clone(),
+        None => release::keys(Place { project, steps })?.root,
+    };
+    let identity = Identity {
+        version: asked.version.as_deref().unwrap_or(VERSION),
+        machine: &asked.machine,
+        // The root that was made here is one.
+        development: asked.development || asked.root.is_none(),
+        ..Identity::usual(&root)
+    };
+    image_of(project, steps, &identity)
+}
+
+fn image_of(project: &Project, steps: &Steps, identity: &Identity<'_>) -> Result<PathBuf> {
     let services = services(project, steps)?;
     let out = project.lucid.join("image");
-    assemble(project, steps, &services, &out, "assembling the disk image")?;
+    assemble(project, steps, &services, &out, identity, "assembling the disk image")?;
     Ok(out)
 }
 
@@ -140,21 +216,23 @@ pub(crate) fn assemble(
     steps: &Steps,
     services: &Path,
     out: &Path,
+    identity: &Identity<'_>,
     step: &str,
 ) -> Result<()> {
-    let cache = project.lucid.join("image-cache");
-    let mut tool = image_tool(
-        project,
-        &[
-            OsStr::new("build"),
-            OsStr::new("--services"),
-            services.as_os_str(),
-            OsStr::new("--out"),
-            out.as_os_str(),
-            OsStr::new("--cache"),
-            cache.as_os_str(),
-        ],
-    );
+    let mut tool = image_tool(project, &[OsStr::new("build")]);
+    tool.arg("--services").arg(services).arg("--out").arg(out);
+    tool.arg("--cache").arg(project.lucid.join("image-cache"));
+    tool.arg("--root").arg(identity.root);
+    tool.args(["--version", identity.version, "--machine", identity.machine]);
+    if identity.development {
+        tool.arg("--development");
+    }
+    if let Some(overlay) = identity.overlay {
+        tool.arg("--overlay").arg(overlay);
+    }
+    for word in identity.cmdline {
+        tool.arg(format!("--append={word}"));
+    }
     steps.run(step, &mut tool).map(drop)
 }
 
@@ -194,11 +272,14 @@ impl Contents {
         let size = fs::metadata(&disk).at("reading", &disk)?.len();
         let mb = |key: &str| self.bytes(key).map(|bytes| bytes as f64 / 1e6);
         Ok(format!(
-            "\nimage         {} ({:.0} MB)\nroot          {:.1} MB and {:.1} MB of hashes, from {:.1} MB of files\n\
+            "\nimage         {} ({:.0} MB)\nsystem        {} {}{}\nroot          {:.1} MB and {:.1} MB of hashes, from {:.1} MB of files\n\
              kernel        {} ({:.1} MB), initramfs {:.1} MB\nroot hash     {}\npackage list  {}\n\n\
              Its largest files, before compression:\n  {}\n",
             disk.display(),
             size as f64 / 1e6,
+            self.0["machine"].as_str().unwrap_or("?"),
+            self.0["system_version"].as_str().unwrap_or("?"),
+            if self.0["development"] == true { ", for development: anybody can sign for it" } else { "" },
             mb("root_bytes")?,
             mb("hash_bytes")?,
             mb("files_bytes")?,

@@ -10,6 +10,7 @@ mod policy;
 mod progress;
 mod proxy;
 mod recordings;
+mod release;
 mod run;
 mod scene;
 mod setup;
@@ -56,8 +57,8 @@ enum Command {
     #[command(subcommand, override_usage = "scripts/bench <rdp|recording> [OPTIONS]")]
     Bench(Bench),
     /// Build the disk image without booting it.
-    #[command(override_usage = "scripts/build-image")]
-    BuildImage,
+    #[command(override_usage = "scripts/build-image [OPTIONS]")]
+    BuildImage(build::ImageArguments),
     /// Install what is missing on this machine, and end.
     Setup,
 }
@@ -101,10 +102,10 @@ fn act(arguments: Arguments) -> Result<bool> {
         Command::Bench(Bench::Recording(arguments)) => {
             bench::recording::run(&project, &steps, &arguments).map(|()| true)
         }
-        Command::BuildImage => {
+        Command::BuildImage(arguments) => {
             setup(&project, &steps)?;
             build::host(&project, &steps, build::Host::Tools)?;
-            let image = build::image(&project, &steps)?;
+            let image = build::asked_image(&project, &steps, &arguments)?;
             print!("{}", build::Contents::read(&image)?.describe(&image)?);
             Ok(true)
         }

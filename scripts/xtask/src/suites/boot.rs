@@ -156,6 +156,22 @@ fn first_boot(bench: &Bench, report: &mut Report) -> Result<()> {
         }
         Ok(text)
     });
+    report.check("the update service runs, and says which version runs in which slot", || {
+        let said = journal.messages("lucid-updated.service");
+        let wanted = format!("runs {} in slot a", build::VERSION);
+        match said.lines().find(|line| line.contains(&wanted)) {
+            Some(line) => Ok(format!("says: {line}")),
+            None => Err(Error::broken(format!("its journal has no line with {wanted:?}:\n{said}"))),
+        }
+    });
+    report.check("names are asked of the server that DHCP names", || {
+        let said = journal.messages("lucid-names.service");
+        // QEMU's own.
+        match said.lines().find(|line| line.contains("10.0.2.3")) {
+            Some(line) => Ok(format!("says: {line}")),
+            None => Err(Error::broken(format!("the journal of lucid-names has no such server:\n{said}"))),
+        }
+    });
     report.check("no unit failed", || {
         let failed: Vec<String> = journal.failed_units();
         if failed.is_empty() { Ok("") } else { Err(Error::broken(failed.join("\n"))) }

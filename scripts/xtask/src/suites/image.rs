@@ -4,11 +4,12 @@ use std::{ffi::OsStr, fs, io::Read, os::unix::fs::PermissionsExt, path::Path, pr
 
 use super::Context;
 use crate::{
-    build::{self, Contents, assemble, image_tool},
+    build::{self, Contents, Identity, assemble, image_tool},
     client::foreign,
     error::{At, Error, Result},
     machine::Disks,
     progress::{ask, ask_well},
+    release::{self, Place},
     setup::DEVICE_TARGET,
     suite::{Picks, Report},
 };
@@ -43,7 +44,9 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
             fs::remove_dir_all(&again).at("emptying", &again)?;
         }
         let services = project.target.join(DEVICE_TARGET).join("release");
-        assemble(project, steps, &services, &again, "assembling the disk image a second time")?;
+        let root = release::keys(Place { project, steps })?.root;
+        let step = "assembling the disk image a second time";
+        assemble(project, steps, &services, &again, &Identity::usual(&root), step)?;
         let mut compared = Vec::new();
         for entry in fs::read_dir(&image).at("listing", &image)? {
             let name = entry.at("listing", &image)?.file_name();
@@ -59,6 +62,18 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
         }
         compared.sort();
         Ok(compared.join(", "))
+    });
+    report.check("a root for development is taken by an image for development alone", || {
+        let root = release::keys(Place { project, steps })?.root;
+        let out = project.lucid.join("image-refused");
+        let mut build =
+            image_tool(project, &["build", "--version", "9.9.9", "--machine", "m"].map(OsStr::new));
+        build.arg("--root").arg(&root).arg("--services").arg(&out).arg("--out").arg(&out);
+        let answer = ask(&mut build, b"")?;
+        if answer.status.success() || !answer.err.contains("for development") || out.exists() {
+            return Err(Error::broken(format!("it was not refused for what it is: {}", answer.err)));
+        }
+        Ok("")
     });
     report.check("an undamaged image verifies", || {
         ask_well("verifying the image", &mut verify(context, &image.join("lucid.img")), b"").map(|_| "")
