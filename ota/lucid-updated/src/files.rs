@@ -60,6 +60,12 @@ impl Folder {
         Ok(Self(path))
     }
 
+    /// That directory, which need not be there: for reading.
+    #[must_use]
+    pub fn of(path: PathBuf) -> Self {
+        Self(path)
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
