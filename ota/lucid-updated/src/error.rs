@@ -64,7 +64,7 @@ pub enum Error {
         source: lucid_release_format::Error,
     },
     /// Two services would write to the same slot.
-    #[error("{} is used by another lucid-updated: ask that one, or give another --state", .0.display())]
+    #[error("{} is used by another lucid-updated: ask that one, or give another --run and --state", .0.display())]
     InUse(PathBuf),
     /// A file of ours does not say what it must.
     #[error("{} is not valid: {why}", path.display())]

@@ -136,23 +136,17 @@ impl Service {
             Err(error) if on_trial => state::Kept::Lost(error.to_string()),
             kept => kept?,
         };
-        let fresh = match kept {
-            state::Kept::State(state) => Ok(*state),
-            state::Kept::Nothing => Err(State::new(seed()?, running)),
+        let (state, new) = match kept {
+            state::Kept::State(state) => (*state, false),
+            state::Kept::Nothing => (State::new(seed()?, running), true),
             state::Kept::Lost(why) => {
                 tracing::error!("what was kept of updates cannot be read ({why}): it is begun anew");
-                Err(State::lost(seed()?, running, booted.slot, &why, now()))
+                (State::lost(seed()?, running, booted.slot, &why, now()), true)
             }
         };
-        let state = match fresh {
-            Ok(state) => state,
-            Err(state) => {
-                if !on_trial {
-                    state.save(&*store)?;
-                }
-                state
-            }
-        };
+        if new && !on_trial {
+            state.save(&*store)?;
+        }
         let kept = match Memory::load(&*store) {
             Err(error) if on_trial => trust::Kept::Lost(error.to_string()),
             kept => kept?,
@@ -277,18 +271,14 @@ impl Service {
         }
     }
 
-    /// Runs until it is told to stop; the machine may restart before.
-    ///
-    /// # Errors
-    /// Never: what fails is tried again.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<()> {
+    /// Runs until it is told to stop; the machine may restart before. What fails is tried again.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
         // Before the gate, which may wait until all services have started.
         if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
             tracing::warn!("telling the service manager: {error}");
         }
         let stop = pin!(stop);
         tokio::select! { () = stop => {}, () = self.work() => {} }
-        Ok(())
     }
 
     /// Without an end: one round after the other.
@@ -296,7 +286,12 @@ impl Service {
         let every = self.parts.settings.every;
         let (mut started, mut wait, mut failures) = (false, Duration::ZERO, 0_u32);
         loop {
-            let asked = self.wait(wait).await;
+            let asked = if started {
+                self.wait(wait).await
+            } else {
+                sleep(wait).await;
+                None
+            };
             let done = if !started {
                 self.start().await
             } else if self.parts.sources.is_empty() && asked.is_none() {

@@ -127,7 +127,7 @@ impl Service {
     fn choose(&self, good: Vec<(Offers, Arc<dyn Source>)>) -> Looked {
         let (mut said, mut release) = (Vec::new(), None);
         // Sources of the same version offer the same: it is signed.
-        for offer in good.first().iter().flat_map(|(offers, _)| &offers.releases) {
+        for offer in good.first().into_iter().flat_map(|(offers, _)| &offers.releases) {
             let words = self.said(&offer.release);
             if words.takes && release.is_none() {
                 release = Some(offer.release.clone());
