@@ -260,7 +260,7 @@ async fn a_sector_that_is_torn_anywhere_is_mended_from_its_spare_or_by_what_runs
     let mut machine = world.machine(u64::MAX, 1, false);
     let at = autoboot::find(&machine.select).unwrap();
     for cut in 0..=autoboot::SIZE {
-        for rest in [&old[cut..], &vec![0xff; autoboot::SIZE - cut][..]] {
+        for rest in [&old[cut..], &[0xff; autoboot::SIZE][cut..]] {
             for spare in [true, false] {
                 machine.select.write_at(at, &old).unwrap();
                 machine.start();

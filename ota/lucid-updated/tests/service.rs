@@ -469,7 +469,7 @@ async fn what_one_source_does_not_give_is_fetched_from_the_next() {
         let mut service = world.service(false);
         service.round(None).await.unwrap();
         assert!(matches!(service.state().phase, Phase::Staged { .. }), "{kind}");
-        assert!(!world.others[0].log().is_empty(), "{kind}");
+        assert!(world.others[0].log().iter().any(|asked| asked.contains("..")), "{kind}");
     }
 }
 
@@ -578,7 +578,8 @@ async fn what_others_are_shown_is_what_is_so_and_says_how_much_memory_it_took() 
     let file = world.run.path().join("run").join(STATUS);
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
     let shown = world.shown("run");
-    assert_eq!((&shown["phase"]["is"], &shown["running"]), (&"staged".into(), &"0.1.0".into()));
+    assert_eq!(shown["phase"]["is"], "staged");
+    assert_eq!(shown["running"], "0.1.0");
     assert!(shown["memory_peak"].as_u64().unwrap() > 100_000, "{shown}");
     // From the disk it is the same, but for what has been measured since.
     let mut read = serde_json::to_value(world.status()).unwrap();

@@ -106,6 +106,7 @@ impl Service {
             tracing::warn!("{warning}");
         }
         self.trouble("sources", (!warnings.is_empty()).then(|| warnings.join("; ")));
+        self.show(None);
         if good.is_empty() { Err(failed) } else { Ok(self.choose(good)) }
     }
 
