@@ -53,6 +53,12 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// What an image says of itself is not what version 1 of the format allows.
+    #[error("the description of the system (system.json) is not valid: {why}; build the image again")]
+    System {
+        /// What is wrong.
+        why: String,
+    },
     /// An index does not say what version 1 of the format allows.
     #[error("the index is not valid: {why}; fetch it again; if that stays so, it has to be released anew")]
     Index {

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The version of the format.
-const FORMAT: u64 = 1;
+pub(crate) const FORMAT: u64 = 1;
 /// The member of `custom`.
 const MEMBER: &str = "lucid";
 /// The most bytes of a description that stands alone.

@@ -7,7 +7,7 @@ mod support;
 
 use std::{fmt::Write, fs, path::Path};
 
-use lucid_release_format::{Index, Release, chunks};
+use lucid_release_format::{Index, Release, System, Version, chunks};
 use support::{data, index, release};
 
 /// Holds what was made to the file of that name, and gives the file.
@@ -33,6 +33,14 @@ fn the_golden_index_is_written_again_and_read() {
 fn the_golden_description_is_written_again_and_read() {
     let kept = golden("release.json", (release().write().unwrap() + "\n").as_bytes());
     assert_eq!(Release::read(&kept).unwrap(), release());
+}
+
+#[test]
+fn the_golden_system_is_written_again_and_read() {
+    let version = Version::new(0, 1, 0);
+    let system = System { machine: "qemu-arm64".parse().unwrap(), version, built: 1_767_225_600 };
+    let kept = golden("system.json", &system.to_bytes());
+    assert_eq!(System::from_bytes(&kept).unwrap(), system);
 }
 
 /// Each line is the offset and the length of a chunk.

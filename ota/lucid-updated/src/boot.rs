@@ -23,6 +23,11 @@ const REBOOT: i32 = 34 + 5;
 pub const REBOOT_ARGUMENT: &str = "/run/systemd/reboot-param";
 /// The argument that the Raspberry Pi kernel passes on to the firmware as a one-shot try.
 const TRY: &str = "0 tryboot";
+/// What the machine is, as the firmware tells the kernel: strings with a zero byte after each (Devicetree Specification 0.4,
+/// 2.3.1).
+pub const COMPATIBLE: &str = "/proc/device-tree/compatible";
+/// The partition of the disk that plays the firmware in QEMU.
+pub const FIRMWARE: &str = "firmware";
 /// `boot.json` and the boot's id have at most so many bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
@@ -129,6 +134,29 @@ pub enum Arming {
     },
 }
 
+impl Arming {
+    /// That of this machine, by its device tree ([`COMPATIBLE`]): a Raspberry Pi says so; anything else is the stand-in, which
+    /// has its partition below `sys` (`/sys/class/block`).
+    ///
+    /// # Errors
+    /// When the device tree cannot be read, or a machine that is no Raspberry Pi has no such partition.
+    pub fn find(compatible: &Path, sys: &Path) -> Result<Self> {
+        let said = match bytes(compatible) {
+            // A machine without a device tree is no Raspberry Pi.
+            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
+            said => said?,
+        };
+        if said.split(|byte| *byte == 0).any(|name| name.starts_with(b"raspberrypi,")) {
+            return Ok(Self::Pi { argument: REBOOT_ARGUMENT.into() });
+        }
+        match partition(sys, None, FIRMWARE) {
+            Ok(firmware) => Ok(Self::StandIn { firmware }),
+            Err(Error::NoPartition { place, .. }) => Err(Error::NoFirmware { place }),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// This machine.
 pub struct Machine {
     /// What lucid-init found (`/run/lucid/boot.json`).
@@ -144,6 +172,29 @@ pub struct Machine {
 struct Found {
     slot: Slot,
     tryboot: bool,
+}
+
+/// What lucid-init found, from `boot.json`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn booted(boot: &Path) -> Result<Booted> {
+    let Found { slot, tryboot } = json(boot)?;
+    Ok(Booted { slot, tried: tryboot })
+}
+
+/// Asks the service manager to restart the machine. Returns before that.
+///
+/// # Errors
+/// When it could not be asked.
+#[allow(unsafe_code)]
+pub fn restart() -> Result<()> {
+    // SAFETY: kill(2) takes two numbers and touches no memory of this process.
+    if unsafe { libc::kill(1, REBOOT) } == 0 {
+        Ok(())
+    } else {
+        Err(Error::Restart(io::Error::last_os_error()))
+    }
 }
 
 /// The boot disk's device file, from `boot.json`.
@@ -171,8 +222,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>> {
 
 impl BootControl for Machine {
     fn booted(&self) -> Result<Booted> {
-        let Found { slot, tryboot } = json(&self.boot)?;
-        Ok(Booted { slot, tried: tryboot })
+        booted(&self.boot)
     }
 
     fn boot_id(&self) -> Result<String> {
@@ -204,14 +254,8 @@ impl BootControl for Machine {
         }
     }
 
-    #[allow(unsafe_code)]
     fn restart(&self) -> Result<()> {
-        // SAFETY: kill(2) takes two numbers and touches no memory of this process.
-        if unsafe { libc::kill(1, REBOOT) } == 0 {
-            Ok(())
-        } else {
-            Err(Error::Restart(io::Error::last_os_error()))
-        }
+        restart()
     }
 }
 
@@ -271,6 +315,29 @@ mod tests {
         assert_eq!(found, Path::new("/dev/vdb5"));
         assert_eq!(partition(sys.path(), None, "firmware").unwrap(), Path::new("/dev/vda1"));
         assert!(matches!(partition(sys.path(), Some(disk), "boot-a"), Err(Error::NoPartition { .. })));
+    }
+
+    #[test]
+    fn a_raspberry_pi_is_known_by_its_device_tree_and_anything_else_needs_the_stand_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, sys) = (dir.path().join("compatible"), dir.path().join("sys"));
+        fs::create_dir_all(sys.join("vda1")).unwrap();
+        let find = || Arming::find(&tree, &sys);
+        for said in [None, Some(&b""[..]), Some(b"linux,dummy-virt\0"), Some(b"other,raspberrypi,5\0")] {
+            if let Some(said) = said {
+                fs::write(&tree, said).unwrap();
+            }
+            let error = find().unwrap_err();
+            assert!(matches!(&error, Error::NoFirmware { .. }), "{error}");
+            assert!(error.to_string().contains("--firmware"), "{error}");
+        }
+        fs::write(sys.join("vda1/uevent"), "PARTNAME=firmware\n").unwrap();
+        assert!(
+            matches!(find().unwrap(), Arming::StandIn { firmware } if firmware == Path::new("/dev/vda1"))
+        );
+        // The partition of a disk that was plugged in says nothing.
+        fs::write(&tree, b"raspberrypi,5-model-b\0brcm,bcm2712\0").unwrap();
+        assert!(matches!(find().unwrap(), Arming::Pi { .. }));
     }
 
     #[test]

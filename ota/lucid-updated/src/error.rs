@@ -46,8 +46,25 @@ pub enum Error {
         /// Where it was looked for.
         place: String,
     },
+    /// A machine whose firmware nobody knows.
+    #[error(
+        "this machine is no Raspberry Pi by its device tree, and the partition firmware of its stand-in is not there \
+         ({place}): a try cannot be armed; give the partition with --firmware DEV"
+    )]
+    NoFirmware {
+        /// Where it was looked for.
+        place: String,
+    },
+    /// What the image says of itself.
+    #[error("{}: {source}", path.display())]
+    System {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: lucid_release_format::Error,
+    },
     /// Two services would write to the same slot.
-    #[error("{} is used by another lucid-updated: ask that one, or give another --state", .0.display())]
+    #[error("{} is used by another lucid-updated: ask that one, or give another --run and --state", .0.display())]
     InUse(PathBuf),
     /// A file of ours does not say what it must.
     #[error("{} is not valid: {why}", path.display())]

@@ -1,9 +1,12 @@
 //! Small files that are replaced as a whole: after a power cut there is the old one or the new one.
+//!
+//! What is believed later is sealed: one line, and the BLAKE3 of it in hex as a second one. So a file of which bits have flipped
+//! is seen, although it may still be one that can be read.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -23,6 +26,26 @@ pub trait Store: Send + Sync {
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<()>;
 }
 
+/// A line with its seal.
+#[must_use]
+pub fn seal(line: &str) -> Vec<u8> {
+    format!("{line}\n{}\n", blake3::hash(line.as_bytes()).to_hex()).into_bytes()
+}
+
+/// The line that is sealed.
+///
+/// # Errors
+/// In words, when it is not.
+pub fn unseal(bytes: &[u8]) -> Result<&str, String> {
+    let text = str::from_utf8(bytes).map_err(|_| "it is no text".to_owned())?;
+    let (line, seal) = text.split_once('\n').ok_or("it ends within its first line")?;
+    match seal.strip_suffix('\n') {
+        Some(seal) if seal == blake3::hash(line.as_bytes()).to_hex().as_str() => Ok(line),
+        Some(_) => Err("it was changed: its hash is another one".to_owned()),
+        None => Err("it ends within its second line".to_owned()),
+    }
+}
+
 /// A directory.
 #[derive(Clone, Debug)]
 pub struct Folder(PathBuf);
@@ -37,10 +60,28 @@ impl Folder {
         Ok(Self(path))
     }
 
+    /// That directory, which need not be there: for reading.
+    #[must_use]
+    pub fn of(path: PathBuf) -> Self {
+        Self(path)
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Replaces a file that others read, which may be lost with the power.
+    ///
+    /// # Errors
+    /// When it cannot be written: then the old file or the new one is there.
+    pub fn publish(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let (path, new) = (self.0.join(name), self.0.join(format!("{name}.new")));
+        fs::write(&new, bytes).at("writing", &new)?;
+        // Whatever the mask of this process is.
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o644)).at("opening to others", &new)?;
+        fs::rename(&new, &path).at("replacing", &path)
     }
 
     /// Keeps others out as long as what is given back lives.
@@ -99,6 +140,32 @@ mod tests {
         assert_eq!(store.read("a", 10).unwrap().unwrap(), b"whole");
         assert!(store.read("a", 4).unwrap_err().to_string().contains("more than 4 bytes"));
         assert!(!store.path().join("a.new").exists());
+    }
+
+    #[test]
+    fn what_is_published_can_be_read_by_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::new(dir.path().to_owned()).unwrap();
+        for text in [&b"one"[..], b"two"] {
+            folder.publish("status.json", text).unwrap();
+            assert_eq!(fs::read(dir.path().join("status.json")).unwrap(), text);
+        }
+        let mode = fs::metadata(dir.path().join("status.json")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_line_that_is_not_as_it_was_sealed_is_refused() {
+        let sealed = seal("{\"a\":1}");
+        assert_eq!(unseal(&sealed), Ok("{\"a\":1}"));
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert!(unseal(&changed).is_err(), "byte {at}");
+            assert!(unseal(&sealed[..at]).is_err(), "up to byte {at}");
+        }
+        assert!(unseal(&[&sealed[..], b"\n"].concat()).is_err());
     }
 
     #[test]

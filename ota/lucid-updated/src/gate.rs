@@ -6,7 +6,6 @@ use std::{
     io::{Read as _, Seek as _, Write as _},
     net::Ipv4Addr,
     path::PathBuf,
-    process::Stdio,
     sync::Arc,
     time::Duration,
 };
@@ -16,7 +15,6 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
-    process::Command,
     time::{Instant, sleep, timeout},
 };
 use tokio_rustls::{
@@ -33,7 +31,7 @@ const ATTEMPT: Duration = Duration::from_secs(15);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(2);
 /// A reason has at most so many characters.
-const MAX_REASON: usize = 200;
+const MAX_REASON: usize = 400;
 
 /// Something that a system has to do before it is kept.
 #[async_trait]
@@ -237,36 +235,23 @@ impl Check for Socket {
     }
 }
 
-/// A program ends with success.
+/// All services have started: somebody who waits for that has left a file (`lucid-updated settled FILE`).
 #[derive(Clone, Debug)]
-pub struct Program {
-    /// In a few words, for people.
-    pub name: &'static str,
-    /// The program.
-    pub program: PathBuf,
-    /// What it is given.
-    pub arguments: Vec<String>,
+pub struct Settled {
+    /// The file, which goes with the boot.
+    pub path: PathBuf,
 }
 
 #[async_trait]
-impl Check for Program {
+impl Check for Settled {
     fn name(&self) -> &'static str {
-        self.name
+        "all services have started"
     }
 
     async fn check(&self) -> Result<(), String> {
-        let mut command = Command::new(&self.program);
-        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let output = command.kill_on_drop(true).output().await;
-        let output = output.map_err(|error| format!("{}: {error}", self.program.display()))?;
-        if output.status.success() {
-            return Ok(());
+        match fs::metadata(&self.path) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("{}: {error}", self.path.display())),
         }
-        let said = [&output.stdout[..], &output.stderr[..]].concat();
-        let said = String::from_utf8_lossy(&said[..said.len().min(4096)]);
-        Err(said.lines().find(|line| !line.trim().is_empty()).map_or_else(
-            || format!("{} ends with {}", self.program.display(), output.status),
-            |line| line.trim().to_owned(),
-        ))
     }
 }

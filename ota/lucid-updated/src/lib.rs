@@ -11,6 +11,8 @@
 //! | [`mod@state`] | what is being done, on disk before it is done |
 //! | [`boot`], [`autoboot`] | the firmware: which slot boots, which one is tried |
 //! | [`gate`] | whether a new system is well |
+//! | [`when`] | when the machine may restart by itself |
+//! | [`peak`] | how much memory all of it takes |
 //! | [`service`] | all of it in order |
 //!
 //! Two files are kept, both described where they are made: `update.json` ([`mod@state`]) and `trust.json` ([`trust`]).
@@ -24,10 +26,12 @@ pub mod files;
 pub mod fuzzing;
 pub mod gate;
 pub mod have;
+pub mod peak;
 pub mod service;
 pub mod source;
 pub mod stage;
 pub mod state;
 pub mod trust;
+pub mod when;
 
 pub use error::{Error, Result};

@@ -11,18 +11,23 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use lucid_release_format::{Name, Version, metadata::MAX_ROOT};
+use lucid_release_format::{Name, System, metadata::MAX_ROOT};
 use lucid_updated::{
     Error, Result,
-    boot::{self, Arming, Machine, REBOOT_ARGUMENT},
+    boot::{self, Arming, COMPATIBLE, Machine},
     disk::Device,
     files::Folder,
-    gate::{Check, Data, Program, Rdp, Socket},
-    service::{After, Asked, Partitions, Parts, Service, Settings, Status, ask},
+    gate::{Check, Data, Rdp, Settled, Socket},
+    service::{After, Asked, Partitions, Parts, Service, Settings, Status, ask, history},
     source::{self, Limits, Source},
+    state::Outcome,
     trust::Trust,
+    when::Window,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
 use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// Stands at the end of the help.
@@ -30,8 +35,8 @@ const AFTER: &str = "LUCID_LOG sets what is logged, as in LUCID_LOG=warn,lucid_u
     Exit status: 0 done, 1 it failed, 2 wrong usage.";
 /// Where the kernel shows partitions.
 const SYS: &str = "/sys/class/block";
-/// The partition of the disk that plays the firmware in QEMU.
-const FIRMWARE: &str = "firmware";
+/// A system that is being tried and cannot begin asks for a restart so often.
+const LEAVING: Duration = Duration::from_secs(120);
 
 /// Keeps a device on the newest release that its owner takes.
 #[derive(Parser)]
@@ -53,18 +58,32 @@ enum What {
     Status {
         #[command(flatten)]
         options: Options,
+        /// As JSON, with all that is known.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says how the last updates ended, the newest last.
+    History {
+        #[command(flatten)]
+        options: Options,
         /// As JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Says that all services have started: writes the file for which the check of --settled looks.
+    Settled {
+        /// The file, in a directory that is there.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
     },
 }
 
 #[derive(Args)]
 struct Options {
-    /// Directory of what is kept: update.json, trust.json.
+    /// Directory of what is kept: update.json, trust.json, autoboot.bak.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/lucid-updated")]
     state: PathBuf,
-    /// Directory for what is lost at power-off.
+    /// Directory for what is lost at power-off: status.json, request, judged.
     #[arg(long, value_name = "DIR", default_value = "/run/lucid-updated")]
     run: PathBuf,
     /// What lucid-init found at this boot.
@@ -76,40 +95,34 @@ struct Options {
     /// A partition of its own place: select, boot-a, boot-b, root-a, root-b. May be given more than once.
     #[arg(long, value_name = "NAME=FILE", value_parser = partition)]
     partition: Vec<(String, PathBuf)>,
-    /// The partition on which QEMU's stand-in for the firmware looks for a try. Without this the partition named `firmware`,
-    /// where there is one; otherwise the machine is a Raspberry Pi.
+    /// The partition on which QEMU's stand-in for the firmware looks for a try. Without this: none on a Raspberry Pi, by its
+    /// device tree, and elsewhere the partition named `firmware`.
     #[arg(long, value_name = "DEV")]
     firmware: Option<PathBuf>,
-    /// Where releases come from: http://…, https://…, or a folder. With more than one, the next is asked where one fails.
+    /// Where releases come from: http://…, https://…, or a folder. With more than one all are asked, and the newest release is taken.
     #[arg(long, value_name = "URL|DIR")]
     source: Vec<String>,
     /// Certificates (PEM) that are trusted to be the server, in place of the public authorities.
     #[arg(long, value_name = "FILE")]
     certificates: Option<PathBuf>,
-    /// The kind of device.
-    #[arg(long, value_name = "M")]
-    machine: Name,
+    /// What the image says of itself: the kind of device, the version, when it was built.
+    #[arg(long, value_name = "FILE", default_value = "/usr/share/lucid/system.json")]
+    system: PathBuf,
     /// The channel that is followed.
     #[arg(long, value_name = "C", default_value = "stable")]
     channel: Name,
     /// The root of trust that the image was built with.
     #[arg(long, value_name = "FILE", default_value = "/usr/share/lucid/root.json")]
     root: PathBuf,
-    /// The version of the system that runs.
-    #[arg(long, value_name = "VERSION")]
-    running: Version,
-    /// When the image was built, in seconds since 1970: no clock before it is believed.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    built: i64,
     /// The port of the RDP host, which has to answer before a new system is kept.
     #[arg(long, value_name = "PORT", default_value_t = 3389)]
     port: u16,
-    /// The socket of lucid-sessiond, which has to answer too.
-    #[arg(long, value_name = "FILE", default_value = "/run/lucid-sessiond/recorder.sock")]
-    sessiond: PathBuf,
-    /// A program, with its arguments between spaces, that ends with success when all services have started.
-    #[arg(long, value_name = "COMMAND")]
-    settled: Option<String>,
+    /// The socket of lucid-sessiond's recorder, which has to answer too.
+    #[arg(long, value_name = "SOCKET")]
+    sessiond: Option<PathBuf>,
+    /// A file that is there when all services have started, which has to be so before a new system is kept.
+    #[arg(long, value_name = "FILE")]
+    settled: Option<PathBuf>,
     /// A new system has to be well within this time.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
     within: Duration,
@@ -119,6 +132,13 @@ struct Options {
     /// Restarts into what is staged without anybody asking.
     #[arg(long)]
     automatic: bool,
+    /// The time of the day, in UTC, in which the machine may restart without anybody asking. It may pass midnight.
+    #[arg(long, value_name = "HH:MM-HH:MM")]
+    window: Option<Window>,
+    /// A JSON file whose member `sessions` is the number of open sessions. Without anybody asking, the machine restarts when it is
+    /// 0 or the file is not there, and after 24 hours in any case.
+    #[arg(long, value_name = "FILE")]
+    sessions: Option<PathBuf>,
 }
 
 fn partition(text: &str) -> std::result::Result<(String, PathBuf), String> {
@@ -155,51 +175,115 @@ fn main() -> ExitCode {
 fn start(what: What) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build();
     let runtime = runtime.map_err(|error| Error::Internal(format!("starting the runtime: {error}")))?;
-    match what {
+    let done = match what {
         What::Status { options, json } => status(&options, json),
+        What::History { options, json } => said(&options, json),
+        What::Settled { file } => settled(&file),
         What::Run(options) => runtime.block_on(run(options)),
         What::Check(options) => runtime.block_on(once(options, Asked::Check)),
         What::Apply(options) => runtime.block_on(once(options, Asked::Apply)),
-    }
+    };
+    // A thread may wait for the disk still; what it does is as good as cut off.
+    runtime.shutdown_background();
+    done
+}
+
+fn print(value: &impl serde::Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(value).map_err(|error| Error::Internal(error.to_string()))?);
+    Ok(())
 }
 
 fn status(options: &Options, json: bool) -> Result<()> {
-    let (machine, trust) = (machine(options)?, trust(options)?);
-    let store = Folder::new(options.state.clone())?;
-    let status = Status::read(&store, &machine, &trust, options.running, &options.run)?;
+    let (system, booted) = (system(options)?, boot::booted(&options.boot)?);
+    let (store, trust) = (Folder::of(options.state.clone()), trust(options, &system)?);
+    let status = Status::read(&store, booted, &trust, system.version, &options.run)?;
     if json {
-        println!("{}", serde_json::to_string(&status).map_err(|error| Error::Internal(error.to_string()))?);
-    } else {
-        println!("{}", status.words());
+        return print(&status);
+    }
+    println!("{}", status.words());
+    Ok(())
+}
+
+/// How updates ended.
+fn said(options: &Options, json: bool) -> Result<()> {
+    let history = history(&Folder::of(options.state.clone()))?;
+    if json {
+        return print(&history);
+    }
+    for outcome in &history {
+        let Outcome { at, .. } = outcome;
+        let at = i64::try_from(*at).ok().and_then(|at| jiff::Timestamp::from_second(at).ok());
+        let at = at.map_or_else(|| "at an unknown time".to_owned(), |at| at.to_string());
+        println!("{at}: {}", outcome.words());
     }
     Ok(())
 }
 
-async fn run(options: Options) -> Result<()> {
-    let store = Folder::new(options.state.clone())?;
-    let _lock = store.lock()?;
-    Service::open(parts(&options, store)?)?.run(signals()).await
+fn settled(file: &Path) -> Result<()> {
+    let (Some(dir), Some(name)) = (file.parent(), file.file_name().and_then(|name| name.to_str())) else {
+        return Err(Error::Nothing(format!(
+            "{} is no file: give one in a directory that is there",
+            file.display()
+        )));
+    };
+    Folder::of(dir.to_owned()).publish(name, b"")
 }
 
-/// What is asked for once: of the service, where it runs, or done here.
+async fn run(options: Options) -> Result<()> {
+    let run = Folder::new(options.run.clone())?;
+    let _lock = run.lock()?;
+    match parts(&options).and_then(Service::open) {
+        Ok(service) => {
+            service.run(signals()).await;
+            Ok(())
+        }
+        Err(error) => leave(&options, error).await,
+    }
+}
+
+/// The service cannot begin. A system that is being tried is left then; whether it was committed cannot be asked either, and a
+/// restart does no harm if it was.
+async fn leave(options: &Options, error: Error) -> Result<()> {
+    if !boot::booted(&options.boot).is_ok_and(|booted| booted.tried) {
+        return Err(error);
+    }
+    tracing::error!("{error}; this system was started as a try, and is left");
+    tokio::select! { () = signals() => Err(error), () = leaving() => Ok(()) }
+}
+
+/// Asks for a restart until the machine is gone.
+async fn leaving() {
+    loop {
+        if let Err(error) = boot::restart() {
+            tracing::error!("{error}; it is asked again in {} s", LEAVING.as_secs());
+        }
+        sleep(LEAVING).await;
+    }
+}
+
+/// What is asked for once: of the service, where it runs, or done here as the service does it.
 async fn once(options: Options, asked: Asked) -> Result<()> {
-    let store = Folder::new(options.state.clone())?;
-    let _lock = match store.lock() {
+    let run = Folder::new(options.run.clone())?;
+    let _lock = match run.lock() {
         Ok(lock) => lock,
         Err(Error::InUse(_)) => {
-            ask(&options.state, asked)?;
+            ask(run.path(), asked)?;
             println!("the service was asked; `lucid-updated status` says how it goes");
             return Ok(());
         }
         Err(error) => return Err(error),
     };
-    let mut service = Service::open(parts(&options, store)?)?;
+    let mut service = match parts(&options).and_then(Service::open) {
+        Ok(service) => service,
+        Err(error) if asked == Asked::Apply => return leave(&options, error).await,
+        Err(error) => return Err(error),
+    };
     if asked == Asked::Check {
         let looked = service.look().await?;
-        for (version, words) in &looked.verdicts {
-            println!("{version}: {words}");
+        for said in &looked.said {
+            println!("{}: {}", said.version, said.words);
         }
-        if looked.verdicts.is_empty() {
+        if looked.said.is_empty() {
             println!("there is no release for this device");
         }
         return Ok(());
@@ -208,6 +292,7 @@ async fn once(options: Options, asked: Asked) -> Result<()> {
         return Err(Error::Nothing("there is no release that this device can take now".to_owned()));
     }
     println!("the machine restarts");
+    tokio::select! { () = signals() => {}, () = service.restart() => {} }
     Ok(())
 }
 
@@ -223,56 +308,53 @@ fn partitions(options: &Options) -> Result<Partitions> {
 
 fn machine(options: &Options) -> Result<Machine> {
     let select = Device::shared(&partitions(options)?.path("select")?)?;
-    let firmware = match &options.firmware {
-        Some(firmware) => Some(firmware.clone()),
-        None => match boot::partition(Path::new(SYS), None, FIRMWARE) {
-            Ok(firmware) => Some(firmware),
-            Err(Error::NoPartition { .. }) => None,
-            Err(error) => return Err(error),
-        },
-    };
-    let arming = match firmware {
-        Some(firmware) => Arming::StandIn { firmware },
-        None => Arming::Pi { argument: REBOOT_ARGUMENT.into() },
+    let arming = match &options.firmware {
+        Some(firmware) => Arming::StandIn { firmware: firmware.clone() },
+        None => Arming::find(Path::new(COMPATIBLE), Path::new(SYS))?,
     };
     Ok(Machine { boot: options.boot.clone(), select: Arc::new(select), arming })
 }
 
-fn trust(options: &Options) -> Result<Trust> {
-    let root = read(&options.root, MAX_ROOT)?;
-    Ok(Trust { root, scratch: options.run.join("scratch"), built: options.built })
+fn system(options: &Options) -> Result<System> {
+    let path = &options.system;
+    System::from_bytes(&read(path, System::MAX_BYTES)?)
+        .map_err(|source| Error::System { path: path.clone(), source })
 }
 
-fn parts(options: &Options, store: Folder) -> Result<Parts> {
+fn trust(options: &Options, system: &System) -> Result<Trust> {
+    let root = read(&options.root, MAX_ROOT)?;
+    Ok(Trust { root, scratch: options.run.join("scratch"), built: system.built })
+}
+
+fn parts(options: &Options) -> Result<Parts> {
+    let system = system(options)?;
     let authorities = options.certificates.as_deref().map(|path| read(path, 1 << 20)).transpose()?;
     let sources = options.source.iter();
     let sources = sources.map(|text| source::at(text, authorities.as_deref(), Limits::default()));
     let sources = sources.collect::<Result<Vec<Arc<dyn Source>>>>()?;
     let mut checks: Vec<Box<dyn Check>> = vec![Box::new(Data { dir: options.state.clone() })];
-    if let Some(command) = &options.settled {
-        let mut words = command.split_whitespace().map(str::to_owned);
-        let program = words.next().ok_or_else(|| Error::Nothing("--settled names no program".to_owned()))?;
-        let name = "all services have started";
-        checks.push(Box::new(Program { name, program: program.into(), arguments: words.collect() }));
+    if let Some(path) = options.settled.clone() {
+        checks.push(Box::new(Settled { path }));
     }
-    checks.push(Box::new(Socket { name: "the recorder answers", path: options.sessiond.clone() }));
+    if let Some(path) = options.sessiond.clone() {
+        checks.push(Box::new(Socket { name: "the recorder answers", path }));
+    }
     checks.push(Box::new(Rdp { port: options.port }));
-    Folder::new(options.run.clone())?;
     Ok(Parts {
-        store: Arc::new(store),
+        store: Arc::new(Folder::new(options.state.clone())?),
         boot: Arc::new(machine(options)?),
         slots: Arc::new(partitions(options)?),
-        trust: trust(options)?,
+        trust: trust(options, &system)?,
         sources,
         checks,
         settings: Settings {
-            machine: options.machine.to_string(),
+            system,
             channel: options.channel.to_string(),
-            running: options.running,
             within: options.within,
             every: options.every,
             automatic: options.automatic,
-            requests: options.state.clone(),
+            window: options.window,
+            sessions: options.sessions.clone(),
             run: options.run.clone(),
         },
     })

@@ -2,10 +2,13 @@
 //!
 //! Chunk by chunk: what is in its place already stays; what another place of the slots holds is copied; the rest is fetched,
 //! neighbours together, and compared with the index before anything of it is written. What was written is brought to the disk
-//! every 4 MiB, so a power cut costs no more than that. What is behind a part becomes zeros. At the end all is read back. Beside the index and what is remembered of
-//! the slots, memory holds one request's bytes, at most 4 MiB.
+//! every 4 MiB, so a power cut costs no more than that. What is behind a part becomes zeros. At the end all is read back.
+//!
+//! The disk is waited for by another thread: what else the program does goes on meanwhile, and staging can be
+//! given up between two steps. Beside the index and what is remembered of the slots, memory holds one request's bytes, at most
+//! 4 MiB.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use lucid_release_format::{Chunk, Index, Kind, Part};
 
@@ -22,6 +25,8 @@ const SYNC: u64 = 4 << 20;
 const REQUEST: u64 = 4 << 20;
 /// So much is read at once when all is read back.
 const PIECE: usize = 1 << 20;
+/// So many chunks are looked at in one step: 1 MiB of usual ones.
+const STEP: usize = 32;
 
 /// A partition of the slot.
 #[derive(Clone)]
@@ -35,7 +40,7 @@ pub struct Target {
 }
 
 /// How far it is, in bytes of the release.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Progress {
     /// Of all.
     pub total: u64,
@@ -47,34 +52,35 @@ pub struct Progress {
     pub copied: u64,
     /// Bytes that were fetched, as they are stored.
     pub fetched: u64,
+    /// The most memory that the program has had, in bytes; 0 where that is not known.
+    pub memory_peak: u64,
 }
 
-/// A chunk that has to be fetched, and where it goes.
-struct Due<'a> {
-    chunk: &'a Chunk,
-    at: u64,
+/// A thread died with what it worked on.
+fn gone() -> Error {
+    Error::Internal("a step of staging did not come to its end".to_owned())
 }
 
-/// What is at hand while a release is written.
-struct Staging<'a> {
-    archive: &'a str,
-    source: &'a dyn Source,
-    have: &'a mut Have,
-    progress: &'a mut (dyn FnMut(Progress) + Send),
-    state: Progress,
-}
+/// A chunk of a part, and where in it that is.
+type Placed = (u64, Chunk);
 
-/// One part of it.
-struct Place<'a> {
-    target: &'a Target,
+/// What is worked on for one part.
+struct Work {
+    have: Have,
+    target: Target,
     /// The partition's number in [`Have`].
     number: usize,
     /// Bytes that were written since the last time of bringing them to the disk.
     loose: u64,
+    /// What is looked at next.
+    next: VecDeque<Placed>,
+    /// What has to be fetched: neighbours in the archive.
+    due: Vec<Placed>,
+    state: Progress,
 }
 
-impl Place<'_> {
-    fn failed(&self, doing: &'static str) -> impl Fn(std::io::Error) -> Error {
+impl Work {
+    fn failed(&self, doing: &'static str) -> impl Fn(std::io::Error) -> Error + use<> {
         let name = self.target.name.clone();
         move |source| Error::Partition { doing, name: name.clone(), source }
     }
@@ -88,6 +94,71 @@ impl Place<'_> {
     fn sync(&mut self) -> Result<()> {
         self.loose = 0;
         self.target.disk.sync().map_err(self.failed("writing"))
+    }
+
+    /// A chunk is in its place.
+    fn done(&mut self, (at, chunk): Placed) {
+        self.have.put(chunk.hash, self.number, at, chunk.raw);
+        self.state.done += u64::from(chunk.raw);
+    }
+
+    /// Looks at what is next, until all of it is in its place or due. Says whether what is due has to be fetched before it can
+    /// go on.
+    fn look(&mut self) -> Result<bool> {
+        while let Some((at, chunk)) = self.next.front().copied() {
+            let mut bytes = vec![0; chunk.raw as usize];
+            self.target.disk.read_at(at, &mut bytes).map_err(self.failed("reading"))?;
+            if chunk.is(&bytes) {
+                self.done((at, chunk));
+                self.state.kept += u64::from(chunk.raw);
+            } else if self.due.iter().any(|(_, due)| due.hash == chunk.hash) {
+                // The same chunk again: once it is written it is copied from there.
+                return Ok(true);
+            } else if let Some(bytes) = self.have.get(&chunk) {
+                self.write(at, &bytes)?;
+                self.done((at, chunk));
+                self.state.copied += u64::from(chunk.raw);
+            } else {
+                // Neighbours in the archive come with one request.
+                if let (Some((_, first)), Some((_, last))) = (self.due.first(), self.due.last())
+                    && (last.place.end() != chunk.place.offset
+                        || chunk.place.end() - first.place.offset > REQUEST)
+                {
+                    return Ok(true);
+                }
+                self.due.push((at, chunk));
+            }
+            self.next.pop_front();
+        }
+        Ok(false)
+    }
+
+    /// Writes a chunk that was fetched, once it is known to be right.
+    fn fetched(&mut self, archive: &str, (at, chunk): Placed, stored: &[u8]) -> Result<()> {
+        let bytes = chunk.open(stored).map_err(|error| Error::Chunk {
+            name: archive.to_owned(),
+            offset: chunk.place.offset,
+            why: error.to_string(),
+        })?;
+        self.write(at, &bytes)?;
+        self.done((at, chunk));
+        self.state.fetched += u64::from(chunk.place.length);
+        Ok(())
+    }
+
+    /// Makes a stretch behind a part zeros: of the content before, nothing stays. What is zero is only read. Gives its end.
+    fn clear(&mut self, at: u64) -> Result<Option<u64>> {
+        let size = self.target.disk.size().map_err(self.failed("reading"))?;
+        if at >= size {
+            return Ok(None);
+        }
+        let mut piece = vec![0; usize::try_from(size - at).unwrap_or(PIECE).min(PIECE)];
+        self.target.disk.read_at(at, &mut piece).map_err(self.failed("reading"))?;
+        if piece.iter().any(|byte| *byte != 0) {
+            piece.fill(0);
+            self.write(at, &piece)?;
+        }
+        Ok(Some(at + piece.len() as u64))
     }
 }
 
@@ -122,96 +193,93 @@ pub async fn write(
 ) -> Result<Progress> {
     check_room(index, targets)?;
     let total = index.parts().iter().map(|part| part.bytes).sum();
-    let state = Progress { total, ..Progress::default() };
-    let mut staging = Staging { archive, source, have, progress, state };
+    let mut state = Progress { total, ..Progress::default() };
     for target in targets {
         let part = index.part(target.kind).ok_or(Error::NoPart(target.kind))?;
-        staging.part(part, target).await?;
+        let number = have.disk(target.disk.clone());
+        let work = Work {
+            have: std::mem::take(have),
+            target: target.clone(),
+            number,
+            loose: 0,
+            next: VecDeque::new(),
+            due: Vec::new(),
+            state,
+        };
+        let mut staging = Staging { archive, source, progress: &mut *progress, work: Some(work) };
+        let written = staging.part(part).await;
+        // What was found stays found, for another source.
+        if let Some(work) = staging.work {
+            (*have, state) = (work.have, work.state);
+        }
+        written?;
         read_back(part, target).await?;
     }
-    Ok(staging.state)
+    Ok(state)
+}
+
+/// One part while it is written.
+struct Staging<'a> {
+    archive: &'a str,
+    source: &'a dyn Source,
+    progress: &'a mut (dyn FnMut(Progress) + Send),
+    /// Not here while a thread has it.
+    work: Option<Work>,
 }
 
 impl Staging<'_> {
-    fn done(&mut self, raw: u32, count: impl FnOnce(&mut Progress)) {
-        self.state.done += u64::from(raw);
-        count(&mut self.state);
-        (self.progress)(self.state);
+    fn work(&mut self) -> Result<&mut Work> {
+        self.work.as_mut().ok_or_else(gone)
     }
 
-    async fn part(&mut self, part: &Part, target: &Target) -> Result<()> {
-        let mut place = Place { target, number: self.have.disk(target.disk.clone()), loose: 0 };
-        let mut due: Vec<Due<'_>> = Vec::new();
-        for (at, chunk) in part.placed() {
-            let mut bytes = vec![0; chunk.raw as usize];
-            target.disk.read_at(at, &mut bytes).map_err(place.failed("reading"))?;
-            if chunk.is(&bytes) {
-                self.have.put(chunk.hash, place.number, at, chunk.raw);
-                self.done(chunk.raw, |state| state.kept += u64::from(chunk.raw));
-                // Others have their turn between chunks.
-                tokio::task::yield_now().await;
-                continue;
+    /// Lets a thread that may wait for the disk do a step.
+    async fn step<R: Send + 'static>(
+        &mut self,
+        act: impl FnOnce(&mut Work) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let mut work = self.work.take().ok_or_else(gone)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let answer = act(&mut work);
+            (work, answer)
+        });
+        let (work, answer) = done.await.map_err(|error| Error::Internal(error.to_string()))?;
+        (self.progress)(work.state);
+        self.work = Some(work);
+        answer
+    }
+
+    async fn part(&mut self, part: &Part) -> Result<()> {
+        let mut all = part.placed().map(|(at, chunk)| (at, *chunk));
+        loop {
+            let more: Vec<Placed> = all.by_ref().take(STEP).collect();
+            if more.is_empty() {
+                break;
             }
-            // The same chunk again: once it is written it is copied from there.
-            if due.iter().any(|due| due.chunk.hash == chunk.hash) {
-                self.fetch(&mut place, &mut due).await?;
+            self.work()?.next.extend(more);
+            while self.step(Work::look).await? {
+                self.fetch().await?;
             }
-            if let Some(bytes) = self.have.get(chunk) {
-                place.write(at, &bytes)?;
-                self.have.put(chunk.hash, place.number, at, chunk.raw);
-                self.done(chunk.raw, |state| state.copied += u64::from(chunk.raw));
-                tokio::task::yield_now().await;
-                continue;
-            }
-            // Neighbours in the archive come with one request.
-            if let (Some(first), Some(last)) = (due.first(), due.last())
-                && (last.chunk.place.end() != chunk.place.offset
-                    || chunk.place.end() - first.chunk.place.offset > REQUEST)
-            {
-                self.fetch(&mut place, &mut due).await?;
-            }
-            due.push(Due { chunk, at });
         }
-        self.fetch(&mut place, &mut due).await?;
-        clear(&mut place, part.bytes).await?;
-        place.sync()
+        self.fetch().await?;
+        let mut at = Some(part.bytes);
+        while let Some(from) = at {
+            at = self.step(move |work| work.clear(from)).await?;
+        }
+        self.step(Work::sync).await
     }
 
     /// Fetches what is due, in one request, and writes each chunk as soon as it is known to be right.
-    async fn fetch(&mut self, place: &mut Place<'_>, due: &mut Vec<Due<'_>>) -> Result<()> {
-        let (Some(first), Some(last)) = (due.first(), due.last()) else { return Ok(()) };
-        let mut stretch =
-            self.source.range(self.archive, first.chunk.place.offset, last.chunk.place.end()).await?;
-        for Due { chunk, at } in due.drain(..) {
-            let stored = stretch.take(chunk.place.length as usize).await?;
-            let bytes = chunk.open(&stored).map_err(|error| Error::Chunk {
-                name: self.archive.to_owned(),
-                offset: chunk.place.offset,
-                why: error.to_string(),
-            })?;
-            place.write(at, &bytes)?;
-            self.have.put(chunk.hash, place.number, at, chunk.raw);
-            self.done(chunk.raw, |state| state.fetched += u64::from(chunk.place.length));
+    async fn fetch(&mut self) -> Result<()> {
+        let due = std::mem::take(&mut self.work()?.due);
+        let (Some((_, first)), Some((_, last))) = (due.first(), due.last()) else { return Ok(()) };
+        let mut stretch = self.source.range(self.archive, first.place.offset, last.place.end()).await?;
+        for placed in due {
+            let stored = stretch.take(placed.1.place.length as usize).await?;
+            let archive = self.archive.to_owned();
+            self.step(move |work| work.fetched(&archive, placed, &stored)).await?;
         }
         Ok(stretch.end().await?)
     }
-}
-
-/// Makes what is behind a part zeros: of the content before, nothing stays. What is zero is only read.
-async fn clear(place: &mut Place<'_>, from: u64) -> Result<()> {
-    let size = place.target.disk.size().map_err(place.failed("reading"))?;
-    let mut at = from;
-    while at < size {
-        let mut piece = vec![0; usize::try_from(size - at).unwrap_or(PIECE).min(PIECE)];
-        place.target.disk.read_at(at, &mut piece).map_err(place.failed("reading"))?;
-        if piece.iter().any(|byte| *byte != 0) {
-            piece.fill(0);
-            place.write(at, &piece)?;
-        }
-        at += piece.len() as u64;
-        tokio::task::yield_now().await;
-    }
-    Ok(())
 }
 
 /// Reads a partition from the disk and compares it with the index as a whole: the part, and zeros behind it.

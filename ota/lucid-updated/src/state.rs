@@ -1,14 +1,17 @@
 //! What the service is doing, on disk before it does it, and what follows from what.
 //!
-//! `update.json`, one JSON object: `version` (1), `phase` ([`Phase`]), `floor` (a version: nothing below it is installed),
-//! `seed` (32 random bytes in hex, the device's own), `last` ([`Outcome`] or null), `refused` (versions that were tried and did
-//! not pass; they are not tried again unless somebody says so).
+//! `update.json`, one JSON object in a line and the BLAKE3 of that line in hex as a second one: `version` (1), `phase`
+//! ([`Phase`]), `floor` (a version: nothing below it is installed), `seed` (32 random bytes in hex, the device's own), `history`
+//! (a list of [`Outcome`], the newest last), `refused` (versions that were tried and did not pass; they are not tried again
+//! unless somebody says so).
 //!
 //! ```text
-//! idle -> staging -> staged -> trying -> good -> idle
-//!           |          |         |
-//!           +--> idle <+---------+   (withdrawn; failed)
+//! idle -> staging -> staged <-> trying -> good -> idle
+//!           |          |          |
+//!           +--> idle <+----------+   (withdrawn; failed)
 //! ```
+//!
+//! A try from which the machine comes back without a reason, as after a power cut, is made again, [`MAX_TRIES`] times in all.
 
 use lucid_release_format::{Release, Version};
 use serde::{Deserialize, Serialize};
@@ -16,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     boot::{Booted, Slot},
     error::{Error, Result},
-    files::Store,
+    files::{Store, seal, unseal},
 };
 
 /// The file.
@@ -24,7 +27,11 @@ pub const FILE: &str = "update.json";
 /// Its version.
 const VERSION: u32 = 1;
 /// The most bytes of it.
-const MAX_BYTES: u64 = 64 << 10;
+const MAX_BYTES: u64 = 256 << 10;
+/// So often a system is started that does not say why it was left.
+pub const MAX_TRIES: u32 = 3;
+/// So many outcomes are kept, the newest.
+pub const MAX_HISTORY: usize = 32;
 /// So many refused versions are kept, the newest.
 const MAX_REFUSED: usize = 32;
 /// A reason has at most so many bytes.
@@ -49,6 +56,8 @@ pub enum Phase {
         release: Release,
         /// Which slot.
         slot: Slot,
+        /// How often it was started already, and did not say why it was left.
+        tries: u32,
     },
     /// The slot is about to be booted once, or is being tried right now.
     Trying {
@@ -58,6 +67,8 @@ pub enum Phase {
         slot: Slot,
         /// The boot during which the try was armed.
         boot_id: String,
+        /// How often it was started, with this time.
+        tries: u32,
     },
     /// The slot passed; it is becoming the one that boots.
     Good {
@@ -75,7 +86,7 @@ impl Phase {
         match self {
             Self::Idle {} => None,
             Self::Staging { release, slot }
-            | Self::Staged { release, slot }
+            | Self::Staged { release, slot, .. }
             | Self::Trying { release, slot, .. }
             | Self::Good { release, slot } => Some((release, *slot)),
         }
@@ -104,14 +115,18 @@ pub enum Ending {
     Failed,
     /// It was given up before it was tried.
     Dropped,
+    /// What was kept of updates could not be read, and was begun anew.
+    Lost,
 }
 
-/// The last update that ended.
+/// An update that ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Outcome {
-    /// To which version.
+    /// To which version; that which runs where nothing else is known.
     pub version: Version,
+    /// In which slot.
+    pub slot: Slot,
     /// How it ended.
     pub ending: Ending,
     /// Why, in words for people.
@@ -130,8 +145,8 @@ pub struct State {
     /// Nothing below this is installed, whoever signs it.
     pub floor: Version,
     seed: String,
-    /// How the last update ended.
-    pub last: Option<Outcome>,
+    /// How updates ended, the newest last.
+    pub history: Vec<Outcome>,
     /// Tried, and did not pass.
     pub refused: Vec<Version>,
 }
@@ -160,20 +175,27 @@ pub enum Event {
         /// The boot that ends with it.
         boot_id: String,
     },
+    /// The firmware could not be told to start the slot: that was no try.
+    NotArmed,
     /// The new system is well.
-    Passed {
-        /// When.
-        at: u64,
-    },
-    /// The new system is not, or the machine came back with the old one.
+    Passed,
+    /// The new system is not.
     Failed {
         /// Why.
         reason: String,
         /// When.
         at: u64,
     },
+    /// The machine came back with the old system, and the new one has not said why.
+    FellBack {
+        /// When.
+        at: u64,
+    },
     /// The slot is the one that boots.
-    Committed,
+    Committed {
+        /// When.
+        at: u64,
+    },
     /// A person wants a version to be tried again.
     Allowed {
         /// Which.
@@ -188,9 +210,11 @@ impl Event {
             Self::Written => "written",
             Self::Dropped { .. } => "dropped",
             Self::Armed { .. } => "armed",
-            Self::Passed { .. } => "passed",
+            Self::NotArmed => "not armed",
+            Self::Passed => "passed",
             Self::Failed { .. } => "failed",
-            Self::Committed => "committed",
+            Self::FellBack { .. } => "fell back",
+            Self::Committed { .. } => "committed",
             Self::Allowed { .. } => "allowed",
         }
     }
@@ -213,54 +237,56 @@ pub struct Impossible {
 pub fn next(state: &State, event: Event) -> Result<State, Impossible> {
     let mut new = state.clone();
     let impossible = Impossible { phase: state.phase.name(), event: event.name() };
-    let about = state.phase.about().map(|(release, slot)| (release.clone(), slot));
-    new.phase = match (&state.phase, event, about) {
+    new.phase = match (state.phase.clone(), event) {
+        (Phase::Idle {} | Phase::Staging { .. } | Phase::Staged { .. }, Event::Begin { release, slot }) => {
+            Phase::Staging { release, slot }
+        }
+        (Phase::Staging { release, slot }, Event::Written) => Phase::Staged { release, slot, tries: 0 },
         (
-            Phase::Idle {} | Phase::Staging { .. } | Phase::Staged { .. },
-            Event::Begin { release, slot },
-            _,
-        ) => Phase::Staging { release, slot },
-        (Phase::Staging { .. }, Event::Written, Some((release, slot))) => Phase::Staged { release, slot },
-        (
-            Phase::Staging { .. } | Phase::Staged { .. },
+            Phase::Staging { release, slot } | Phase::Staged { release, slot, .. },
             Event::Dropped { reason, at },
-            Some((Release { version, .. }, _)),
         ) => {
-            new.last = Some(outcome(version, Ending::Dropped, reason, at));
+            new.ended(release.version, slot, Ending::Dropped, reason, at);
             Phase::Idle {}
         }
-        (Phase::Staged { .. }, Event::Armed { boot_id }, Some((release, slot))) => {
-            Phase::Trying { release, slot, boot_id }
+        (Phase::Staged { release, slot, tries }, Event::Armed { boot_id }) => {
+            Phase::Trying { release, slot, boot_id, tries: tries.saturating_add(1) }
         }
-        (Phase::Trying { .. }, Event::Passed { at }, Some((release, slot))) => {
+        (Phase::Trying { release, slot, tries, .. }, Event::NotArmed) => {
+            Phase::Staged { release, slot, tries: tries.saturating_sub(1) }
+        }
+        (Phase::Trying { release, slot, .. }, Event::Passed) => Phase::Good { release, slot },
+        (Phase::Trying { release, slot, .. }, Event::Failed { reason, at }) => {
+            new.refuse(release.version);
+            new.ended(release.version, slot, Ending::Failed, reason, at);
+            Phase::Idle {}
+        }
+        (Phase::Trying { release, slot, tries, .. }, Event::FellBack { .. }) if tries < MAX_TRIES => {
+            Phase::Staged { release, slot, tries }
+        }
+        (Phase::Trying { release, slot, tries, .. }, Event::FellBack { at }) => {
+            let reason = format!("it was started {tries} times and did not say why it fell back");
+            new.refuse(release.version);
+            new.ended(release.version, slot, Ending::Failed, reason, at);
+            Phase::Idle {}
+        }
+        (Phase::Good { release, slot }, Event::Committed { at }) => {
             new.floor = state.floor.max(release.min_version);
             new.refused.retain(|version| *version != release.version);
             let reason = "it was tried and is well".to_owned();
-            new.last = Some(outcome(release.version, Ending::Installed, reason, at));
-            Phase::Good { release, slot }
-        }
-        (Phase::Trying { .. }, Event::Failed { reason, at }, Some((Release { version, .. }, _))) => {
-            new.last = Some(outcome(version, Ending::Failed, reason, at));
-            new.refused.retain(|refused| *refused != version);
-            new.refused.push(version);
-            let surplus = new.refused.len().saturating_sub(MAX_REFUSED);
-            new.refused.drain(..surplus);
+            new.ended(release.version, slot, Ending::Installed, reason, at);
             Phase::Idle {}
         }
-        (Phase::Good { .. }, Event::Committed, _) => Phase::Idle {},
-        (Phase::Idle {} | Phase::Staging { .. } | Phase::Staged { .. }, Event::Allowed { version }, _) => {
+        (
+            phase @ (Phase::Idle {} | Phase::Staging { .. } | Phase::Staged { .. }),
+            Event::Allowed { version },
+        ) => {
             new.refused.retain(|refused| *refused != version);
-            state.phase.clone()
+            phase
         }
         _ => return Err(impossible),
     };
     Ok(new)
-}
-
-fn outcome(version: Version, ending: Ending, reason: String, at: u64) -> Outcome {
-    let mut reason = reason;
-    reason.truncate(reason.floor_char_boundary(MAX_REASON));
-    Outcome { version, ending, reason, at }
 }
 
 /// What has to be done first when the service starts.
@@ -282,24 +308,24 @@ pub enum Step {
     Commit,
     /// The slot that would be written is the one that runs.
     Drop,
-    /// This is a try that did not pass: restart into the old system.
+    /// This is a try that did not pass, or of which nothing is known: restart into the old system.
     Leave,
 }
 
-/// Decides it, from what was kept and what was booted.
+/// Decides it, from what was kept, what was booted, and the slot that boots when nobody asks for a try.
+///
+/// A system that is only being tried and of which nothing is known is left: by a restart, which needs nothing to be kept.
 #[must_use]
-pub fn first(state: &State, booted: Booted, boot_id: &str, running: Version) -> Step {
+pub fn first(state: &State, booted: Booted, default: Slot, boot_id: &str) -> Step {
+    let on_trial = booted.tried && default != booted.slot;
     match &state.phase {
-        Phase::Idle {} => match &state.last {
-            Some(last) if booted.tried && last.ending == Ending::Failed && last.version == running => {
-                Step::Leave
-            }
-            _ => Step::Nothing,
-        },
+        Phase::Trying { slot, .. } if *slot == booted.slot => Step::Gate,
+        Phase::Good { slot, .. } if *slot == booted.slot => Step::Commit,
+        _ if on_trial => Step::Leave,
+        Phase::Idle {} => Step::Nothing,
         Phase::Staging { slot, .. } | Phase::Staged { slot, .. } if *slot == booted.slot => Step::Drop,
         Phase::Staging { .. } => Step::Stage,
         Phase::Staged { .. } => Step::Try,
-        Phase::Trying { slot, .. } if *slot == booted.slot => Step::Gate,
         Phase::Trying { boot_id: armed, .. } if armed == boot_id => Step::Arm,
         Phase::Trying { .. } => Step::FellBack,
         Phase::Good { .. } => Step::Commit,
@@ -311,7 +337,43 @@ impl State {
     #[must_use]
     pub fn new(seed: [u8; 32], floor: Version) -> Self {
         let seed = hex::encode(seed);
-        Self { version: VERSION, phase: Phase::Idle {}, floor, seed, last: None, refused: Vec::new() }
+        Self {
+            version: VERSION,
+            phase: Phase::Idle {},
+            floor,
+            seed,
+            history: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+
+    /// That of a device whose own could not be read: nothing below what runs is installed.
+    #[must_use]
+    pub fn lost(seed: [u8; 32], running: Version, slot: Slot, why: &str, at: u64) -> Self {
+        let mut state = Self::new(seed, running);
+        let reason = format!("what was kept of updates could not be read ({why}), and was begun anew");
+        state.ended(running, slot, Ending::Lost, reason, at);
+        state
+    }
+
+    /// How the last update ended.
+    #[must_use]
+    pub fn last(&self) -> Option<&Outcome> {
+        self.history.last()
+    }
+
+    fn ended(&mut self, version: Version, slot: Slot, ending: Ending, mut reason: String, at: u64) {
+        reason.truncate(reason.floor_char_boundary(MAX_REASON));
+        self.history.push(Outcome { version, slot, ending, reason, at });
+        let surplus = self.history.len().saturating_sub(MAX_HISTORY);
+        self.history.drain(..surplus);
+    }
+
+    fn refuse(&mut self, version: Version) {
+        self.refused.retain(|refused| *refused != version);
+        self.refused.push(version);
+        let surplus = self.refused.len().saturating_sub(MAX_REFUSED);
+        self.refused.drain(..surplus);
     }
 
     /// The device's own random bytes: its place in the waves of a release follows from them.
@@ -330,7 +392,7 @@ impl State {
     /// # Errors
     /// In words, when the bytes are not such a file.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let state: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let state: Self = serde_json::from_str(unseal(bytes)?).map_err(|error| error.to_string())?;
         if state.version != VERSION {
             return Err(format!("it has version {}, and this program reads {VERSION}", state.version));
         }
@@ -340,17 +402,19 @@ impl State {
         if state.refused.len() > MAX_REFUSED {
             return Err(format!("it refuses {} versions, more than {MAX_REFUSED}", state.refused.len()));
         }
+        if state.history.len() > MAX_HISTORY {
+            return Err(format!("it has {} outcomes, more than {MAX_HISTORY}", state.history.len()));
+        }
         Ok(state)
     }
 
-    /// As it is written: one line.
+    /// As it is written: one line, and its seal.
     ///
     /// # Errors
     /// Never for a state of this module.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut bytes = serde_json::to_vec(self).map_err(|error| Error::Internal(error.to_string()))?;
-        bytes.push(b'\n');
-        Ok(bytes)
+        let line = serde_json::to_string(self).map_err(|error| Error::Internal(error.to_string()))?;
+        Ok(seal(&line))
     }
 
     /// What is kept, or why there is nothing that can be used.

@@ -378,6 +378,14 @@ fn offer(targets: &Targets, name: &TargetName, target: &schema::Target) -> Resul
 }
 
 impl Offers {
+    /// The versions of the root and of the list of releases: of two sources of the same releases, the one that is behind has
+    /// less.
+    #[must_use]
+    pub fn version(&self) -> (u64, u64) {
+        let Signed { signed: root, .. } = self.repository.root();
+        (root.version.get(), self.repository.targets().signed.version.get())
+    }
+
     /// The index of a release that is offered.
     ///
     /// # Errors

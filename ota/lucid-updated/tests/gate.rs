@@ -6,7 +6,7 @@ mod support;
 
 use std::{fs, sync::Arc, time::Duration};
 
-use lucid_updated::gate::{Check, Data, Program, Rdp, Socket, Unwell, pass};
+use lucid_updated::gate::{Check, Data, Rdp, Settled, Socket, Unwell, pass};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use support::machine::Known;
 use tokio::{
@@ -99,17 +99,12 @@ async fn the_data_partition_is_well_when_it_can_be_written() {
 }
 
 #[tokio::test]
-async fn a_program_is_well_when_it_ends_with_success_and_its_words_are_the_reason() {
-    let program = |script: &str| Program {
-        name: "all services have started",
-        program: "/bin/sh".into(),
-        arguments: vec!["-c".into(), script.into()],
-    };
-    program("exit 0").check().await.unwrap();
-    assert_eq!(program("echo; echo degraded; exit 1").check().await.unwrap_err(), "degraded");
-    assert!(program("exit 3").check().await.unwrap_err().contains('3'));
-    let missing = Program { program: "/nowhere".into(), ..program("") };
-    assert!(missing.check().await.unwrap_err().starts_with("/nowhere: "));
+async fn all_services_have_started_when_their_file_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = Settled { path: dir.path().join("settled") };
+    assert!(check.check().await.unwrap_err().contains("settled: "));
+    fs::write(&check.path, "").unwrap();
+    check.check().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,16 +9,18 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use lucid_release_format::{Index, Kind, Release, Version, build};
 use lucid_updated::{
-    Error,
+    Error, autoboot,
     boot::Slot,
-    service::{After, Parts, Service, Settings},
+    disk::Disk as _,
+    service::{After, Parts, SPARE, Service, Settings},
     source::Source,
-    state::{Ending, Kept, Phase, State},
+    state::{Ending, Event, Kept, Phase, State, next},
     trust::Trust,
 };
 use support::{
     machine::{Known, Power, Random, SimMachine},
     repository::{Site, release},
+    system,
 };
 
 const OLD: Version = Version::new(0, 1, 0);
@@ -91,13 +93,13 @@ impl World {
             sources: Vec::new(),
             checks: vec![Box::new(Known(answer))],
             settings: Settings {
-                machine: "qemu-arm64".into(),
+                system: system(&running.to_string()),
                 channel: "stable".into(),
-                running,
                 within: Duration::ZERO,
                 every: Duration::from_secs(60),
                 automatic: true,
-                requests: self.run.path().to_owned(),
+                window: None,
+                sessions: None,
                 run: self.run.path().to_owned(),
             },
         })
@@ -130,7 +132,7 @@ impl World {
             match lived {
                 Ok(After::On) if !off => {
                     let Kept::State(state) = State::load(&machine.store).unwrap() else { panic!("no state") };
-                    let default = lucid_updated::autoboot::read(&machine.select).unwrap();
+                    let default = autoboot::read(&machine.select).unwrap();
                     return (*state, self.version(machine, default).unwrap());
                 }
                 Ok(_) => {}
@@ -138,7 +140,7 @@ impl World {
             }
             machine.start();
             // Whatever happens next, the slot that boots holds a whole system.
-            let default = lucid_updated::autoboot::read(&machine.select).unwrap();
+            let default = autoboot::read(&machine.select).unwrap();
             assert!(self.version(machine, default).is_some());
         }
         panic!("it has no end");
@@ -148,7 +150,7 @@ impl World {
 /// What is kept says what is so.
 fn check(state: &State, boots: Version, about: &str) {
     assert_eq!(state.phase, Phase::Idle {}, "{about}");
-    let last = state.last.as_ref().unwrap_or_else(|| panic!("nothing is said: {about}"));
+    let last = state.last().unwrap_or_else(|| panic!("nothing is said: {about}"));
     assert_eq!(last.version, NEW, "{about}");
     match last.ending {
         Ending::Installed => {
@@ -159,7 +161,7 @@ fn check(state: &State, boots: Version, about: &str) {
             assert_eq!((boots, state.floor), (OLD, OLD), "{about}");
             assert_eq!(state.refused, [NEW], "{about}");
         }
-        Ending::Dropped => panic!("it was given up: {about}"),
+        Ending::Dropped | Ending::Lost => panic!("{}: {about}", last.reason),
     }
 }
 
@@ -168,11 +170,11 @@ async fn an_update_without_a_cut_is_installed_and_one_that_is_not_well_is_left()
     let world = World::new();
     let mut machine = world.machine(u64::MAX, 1, false);
     let (state, boots) = world.whole(&mut machine, true).await;
-    assert_eq!(state.last.as_ref().unwrap().ending, Ending::Installed);
+    assert_eq!(state.last().unwrap().ending, Ending::Installed);
     check(&state, boots, "well");
     let mut machine = world.machine(u64::MAX, 1, false);
     let (state, boots) = world.whole(&mut machine, false).await;
-    assert_eq!(state.last.as_ref().unwrap().reason, "what is known: it is not well");
+    assert_eq!(state.last().unwrap().reason, "what is known: it is not well");
     check(&state, boots, "not well");
 }
 
@@ -184,7 +186,6 @@ async fn with_the_power_cut_at_every_write_what_is_kept_is_true_and_something_bo
         world.whole(&mut machine, well).await;
         let writes = machine.power.lock().unwrap().writes;
         assert!(writes > 20, "{writes}");
-        let mut installed = 0;
         for left in 0..writes {
             for seed in 1..4 {
                 let about =
@@ -192,12 +193,120 @@ async fn with_the_power_cut_at_every_write_what_is_kept_is_true_and_something_bo
                 let mut machine = world.machine(left, seed, lasting);
                 let (state, boots) = world.whole(&mut machine, well).await;
                 check(&state, boots, &about);
-                let ending = state.last.unwrap().ending;
-                assert!(well || ending == Ending::Failed, "{about}");
-                installed += u64::from(ending == Ending::Installed);
+                // Wherever it is cut once: what is well is installed, and what is not has its reason.
+                let last = state.last().unwrap();
+                let (ending, reason) = if well {
+                    (Ending::Installed, "it was tried and is well")
+                } else {
+                    (Ending::Failed, "what is known: it is not well")
+                };
+                assert_eq!((last.ending, last.reason.as_str()), (ending, reason), "{about}");
+                assert_eq!(state.history.len(), 1, "{about}");
             }
         }
-        // A cut costs the update only where the machine is on its way into the new system and back.
-        assert_eq!(well, installed > writes * 3 / 2, "{installed} of {}", writes * 3);
+    }
+}
+
+#[tokio::test]
+async fn a_system_from_which_the_power_is_cut_each_time_is_refused_after_three_tries() {
+    let world = World::new();
+    let mut machine = world.machine(u64::MAX, 1, false);
+    for tries in 1..=3 {
+        assert_eq!(world.life(&machine, true).await.unwrap(), After::Restart, "{tries}");
+        machine.start();
+        assert_eq!(machine.running().slot, Slot::B, "{tries}");
+        // The new system runs, and the power is cut before it has said anything.
+        machine.power.lock().unwrap().off = true;
+        machine.start();
+        assert_eq!(machine.running().slot, Slot::A, "{tries}");
+    }
+    let (state, boots) = world.whole(&mut machine, true).await;
+    check(&state, boots, "three tries");
+    let reason = &state.last().unwrap().reason;
+    assert_eq!(reason, "it was started 3 times and did not say why it fell back");
+}
+
+#[tokio::test]
+async fn what_passed_is_said_to_be_installed_only_when_it_is_what_boots() {
+    let world = World::new();
+    let mut between = 0;
+    // Each write of the try, one after the other, is the one with which the power goes.
+    for left in 0..40 {
+        let mut machine = world.machine(u64::MAX, 1, false);
+        world.life(&machine, true).await.unwrap();
+        machine.start();
+        machine.power.lock().unwrap().left = left;
+        let lived = world.life(&machine, true).await;
+        let cut = machine.power.lock().unwrap().off;
+        let Kept::State(state) = State::load(&machine.store).unwrap() else { panic!("no state") };
+        let boots = autoboot::read(&machine.select).unwrap();
+        assert_eq!(state.last().is_some(), matches!(state.phase, Phase::Idle {}), "{left}");
+        assert!(state.last().is_none() || boots == Slot::B, "{left}");
+        between += u64::from(matches!(state.phase, Phase::Good { .. }));
+        if !cut {
+            assert_eq!(lived.unwrap(), After::On);
+            assert!(between > 0, "no cut was between");
+            return;
+        }
+    }
+    panic!("it has no end");
+}
+
+#[tokio::test]
+async fn a_sector_that_is_torn_anywhere_is_mended_from_its_spare_or_by_what_runs() {
+    let world = World::new();
+    let (old, new) = (autoboot::text(Slot::A), autoboot::text(Slot::B));
+    let (mut torn, mut foreign) = (0, 0);
+    let mut machine = world.machine(u64::MAX, 1, false);
+    let at = autoboot::find(&machine.select).unwrap();
+    for cut in 0..=autoboot::SIZE {
+        for rest in [&old[cut..], &[0xff; autoboot::SIZE][cut..]] {
+            for spare in [true, false] {
+                machine.select.write_at(at, &old).unwrap();
+                machine.start();
+                let mut service = world.service(&machine, OLD, true).unwrap();
+                assert_eq!(service.start().await.unwrap(), After::On);
+                assert_eq!(machine.store.get(SPARE).unwrap(), old);
+                if !spare {
+                    machine.store.remove(SPARE);
+                }
+                let sector = [&new[..cut], rest].concat();
+                let good = autoboot::slot(&sector).ok();
+                foreign += u64::from(good.is_none() && rest.starts_with(&[0xff]));
+                torn += u64::from(good.is_none() && !rest.starts_with(&[0xff]));
+                machine.select.write_at(at, &sector).unwrap();
+                machine.start();
+                let mut service = world.service(&machine, OLD, true).unwrap();
+                assert_eq!(service.start().await.unwrap(), After::On, "{cut}");
+                let (wanted, kept) = (good.unwrap_or(Slot::A), machine.store.get(SPARE).unwrap());
+                assert_eq!(autoboot::read(&machine.select).unwrap(), wanted, "{cut} {spare}");
+                assert_eq!(autoboot::slot(&kept).unwrap(), wanted, "{cut} {spare}");
+                let troubles = service.status().unwrap().troubles;
+                assert!(troubles.iter().all(|why| !why.contains("autoboot")), "{cut} {troubles:?}");
+            }
+        }
+    }
+    assert!(torn > 0 && foreign > 800, "{torn} {foreign}");
+}
+
+#[tokio::test]
+async fn a_sector_that_is_torn_while_it_is_committed_costs_nothing() {
+    let world = World::new();
+    let (old, new) = (autoboot::text(Slot::A), autoboot::text(Slot::B));
+    // What differs is within its first bytes.
+    assert_eq!(old[80..], new[80..]);
+    for cut in 0..80 {
+        let mut machine = world.machine(u64::MAX, 1, false);
+        world.life(&machine, true).await.unwrap();
+        machine.start();
+        // It passed, and the power is cut within the sector that is to say so.
+        let Kept::State(state) = State::load(&machine.store).unwrap() else { panic!("no state") };
+        next(&state, Event::Passed).unwrap().save(&machine.store).unwrap();
+        let at = autoboot::find(&machine.select).unwrap();
+        machine.select.write_at(at, &[&new[..cut], &old[cut..]].concat()).unwrap();
+        machine.start();
+        let (state, boots) = world.whole(&mut machine, true).await;
+        check(&state, boots, &format!("torn at {cut}"));
+        assert_eq!(state.last().unwrap().ending, Ending::Installed, "torn at {cut}");
     }
 }

@@ -4,20 +4,29 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use lucid_release_format::{Kind, Release, Version, Wave};
 use lucid_updated::{
     Error,
-    boot::Slot,
-    service::{After, Asked, Parts, Service, Settings, Status},
-    source::Failed,
-    state::{Ending, Phase},
-    trust::{Refused, Trust},
+    boot::{BootControl as _, Slot},
+    gate::Check,
+    service::{After, Asked, JUDGED, Parts, REQUEST, STATUS, Service, Settings, Status, ask, history},
+    source::{Failed, Source},
+    state::{self, Ending, Kept, Phase, State},
+    trust::{self, Refused, Trust},
+    when::Window,
 };
 use support::{
     machine::{Known, Power, Random, SimMachine},
     repository::{Maker, Site, release},
+    system,
 };
 
 /// A device that runs 0.1.0, and a source.
@@ -28,6 +37,12 @@ struct World {
     trust: Trust,
     run: tempfile::TempDir,
     running: Version,
+    /// Other sources, which are asked after the site.
+    others: Vec<Site>,
+    /// What the gate finds.
+    well: Result<(), String>,
+    window: Option<Window>,
+    sessions: Option<PathBuf>,
 }
 
 impl World {
@@ -38,7 +53,9 @@ impl World {
         let machine = SimMachine::new(Power::new(u64::MAX, 1), slots, false);
         let (maker, site, run) = (Maker::new(), Site::default(), tempfile::tempdir().unwrap());
         let trust = Trust { root: maker.root(1, &[]), scratch: run.path().join("scratch"), built: 0 };
-        Self { machine, maker, site, trust, run, running: "0.1.0".parse().unwrap() }
+        let (running, others) = ("0.1.0".parse().unwrap(), Vec::new());
+        let (well, window, sessions) = (Ok(()), None, None);
+        Self { machine, maker, site, trust, run, running, others, well, window, sessions }
     }
 
     fn offer(&mut self, release: &Release) {
@@ -49,32 +66,71 @@ impl World {
     }
 
     fn service(&self, automatic: bool) -> Service {
+        self.open(automatic, "run").unwrap()
+    }
+
+    /// A service whose directory for what is lost at power-off is that one.
+    fn open(&self, automatic: bool, run: &str) -> Result<Service, Error> {
+        let sites = [&self.site].into_iter().chain(&self.others);
         Service::open(Parts {
             store: Arc::new(self.machine.store.clone()),
             boot: Arc::new(self.machine.clone()),
             slots: Arc::new(self.machine.clone()),
             trust: self.trust.clone(),
-            sources: vec![Arc::new(self.site.clone())],
-            checks: vec![Box::new(Known(Ok(())))],
+            sources: sites.map(|site| Arc::new(site.clone()) as Arc<dyn Source>).collect(),
+            checks: vec![Box::new(Known(self.well.clone())) as Box<dyn Check>],
             settings: Settings {
-                machine: "qemu-arm64".into(),
+                system: system(&self.running.to_string()),
                 channel: "stable".into(),
-                running: self.running,
                 within: Duration::ZERO,
                 every: Duration::from_secs(60),
                 automatic,
-                requests: self.run.path().to_owned(),
-                run: self.run.path().to_owned(),
+                window: self.window,
+                sessions: self.sessions.clone(),
+                run: self.run.path().join(run),
             },
         })
-        .unwrap()
+    }
+
+    fn status(&self) -> Status {
+        let (booted, run) = (self.machine.booted().unwrap(), self.run.path().join("run"));
+        Status::read(&self.machine.store, booted, &self.trust, self.running, &run).unwrap()
     }
 
     fn words(&self) -> String {
-        let status =
-            Status::read(&self.machine.store, &self.machine, &self.trust, self.running, self.run.path());
-        status.unwrap().words()
+        self.status().words()
     }
+
+    fn shown(&self, run: &str) -> serde_json::Value {
+        serde_json::from_slice(&fs::read(self.run.path().join(run).join(STATUS)).unwrap()).unwrap()
+    }
+
+    /// 0.2.0 is offered, staged and started.
+    async fn tried(&mut self) {
+        self.offer(&release("0.2.0"));
+        let mut service = self.service(true);
+        assert_eq!(service.start().await.unwrap(), After::On);
+        assert_eq!(service.round(None).await.unwrap(), After::Restart);
+        self.machine.start();
+        assert_eq!((self.machine.running().slot, self.machine.running().tried), (Slot::B, true));
+        self.running = "0.2.0".parse().unwrap();
+    }
+
+    /// The old system again.
+    fn back(&mut self) {
+        self.machine.start();
+        assert_eq!((self.machine.running().slot, self.machine.running().tried), (Slot::A, false));
+        self.running = "0.1.0".parse().unwrap();
+    }
+}
+
+/// A source with the same files.
+fn mirror(site: &Site) -> Site {
+    let other = Site::default();
+    for path in site.paths() {
+        other.put(&path, site.get(&path));
+    }
+    other
 }
 
 #[tokio::test]
@@ -96,7 +152,7 @@ async fn the_newest_release_for_this_device_is_taken_and_the_reason_for_each_oth
     assert_eq!(looked.chosen.unwrap().release().version, "0.3.0".parse().unwrap());
     let part = |version: &str| {
         let version: Version = version.parse().unwrap();
-        looked.verdicts.iter().find(|(found, _)| *found == version).unwrap().1.clone()
+        looked.said.iter().find(|said| said.version == version).unwrap().words.clone()
     };
     for (version, words) in [
         ("0.9.0", "another kind of device"),
@@ -132,22 +188,25 @@ async fn an_update_goes_from_the_source_into_the_slot_and_is_kept() {
     world.running = "0.2.0".parse().unwrap();
     let mut service = world.service(false);
     assert_eq!(service.start().await.unwrap(), After::On);
-    assert_eq!(service.state().last.as_ref().unwrap().ending, Ending::Installed);
+    assert_eq!(service.state().last().unwrap().ending, Ending::Installed);
     drop(service);
     world.machine.start();
     assert_eq!((world.machine.running().slot, world.machine.running().tried), (Slot::B, false));
     let words = world.words();
-    for line in
-        ["runs 0.2.0 in slot b", "0.2.0 was installed", "nothing below 0.2.0 is installed", "believes root 1"]
-    {
+    for line in [
+        "runs 0.2.0 in slot b",
+        "0.2.0 in slot b was installed",
+        "nothing below 0.2.0 is installed",
+        "believes root 1",
+    ] {
         assert!(words.contains(line), "{words}");
     }
     // Back in the old slot, what is below the floor is not taken, whoever signs it.
     world.running = "0.1.0".parse().unwrap();
     world.offer(&release("0.1.5"));
     let looked = world.service(false).look().await.unwrap();
-    let (_, words) = looked.verdicts.iter().find(|(found, _)| found.minor == 1).unwrap();
-    assert!(words.contains("rules out"), "{words}");
+    let said = looked.said.iter().find(|said| said.version.minor == 1).unwrap();
+    assert!(said.words.contains("rules out"), "{said:?}");
 }
 
 #[tokio::test]
@@ -166,7 +225,7 @@ async fn what_is_withdrawn_or_paused_after_it_was_staged_is_not_tried() {
         }
         assert_eq!(service.round(Some(Asked::Apply)).await.unwrap(), After::On);
         assert_eq!(service.state().phase, Phase::Idle {});
-        let last = service.state().last.clone().unwrap();
+        let last = service.state().last().unwrap();
         assert_eq!(last.ending, Ending::Dropped);
         assert!(last.reason.contains(if withdrawn { "withdrawn" } else { "paused" }), "{}", last.reason);
     }
@@ -187,19 +246,345 @@ async fn a_newer_release_takes_the_place_of_one_that_waits() {
 #[tokio::test]
 async fn what_did_not_pass_is_tried_again_only_when_somebody_asks() {
     let mut world = World::new();
-    world.offer(&release("0.2.0"));
-    let mut service = world.service(true);
-    assert_eq!(service.round(None).await.unwrap(), After::Restart);
-    drop(service);
-    // The power is cut before the try.
-    world.machine.power.lock().unwrap().off = true;
-    world.machine.start();
+    world.well = Err("nobody listens".to_owned());
+    world.tried().await;
+    assert_eq!(world.service(true).start().await.unwrap(), After::Restart);
+    world.back();
     let mut service = world.service(true);
     assert_eq!(service.start().await.unwrap(), After::On);
     assert_eq!(service.round(None).await.unwrap(), After::On);
     assert_eq!(service.state().phase, Phase::Idle {});
-    assert!(world.words().contains("not tried again by itself: 0.2.0"), "{}", world.words());
+    let words = world.words();
+    // The name of the check, and why.
+    assert!(words.contains("0.2.0 in slot b did not pass: what is known: nobody listens"), "{words}");
+    assert!(words.contains("not tried again by itself: 0.2.0"), "{words}");
     assert_eq!(service.round(Some(Asked::Apply)).await.unwrap(), After::Restart);
+}
+
+#[tokio::test]
+async fn a_power_cut_in_a_try_is_no_failure_and_the_try_is_made_again() {
+    // Whoever asked for it has asked for it.
+    for automatic in [true, false] {
+        let mut world = World::new();
+        world.tried().await;
+        world.machine.power.lock().unwrap().off = true;
+        world.back();
+        let mut service = world.service(automatic);
+        assert_eq!(service.start().await.unwrap(), After::On);
+        assert!(matches!(service.state().phase, Phase::Staged { tries: 1, .. }));
+        assert!(world.words().contains("is tried again"), "{}", world.words());
+        assert_eq!(service.round(None).await.unwrap(), After::Restart);
+    }
+}
+
+#[tokio::test]
+async fn a_power_cut_in_a_try_does_not_bring_back_what_was_withdrawn() {
+    let mut world = World::new();
+    world.tried().await;
+    world.machine.power.lock().unwrap().off = true;
+    world.back();
+    world.offer(&Release { paused: true, ..release("0.2.0") });
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert_eq!(service.state().last().unwrap().ending, Ending::Dropped);
+}
+
+#[tokio::test]
+async fn a_tried_system_that_cannot_write_its_data_is_left_and_says_why_where_it_can() {
+    for well in [Ok(()), Err("the data partition is read-only".to_owned())] {
+        let mut world = World::new();
+        world.tried().await;
+        world.well = well.clone();
+        world.machine.store.set_full(true);
+        let mut service = world.open(true, "tried").unwrap();
+        assert_eq!(service.start().await.unwrap(), After::Restart, "{well:?}");
+        let shown = world.shown("tried")["troubles"].to_string();
+        assert!(shown.contains(&well.err().unwrap_or_else(|| "read-only".to_owned())), "{shown}");
+        assert!(!world.run.path().join("tried").join(JUDGED).exists());
+        // Nothing is lost: the old system goes on with the second try.
+        world.machine.store.set_full(false);
+        world.back();
+        let mut service = world.service(true);
+        assert_eq!(service.start().await.unwrap(), After::On);
+        assert!(matches!(service.state().phase, Phase::Staged { tries: 1, .. }));
+    }
+}
+
+#[tokio::test]
+async fn a_tried_system_that_has_lost_its_state_is_left_and_overwrites_nothing() {
+    for how in ["missing", "damaged", "unreadable", "idle"] {
+        let mut world = World::new();
+        world.tried().await;
+        let store = world.machine.store.clone();
+        let good = store.get(state::FILE).unwrap();
+        match how {
+            "missing" => drop(store.remove(state::FILE)),
+            "damaged" => store.put(state::FILE, good[..good.len() - 2].to_vec()),
+            "unreadable" => store.set_gone(true),
+            _ => State::new([7; 32], world.running).save(&store).unwrap(),
+        }
+        let before = store.get(state::FILE);
+        let mut service = world.open(true, "tried").unwrap();
+        assert_eq!(service.start().await.unwrap(), After::Restart, "{how}");
+        assert!(!world.run.path().join("tried").join(JUDGED).exists(), "{how}");
+        assert_eq!(store.get(state::FILE), before, "{how}");
+        assert!(world.shown("tried")["troubles"].to_string().contains("back to the old one"), "{how}");
+        // What the new one could not read, the old one may.
+        store.set_gone(false);
+        store.put(state::FILE, good);
+        world.back();
+        let mut service = world.service(true);
+        assert_eq!(service.start().await.unwrap(), After::On, "{how}");
+        assert!(matches!(service.state().phase, Phase::Staged { tries: 1, .. }), "{how}");
+    }
+}
+
+#[tokio::test]
+async fn a_state_that_is_lost_is_said_to_be_and_the_floor_is_what_runs() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    world.service(false).round(None).await.unwrap();
+    let store = world.machine.store.clone();
+    let mut bytes = store.get(state::FILE).unwrap();
+    // It can be read still, and says another floor.
+    let at = bytes.windows(7).position(|seven| seven == b"\"0.1.0\"").unwrap();
+    bytes[at + 3] = b'0';
+    store.put(state::FILE, bytes);
+    let mut service = world.service(false);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    assert_eq!((&service.state().phase, service.state().floor), (&Phase::Idle {}, world.running));
+    let last = service.state().last().unwrap();
+    assert_eq!((last.version, last.slot, last.ending), (world.running, Slot::A, Ending::Lost));
+    assert!(last.reason.contains("its hash is another one"), "{}", last.reason);
+    assert!(world.words().contains("goes on without what was known"), "{}", world.words());
+    assert_eq!(history(&store).unwrap(), service.state().history);
+    // And so it stays.
+    drop(service);
+    assert_eq!(world.service(false).state().last().unwrap().ending, Ending::Lost);
+}
+
+#[tokio::test]
+async fn what_was_remembered_of_releases_and_is_damaged_is_said_to_be() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    world.service(false).look().await.unwrap();
+    world.machine.store.put(trust::FILE, b"{}".to_vec());
+    let mut service = world.service(false);
+    service.start().await.unwrap();
+    assert!(world.words().contains("trouble: trust.json: it cannot be read"), "{}", world.words());
+    service.look().await.unwrap();
+    assert!(service.status().unwrap().troubles.is_empty(), "{:?}", service.status().unwrap().troubles);
+}
+
+#[tokio::test]
+async fn the_boot_is_judged_once_it_is_no_try_any_more() {
+    let mut world = World::new();
+    let judged = |world: &World, run: &str| world.run.path().join(run).join(JUDGED).exists();
+    world.tried().await;
+    assert!(judged(&world, "run"));
+    let mut service = world.open(true, "tried").unwrap();
+    assert!(!judged(&world, "tried"));
+    assert_eq!(service.start().await.unwrap(), After::On);
+    assert!(judged(&world, "tried"));
+    // The service begins again in the same boot, which is one of a try still.
+    assert!(world.machine.running().tried);
+    let mut service = world.open(true, "again").unwrap();
+    assert_eq!(service.start().await.unwrap(), After::On);
+    assert!(judged(&world, "again"));
+    // Even if its state was lost meanwhile, it is the one that boots.
+    world.machine.store.remove(state::FILE);
+    assert_eq!(world.open(true, "lost").unwrap().start().await.unwrap(), After::On);
+    assert!(matches!(State::load(&world.machine.store).unwrap(), Kept::State(_)));
+}
+
+#[tokio::test]
+async fn a_try_that_cannot_be_armed_is_no_try() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    world.machine.unarmed.store(5, Ordering::Relaxed);
+    let mut service = world.service(true);
+    for _ in 0..5 {
+        let error = service.round(None).await.unwrap_err();
+        assert!(matches!(error, Error::Arm { .. }), "{error}");
+        assert!(matches!(service.state().phase, Phase::Staged { tries: 0, .. }));
+    }
+    assert_eq!(service.round(None).await.unwrap(), After::Restart);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_is_asked_for_until_the_machine_is_gone() {
+    let world = World::new();
+    let service = world.service(true);
+    world.machine.deaf.store(3, Ordering::Relaxed);
+    // Three times nobody hears it, which is tried again soon; then it is heard, and the machine has its time to go down.
+    let asked = async |seconds: u64| {
+        let ended = tokio::time::timeout(Duration::from_secs(seconds), service.restart()).await;
+        assert!(ended.is_err());
+        world.machine.restarts()
+    };
+    assert_eq!(asked(29).await, 3);
+    assert_eq!(asked(119).await, 4);
+    assert_eq!(asked(241).await, 4 + 3);
+}
+
+#[tokio::test]
+async fn of_several_sources_the_newest_release_is_taken_and_one_that_fails_is_a_warning() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    let behind = mirror(&world.site);
+    world.offer(&release("0.3.0"));
+    let ahead = std::mem::replace(&mut world.site, behind);
+    let broken = Site::default();
+    world.others = vec![broken, ahead.clone()];
+    for others in [world.others.clone(), vec![ahead.clone()]] {
+        world.others = others;
+        let mut service = world.service(false);
+        let looked = service.look().await.unwrap();
+        assert_eq!(looked.chosen.unwrap().release().version, "0.3.0".parse().unwrap());
+        // Now what is behind is known to be, wherever it stands.
+        let looked = service.look().await.unwrap();
+        assert_eq!(looked.chosen.unwrap().release().version, "0.3.0".parse().unwrap());
+        let troubles = service.status().unwrap().troubles;
+        assert_eq!(troubles.len(), 1, "{troubles:?}");
+        assert!(troubles[0].starts_with("sources: "), "{troubles:?}");
+    }
+    // With none that is well it is an error.
+    world.others.clear();
+    world.site = Site::default();
+    assert!(world.service(false).look().await.is_err());
+}
+
+#[tokio::test]
+async fn what_one_source_does_not_give_is_fetched_from_the_next() {
+    for kind in [".chunks", ".index"] {
+        let mut world = World::new();
+        world.offer(&release("0.2.0"));
+        world.others = vec![mirror(&world.site)];
+        let path = world.site.paths().into_iter().find(|path| path.ends_with(kind)).unwrap();
+        let mut bytes = world.site.get(&path);
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        world.site.put(&path, bytes);
+        let mut service = world.service(false);
+        service.round(None).await.unwrap();
+        assert!(matches!(service.state().phase, Phase::Staged { .. }), "{kind}");
+        assert!(world.others[0].log().iter().any(|asked| asked.contains("..")), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_fails_withdraws_nothing() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    let mut service = world.service(false);
+    service.round(None).await.unwrap();
+    let before = service.state().clone();
+    for path in world.site.paths() {
+        let name = path.rsplit('/').next().unwrap().to_owned();
+        world.site.fail(&path, Failed::Slow { name, what: "no bytes come any more" });
+    }
+    for asked in [None, Some(Asked::Check), Some(Asked::Apply)] {
+        service.round(asked).await.unwrap_err();
+        assert_eq!(*service.state(), before);
+    }
+}
+
+#[tokio::test]
+async fn what_is_withdrawn_while_it_is_being_staged_is_dropped() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    let path = world.site.paths().into_iter().find(|path| path.ends_with(".chunks")).unwrap();
+    let name = path.rsplit('/').next().unwrap().to_owned();
+    world.site.fail(&path, Failed::Slow { name, what: "no bytes come any more" });
+    let mut service = world.service(true);
+    service.round(None).await.unwrap_err();
+    assert!(matches!(service.state().phase, Phase::Staging { .. }));
+    world.maker.targets.clear();
+    world.maker.advance();
+    world.maker.publish(&world.site);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    let last = service.state().last().unwrap();
+    assert_eq!((last.ending, last.slot), (Ending::Dropped, Slot::B));
+    assert!(last.reason.contains("withdrawn"), "{}", last.reason);
+}
+
+#[tokio::test]
+async fn by_itself_the_machine_restarts_only_in_its_window_and_while_nobody_is_connected() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    let sessions = world.run.path().join("rdp.json");
+    fs::write(&sessions, r#"{"sessions":1}"#).unwrap();
+    world.sessions = Some(sessions.clone());
+    let mut service = world.service(true);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert!(world.words().contains("1 sessions are open"), "{}", world.words());
+    fs::remove_file(&sessions).unwrap();
+    assert_eq!(service.round(None).await.unwrap(), After::Restart);
+    // A window that is not now, whatever the time is.
+    let now = jiff::Timestamp::now().as_second() / 60 % 1440;
+    let clock = |minute: i64| format!("{:02}:{:02}", minute % 1440 / 60, minute % 60);
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    world.window = Some(format!("{}-{}", clock(now + 600), clock(now + 660)).parse().unwrap());
+    let mut service = world.service(true);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert!(world.words().contains("its time of the day"), "{}", world.words());
+    // What a person asks for is done at once.
+    assert_eq!(service.round(Some(Asked::Apply)).await.unwrap(), After::Restart);
+}
+
+#[tokio::test]
+async fn a_service_that_runs_restarts_when_the_last_session_has_ended_or_when_it_is_asked() {
+    for asked in [false, true] {
+        let mut world = World::new();
+        world.offer(&release("0.2.0"));
+        let sessions = world.run.path().join("rdp.json");
+        fs::write(&sessions, r#"{"sessions":1}"#).unwrap();
+        world.sessions = Some(sessions.clone());
+        let service = world.service(true);
+        let look = || {
+            let shown = fs::read(world.run.path().join("run").join(STATUS)).ok();
+            shown.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
+        };
+        let user = async {
+            while look().is_none_or(|shown| shown["waiting"].is_null()) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            assert_eq!(world.machine.restarts(), 0);
+            if asked {
+                ask(&world.run.path().join("run"), Asked::Apply).unwrap();
+            } else {
+                fs::write(&sessions, r#"{"sessions":0}"#).unwrap();
+            }
+            while world.machine.restarts() == 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), service.run(user)).await.unwrap();
+        assert!(!world.run.path().join("run").join(REQUEST).exists());
+        let Kept::State(state) = State::load(&world.machine.store).unwrap() else { panic!("no state") };
+        assert!(matches!(state.phase, Phase::Trying { tries: 1, .. }), "{:?}", state.phase);
+    }
+}
+
+#[tokio::test]
+async fn what_others_are_shown_is_what_is_so_and_says_how_much_memory_it_took() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    let mut service = world.service(false);
+    service.start().await.unwrap();
+    service.round(None).await.unwrap();
+    let file = world.run.path().join("run").join(STATUS);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+    let shown = world.shown("run");
+    assert_eq!(shown["phase"]["is"], "staged");
+    assert_eq!(shown["running"], "0.1.0");
+    assert!(shown["memory_peak"].as_u64().unwrap() > 100_000, "{shown}");
+    // From the disk it is the same, but for what has been measured since.
+    let mut read = serde_json::to_value(world.status()).unwrap();
+    read["memory_peak"] = shown["memory_peak"].clone();
+    assert_eq!(read, shown);
 }
 
 #[tokio::test]

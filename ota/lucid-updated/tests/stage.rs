@@ -225,3 +225,49 @@ async fn nothing_stays_of_what_was_behind_a_part_before() {
     slot.boot.write_at(PARTITION as u64 - 1, &[1]).unwrap();
     assert!(matches!(stage::read_back(part, &boot).await, Err(Error::ReadBack(_))));
 }
+
+/// A disk that is not to be waited for here.
+struct Elsewhere(SimDisk, std::thread::ThreadId);
+
+impl Elsewhere {
+    fn seen(&self) {
+        assert_ne!(std::thread::current().id(), self.1, "the thread of all tasks waits for the disk");
+    }
+}
+
+impl Disk for Elsewhere {
+    fn size(&self) -> std::io::Result<u64> {
+        self.0.size()
+    }
+
+    fn read_at(&self, at: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+        self.seen();
+        self.0.read_at(at, bytes)
+    }
+
+    fn write_at(&self, at: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.seen();
+        self.0.write_at(at, bytes)
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        self.seen();
+        self.0.sync()
+    }
+}
+
+#[tokio::test]
+async fn the_thread_of_all_tasks_never_waits_for_the_disk() {
+    let (world, slot) = (World::new(), Slot::of(&Random(11).bytes(PARTITION), &[]));
+    let here = std::thread::current().id();
+    let targets = slot.targets().map(|target| {
+        let disk = if target.kind == Kind::Boot { slot.boot.clone() } else { slot.root.clone() };
+        Target { disk: Arc::new(Elsewhere(disk, here)), ..target }
+    });
+    let mut told = Vec::new();
+    let mut tell = |progress: Progress| told.push(progress.done);
+    stage::write(&world.index, ARCHIVE, &targets, &mut Have::new(), &world.site, &mut tell).await.unwrap();
+    assert!(world.is_in(&slot));
+    // How far it is is told many times, and never less than before.
+    assert!(told.len() > 10 && told.is_sorted(), "{told:?}");
+}

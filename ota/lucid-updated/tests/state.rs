@@ -7,9 +7,9 @@ mod support;
 use lucid_release_format::{Release, Version};
 use lucid_updated::{
     boot::{Booted, Slot},
-    state::{Ending, Event, Kept, Phase, State, Step, first, next},
+    state::{Ending, Event, Kept, MAX_HISTORY, MAX_TRIES, Phase, State, Step, first, next},
 };
-use support::{machine::Power, machine::SimStore, repository::release};
+use support::{golden, machine::Power, machine::SimStore, repository::release};
 
 const RUNNING: Version = Version::new(0, 1, 0);
 
@@ -23,21 +23,23 @@ fn phases() -> [Phase; 5] {
     [
         Phase::Idle {},
         Phase::Staging { release: release.clone(), slot },
-        Phase::Staged { release: release.clone(), slot },
-        Phase::Trying { release: release.clone(), slot, boot_id: "one".into() },
+        Phase::Staged { release: release.clone(), slot, tries: 0 },
+        Phase::Trying { release: release.clone(), slot, boot_id: "one".into(), tries: 1 },
         Phase::Good { release, slot },
     ]
 }
 
-fn events() -> [Event; 8] {
+fn events() -> [Event; 10] {
     [
         Event::Begin { release: release("0.3.0"), slot: Slot::B },
         Event::Written,
         Event::Dropped { reason: "it was withdrawn".into(), at: 7 },
         Event::Armed { boot_id: "one".into() },
-        Event::Passed { at: 8 },
+        Event::NotArmed,
+        Event::Passed,
         Event::Failed { reason: "the RDP host answers: no".into(), at: 9 },
-        Event::Committed,
+        Event::FellBack { at: 10 },
+        Event::Committed { at: 11 },
         Event::Allowed { version: "0.2.0".parse().unwrap() },
     ]
 }
@@ -52,11 +54,11 @@ fn state(phase: Phase) -> State {
 fn of_all_pairs_only_those_of_the_plan_are_possible() {
     // Rows: idle, staging, staged, trying, good. Columns: as above.
     let plan = [
-        ["staging", "", "", "", "", "", "", "idle"],
-        ["staging", "staged", "idle", "", "", "", "", "staging"],
-        ["staging", "", "idle", "trying", "", "", "", "staged"],
-        ["", "", "", "", "good", "idle", "", ""],
-        ["", "", "", "", "", "", "idle", ""],
+        ["staging", "", "", "", "", "", "", "", "", "idle"],
+        ["staging", "staged", "idle", "", "", "", "", "", "", "staging"],
+        ["staging", "", "idle", "trying", "", "", "", "", "", "staged"],
+        ["", "", "", "", "staged", "good", "idle", "staged", "", ""],
+        ["", "", "", "", "", "", "", "", "idle", ""],
     ];
     for (phase, row) in phases().into_iter().zip(plan) {
         for (event, wanted) in events().into_iter().zip(row) {
@@ -70,70 +72,118 @@ fn of_all_pairs_only_those_of_the_plan_are_possible() {
 }
 
 #[test]
-fn a_system_that_passed_raises_the_floor_and_one_that_failed_is_not_tried_again() {
+fn a_system_is_installed_when_it_is_the_one_that_boots_and_not_before() {
     let [.., trying, _] = phases();
     let mut before = state(trying);
     let version: Version = "0.2.0".parse().unwrap();
     before.refused = vec![version];
-    let passed = next(&before, Event::Passed { at: 8 }).unwrap();
-    assert_eq!(passed.floor, "0.1.5".parse().unwrap());
-    assert!(passed.refused.is_empty());
-    let last = passed.last.unwrap();
-    assert_eq!((last.version, last.ending, last.at), (version, Ending::Installed, 8));
-    let failed = next(&before, Event::Failed { reason: "why".into(), at: 9 }).unwrap();
-    assert_eq!((failed.floor, &failed.refused[..]), (RUNNING, &[version][..]));
-    assert_eq!(failed.last.as_ref().unwrap().reason, "why");
-    let allowed = next(&failed, Event::Allowed { version }).unwrap();
-    assert!(allowed.refused.is_empty());
+    let passed = next(&before, Event::Passed).unwrap();
+    assert_eq!((&passed.history, &passed.refused, passed.floor), (&before.history, &before.refused, RUNNING));
+    let committed = next(&passed, Event::Committed { at: 8 }).unwrap();
+    assert_eq!(committed.floor, "0.1.5".parse().unwrap());
+    assert!(committed.refused.is_empty());
+    let last = committed.last().unwrap();
+    assert_eq!((last.version, last.slot, last.ending, last.at), (version, Slot::B, Ending::Installed, 8));
     // A floor never sinks.
-    before.floor = "0.1.9".parse().unwrap();
-    assert_eq!(next(&before, Event::Passed { at: 8 }).unwrap().floor, before.floor);
+    let mut risen = passed;
+    risen.floor = Version::new(0, 1, 9);
+    assert_eq!(next(&risen, Event::Committed { at: 8 }).unwrap().floor, risen.floor);
 }
 
 #[test]
-fn what_is_refused_and_why_is_bounded() {
+fn a_reason_refuses_at_once() {
+    let [.., trying, _] = phases();
+    let version: Version = "0.2.0".parse().unwrap();
+    let failed = next(&state(trying), Event::Failed { reason: "why".into(), at: 9 }).unwrap();
+    assert_eq!((failed.floor, &failed.refused[..]), (RUNNING, &[version][..]));
+    let last = failed.last().unwrap();
+    assert_eq!((last.reason.as_str(), last.slot, last.ending), ("why", Slot::B, Ending::Failed));
+    let allowed = next(&failed, Event::Allowed { version }).unwrap();
+    assert!(allowed.refused.is_empty());
+}
+
+#[test]
+fn a_fall_back_without_a_reason_is_tried_again_and_refused_after_the_last_try() {
+    let [_, _, mut now, ..] = phases().map(state);
+    for tries in 1..=MAX_TRIES {
+        now = next(&now, Event::Armed { boot_id: "one".into() }).unwrap();
+        assert!(matches!(now.phase, Phase::Trying { tries: found, .. } if found == tries), "{:?}", now.phase);
+        assert!(now.refused.is_empty() && now.history.is_empty());
+        now = next(&now, Event::FellBack { at: 5 }).unwrap();
+    }
+    assert_eq!((&now.phase, &now.refused[..]), (&Phase::Idle {}, &[Version::new(0, 2, 0)][..]));
+    let last = now.last().unwrap();
+    assert_eq!(last.ending, Ending::Failed);
+    assert_eq!(last.reason, "it was started 3 times and did not say why it fell back");
+}
+
+#[test]
+fn what_could_not_be_armed_was_no_try() {
+    let [_, _, mut now, ..] = phases().map(state);
+    for _ in 0..MAX_TRIES * 2 {
+        now = next(&now, Event::Armed { boot_id: "one".into() }).unwrap();
+        now = next(&now, Event::NotArmed).unwrap();
+    }
+    assert!(matches!(now.phase, Phase::Staged { tries: 0, .. }), "{:?}", now.phase);
+}
+
+#[test]
+fn the_history_what_is_refused_and_why_are_bounded_and_can_be_read_again() {
     let mut now = state(Phase::Idle {});
     for patch in 0..100 {
         let version = Version::new(1, 0, patch);
         let release = Release { version, ..offered() };
-        now.phase = Phase::Trying { release, slot: Slot::B, boot_id: "one".into() };
-        now = next(&now, Event::Failed { reason: "ä".repeat(10_000), at: 1 }).unwrap();
+        now.phase = Phase::Trying { release, slot: Slot::B, boot_id: "one".into(), tries: 1 };
+        // What takes the most room as JSON.
+        let reason = if patch % 2 == 0 { "ä" } else { "\u{1}" }.repeat(10_000);
+        now = next(&now, Event::Failed { reason, at: 1 }).unwrap();
     }
-    assert_eq!(now.refused.len(), 32);
+    assert_eq!((now.refused.len(), now.history.len()), (32, MAX_HISTORY));
     assert_eq!(*now.refused.last().unwrap(), Version::new(1, 0, 99));
-    assert!(now.last.unwrap().reason.len() <= 1000);
+    assert_eq!(now.history[0].version, Version::new(1, 0, 68));
+    assert!(now.history.iter().all(|outcome| outcome.reason.len() <= 1000));
+    let bytes = now.to_bytes().unwrap();
+    assert_eq!(State::from_bytes(&bytes).unwrap(), now);
+    assert!(bytes.len() < 256 << 10, "{}", bytes.len());
 }
 
 #[test]
 fn a_start_knows_what_to_do_first() {
     let [idle, staging, staged, trying, good] = phases();
     let on = |slot, tried| Booted { slot, tried };
-    let running = RUNNING;
-    for (phase, booted, boot_id, step) in [
-        (&idle, on(Slot::A, false), "one", Step::Nothing),
-        (&idle, on(Slot::B, true), "one", Step::Nothing),
-        (&staging, on(Slot::A, false), "two", Step::Stage),
-        (&staging, on(Slot::B, true), "two", Step::Drop),
-        (&staged, on(Slot::A, false), "two", Step::Try),
-        (&staged, on(Slot::B, false), "two", Step::Drop),
-        (&trying, on(Slot::A, false), "one", Step::Arm),
-        (&trying, on(Slot::A, false), "two", Step::FellBack),
-        (&trying, on(Slot::B, true), "two", Step::Gate),
-        (&trying, on(Slot::B, false), "two", Step::Gate),
-        (&good, on(Slot::B, true), "two", Step::Commit),
-        (&good, on(Slot::A, false), "three", Step::Commit),
+    for (phase, booted, default, boot_id, step) in [
+        (&idle, on(Slot::A, false), Slot::A, "one", Step::Nothing),
+        (&staging, on(Slot::A, false), Slot::A, "two", Step::Stage),
+        (&staged, on(Slot::A, false), Slot::A, "two", Step::Try),
+        (&staged, on(Slot::B, false), Slot::B, "two", Step::Drop),
+        (&trying, on(Slot::A, false), Slot::A, "one", Step::Arm),
+        (&trying, on(Slot::A, false), Slot::A, "two", Step::FellBack),
+        (&trying, on(Slot::B, true), Slot::A, "two", Step::Gate),
+        (&trying, on(Slot::B, false), Slot::B, "two", Step::Gate),
+        (&good, on(Slot::B, true), Slot::A, "two", Step::Commit),
+        (&good, on(Slot::A, false), Slot::A, "three", Step::Commit),
+        // The service began again in the boot in which it was committed.
+        (&idle, on(Slot::B, true), Slot::B, "two", Step::Nothing),
+        (&staging, on(Slot::B, true), Slot::B, "two", Step::Drop),
     ] {
-        assert_eq!(
-            first(&state(phase.clone()), booted, boot_id, running),
-            step,
-            "{phase:?} {booted:?} {boot_id}"
-        );
+        let found = first(&state(phase.clone()), booted, default, boot_id);
+        assert_eq!(found, step, "{phase:?} {booted:?} {default:?} {boot_id}");
     }
-    // A try that did not pass, and has not been left yet.
-    let failed = next(&state(trying), Event::Failed { reason: "why".into(), at: 9 }).unwrap();
-    let tried: Version = "0.2.0".parse().unwrap();
-    assert_eq!(first(&failed, on(Slot::B, true), "two", tried), Step::Leave);
-    assert_eq!(first(&failed, on(Slot::A, false), "three", running), Step::Nothing);
+}
+
+#[test]
+fn a_system_that_is_tried_and_of_which_nothing_is_known_is_left() {
+    let booted = Booted { slot: Slot::B, tried: true };
+    let mut states: Vec<State> = phases()[..3].iter().cloned().map(state).collect();
+    // One of the other slot; one that did not pass and was not left yet; one that was lost.
+    states.push(state(Phase::Trying { release: offered(), slot: Slot::A, boot_id: "one".into(), tries: 1 }));
+    states.push(state(Phase::Good { release: offered(), slot: Slot::A }));
+    let [.., trying, _] = phases();
+    states.push(next(&state(trying), Event::Failed { reason: "why".into(), at: 9 }).unwrap());
+    states.push(State::lost([7; 32], RUNNING, Slot::B, "no", 7));
+    for state in states {
+        assert_eq!(first(&state, booted, Slot::A, "two"), Step::Leave, "{:?}", state.phase);
+    }
 }
 
 #[test]
@@ -147,22 +197,21 @@ fn a_state_comes_back_as_it_was_kept() {
         assert_eq!(State::load(&store).unwrap(), Kept::State(Box::new(kept.clone())));
         assert_eq!(kept.seed(), [7; 32]);
         let bytes = kept.to_bytes().unwrap();
-        for end in 0..bytes.len() - 1 {
-            assert!(State::from_bytes(&bytes[..end]).is_err(), "up to byte {end}");
+        for at in 0..bytes.len() {
+            assert!(State::from_bytes(&bytes[..at]).is_err(), "up to byte {at}");
+            // A digit of a version, or of the floor, too.
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1;
+            assert!(State::from_bytes(&flipped).is_err(), "byte {at}");
         }
     }
 }
 
 #[test]
-fn the_file_has_the_golden_text() {
-    let [_, staging, ..] = phases();
-    let text = String::from_utf8(state(staging).to_bytes().unwrap()).unwrap();
-    let golden = concat!(
-        r#"{"version":1,"phase":{"is":"staging","release":{"channel":"stable","format":1,"machine":"qemu-arm64","#,
-        r#""min_from":"0.0.0","min_version":"0.1.5","paused":false,"released":1700000000,"version":"0.2.0","#,
-        r#""waves":[{"after":0,"share":1000}]},"slot":"b"},"floor":"0.1.0","#,
-        r#""seed":"0707070707070707070707070707070707070707070707070707070707070707","last":null,"refused":[]}"#,
-        "\n"
-    );
-    assert_eq!(text, golden);
+fn the_golden_state_is_written_again_and_read() {
+    let mut state = State::lost([7; 32], RUNNING, Slot::A, "no", 7);
+    state.phase = Phase::Trying { release: offered(), slot: Slot::B, boot_id: "one".into(), tries: 2 };
+    state.refused = vec!["0.1.9".parse().unwrap()];
+    let kept = golden("update.json", &state.to_bytes().unwrap());
+    assert_eq!(State::from_bytes(&kept).unwrap(), state);
 }

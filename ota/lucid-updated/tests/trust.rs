@@ -11,7 +11,10 @@ use lucid_updated::{
     source::Failed,
     trust::{Memory, Offers, Refused, Trust},
 };
-use support::repository::{Maker, Signer, Site, days, meta, release, sign, signer, twin};
+use support::{
+    golden,
+    repository::{Maker, Signer, Site, days, meta, release, sign, signer, twin},
+};
 use tempfile::TempDir;
 use tough::schema::{Root, Signed};
 
@@ -460,4 +463,16 @@ fn a_standing_says_which_root_holds_and_until_when() {
     let root: Signed<Root> = serde_json::from_slice(&world.trust.root).unwrap();
     assert_eq!(standing.root_expires, root.signed.expires.to_string());
     assert!(root.signed.expires <= days(366));
+}
+
+#[test]
+fn the_golden_memory_is_written_again_and_read() {
+    let memory = Memory {
+        roots: vec![b"{\"a\":1}\n".to_vec()],
+        timestamp: Some(b"{}".to_vec()),
+        snapshot: None,
+        latest: 1_795_400_000,
+    };
+    let kept = golden("trust.json", &memory.to_bytes().unwrap());
+    assert_eq!(Memory::from_bytes(&kept).unwrap(), memory);
 }

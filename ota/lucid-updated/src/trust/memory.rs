@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    files::Store,
+    files::{Store, seal, unseal},
 };
 
 /// The file.
@@ -57,12 +57,7 @@ impl Memory {
     /// # Errors
     /// In words, when the bytes are not such a file.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let text = str::from_utf8(bytes).map_err(|_| "it is no text".to_owned())?;
-        let (line, seal) = text.split_once('\n').ok_or("it ends within its first line")?;
-        if seal.trim_end() != blake3::hash(line.as_bytes()).to_hex().as_str() {
-            return Err("it was changed: its hash is another one".to_owned());
-        }
-        let wire: Wire = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        let wire: Wire = serde_json::from_str(unseal(bytes)?).map_err(|error| error.to_string())?;
         if wire.version != VERSION {
             return Err(format!("it has version {}, and this program reads {VERSION}", wire.version));
         }
@@ -90,8 +85,7 @@ impl Memory {
             latest: self.latest,
         };
         let line = serde_json::to_string(&wire).map_err(|error| Error::Internal(error.to_string()))?;
-        let seal = blake3::hash(line.as_bytes()).to_hex();
-        Ok(format!("{line}\n{seal}\n").into_bytes())
+        Ok(seal(&line))
     }
 
     /// What is kept, or why there is nothing that can be used.

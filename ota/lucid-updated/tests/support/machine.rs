@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -164,21 +164,52 @@ impl Disk for SimDisk {
 pub struct SimStore {
     power: Arc<Mutex<Power>>,
     files: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
+    /// Whether it takes nothing, as a partition that the kernel has made read-only.
+    full: Arc<AtomicBool>,
+    /// Whether it gives nothing, as one that was not mounted.
+    gone: Arc<AtomicBool>,
 }
 
 impl SimStore {
     pub fn new(power: &Arc<Mutex<Power>>) -> Self {
-        Self { power: power.clone(), files: Arc::default() }
+        Self { power: power.clone(), files: Arc::default(), full: Arc::default(), gone: Arc::default() }
+    }
+
+    pub fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
+    }
+
+    pub fn set_gone(&self, gone: bool) {
+        self.gone.store(gone, Ordering::Relaxed);
+    }
+
+    pub fn put(&self, name: &str, bytes: Vec<u8>) {
+        self.files.lock().unwrap().insert(name.to_owned(), bytes);
+    }
+
+    pub fn remove(&self, name: &str) -> Vec<u8> {
+        self.files.lock().unwrap().remove(name).unwrap()
+    }
+
+    pub fn get(&self, name: &str) -> Option<Vec<u8>> {
+        self.files.lock().unwrap().get(name).cloned()
     }
 }
 
 impl Store for SimStore {
     fn read(&self, name: &str, _: u64) -> Result<Option<Vec<u8>>> {
-        Ok(self.files.lock().unwrap().get(name).cloned())
+        if self.gone.load(Ordering::Relaxed) {
+            let source = io::Error::other("the disk does not answer");
+            return Err(Error::File { doing: "reading", path: name.into(), source });
+        }
+        Ok(self.get(name))
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let failed = |source| Error::File { doing: "writing", path: name.into(), source };
+        if self.full.load(Ordering::Relaxed) || self.gone.load(Ordering::Relaxed) {
+            return Err(failed(io::ErrorKind::ReadOnlyFilesystem.into()));
+        }
         // The new file is written, and brought to the medium: the old one is there.
         tick(&self.power).map_err(failed)?;
         tick(&self.power).map_err(failed)?;
@@ -203,6 +234,16 @@ pub struct SimMachine {
     lasting: bool,
     booted: Booted,
     boots: u64,
+    /// How often it was asked to restart,
+    restarts: Arc<AtomicU64>,
+    /// how often it does not hear that, and how often a try cannot be armed.
+    pub deaf: Arc<AtomicU64>,
+    pub unarmed: Arc<AtomicU64>,
+}
+
+/// One less; whether there was one.
+fn spend(count: &AtomicU64) -> bool {
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)).is_ok()
 }
 
 impl SimMachine {
@@ -212,7 +253,8 @@ impl SimMachine {
         let store = SimStore::new(&power);
         let booted = Booted { slot: Slot::A, tried: false };
         let slots = slots.into_iter().collect();
-        Self { power, select, slots, store, armed: Arc::default(), lasting, booted, boots: 0 }
+        let (armed, restarts, deaf, unarmed) = Default::default();
+        Self { power, select, slots, store, armed, lasting, booted, boots: 0, restarts, deaf, unarmed }
     }
 
     fn disks(&self) -> impl Iterator<Item = &SimDisk> {
@@ -231,9 +273,14 @@ impl SimMachine {
             self.disks().for_each(SimDisk::settle);
         }
         let tried = armed && (!cut || self.lasting);
-        let slot = autoboot::read(&self.select).unwrap();
+        // Without the file the firmware takes the first partition that looks as if it could be booted.
+        let slot = autoboot::read(&self.select).unwrap_or(Slot::A);
         self.booted = Booted { slot: if tried { slot.other() } else { slot }, tried };
         self.boots += 1;
+    }
+
+    pub fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
     }
 
     pub fn running(&self) -> Booted {
@@ -262,7 +309,10 @@ impl BootControl for SimMachine {
         autoboot::write(&self.select, slot)
     }
 
-    fn arm(&self, _: Slot) -> Result<()> {
+    fn arm(&self, slot: Slot) -> Result<()> {
+        if spend(&self.unarmed) {
+            return Err(Error::Arm { slot: slot.name(), why: "its disk is not there".to_owned() });
+        }
         let cut = tick(&self.power);
         if cut.is_ok() || coin(&self.power) {
             self.armed.store(true, Ordering::Relaxed);
@@ -271,6 +321,10 @@ impl BootControl for SimMachine {
     }
 
     fn restart(&self) -> Result<()> {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+        if spend(&self.deaf) {
+            return Err(Error::Restart(io::ErrorKind::PermissionDenied.into()));
+        }
         tick(&self.power).map_err(Error::Restart)
     }
 }

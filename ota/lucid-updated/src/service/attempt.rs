@@ -1,0 +1,219 @@
+//! The try of a new system: into it, what is looked at in it, and out of it. Whatever fails in a system that is only being
+//! tried, it is left by a restart, which needs neither the disk nor anything that is kept: the firmware tries once.
+
+use std::time::Duration;
+
+use lucid_release_format::Version;
+use tokio::time::sleep;
+
+use super::{After, Service, now};
+use crate::{
+    autoboot,
+    boot::{BootControl, Booted, Slot},
+    error::{Error, Result},
+    gate,
+    state::{Event, Phase, Step, first},
+};
+
+/// The spare copy of the sector of `autoboot.txt`, beside what else is kept.
+pub const SPARE: &str = "autoboot.bak";
+/// Says to others that this boot needs no judge any more, in the directory for what is lost at power-off.
+pub const JUDGED: &str = "judged";
+/// The machine has so long to go down before it is asked again.
+const DOWN: Duration = Duration::from_secs(120);
+/// Who could not be asked to restart it is asked again after so long.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Whether the system that runs is left by a restart: it was tried, and does not boot by itself.
+pub(super) fn on_trial(boot: &dyn BootControl, booted: Booted) -> bool {
+    booted.tried && !matches!(boot.default(), Ok(slot) if slot == booted.slot)
+}
+
+impl Service {
+    /// Does what the last life of the service, or of the machine, left to be done.
+    ///
+    /// # Errors
+    /// When the disk or the firmware fails in a system that boots by itself. One that is only being tried is left then.
+    pub async fn start(&mut self) -> Result<After> {
+        let booted = self.parts.boot.booted()?;
+        match self.mend(booted) {
+            Ok(()) => self.trouble("autoboot.txt", None),
+            Err(error) => {
+                tracing::error!("{error}");
+                self.trouble("autoboot.txt", Some(error.to_string()));
+            }
+        }
+        if !on_trial(&*self.parts.boot, booted) {
+            self.judge();
+        }
+        self.show(None);
+        let after = match self.begin(booted).await {
+            Err(error) if on_trial(&*self.parts.boot, booted) => {
+                tracing::error!("{error}; this system is only being tried, and is left");
+                self.trouble("the try", Some(error.to_string()));
+                After::Restart
+            }
+            begun => begun?,
+        };
+        self.show(None);
+        Ok(after)
+    }
+
+    async fn begin(&mut self, booted: Booted) -> Result<After> {
+        // Where that cannot be read: what was tried is not what boots.
+        let unread = if booted.tried { booted.slot.other() } else { booted.slot };
+        let default = self.parts.boot.default().unwrap_or(unread);
+        let step = first(&self.state, booted, default, &self.parts.boot.boot_id()?);
+        let about = self.state.phase.about().map(|(release, slot)| (release.version, slot));
+        match (step, about) {
+            (Step::Leave, _) => {
+                let why = "this system is only being tried, and what is kept says nothing of a try: back to the old one";
+                tracing::error!("{why}");
+                self.trouble("the try", Some(why.to_owned()));
+                Ok(After::Restart)
+            }
+            (Step::Drop, _) => {
+                let reason = "the slot that it was to be written into is the one that runs".to_owned();
+                self.take(Event::Dropped { reason, at: now() })?;
+                Ok(After::On)
+            }
+            (Step::Arm, Some((_, slot))) => self.arm(slot),
+            (Step::Gate, Some((version, _))) => self.gate(version, booted).await,
+            (Step::FellBack, Some((version, _))) => {
+                tracing::warn!("the machine came back from {version}, which has not said why");
+                self.take(Event::FellBack { at: now() })?;
+                Ok(After::On)
+            }
+            (Step::Commit, _) => self.commit(booted),
+            (Step::Nothing | Step::Stage | Step::Try | Step::Arm | Step::Gate | Step::FellBack, _) => {
+                Ok(After::On)
+            }
+        }
+    }
+
+    async fn gate(&mut self, version: Version, booted: Booted) -> Result<After> {
+        tracing::info!("{version} is being tried");
+        let Err(unwell) = gate::pass(&self.parts.checks, self.parts.settings.within).await else {
+            tracing::info!("{version} is well, and is kept");
+            self.take(Event::Passed)?;
+            return self.commit(booted);
+        };
+        tracing::error!("{version} is not well ({unwell})");
+        let reason = unwell.to_string();
+        let mut said = format!("{version} is not well: {reason}");
+        let kept = self.take(Event::Failed { reason, at: now() });
+        if let Err(error) = &kept {
+            tracing::error!("why {version} is not well cannot be kept: {error}");
+            said = format!("{said}; that cannot be kept: {error}");
+        }
+        self.trouble("the try", Some(said));
+        if on_trial(&*self.parts.boot, booted) {
+            // Whatever was kept: the old system boots by itself.
+            return Ok(After::Restart);
+        }
+        kept.map(|()| After::On)
+    }
+
+    /// Lets the slot that passed be the one that boots. Doing it again does no harm.
+    fn commit(&mut self, booted: Booted) -> Result<After> {
+        let Phase::Good { slot, .. } = self.state.phase else { return Ok(After::On) };
+        self.parts.boot.set_default(slot)?;
+        self.spare(slot)?;
+        self.take(Event::Committed { at: now() })?;
+        if booted.slot == slot {
+            self.judge();
+            return Ok(After::On);
+        }
+        // Power was cut after it had passed: the old system runs, and the new one is what is to run.
+        Ok(After::Restart)
+    }
+
+    fn arm(&mut self, slot: Slot) -> Result<After> {
+        if let Err(error) = self.parts.boot.arm(slot) {
+            self.take(Event::NotArmed)?;
+            return Err(error);
+        }
+        Ok(After::Restart)
+    }
+
+    /// Lets the next restart start what is staged, once.
+    ///
+    /// # Errors
+    /// When nothing is staged, or the firmware cannot be told.
+    pub fn try_staged(&mut self) -> Result<After> {
+        let Phase::Staged { slot, .. } = self.state.phase else {
+            return Err(Error::Nothing("nothing is staged that could be tried".to_owned()));
+        };
+        let boot_id = self.parts.boot.boot_id()?;
+        self.take(Event::Armed { boot_id })?;
+        self.arm(slot)
+    }
+
+    /// Restarts the machine: asks for it until it is gone, and does nothing else.
+    pub async fn restart(&self) {
+        loop {
+            match self.parts.boot.restart() {
+                Ok(()) => {
+                    tracing::info!("the machine restarts");
+                    sleep(DOWN).await;
+                    tracing::error!(
+                        "the machine has not restarted within {} s: it is asked again",
+                        DOWN.as_secs()
+                    );
+                }
+                Err(error) => {
+                    tracing::error!("{error}; it is asked again in {} s", AGAIN.as_secs());
+                    sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// Sees to it that the sector of `autoboot.txt` is as it must be, and that there is a spare copy.
+    fn mend(&self, booted: Booted) -> Result<()> {
+        let slot = match self.parts.boot.default() {
+            Err(Error::Autoboot(why)) => {
+                let spare = self.parts.store.read(SPARE, autoboot::SIZE as u64).unwrap_or_else(|error| {
+                    tracing::warn!("{error}: there is no spare copy of autoboot.txt");
+                    None
+                });
+                let spare = spare.and_then(|sector| autoboot::slot(&sector).ok());
+                // What was tried is not what boots; what was started untried is.
+                let Some(slot) = spare.or((!booted.tried).then_some(booted.slot)) else {
+                    return Err(Error::Autoboot(why));
+                };
+                self.parts.boot.set_default(slot)?;
+                tracing::warn!(
+                    "autoboot.txt was not as it must be ({why}), and names slot {} again",
+                    slot.name()
+                );
+                slot
+            }
+            slot => slot?,
+        };
+        self.spare(slot)
+    }
+
+    /// Keeps a spare copy of the sector by which this slot boots.
+    fn spare(&self, slot: Slot) -> Result<()> {
+        let (store, text) = (&self.parts.store, autoboot::text(slot));
+        match store.read(SPARE, autoboot::SIZE as u64) {
+            Ok(Some(kept)) if kept == text => Ok(()),
+            // What cannot be read is written again.
+            _ => store.replace(SPARE, &text),
+        }
+    }
+
+    /// Says that this boot needs no judge: it is no try, or was committed.
+    fn judge(&mut self) {
+        if self.judged {
+            return;
+        }
+        match self.run.publish(JUDGED, b"") {
+            Ok(()) => self.judged = true,
+            Err(error) => {
+                tracing::error!("{error}: lucid-try.service may restart a machine that is well");
+            }
+        }
+    }
+}

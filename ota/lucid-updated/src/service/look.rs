@@ -1,0 +1,163 @@
+//! What the sources offer, and what of it this device takes.
+
+use std::sync::Arc;
+
+use lucid_release_format::{Release, Verdict, Version};
+
+use super::{Service, now};
+use crate::{
+    error::{Error, Result},
+    source::Source,
+    state::{Event, Phase},
+    trust::{Offer, Offers, Trust},
+};
+
+/// A source that offers what was chosen.
+pub(super) struct Mirror {
+    pub(super) offers: Offers,
+    number: usize,
+    pub(super) source: Arc<dyn Source>,
+}
+
+impl Mirror {
+    pub(super) fn offer(&self) -> &Offer {
+        &self.offers.releases[self.number]
+    }
+}
+
+/// A release that may be taken, and from where.
+pub struct Chosen {
+    release: Release,
+    /// At least one; each offers the same.
+    pub(super) mirrors: Vec<Mirror>,
+}
+
+impl Chosen {
+    /// Its description.
+    #[must_use]
+    pub fn release(&self) -> &Release {
+        &self.release
+    }
+}
+
+/// What is said to a release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Which.
+    pub version: Version,
+    /// Whether it is taken.
+    pub takes: bool,
+    /// Why, in words.
+    pub words: String,
+}
+
+/// What the sources offer, for people.
+pub struct Looked {
+    /// What may be taken.
+    pub chosen: Option<Chosen>,
+    /// All releases with what is said to them, the newest first.
+    pub said: Vec<Said>,
+}
+
+impl Service {
+    /// Asks all sources what there is. What was learnt is kept before anything of it is used. A source that fails is a warning
+    /// as long as another one is well; one that is behind another one says nothing of what there is now.
+    ///
+    /// # Errors
+    /// When no source gives metadata that is believed: that of the last one.
+    pub async fn look(&mut self) -> Result<Looked> {
+        let mut failed = Error::Nothing("no source is given: see --source".to_owned());
+        let (mut good, mut warnings) = (Vec::new(), Vec::new());
+        for (number, source) in self.parts.sources.clone().into_iter().enumerate() {
+            // Several are at hand at once.
+            let scratch = self.parts.trust.scratch.join(number.to_string());
+            let trust = Trust { scratch, ..self.parts.trust.clone() };
+            let cycle = trust.ask(&self.memory, source.clone()).await?;
+            for note in &cycle.notes {
+                tracing::warn!("{}: {note}", source.name());
+            }
+            if cycle.memory != self.memory {
+                cycle.memory.save(&*self.parts.store)?;
+                self.memory = cycle.memory;
+                self.trouble("trust.json", None);
+            }
+            match cycle.offers {
+                Ok(offers) => {
+                    for (name, why) in &offers.passed_over {
+                        tracing::warn!("{name} is passed over: {why}");
+                    }
+                    good.push((offers, source));
+                }
+                Err(refused) => {
+                    warnings.push(format!("{}: {refused}", source.name()));
+                    failed = refused.into();
+                }
+            }
+        }
+        let newest = good.iter().map(|(offers, _)| offers.version()).max();
+        good.retain(|(offers, source)| {
+            let current = Some(offers.version()) == newest;
+            if !current {
+                warnings.push(format!("{}: it is behind another source", source.name()));
+            }
+            current
+        });
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        self.trouble("sources", (!warnings.is_empty()).then(|| warnings.join("; ")));
+        self.show(None);
+        if good.is_empty() { Err(failed) } else { Ok(self.choose(good)) }
+    }
+
+    fn said(&self, release: &Release) -> Said {
+        let settings = &self.parts.settings;
+        let (machine, running) = (settings.system.machine.as_str(), settings.system.version);
+        let (place, floor) = (release.place(&self.state.seed()), self.state.floor);
+        let verdict = release.applies(machine, &settings.channel, running, floor, place, now());
+        let (takes, words) = if verdict != Verdict::Takes {
+            (false, verdict.to_string())
+        } else if self.state.refused.contains(&release.version) {
+            (false, "it was tried and did not pass; `lucid-updated apply` tries it again".to_owned())
+        } else {
+            (true, verdict.to_string())
+        };
+        Said { version: release.version, takes, words }
+    }
+
+    fn choose(&self, good: Vec<(Offers, Arc<dyn Source>)>) -> Looked {
+        let (mut said, mut release) = (Vec::new(), None);
+        // Sources of the same version offer the same: it is signed.
+        for offer in good.first().into_iter().flat_map(|(offers, _)| &offers.releases) {
+            let words = self.said(&offer.release);
+            if words.takes && release.is_none() {
+                release = Some(offer.release.clone());
+            }
+            said.push(words);
+        }
+        let chosen = release.map(|release| {
+            let mirrors = good.into_iter().filter_map(|(offers, source)| {
+                let number = offers.releases.iter().position(|offer| offer.release == release)?;
+                Some(Mirror { offers, number, source })
+            });
+            let mirrors = mirrors.collect();
+            Chosen { release, mirrors }
+        });
+        Looked { chosen, said }
+    }
+
+    /// Gives up what is being written or waits to be tried when it is not offered any more, or is not to be taken now.
+    pub(super) fn withdraw(&mut self, looked: &Looked) -> Result<()> {
+        let (Phase::Staging { release, .. } | Phase::Staged { release, .. }) = &self.state.phase else {
+            return Ok(());
+        };
+        let version = release.version;
+        let reason = match looked.said.iter().find(|said| said.version == version) {
+            Some(said) if said.takes => return Ok(()),
+            Some(said) => said.words.clone(),
+            None => "it was withdrawn: no source offers it any more".to_owned(),
+        };
+        tracing::warn!("{version} is given up: {reason}");
+        self.take(Event::Dropped { reason, at: now() })
+    }
+}
