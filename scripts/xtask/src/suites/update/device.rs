@@ -222,7 +222,7 @@ pub(super) fn clear(disks: &Disks, slot: &str) -> Result<()> {
     for kind in ["boot", "root"] {
         let there = disks.partition(&format!("{kind}-{slot}"))?;
         let mut clear = Command::new("fallocate");
-        clear.args(["--zero-range", "--keep-size"]);
+        clear.arg("--punch-hole");
         clear.args(["--offset", &there.start.to_string(), "--length", &there.length.to_string()]);
         ask_well("clearing a slot", clear.arg(&disks.os), b"")?;
     }

@@ -41,7 +41,7 @@ pub(super) fn run(bench: &Bench, web: &mut Web, report: &mut Report) -> Result<(
         return Ok(());
     }
     let mut machine = Machine::start(&disks, &bench.options(), &bench.steps.interrupt)?;
-    let tried = || {
+    let mut tried = || {
         let kept = kept(&mut machine, 0, "1.1.0", 'b', true)?;
         same(bench, &mut machine, kept, &device)
     };
@@ -66,8 +66,8 @@ pub(super) fn run(bench: &Bench, web: &mut Web, report: &mut Report) -> Result<(
         }
     }
     let Some((newest, slot)) = versions.last() else { return Ok(()) };
+    machine.power_off()?;
     let ended = report.check("taken: what is on the card says so too, and is whole", || {
-        machine.power_off()?;
         boot::clean_data(&disks)?;
         State::read(&disks)?.must_have_ended(newest, "installed")?;
         let (boots, wanted) = (default_slot(&disks)?, bench.releases.image(newest, newest, &[])?);
@@ -81,7 +81,7 @@ pub(super) fn run(bench: &Bench, web: &mut Web, report: &mut Report) -> Result<(
     if ended {
         report.check("taken: the update service uses at most 64 MB", || memory(&Journal::read(&disks)?));
         if report.wants("attack") {
-            attacks::freeze(bench, web, &disks, newest, report)?;
+            attacks::freeze(bench, web, &disks, report)?;
         }
     }
     Ok(())
@@ -97,7 +97,7 @@ fn staged_and_armed(bench: &Bench, web: &Web, disks: &Disks) -> Result<(String, 
         return Err(Error::broken(format!("the announcement says of recordings: {}", said.recording)));
     }
     let device = device_key(&mut machine, 0)?;
-    let figures = staged(bench, web, &mut machine, 0, "1.1.0")?;
+    let figures = staged(bench, web, &mut machine, (0, 0), "1.1.0")?;
     machine.wait_end(TRY_BOUND)?;
     let state = State::read(disks)?;
     if (state.phase(), state.about()) != ("trying", Some(("1.1.0", "b"))) {
@@ -110,14 +110,21 @@ fn staged_and_armed(bench: &Bench, web: &Web, disks: &Disks) -> Result<(String, 
     Ok((device, figures))
 }
 
-/// Waits until a version is staged, and compares what it took with what nginx gave.
-fn staged(bench: &Bench, web: &Web, machine: &mut Machine, from: usize, version: &str) -> Result<String> {
+/// Waits until a version is staged, and compares what it took with what nginx gave, from these on: a byte of the console, and a
+/// question to nginx.
+fn staged(
+    bench: &Bench,
+    web: &Web,
+    machine: &mut Machine,
+    (from, asked): (usize, usize),
+    version: &str,
+) -> Result<String> {
     let (begun, at) = device::line(machine, STAGE_BOUND, from, &[version, BEGUN])?;
     let start = std::time::Instant::now();
     let (line, _) = device::line(machine, STAGE_BOUND, at, &[version, STAGED])?;
     let seconds = start.elapsed().as_secs_f64();
     let archive = bench.releases.archive(&bench.releases.web(), version)?;
-    let part = must_be_a_part(&web.asked()?, &archive, Staged::parse(&line)?)?;
+    let part = must_be_a_part(web.asked()?.get(asked..).unwrap_or_default(), &archive, Staged::parse(&line)?)?;
     Ok(format!("{part}; {seconds:.0} s from {begun:?} on"))
 }
 
@@ -166,9 +173,9 @@ fn follows(
     if bench.releases.archive(&bench.releases.web(), version).is_err() {
         bench.releases.publish(version)?;
     }
-    let from = machine.console()?.len();
+    let (from, asked) = (machine.console()?.len(), web.asked()?.len());
     web.serve(&bench.releases.web())?;
-    let figures = staged(bench, web, machine, from, version)?;
+    let figures = staged(bench, web, machine, (from, asked), version)?;
     kept(machine, from, version, slot, slot == 'b')?;
     admits(bench, machine, &bench.work.join("client"))?;
     let now = device_key(machine, from)?;
