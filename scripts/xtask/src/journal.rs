@@ -104,12 +104,6 @@ impl Journal {
             .collect()
     }
 
-    /// What systemd says of a unit, one message a line.
-    pub(crate) fn about(&self, name: &str) -> String {
-        let about = self.0.iter().filter(|entry| unit(entry) == Some(name));
-        about.map(|entry| message(entry) + "\n").collect()
-    }
-
     /// All messages.
     pub(crate) fn text(&self) -> String {
         self.0.iter().map(|entry| message(entry) + "\n").collect()

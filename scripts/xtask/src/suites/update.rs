@@ -48,6 +48,8 @@ use self::{
 const CARD_BYTES: u64 = 2 << 30;
 /// What every card begins with.
 const FIRST: &str = "1.0.0";
+/// What it is brought to first.
+const SECOND: &str = "1.1.0";
 
 /// Runs the suite.
 pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
@@ -119,12 +121,22 @@ impl<'a> Bench<'a> {
         Ok(disks)
     }
 
+    /// A folder to give out in which [`SECOND`] is the newest release; it is published for the first who asks.
+    fn first_release(&self) -> Result<PathBuf> {
+        let copy = self.work.join("web-first");
+        if !copy.exists() {
+            self.releases.publish(SECOND)?;
+            self.releases.copy("web-first")?;
+        }
+        Ok(copy)
+    }
+
     /// The folder of a machine.
     fn machine(&self, name: &str) -> PathBuf {
         self.project.lucid.join("machine").join(format!("update-{name}"))
     }
 
-    /// The folder of the card on which a try of 1.1.0 in slot B is armed.
+    /// The folder of the card on which a try of [`SECOND`] in slot B is armed.
     fn armed(&self) -> PathBuf {
         self.work.join("armed")
     }

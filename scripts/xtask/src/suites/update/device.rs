@@ -21,8 +21,10 @@ pub(super) const STAGED: &str = " is staged: ";
 pub(super) const KEPT: &str = " is well, and is kept";
 /// the new system is not,
 pub(super) const UNWELL: &str = " is not well (";
-/// and it did not come so far.
-pub(super) const CAME_BACK: &str = "the machine came back with the old system";
+/// it did not come so far, which is found out by the old one,
+pub(super) const CAME_BACK: &str = ", which has not said why";
+/// and it is not tried any more.
+pub(super) const REFUSED: &str = "it was tried and did not pass";
 /// What the stand-in for the EEPROM says when it tries slot B, and when it starts slot A as ever.
 pub(super) const TRIES_B: &str = "Lucid: partition 3, try 1";
 pub(super) const STARTS_A: &str = "Lucid: partition 2, try 0";
@@ -85,6 +87,8 @@ pub(super) struct Staged {
     pub(super) copied: u64,
     /// That were fetched, packed as they are.
     pub(super) fetched: u64,
+    /// The most memory that the service has had, in MiB.
+    pub(super) peak: u64,
 }
 
 impl Staged {
@@ -96,8 +100,8 @@ impl Staged {
         });
         match numbers {
             Some(Ok(numbers)) => match numbers[..] {
-                [kept, copied, fetched] => Ok(Self { kept, copied, fetched }),
-                _ => Err(Error::broken(format!("{line:?} does not have three numbers"))),
+                [kept, copied, fetched, peak] => Ok(Self { kept, copied, fetched, peak }),
+                _ => Err(Error::broken(format!("{line:?} does not have four numbers"))),
             },
             _ => Err(Error::broken(format!("{line:?} does not say how a release was staged"))),
         }
@@ -130,8 +134,13 @@ impl State {
         dump_of(&image.to_string_lossy(), STATE, &copied)?;
         fs::remove_file(&image).at("deleting", &image)?;
         let file = copied.join("lucid-updated/update.json");
-        let bytes = fs::read(&file).at("reading", &file)?;
-        let state: Value = serde_json::from_slice(&bytes)
+        let text = fs::read_to_string(&file).at("reading", &file)?;
+        // A line of JSON, and its BLAKE3 as another one.
+        let (line, seal) = text.split_once('\n').unwrap_or((&text, ""));
+        if seal.trim_end() != blake3::hash(line.as_bytes()).to_hex().as_str() {
+            return Err(Error::broken(format!("update.json is not whole: {text:?}")));
+        }
+        let state: Value = serde_json::from_str(line)
             .map_err(|error| Error::broken(format!("update.json cannot be read: {error}")))?;
         if state["version"] != 1 || state["phase"]["is"].as_str().is_none() {
             return Err(Error::broken(format!("update.json is none of version 1: {state}")));
@@ -152,7 +161,7 @@ impl State {
 
     /// The version of the last update that ended, how it ended, and why.
     pub(super) fn last(&self) -> Option<(&str, &str, &str)> {
-        let last = &self.0["last"];
+        let last = self.0["history"].as_array()?.last()?;
         Some((last["version"].as_str()?, last["ending"].as_str()?, last["reason"].as_str()?))
     }
 
@@ -244,7 +253,7 @@ mod tests {
     use super::*;
 
     const LINE: &str = "[   31.482911] lucid-updated[213]:  INFO lucid_updated::service: 1.1.0 is staged: 12 bytes \
-                        were there, 345 were copied, 6 were fetched\n";
+                        were there, 345 were copied, 6 were fetched; it took 21 MB at most\n";
 
     #[test]
     fn a_line_is_found_once_it_is_whole() {
@@ -260,7 +269,7 @@ mod tests {
 
     #[test]
     fn what_was_staged_is_read() {
-        assert_eq!(Staged::parse(LINE).unwrap(), Staged { kept: 12, copied: 345, fetched: 6 });
+        assert_eq!(Staged::parse(LINE).unwrap(), Staged { kept: 12, copied: 345, fetched: 6, peak: 21 });
         assert!(Staged::parse("1.1.0 is staged: all").is_err());
     }
 }

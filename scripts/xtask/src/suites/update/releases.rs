@@ -10,11 +10,10 @@ use std::{
 
 use super::{FIRST, device};
 use crate::{
-    build,
     error::{At, Error, Result},
     machine::{Disks, copy_sparse},
     progress::{Steps, ask_well},
-    release::{self, Build, Keys},
+    release::{self, Build, Keys, Place},
     setup::Project,
     suite::Picks,
 };
@@ -37,8 +36,7 @@ impl Change {
 
 /// The repository of a run: the keys are those of every development image, and nothing was published with them before.
 pub(super) struct Releases<'a> {
-    project: &'a Project,
-    steps: &'a Steps,
+    place: Place<'a>,
     work: PathBuf,
     keys: Keys,
     port: u16,
@@ -46,7 +44,8 @@ pub(super) struct Releases<'a> {
 
 impl<'a> Releases<'a> {
     pub(super) fn make(project: &'a Project, steps: &'a Steps, work: &Path, port: u16) -> Result<Self> {
-        let kept = release::keys(project, steps)?;
+        let place = Place { project, steps };
+        let kept = release::keys(place)?;
         let folder = work.join("releases");
         let mut copy = Command::new("cp");
         ask_well("copying the keys", copy.arg("-a").arg(&kept.folder).arg(&folder), b"")?;
@@ -61,7 +60,7 @@ impl<'a> Releases<'a> {
             fs::remove_file(&draft).at("removing", &draft)?;
         }
         let keys = Keys { folder, ..kept };
-        Ok(Self { project, steps, work: work.to_owned(), keys, port })
+        Ok(Self { place, work: work.to_owned(), keys, port })
     }
 
     /// The folder that a web server gives out.
@@ -103,8 +102,8 @@ impl<'a> Releases<'a> {
             let mode = if *program { 0o755 } else { 0o644 };
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).at("setting the mode of", &path)?;
         }
-        let build = Build { version, overlay: Some(&overlay), cmdline: &[] };
-        let built = release::image(self.project, self.steps, &build)?;
+        let build = Build { version, overlay: Some(overlay.as_path()), cmdline: &[] };
+        let built = release::image(self.place, &build)?;
         fs::create_dir_all(&made.dir).at("making", &made.dir)?;
         copy_sparse(&built.join("lucid.img"), &made.os)?;
         copy_sparse(&built.join("firmware.img"), &made.firmware)?;
@@ -114,7 +113,7 @@ impl<'a> Releases<'a> {
     /// Makes that version, has it signed by two and publishes it. Devices that have taken it go below it no more.
     pub(super) fn publish(&self, version: &str) -> Result<()> {
         let image = self.image(version, version, &[])?;
-        release::publish(self.project, self.steps, &self.keys, &image.os, version, version, &self.web())
+        release::publish(self.place, &self.keys, &image.dir, version, version, &self.web())
     }
 
     /// The archive of a version, in a folder that is given out.
@@ -138,33 +137,25 @@ impl<'a> Releases<'a> {
 
     /// Publishes a release that is nothing but noise, for machines of some kind, signed as every other.
     pub(super) fn publish_noise(&self, machine: &str, version: &str) -> Result<()> {
-        let image = self.work.join("noise.img");
-        let disks = noise(&image)?;
-        let mut add = self.lucid_release(&["add"]);
-        add.arg(&disks).args(["--machine", machine, "--version", version, "--dir"]).arg(&self.keys.folder);
+        let image = noise(&self.work.join("noise.img"))?;
+        let tool = |command: &str| release::tool(self.place.project, command);
+        let mut add = tool("add");
+        add.arg(&image).args(["--machine", machine, "--version", version, "--dir"]).arg(&self.keys.folder);
         ask_well("making a release", &mut add, b"")?;
-        for number in [1, 2] {
-            let mut sign = self.lucid_release(&["sign", "--yes"]);
-            sign.arg(self.keys.folder.join("targets.json")).arg("--key").arg(self.key("targets", number));
+        for holder in ["targets-1", "targets-2"] {
+            let mut sign = tool("sign");
+            sign.arg(self.keys.folder.join("targets.json"))
+                .arg("--yes")
+                .arg("--key")
+                .arg(self.keys.key(holder));
             ask_well("signing a release", sign.arg("--passphrase-file").arg(&self.keys.passphrase), b"")?;
         }
-        let mut publish = self.lucid_release(&["publish"]);
+        let mut publish = tool("publish");
         publish.arg(&self.keys.folder).arg("--to").arg(self.web());
-        publish.arg("--snapshot-key").arg(self.key("snapshot", 1));
-        publish.arg("--timestamp-key").arg(self.key("timestamp", 1));
+        publish.arg("--snapshot-key").arg(self.keys.key("snapshot-1"));
+        publish.arg("--timestamp-key").arg(self.keys.key("timestamp-1"));
         publish.arg("--passphrase-file").arg(&self.keys.passphrase);
         ask_well("publishing a release", &mut publish, b"").map(drop)
-    }
-
-    fn key(&self, role: &str, number: u32) -> PathBuf {
-        self.keys.folder.join("keys").join(format!("{role}-{number}.key"))
-    }
-
-    fn lucid_release(&self, words: &[&str]) -> Command {
-        let program = build::host_program(self.project, "lucid-release");
-        let mut command = self.project.command(&program.to_string_lossy());
-        command.args(words);
-        command
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -131,15 +131,16 @@ pub(super) struct Hostile {
     port: u16,
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
+    accepting: Option<JoinHandle<()>>,
 }
 
 impl Hostile {
     fn start(port: u16, behaviour: Behaviour) -> Result<Self> {
         let talk = |error: std::io::Error| Error::talk("a server of the tests", error);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(talk)?;
-        let server = Self { port, stop: Arc::default(), sent: Arc::default() };
+        let mut server = Self { port, stop: Arc::default(), sent: Arc::default(), accepting: None };
         let (stop, sent) = (Arc::clone(&server.stop), Arc::clone(&server.sent));
-        thread::spawn(move || {
+        server.accepting = Some(thread::spawn(move || {
             for socket in listener.incoming().flatten() {
                 if stop.load(Ordering::Relaxed) {
                     return;
@@ -148,7 +149,7 @@ impl Hostile {
                 // A device that has heard enough goes away, which is what is wanted.
                 thread::spawn(move || answer(socket, behaviour, &stop, &sent));
             }
-        });
+        }));
         Ok(server)
     }
 
@@ -161,8 +162,13 @@ impl Hostile {
 impl Drop for Hostile {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Wakes the thread that accepts.
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        // Wakes the thread that accepts. When it has gone, the port is free for the next server.
+        if TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok()
+            && let Some(accepting) = self.accepting.take()
+            && accepting.join().is_err()
+        {
+            eprintln!("a server of the tests panicked");
+        }
     }
 }
 
