@@ -53,7 +53,8 @@ const SECOND: &str = "1.1.0";
 
 /// Runs the suite.
 pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
-    context.host()?;
+    // The variants are made of what it is made of.
+    context.image()?;
     let bench = Bench::make(context)?;
     let mut web = Web::new(
         web_server(context.project, context.steps)?,

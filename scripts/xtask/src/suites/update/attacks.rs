@@ -23,7 +23,7 @@ const LATER: &str = "+45 days";
 /// The attacks on a machine that runs 1.1.0. When they are over, 1.2.0 is published.
 pub(super) fn run(bench: &Bench, web: &mut Web, machine: &mut Machine, report: &mut Report) -> Result<()> {
     let Bench { releases, .. } = bench;
-    let older = releases.copy("web-older")?;
+    let older = bench.first_release()?;
     report.check("attack: wrong machine: a release for another kind of device is not taken", || {
         releases.publish_noise("pi5", "9.9.9")?;
         refuses(web, machine, &releases.web(), &["9.9.9", "it is for another kind of device"], BOUND)

@@ -46,7 +46,7 @@ const UPDATES: [[Moment; 3]; 2] =
 impl Moment {
     /// The words after one of which the time begins; the later ones for a life that begins beyond the first.
     fn begins(self) -> &'static [&'static str] {
-        const ALL: [&str; 5] = [BEGUN, STAGED, TRIES_B, KEPT, OVER];
+        const ALL: &[&str] = &[BEGUN, STAGED, TRIES_B, KEPT, OVER];
         ALL.get(self as usize..).unwrap_or_default()
     }
 

@@ -168,11 +168,11 @@ fn follows(
     slot: char,
     device: &str,
 ) -> Result<String> {
+    let (from, asked) = (machine.console()?.len(), web.asked()?.len());
     // The attacks may have published it.
     if bench.releases.archive(&bench.releases.web(), version).is_err() {
         bench.releases.publish(version)?;
     }
-    let (from, asked) = (machine.console()?.len(), web.asked()?.len());
     web.serve(&bench.releases.web())?;
     let figures = staged(bench, web, machine, (from, asked), version)?;
     kept(machine, from, version, slot, slot == 'b')?;
