@@ -283,7 +283,7 @@ impl Data {
         };
         for entry in listed {
             let name = entry.at("listing", &self.dir)?.file_name();
-            let form = name.to_str().and_then(|name| name.strip_prefix(beginning)?.parse().ok());
+            let form = name.to_str().and_then(|name| name.strip_prefix(beginning)?.parse::<u32>().ok());
             forms.extend(form);
         }
         forms.sort_unstable();

@@ -173,11 +173,16 @@ impl Disks {
 
     /// Puts `text` as `lucid.toml` onto the card's `select` partition, as a user does on any computer.
     pub(crate) fn provision(&self, text: &str) -> Result<()> {
-        let source = self.dir.join("lucid.toml");
-        fs::write(&source, text).at("writing", &source)?;
+        self.put("select", "lucid.toml", text.as_bytes())
+    }
+
+    /// Puts a file onto the card's FAT partition `name`, in place of one that is there.
+    pub(crate) fn put(&self, name: &str, path: &str, bytes: &[u8]) -> Result<()> {
+        let source = self.dir.join(path);
+        fs::write(&source, bytes).at("writing", &source)?;
         let mut copy = Command::new("mcopy");
-        copy.env("MTOOLS_SKIP_CHECK", "1").arg("-o").arg("-i").arg(self.mtools_name("select")?);
-        ask_well("putting lucid.toml onto the card", copy.arg(&source).arg("::lucid.toml"), b"")?;
+        copy.env("MTOOLS_SKIP_CHECK", "1").arg("-o").arg("-i").arg(self.mtools_name(name)?);
+        ask_well("putting a file onto the card", copy.arg(&source).arg(format!("::{path}")), b"")?;
         fs::remove_file(&source).at("deleting", &source)
     }
 
@@ -255,6 +260,10 @@ pub(crate) struct Options {
     pub(crate) writes: Option<PathBuf>,
     /// The card cannot be written to.
     pub(crate) read_only: bool,
+    /// There is a hardware watchdog, which restarts a machine that has stopped feeding it.
+    pub(crate) watchdog: bool,
+    /// The time at which the machine's clock begins, as QEMU's `-rtc base=` takes it; this machine's if none.
+    pub(crate) clock: Option<String>,
 }
 
 impl Default for Options {
@@ -266,6 +275,8 @@ impl Default for Options {
             end_on_restart: false,
             writes: None,
             read_only: false,
+            watchdog: false,
+            clock: None,
         }
     }
 }
@@ -425,6 +436,12 @@ impl Machine {
             .args(["-netdev", &format!("user,id=net,hostfwd=tcp:127.0.0.1:{port}-{guest}:3389")])
             .args(["-device", "virtio-net-pci,netdev=net,romfile="])
             .args(["-device", "virtio-rng-pci", "-device", "virtio-balloon-pci,id=balloon"]);
+        if options.watchdog {
+            qemu.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
+        }
+        if let Some(clock) = &options.clock {
+            qemu.args(["-rtc", &format!("base={clock}")]);
+        }
         if options.end_on_restart {
             qemu.arg("-no-reboot");
         }

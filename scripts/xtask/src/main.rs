@@ -49,6 +49,9 @@ enum Command {
         /// Make only the checks whose names begin with TEXT, and what they stand on.
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         only: String,
+        /// Make the checks as well that take too long for every run: of the suite update, half an hour.
+        #[arg(long)]
+        long: bool,
         /// List the suites and end.
         #[arg(long)]
         list: bool,
@@ -97,7 +100,9 @@ fn act(arguments: Arguments) -> Result<bool> {
     let steps = Steps { logs: project.lucid.join("log"), interrupt: Interrupt::install()? };
     match arguments.command {
         Command::Run(arguments) => run::run(&project, &steps, &arguments).map(|()| true),
-        Command::Test { names, only, .. } => suites::run(&project, &steps, &names, &only),
+        Command::Test { names, only, long, .. } => {
+            suites::run(&project, &steps, &suites::Wanted { names, only, long })
+        }
         Command::Bench(Bench::Rdp(arguments)) => bench::run(&project, &steps, &arguments).map(|()| true),
         Command::Bench(Bench::Recording(arguments)) => {
             bench::recording::run(&project, &steps, &arguments).map(|()| true)

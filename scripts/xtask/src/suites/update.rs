@@ -1,0 +1,149 @@
+//! The machine in QEMU with a web server beside it: its owner publishes a release, and the machine is on the new system or back on
+//! the old one by itself, and says which and why.
+//!
+//! Releases are signed by two and published with `lucid-release` ([`releases`]), given out by nginx ([`web`]), and taken by
+//! the device's own service. From outside it is seen by its console, where an overlay lets the service say what goes into the journal too,
+//! and by its card once it is off ([`device`]).
+//!
+//! - `taken`: from one version to the next, twice (with `--long` three times), on one card.
+//! - `fault`: systems that do not come up. Each case starts from a copy of one card on which a release was staged and a try
+//!   armed, with another system put into the slot that is tried, as staging would have; so none has to stage anything.
+//! - `cut`: the plug is pulled at random moments of an update, again and again on the same card.
+//! - `attack`: what a server can do. Other attacks need no network, and are tests of lucid-updated.
+//!
+//! A folder (a USB stick) as a source is left out: nothing on the device mounts one.
+//!
+//! The run of every day is to take ten minutes at most under emulation; with `--long` half an hour. LUCID_POWER_CUTS says how
+//! many power cuts there are, which are a minute each, and LUCID_POWER_SEED another seed.
+
+mod attacks;
+mod cuts;
+mod device;
+mod faults;
+mod releases;
+mod taken;
+mod web;
+
+use std::{fs, path::PathBuf};
+
+use serde_json::Value;
+
+use super::Context;
+use crate::{
+    build,
+    error::{At, Error, Result},
+    machine::{Disks, Options, Scratch, free_port},
+    progress::{Steps, ask_well},
+    setup::{Project, web_server},
+    suite::Report,
+};
+
+use self::{
+    device::{PASSWORD, USER},
+    releases::Releases,
+    web::Web,
+};
+
+/// Of a card that is larger than the image, as every real one is.
+const CARD_BYTES: u64 = 2 << 30;
+/// What every card begins with.
+const FIRST: &str = "1.0.0";
+/// What it is brought to first.
+const SECOND: &str = "1.1.0";
+
+/// Runs the suite.
+pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
+    // The variants are made of what it is made of.
+    context.image()?;
+    let bench = Bench::make(context)?;
+    let mut web = Web::new(
+        web_server(context.project, context.steps)?,
+        bench.work.join("nginx"),
+        bench.port,
+        &context.steps.interrupt,
+    )?;
+    if ["taken", "attack", "fault"].into_iter().any(|group| report.wants(group)) {
+        taken::run(&bench, &mut web, report)?;
+    }
+    if report.wants("fault") && bench.armed().join("lucid.img").exists() {
+        faults::run(&bench, &mut web, report)?;
+    }
+    if report.wants("cut") {
+        cuts::run(&bench, &mut web, report)?;
+    }
+    Ok(())
+}
+
+/// What all parts of the suite need.
+struct Bench<'a> {
+    project: &'a Project,
+    steps: &'a Steps,
+    /// Whether the checks that take too long for every run are made.
+    long: bool,
+    /// Emptied at the start.
+    work: PathBuf,
+    releases: Releases<'a>,
+    /// Of this machine, for whoever gives out releases.
+    port: u16,
+    /// The public half of an owner's key, so that there is a recorder.
+    owner: String,
+}
+
+impl<'a> Bench<'a> {
+    fn make(context: &Context<'a>) -> Result<Self> {
+        let Context { project, steps, long, .. } = *context;
+        let work = project.lucid.join("update");
+        if work.exists() {
+            fs::remove_dir_all(&work).at("emptying", &work)?;
+        }
+        fs::create_dir_all(&work).at("making", &work)?;
+        let mut make = project.command(&build::host_program(project, "lucidctl").to_string_lossy());
+        make.args(["recording", "new-key", "--json"]).arg(work.join("owner.key"));
+        let made = ask_well("making an owner's key", &mut make, b"")?;
+        let made: Value = serde_json::from_slice(&made.out)
+            .map_err(|error| Error::talk("lucidctl recording new-key", error))?;
+        let owner = made["public"].as_str().unwrap_or_default().to_owned();
+        let port = free_port()?;
+        let releases = Releases::make(project, steps, &work, port)?;
+        Ok(Self { project, steps, long, work, releases, port, owner })
+    }
+
+    /// A card with the first version, an account and an owner's key, whose other slot is blank.
+    fn card(&self, name: &str) -> Result<Scratch> {
+        let image = self.releases.image(FIRST, FIRST, &[])?;
+        let disks = Disks::scratch(&image.dir, &self.machine(name))?;
+        disks.grow(CARD_BYTES)?;
+        device::clear(&disks, "b")?;
+        disks.provision(&format!(
+            "[rdp]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n\n[policy]\nprofile = \"standard\"\n\n[recording]\nowner = \"{}\"\n\n\
+             [update]\nsource = \"http://10.0.2.2:{}\"\n",
+            self.owner, self.port
+        ))?;
+        Ok(disks)
+    }
+
+    /// A folder to give out in which [`SECOND`] is the newest release; it is published for the first who asks.
+    fn first_release(&self) -> Result<PathBuf> {
+        let copy = self.work.join("web-first");
+        if !copy.exists() {
+            self.releases.publish(SECOND)?;
+            self.releases.copy("web-first")?;
+        }
+        Ok(copy)
+    }
+
+    /// The folder of a machine.
+    fn machine(&self, name: &str) -> PathBuf {
+        self.project.lucid.join("machine").join(format!("update-{name}"))
+    }
+
+    /// The folder of the card on which a try of [`SECOND`] in slot B is armed.
+    fn armed(&self) -> PathBuf {
+        self.work.join("armed")
+    }
+
+    /// How machines are started here.
+    fn options(&self) -> Options {
+        Options { watchdog: true, ..Options::default() }
+    }
+}

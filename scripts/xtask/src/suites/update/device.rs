@@ -1,0 +1,275 @@
+//! The device as it is seen from outside: what its update service says on the console, and what is on its card.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use serde_json::Value;
+
+use super::Bench;
+use crate::{
+    client::{Client, Generation, Login, Mode, Place},
+    error::{At, Error, Result},
+    journal::dump_of,
+    machine::{Disks, Machine},
+    progress::{ask, ask_well},
+};
+
+/// What lucid-updated says: a slot is being written,
+pub(super) const BEGUN: &str = " goes into slot ";
+/// all of a release is in its slot,
+pub(super) const STAGED: &str = " is staged: ";
+/// the new system is kept,
+pub(super) const KEPT: &str = " is well, and is kept";
+/// the new system is not,
+pub(super) const UNWELL: &str = " is not well (";
+/// it did not come so far, which is found out by the old one,
+pub(super) const CAME_BACK: &str = ", which has not said why";
+/// and it is not tried any more.
+pub(super) const REFUSED: &str = "it was tried and did not pass";
+/// What the stand-in for the EEPROM says when it tries slot B, and when it starts slot A as ever.
+pub(super) const TRIES_B: &str = "Lucid: partition 3, try 1";
+pub(super) const STARTS_A: &str = "Lucid: partition 2, try 0";
+/// Where the update service keeps its state, on the data partition.
+const STATE: &str = "/var/lib/lucid-updated";
+/// The longest that a release may take to be staged on a busy machine in QEMU.
+pub(super) const STAGE_BOUND: Duration = Duration::from_secs(900);
+/// The longest until a new system is kept or given up, and the machine has restarted.
+pub(super) const TRY_BOUND: Duration = Duration::from_secs(420);
+/// The longest that one connection of a client may take.
+const CLIENT_BOUND: Duration = Duration::from_secs(120);
+/// The account of every card here.
+pub(super) const USER: &str = "visitor";
+pub(super) const PASSWORD: &str = "Five-Tall-Storks-63";
+
+/// How clients connect here.
+const NLA: Mode = Mode {
+    client: Generation::Two,
+    security: "nla",
+    codec: "AVC420",
+    options: &["/gfx-h264:AVC420"],
+    tolerance: 2,
+    size: (1280, 720),
+};
+
+/// Waits for a line of the console with all of `words`, from byte `from` of its text on. Gives the line, and where it ends.
+pub(super) fn line(
+    machine: &mut Machine,
+    bound: Duration,
+    from: usize,
+    words: &[&str],
+) -> Result<(String, usize)> {
+    let what = format!("a line of the console with {words:?}");
+    machine.wait_console(&what, bound, from, |text| find(text, words).map(|(line, end)| (line, from + end)))
+}
+
+/// The first whole line of a text with all of `words`, and where it ends.
+pub(super) fn find(text: &str, words: &[&str]) -> Option<(String, usize)> {
+    let mut end = 0;
+    for line in text.split_inclusive('\n') {
+        end += line.len();
+        if line.ends_with('\n') && words.iter().all(|word| line.contains(word)) {
+            return Some((said(line), end));
+        }
+    }
+    None
+}
+
+/// A line without the time, the program and the module that stand before what is said.
+fn said(line: &str) -> String {
+    line.split_once("lucid_updated::").map_or(line, |(_, rest)| rest).trim().to_owned()
+}
+
+/// How staging went, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Staged {
+    /// That were in their places.
+    pub(super) kept: u64,
+    /// That were elsewhere on the card.
+    pub(super) copied: u64,
+    /// That were fetched, packed as they are.
+    pub(super) fetched: u64,
+    /// The most memory that the service has had, in MiB.
+    pub(super) peak: u64,
+}
+
+impl Staged {
+    /// Reads it from what lucid-updated says.
+    pub(super) fn parse(line: &str) -> Result<Self> {
+        let numbers = line.split_once(STAGED).map(|(_, rest)| {
+            let words = rest.split(|c: char| !c.is_ascii_digit()).filter(|word| !word.is_empty());
+            words.map(str::parse).collect::<std::result::Result<Vec<u64>, _>>()
+        });
+        match numbers {
+            Some(Ok(numbers)) => match numbers[..] {
+                [kept, copied, fetched, peak] => Ok(Self { kept, copied, fetched, peak }),
+                _ => Err(Error::broken(format!("{line:?} does not have four numbers"))),
+            },
+            _ => Err(Error::broken(format!("{line:?} does not say how a release was staged"))),
+        }
+    }
+}
+
+/// What the update service has kept, `update.json`.
+pub(super) struct State(Value);
+
+impl State {
+    /// Reads it off the card of a machine that is off, however that came about; the card itself is not changed.
+    pub(super) fn read(disks: &Disks) -> Result<Self> {
+        let (image, copied) = (disks.dir.join("data.img"), disks.dir.join("state"));
+        let data = disks.partition("data")?;
+        if copied.exists() {
+            fs::remove_dir_all(&copied).at("emptying", &copied)?;
+        }
+        fs::create_dir_all(&copied).at("making", &copied)?;
+        let mut copy = Command::new("dd");
+        copy.args(["status=none", "bs=1M", "iflag=skip_bytes,count_bytes", "conv=sparse"]);
+        copy.arg(format!("if={}", disks.os.display())).arg(format!("of={}", image.display()));
+        copy.args([format!("skip={}", data.start), format!("count={}", data.length)]);
+        ask_well("copying the data partition", &mut copy, b"")?;
+        // As the machine itself does before it mounts it. Bits 0 and 1 of the status: something was mended.
+        let check = ask(Command::new("e2fsck").arg("-p").arg(&image), b"")?;
+        if check.status.code().is_none_or(|code| code > 3) {
+            let said = format!("{}{}", check.text(), check.err);
+            return Err(Error::broken(format!("e2fsck cannot mend the data partition: {said}")));
+        }
+        dump_of(&image.to_string_lossy(), STATE, &copied)?;
+        fs::remove_file(&image).at("deleting", &image)?;
+        let file = copied.join("lucid-updated/update.json");
+        let text = fs::read_to_string(&file).at("reading", &file)?;
+        // A line of JSON, and its BLAKE3 as another one.
+        let (line, seal) = text.split_once('\n').unwrap_or((&text, ""));
+        if seal.trim_end() != blake3::hash(line.as_bytes()).to_hex().as_str() {
+            return Err(Error::broken(format!("update.json is not whole: {text:?}")));
+        }
+        let state: Value = serde_json::from_str(line)
+            .map_err(|error| Error::broken(format!("update.json cannot be read: {error}")))?;
+        if state["version"] != 1 || state["phase"]["is"].as_str().is_none() {
+            return Err(Error::broken(format!("update.json is none of version 1: {state}")));
+        }
+        Ok(Self(state))
+    }
+
+    /// What is being done: `idle`, `staging` and so on.
+    pub(super) fn phase(&self) -> &str {
+        self.0["phase"]["is"].as_str().unwrap_or_default()
+    }
+
+    /// The release and the slot that it is done with.
+    pub(super) fn about(&self) -> Option<(&str, &str)> {
+        let phase = &self.0["phase"];
+        Some((phase["release"]["version"].as_str()?, phase["slot"].as_str()?))
+    }
+
+    /// The version of the last update that ended, how it ended, and why.
+    pub(super) fn last(&self) -> Option<(&str, &str, &str)> {
+        let last = self.0["history"].as_array()?.last()?;
+        Some((last["version"].as_str()?, last["ending"].as_str()?, last["reason"].as_str()?))
+    }
+
+    /// An error unless nothing is being done and the last update, to this version, ended so.
+    pub(super) fn must_have_ended(&self, version: &str, ending: &str) -> Result<&str> {
+        match (self.phase(), self.last()) {
+            ("idle", Some((of, how, why))) if of == version && how == ending => Ok(why),
+            _ => Err(Error::broken(format!(
+                "update.json does not say that {version} ended as {ending}: {}",
+                self.0
+            ))),
+        }
+    }
+}
+
+/// The slot that the card boots when nobody asks for a try.
+pub(super) fn default_slot(disks: &Disks) -> Result<char> {
+    let text = disks.fat_file("select", "autoboot.txt")?;
+    for (slot, this, other) in [('a', 2, 3), ('b', 3, 2)] {
+        let wanted =
+            format!("[all]\ntryboot_a_b=1\nboot_partition={this}\n[tryboot]\nboot_partition={other}\n");
+        if text.len() == 512 && text.trim_end() == wanted.trim_end() {
+            return Ok(slot);
+        }
+    }
+    Err(Error::broken(format!(
+        "autoboot.txt ({} bytes) is not one of the two that there are:\n{text}",
+        text.len()
+    )))
+}
+
+/// Whether a slot holds, to the last byte, what an image has in slot A.
+pub(super) fn holds(disks: &Disks, slot: &str, image: &Disks) -> Result<bool> {
+    for kind in ["boot", "root"] {
+        let (there, wanted) =
+            (disks.partition(&format!("{kind}-{slot}"))?, image.partition(&format!("{kind}-a"))?);
+        let mut compare = Command::new("cmp");
+        compare.args(["--silent", "--bytes", &wanted.length.to_string()]);
+        compare.args(["--ignore-initial", &format!("{}:{}", there.start, wanted.start)]);
+        match ask(compare.arg(&disks.os).arg(&image.os), b"")?.status.code() {
+            Some(0) => {}
+            Some(1) => return Ok(false),
+            _ => return Err(Error::talk("cmp", format!("comparing {} with an image", there.name))),
+        }
+    }
+    Ok(true)
+}
+
+/// Puts into a slot what an image has in slot A, as staging would have.
+pub(super) fn fill(disks: &Disks, slot: &str, image: &Disks) -> Result<()> {
+    for kind in ["boot", "root"] {
+        let (there, wanted) =
+            (disks.partition(&format!("{kind}-{slot}"))?, image.partition(&format!("{kind}-a"))?);
+        let mut copy = Command::new("dd");
+        copy.args(["status=none", "bs=1M", "conv=notrunc"]);
+        copy.args(["iflag=skip_bytes,count_bytes", "oflag=seek_bytes"]);
+        copy.arg(format!("if={}", image.os.display())).arg(format!("of={}", disks.os.display()));
+        copy.args([format!("skip={}", wanted.start), format!("seek={}", there.start)]);
+        copy.arg(format!("count={}", wanted.length));
+        ask_well("filling a slot", &mut copy, b"")?;
+    }
+    Ok(())
+}
+
+/// Makes a slot blank.
+pub(super) fn clear(disks: &Disks, slot: &str) -> Result<()> {
+    for kind in ["boot", "root"] {
+        let there = disks.partition(&format!("{kind}-{slot}"))?;
+        let mut clear = Command::new("fallocate");
+        clear.arg("--punch-hole");
+        clear.args(["--offset", &there.start.to_string(), "--length", &there.length.to_string()]);
+        ask_well("clearing a slot", clear.arg(&disks.os), b"")?;
+    }
+    Ok(())
+}
+
+/// A client with the card's account is let in.
+pub(super) fn admits(bench: &Bench, machine: &Machine, dir: &Path) -> Result<()> {
+    let interrupt = &bench.steps.interrupt;
+    let place = Place { project: bench.project, tools: Path::new(""), interrupt };
+    let login = Login { port: machine.port, user: USER.to_owned(), password: Some(PASSWORD.to_owned()) };
+    let client = Client::start(place, dir, &NLA, &login, &["+auth-only"])?;
+    let ending = client.wait_end(CLIENT_BOUND, interrupt)?;
+    if ending.status.success() { Ok(()) } else { Err(Error::broken(ending.describe())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "[   31.482911] lucid-updated[213]:  INFO lucid_updated::service: 1.1.0 is staged: 12 bytes \
+                        were there, 345 were copied, 6 were fetched; it took 21 MB at most\n";
+
+    #[test]
+    fn a_line_is_found_once_it_is_whole() {
+        let text = format!("first\n{LINE}");
+        for cut in 0..text.len() {
+            assert!(find(&text[..cut], &[STAGED]).is_none(), "cut at {cut}");
+        }
+        let (line, end) = find(&text, &["1.1.0", STAGED]).unwrap();
+        assert_eq!(end, text.len());
+        assert!(line.starts_with("service: 1.1.0 is staged"), "{line}");
+        assert!(find(&text, &["1.2.0", STAGED]).is_none());
+    }
+
+    #[test]
+    fn what_was_staged_is_read() {
+        assert_eq!(Staged::parse(LINE).unwrap(), Staged { kept: 12, copied: 345, fetched: 6, peak: 21 });
+        assert!(Staged::parse("1.1.0 is staged: all").is_err());
+    }
+}

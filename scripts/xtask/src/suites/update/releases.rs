@@ -1,0 +1,220 @@
+//! Images in several versions, and the folder from which they are given out.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{FIRST, device};
+use crate::{
+    error::{At, Error, Result},
+    machine::{Disks, copy_sparse},
+    progress::{Steps, ask_well},
+    release::{self, Build, Keys, Place},
+    setup::Project,
+    suite::Picks,
+};
+
+/// A file of the system in which an image differs from the one that is built for everybody.
+pub(super) struct Change {
+    /// From the root.
+    pub(super) path: &'static str,
+    pub(super) bytes: Vec<u8>,
+    /// Whether it can be run.
+    pub(super) program: bool,
+}
+
+impl Change {
+    /// A text.
+    pub(super) fn text(path: &'static str, text: impl Into<String>) -> Self {
+        Self { path, bytes: text.into().into_bytes(), program: false }
+    }
+}
+
+/// The repository of a run: the keys are those of every development image, and nothing was published with them before.
+pub(super) struct Releases<'a> {
+    place: Place<'a>,
+    work: PathBuf,
+    keys: Keys,
+    port: u16,
+}
+
+impl<'a> Releases<'a> {
+    pub(super) fn make(project: &'a Project, steps: &'a Steps, work: &Path, port: u16) -> Result<Self> {
+        let place = Place { project, steps };
+        let kept = release::keys(place)?;
+        let folder = work.join("releases");
+        let mut copy = Command::new("cp");
+        ask_well("copying the keys", copy.arg("-a").arg(&kept.folder).arg(&folder), b"")?;
+        for name in ["targets", "published"] {
+            let old = folder.join(name);
+            if old.exists() {
+                fs::remove_dir_all(&old).at("removing", &old)?;
+            }
+        }
+        let draft = folder.join("targets.json");
+        if draft.exists() {
+            fs::remove_file(&draft).at("removing", &draft)?;
+        }
+        let keys = Keys { folder, ..kept };
+        Ok(Self { place, work: work.to_owned(), keys, port })
+    }
+
+    /// The folder that a web server gives out.
+    pub(super) fn web(&self) -> PathBuf {
+        self.work.join("web")
+    }
+
+    /// An image of that version with these changes, made once for each name. Its update service says on the console what goes into
+    /// the journal too. In all but the first version, which does as `lucid.toml` says and no more, it looks for releases every
+    /// ten seconds and judges a new system within 75 s.
+    pub(super) fn image(&self, name: &str, version: &str, changes: &[Change]) -> Result<Disks> {
+        let made = Disks::kept(&self.work.join(format!("image-{name}")));
+        if made.firmware.exists() {
+            return Ok(made);
+        }
+        let overlay = self.work.join(format!("overlay-{name}"));
+        let service = "[Service]\nStandardError=journal+console\n";
+        let mut always =
+            vec![Change::text("usr/lib/systemd/system/lucid-updated.service.d/50-test.conf", service)];
+        if version != FIRST {
+            // In place of what lucid-provision makes of lucid.toml.
+            let options = format!(
+                "LUCID_UPDATE_OPTIONS=\"--source=http://10.0.2.2:{} --channel=stable --automatic \
+                 --sessiond=/run/lucid-sessiond/recorder.sock --every=10s --within=75s\"\n",
+                self.port
+            );
+            always.push(Change::text("usr/share/lucid/update-test.env", options));
+            always.push(Change::text(
+                "usr/lib/systemd/system/lucid-updated.service.d/60-test.conf",
+                "[Service]\nEnvironmentFile=/usr/share/lucid/update-test.env\n",
+            ));
+        }
+        for Change { path, bytes, program } in always.iter().chain(changes) {
+            let path = overlay.join(path);
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).at("making", parent)?;
+            }
+            fs::write(&path, bytes).at("writing", &path)?;
+            let mode = if *program { 0o755 } else { 0o644 };
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).at("setting the mode of", &path)?;
+        }
+        let build = Build { version, overlay: Some(overlay.as_path()), cmdline: &[] };
+        let built = release::image(self.place, &build)?;
+        fs::create_dir_all(&made.dir).at("making", &made.dir)?;
+        copy_sparse(&built.join("lucid.img"), &made.os)?;
+        copy_sparse(&built.join("firmware.img"), &made.firmware)?;
+        Ok(made)
+    }
+
+    /// Makes that version, has it signed by two and publishes it. Devices that have taken it go below it no more.
+    pub(super) fn publish(&self, version: &str) -> Result<()> {
+        let image = self.image(version, version, &[])?;
+        release::publish(self.place, &self.keys, &image.dir, version, version, &self.web())
+    }
+
+    /// The archive of a version, in a folder that is given out.
+    pub(super) fn archive(&self, web: &Path, version: &str) -> Result<PathBuf> {
+        let targets = web.join("targets");
+        for entry in fs::read_dir(&targets).at("reading", &targets)? {
+            let entry = entry.at("reading", &targets)?;
+            if entry.file_name().to_string_lossy().ends_with(&format!("-{version}.chunks")) {
+                return Ok(entry.path());
+            }
+        }
+        Err(Error::broken(format!("{} has no archive of {version}", targets.display())))
+    }
+
+    /// A copy of what is given out now.
+    pub(super) fn copy(&self, name: &str) -> Result<PathBuf> {
+        let copy = self.work.join(name);
+        ask_well("copying what is given out", Command::new("cp").arg("-a").arg(self.web()).arg(&copy), b"")?;
+        Ok(copy)
+    }
+
+    /// Publishes a release that is nothing but noise, for machines of some kind, signed as every other.
+    pub(super) fn publish_noise(&self, machine: &str, version: &str) -> Result<()> {
+        let image = noise(&self.work.join("noise.img"))?;
+        let tool = |command: &str| release::tool(self.place.project, command);
+        let mut add = tool("add");
+        add.arg(&image).args(["--machine", machine, "--version", version, "--dir"]).arg(&self.keys.folder);
+        ask_well("making a release", &mut add, b"")?;
+        for holder in ["targets-1", "targets-2"] {
+            let mut sign = tool("sign");
+            sign.arg(self.keys.folder.join("targets.json"))
+                .arg("--yes")
+                .arg("--key")
+                .arg(self.keys.key(holder));
+            ask_well("signing a release", sign.arg("--passphrase-file").arg(&self.keys.passphrase), b"")?;
+        }
+        let mut publish = tool("publish");
+        publish.arg(&self.keys.folder).arg("--to").arg(self.web());
+        publish.arg("--snapshot-key").arg(self.keys.key("snapshot-1"));
+        publish.arg("--timestamp-key").arg(self.keys.key("timestamp-1"));
+        publish.arg("--passphrase-file").arg(&self.keys.passphrase);
+        ask_well("publishing a release", &mut publish, b"").map(drop)
+    }
+}
+
+/// A small disk with the partitions that a release is made of, and noise in them.
+fn noise(image: &Path) -> Result<PathBuf> {
+    const MIB: u64 = 1 << 20;
+    let mut file = fs::File::create(image).at("making", image)?;
+    let mut picks = Picks::new(1);
+    let bytes: Vec<u8> = (0..4 * MIB / 8).flat_map(|_| picks.next().to_le_bytes()).collect();
+    file.write_all(&bytes).at("writing", image)?;
+    let table = "label: gpt\nstart=2048, size=2048, name=boot-a\nstart=4096, size=2048, name=root-a\n";
+    let mut make = Command::new("sfdisk");
+    ask_well(
+        "making a partition table",
+        make.args(["--quiet", "--wipe=always"]).arg(image),
+        table.as_bytes(),
+    )?;
+    Ok(image.to_owned())
+}
+
+/// Damages every chunk of an archive.
+pub(super) fn damage(archive: &Path) -> Result<()> {
+    let mut bytes = fs::read(archive).at("reading", archive)?;
+    // Chunks have some KiB when they are packed.
+    bytes.iter_mut().step_by(256).for_each(|byte| *byte ^= 0x10);
+    fs::write(archive, bytes).at("writing", archive)
+}
+
+/// An error unless so much of an archive, and in parts, was asked for as the device says that it has fetched, and that is a small
+/// part of the whole.
+pub(super) fn must_be_a_part(
+    asked: &[super::web::Request],
+    archive: &Path,
+    staged: device::Staged,
+) -> Result<String> {
+    let whole = fs::metadata(archive).at("looking at", archive)?.len();
+    let name = archive.file_name().unwrap_or_default().to_string_lossy();
+    let of_it: Vec<_> = asked.iter().filter(|request| request.path.ends_with(&*name)).collect();
+    let sent: u64 = of_it.iter().map(|request| request.bytes).sum();
+    if of_it.iter().any(|request| request.status != 206 || !request.range) {
+        return Err(Error::broken("the archive was not asked for in parts alone"));
+    }
+    if of_it.is_empty() || sent != staged.fetched {
+        let questions = of_it.len();
+        return Err(Error::broken(format!(
+            "{sent} bytes were sent in {questions} answers, and the device says that it has fetched {}",
+            staged.fetched
+        )));
+    }
+    if sent > whole / 10 {
+        return Err(Error::broken(format!("{sent} bytes of {whole} were fetched, which is no small part")));
+    }
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    Ok(format!(
+        "{:.2} MB fetched in {} parts of an archive of {:.1} MB; {:.1} MB were in their places, {:.1} MB copied",
+        mb(sent),
+        of_it.len(),
+        mb(whole),
+        mb(staged.kept),
+        mb(staged.copied)
+    ))
+}
