@@ -12,11 +12,13 @@
 //! | [`boot`], [`autoboot`] | the firmware: which slot boots, which one is tried |
 //! | [`gate`] | whether a new system is well |
 //! | [`service`] | all of it in order |
+//! | [`control`] | the socket on which others are told of it, and ask for it |
 //!
 //! Two files are kept, both described where they are made: `update.json` ([`mod@state`]) and `trust.json` ([`trust`]).
 
 pub mod autoboot;
 pub mod boot;
+pub mod control;
 pub mod disk;
 mod error;
 pub mod files;
