@@ -2,7 +2,8 @@
 //! cannot differ.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    const FILES: [&str; 3] = ["proto/accounts.proto", "proto/rdp.proto", "proto/session.proto"];
+    const FILES: [&str; 4] =
+        ["proto/accounts.proto", "proto/rdp.proto", "proto/session.proto", "proto/update.proto"];
     // Nobody prints by accident what these hold.
     const SECRET: [&str; 6] = ["Person", "AdmitRequest", "SetPasswordRequest", "Second", "Token", "File"];
     let secret = SECRET.map(|message| format!(".lucid.accounts.v1.{message}"));

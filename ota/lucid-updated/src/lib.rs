@@ -14,11 +14,13 @@
 //! | [`when`] | when the machine may restart by itself |
 //! | [`peak`] | how much memory all of it takes |
 //! | [`service`] | all of it in order |
+//! | [`control`] | the socket on which others are told of it, and ask for it |
 //!
 //! Two files are kept, both described where they are made: `update.json` ([`mod@state`]) and `trust.json` ([`trust`]).
 
 pub mod autoboot;
 pub mod boot;
+pub mod control;
 pub mod disk;
 mod error;
 pub mod files;

@@ -70,4 +70,15 @@ pub mod session {
     pub const MAX_MESSAGE: usize = MAX_PICTURE + 4096;
 }
 
+/// `lucid.update.v1`: the update service.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::unwrap_used,
+    reason = "generated from proto/update.proto, which is documented"
+)]
+pub mod update {
+    tonic::include_proto!("lucid.update.v1");
+}
+
 pub use tonic;

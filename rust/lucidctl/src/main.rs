@@ -4,6 +4,7 @@ mod policy;
 mod recording;
 mod report;
 mod session;
+mod update;
 mod user;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -61,6 +62,9 @@ enum Command {
     /// Changes of what holds in a session: asked for, and decided on.
     #[command(subcommand)]
     Approve(session::Approve),
+    /// Updates of the system: what is being installed, and asking for it.
+    #[command(subcommand)]
+    Update(update::Command),
     /// People who may use the device: accounts, passwords, second factors, links, keys.
     #[command(subcommand)]
     User(user::Command),
@@ -112,6 +116,16 @@ enum Rdp {
 enum Error {
     #[error("{0}; `systemctl status lucid-rdp` says why, --socket names another one")]
     NotRunning(lucid_ipc::Error),
+    #[error(
+        "{0}; `systemctl status lucid-updated` says why, `lucid-updated run` starts it where it is started by hand, and \
+         --updater names another socket"
+    )]
+    NoUpdater(lucid_ipc::Error),
+    #[error(
+        "the update service stopped before that was done, or the machine restarts; `lucidctl update status` says how it \
+         stands once it runs again"
+    )]
+    UpdaterStopped,
     #[error("{0}")]
     Denied(lucid_ipc::Error),
     #[error("{0}")]
@@ -181,7 +195,7 @@ enum Error {
 impl Error {
     fn exit(&self) -> ExitCode {
         ExitCode::from(match self {
-            Error::NotRunning(_) => 3,
+            Error::NotRunning(_) | Error::NoUpdater(_) | Error::UpdaterStopped => 3,
             Error::Denied(_) | Error::Refused(_) => 4,
             Error::NotFound(_) | Error::Nobody(_) | Error::NoRequest(_) => 5,
             Error::NobodyAsked
@@ -275,6 +289,7 @@ fn run(arguments: Arguments) -> Result<bool, Error> {
         Command::Policy(command) => return policy::run(command, arguments.json),
         Command::Session(command) => return session::run(command, arguments.json),
         Command::Approve(command) => return session::approve(command, arguments.json),
+        Command::Update(command) => return update::run(command, arguments.json),
         Command::User(command) => return user::run(command, arguments.json),
         _ => {}
     }
@@ -332,6 +347,7 @@ async fn ask(arguments: Arguments) -> Result<(), Error> {
         | Command::Policy(_)
         | Command::Session(_)
         | Command::Approve(_)
+        | Command::Update(_)
         | Command::User(_) => Ok(()),
     }
 }
@@ -389,9 +405,13 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("lucidctl-man-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         manual(&dir).unwrap();
-        for page in
-            ["lucidctl.1", "lucidctl-status.1", "lucidctl-sessions-end.1", "lucidctl-rdp-fingerprint.1"]
-        {
+        for page in [
+            "lucidctl.1",
+            "lucidctl-status.1",
+            "lucidctl-sessions-end.1",
+            "lucidctl-rdp-fingerprint.1",
+            "lucidctl-update-apply.1",
+        ] {
             assert!(dir.join(page).exists(), "{page}");
         }
         std::fs::remove_dir_all(&dir).unwrap();

@@ -4,7 +4,7 @@
 //! whole seconds, sizes pixels; what does not apply is `null`.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use lucid_ipc::rdp;
 use lucid_ipc::rdp::anomaly::About;
@@ -295,6 +295,15 @@ pub(crate) fn span(seconds: u64) -> String {
         (0, 0, _) => format!("{minutes} min {rest} s"),
         (0, ..) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
+    }
+}
+
+/// In UTC, to the second.
+pub(crate) fn moment(ms: u64) -> String {
+    match UNIX_EPOCH.checked_add(Duration::from_millis(ms)) {
+        // The largest year that humantime writes is 9999.
+        Some(time) if ms < 253_402_300_800_000 => humantime::format_rfc3339_seconds(time).to_string(),
+        _ => format!("{ms} ms after 1970"),
     }
 }
 

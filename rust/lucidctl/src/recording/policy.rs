@@ -15,8 +15,7 @@ use lucid_recording::statement::Opening;
 use lucid_recording::{Hash, PublicKey, Summary};
 use serde::Serialize;
 
-use super::report::moment;
-use crate::report::{json, plain, span};
+use crate::report::{json, moment, plain, span};
 use crate::{Error, print};
 
 /// The most bytes of `approvals.jsonl`: all requests of a session, each decided on by all approvers, is less.

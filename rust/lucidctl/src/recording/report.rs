@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
 
 use lucid_recording::keys::Keys;
 use lucid_recording::statement::{Compression, Ended, Gap, Participant};
@@ -14,7 +13,7 @@ use lucid_recording::verify::{Finding, Progress};
 use lucid_recording::{Hash, Proved, PublicKey, Report, Role, SessionId, Summary, Verdict};
 use serde::Serialize;
 
-use crate::report::{pairs, plain, size, span, table};
+use crate::report::{moment, pairs, plain, size, span, table};
 
 /// So many findings are shown to people; JSON has all of them.
 const SHOWN: usize = 40;
@@ -582,15 +581,6 @@ fn gap(gap: &Gap) -> String {
 
 fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-/// In UTC, to the second.
-pub(super) fn moment(ms: u64) -> String {
-    match UNIX_EPOCH.checked_add(Duration::from_millis(ms)) {
-        // The largest year that humantime writes is 9999.
-        Some(time) if ms < 253_402_300_800_000 => humantime::format_rfc3339_seconds(time).to_string(),
-        _ => format!("{ms} ms after 1970"),
-    }
 }
 
 /// Tenths of a second where it is short.

@@ -8,8 +8,7 @@ use lucid_ipc::session::recordings_client::RecordingsClient;
 use lucid_ipc::session::{GetStatusRequest, ListRequest, RebuildIndexRequest, Recording, State};
 use serde::Serialize;
 
-use super::report::moment;
-use crate::report::{json, pairs, plain, size, table};
+use crate::report::{json, moment, pairs, plain, size, table};
 use crate::{Error, print};
 
 /// Where the recorder is.

@@ -1,0 +1,315 @@
+//! The control socket, asked through a real one.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+
+mod support;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use lucid_ipc::{
+    connect,
+    tonic::{Code, Streaming, transport::Channel},
+    update::{
+        self as wire, ApplyRequest, CheckRequest, HistoryRequest, StatusRequest, UpdateStatus,
+        updates_client::UpdatesClient,
+    },
+};
+use lucid_updated::{
+    boot::Slot,
+    control::{self, GAP, Moving, READERS, Told},
+    service::Asked,
+    stage::Progress,
+    state::{Ending, Outcome, Phase},
+    trust::Standing,
+};
+use support::repository::release;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{sleep, timeout},
+};
+
+/// A test ends after this, whatever it waits for.
+const LONGEST: Duration = Duration::from_secs(60);
+
+fn outcome(version: &str, slot: Slot, ending: Ending, at: u64) -> Outcome {
+    Outcome { version: version.parse().unwrap(), slot, ending, reason: format!("because of {at}"), at }
+}
+
+/// A device that runs 0.1.0 and has seen something.
+fn told() -> Told {
+    Told {
+        running: "0.1.0".parse().unwrap(),
+        slot: Slot::A,
+        tried: false,
+        phase: Phase::Idle {},
+        moving: None,
+        memory_peak: 12_000_000,
+        floor: "0.0.9".parse().unwrap(),
+        refused: vec!["0.1.5".parse().unwrap()],
+        history: vec![
+            outcome("0.1.0", Slot::A, Ending::Installed, 10),
+            outcome("0.1.5", Slot::B, Ending::Failed, 20),
+            outcome("0.1.6", Slot::B, Ending::Dropped, 30),
+            outcome("0.1.0", Slot::A, Ending::Lost, 40),
+        ],
+        trust: Standing {
+            root: 2,
+            root_expires: "2027-01-31T00:00:00Z".to_owned(),
+            development: true,
+            timestamp: Some((7, "2026-12-01T00:00:00Z".to_owned())),
+            checked: None,
+        },
+        troubles: vec!["trust.json: it ends within its first line".to_owned()],
+        wishes_done: 0,
+        problem: None,
+    }
+}
+
+fn moving(done: u64) -> Option<Moving> {
+    let progress = Progress { total: 5000, done, kept: 3, copied: 2, fetched: 1, ..Progress::default() };
+    Some(Moving { progress, rate: 10, left: Some(499) })
+}
+
+/// The service's end of the socket.
+struct World {
+    dir: tempfile::TempDir,
+    tell: watch::Sender<Told>,
+    wishes: mpsc::Receiver<Asked>,
+}
+
+impl World {
+    fn start(most: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ((tell, told), (send, wishes)) = (watch::channel(told()), mpsc::channel(most));
+        control::serve(&dir.path().join(control::SOCKET), told, send).unwrap();
+        Self { dir, tell, wishes }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join(control::SOCKET)
+    }
+
+    async fn client(&self) -> UpdatesClient<Channel> {
+        UpdatesClient::new(connect(&self.socket()).await.unwrap())
+    }
+
+    async fn follow(&self) -> Streaming<UpdateStatus> {
+        self.client().await.status(StatusRequest {}).await.unwrap().into_inner()
+    }
+}
+
+async fn next(changes: &mut Streaming<UpdateStatus>) -> UpdateStatus {
+    timeout(LONGEST, changes.message()).await.unwrap().unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_client_is_told_how_it_stands_and_then_each_change_in_order() {
+    let world = World::start(1);
+    let mut changes = world.follow().await;
+    let first = next(&mut changes).await;
+    let expected = UpdateStatus {
+        running: "0.1.0".to_owned(),
+        slot: wire::Slot::A.into(),
+        tried: false,
+        phase: wire::Phase::Idle.into(),
+        version: None,
+        target: None,
+        progress: None,
+        memory_peak_bytes: 12_000_000,
+        floor: "0.0.9".to_owned(),
+        refused: vec!["0.1.5".to_owned()],
+        last: Some(wire::Outcome {
+            version: "0.1.0".to_owned(),
+            slot: wire::Slot::A.into(),
+            ending: wire::Ending::Lost.into(),
+            reason: "because of 40".to_owned(),
+            at_seconds: 40,
+        }),
+        trust: Some(wire::Trust {
+            root_version: 2,
+            root_expires: "2027-01-31T00:00:00Z".to_owned(),
+            development: true,
+            timestamp: Some(wire::Timestamp { version: 7, expires: "2026-12-01T00:00:00Z".to_owned() }),
+            looked: None,
+        }),
+        troubles: vec!["trust.json: it ends within its first line".to_owned()],
+        wishes_done: 0,
+        problem: None,
+    };
+    assert_eq!(first, expected);
+
+    world.tell.send_modify(|told| told.phase = Phase::Staging { release: release("0.2.0"), slot: Slot::B });
+    let staging = next(&mut changes).await;
+    assert_eq!(staging.phase(), wire::Phase::Staging);
+    assert_eq!((staging.version.as_deref(), staging.target()), (Some("0.2.0"), wire::Slot::B));
+    for done in [1000, 2000, 3000] {
+        world.tell.send_modify(|told| told.moving = moving(done));
+        let progress = next(&mut changes).await.progress.unwrap();
+        assert_eq!((progress.done_bytes, progress.total_bytes), (done, 5000));
+        assert_eq!((progress.kept_bytes, progress.copied_bytes, progress.fetched_bytes), (3, 2, 1));
+        assert_eq!((progress.bytes_per_second, progress.seconds_left), (10, Some(499)));
+    }
+    world.tell.send_modify(|told| {
+        told.phase = Phase::Good { release: release("0.2.0"), slot: Slot::B };
+        (told.moving, told.wishes_done, told.problem) = (None, 1, Some("no source answers".to_owned()));
+    });
+    let good = next(&mut changes).await;
+    assert_eq!((good.phase(), &good.progress), (wire::Phase::Good, &None));
+    assert_eq!((good.wishes_done, good.problem.as_deref()), (1, Some("no source answers")));
+
+    // One who comes later begins with the same, and both are told that it is over.
+    let mut later = world.follow().await;
+    assert_eq!(next(&mut later).await, good);
+    drop(world.tell);
+    for changes in [&mut changes, &mut later] {
+        assert_eq!(timeout(LONGEST, changes.message()).await.unwrap().unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_told_anew_sends_nothing() {
+    let world = World::start(1);
+    let mut changes = world.follow().await;
+    next(&mut changes).await;
+    // The same again, which is no change.
+    world.tell.send_modify(|told| told.memory_peak = 12_000_000);
+    assert!(timeout(GAP * 4, changes.message()).await.is_err());
+    world.tell.send_modify(|told| told.memory_peak = 13_000_000);
+    assert_eq!(next(&mut changes).await.memory_peak_bytes, 13_000_000);
+}
+
+#[tokio::test]
+async fn however_much_is_told_a_client_gets_few_messages_and_the_newest_last() {
+    const CHANGES: u64 = 2000;
+    let world = World::start(1);
+    let mut changes = world.follow().await;
+    next(&mut changes).await;
+    let begun = Instant::now();
+    for done in 1..=CHANGES {
+        world.tell.send_modify(|told| told.moving = moving(done));
+        if done % 10 == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let mut seen = Vec::new();
+    while seen.last() != Some(&CHANGES) {
+        seen.push(next(&mut changes).await.progress.unwrap().done_bytes);
+    }
+    assert!(seen.is_sorted_by(|one, other| one < other), "{seen:?}");
+    let most = begun.elapsed().as_millis() / GAP.as_millis() + 2;
+    assert!(seen.len() as u128 <= most, "{} messages, where {most} fit", seen.len());
+}
+
+#[tokio::test]
+async fn no_more_follow_than_there_are_places_and_who_leaves_makes_room() {
+    let world = World::start(1);
+    // Each on a connection of his own: one connection carries no more calls than that anyway.
+    let mut followers = Vec::new();
+    for _ in 0..READERS {
+        let mut changes = world.follow().await;
+        next(&mut changes).await;
+        followers.push(changes);
+    }
+    let refused = world.client().await.status(StatusRequest {}).await.err().unwrap();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    followers.pop();
+    let begun = Instant::now();
+    while let Err(refused) = world.client().await.status(StatusRequest {}).await {
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        assert!(begun.elapsed() < LONGEST, "the place stays taken");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn wishes_are_numbered_and_arrive_in_order_and_more_than_fit_are_refused() {
+    let mut world = World::start(2);
+    let (mut one, mut other) = (world.client().await, world.client().await);
+    assert_eq!(one.check(CheckRequest {}).await.unwrap().into_inner().wish, 1);
+    assert_eq!(other.apply(ApplyRequest {}).await.unwrap().into_inner().wish, 2);
+    for refused in
+        [one.check(CheckRequest {}).await.unwrap_err(), other.apply(ApplyRequest {}).await.unwrap_err()]
+    {
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert!(refused.message().contains("wait until"), "{refused}");
+    }
+    assert_eq!(world.wishes.recv().await, Some(Asked::Check));
+    assert_eq!(one.check(CheckRequest {}).await.unwrap().into_inner().wish, 3, "what was refused has none");
+    assert_eq!(world.wishes.recv().await, Some(Asked::Apply));
+    assert_eq!(world.wishes.recv().await, Some(Asked::Check));
+    world.wishes.close();
+    assert_eq!(one.apply(ApplyRequest {}).await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn the_history_is_all_of_it_the_newest_last() {
+    let world = World::start(1);
+    let history = world.client().await.history(HistoryRequest {}).await.unwrap().into_inner().outcomes;
+    let told: Vec<_> = history
+        .iter()
+        .map(|outcome| (outcome.version.as_str(), outcome.slot(), outcome.ending(), outcome.at_seconds))
+        .collect();
+    let expected = [
+        ("0.1.0", wire::Slot::A, wire::Ending::Installed, 10),
+        ("0.1.5", wire::Slot::B, wire::Ending::Failed, 20),
+        ("0.1.6", wire::Slot::B, wire::Ending::Dropped, 30),
+        ("0.1.0", wire::Slot::A, wire::Ending::Lost, 40),
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(history[1].reason, "because of 20");
+}
+
+/// What each call answers to a user; none: it was answered.
+async fn codes(socket: &Path) -> Result<[Option<Code>; 4], lucid_ipc::Error> {
+    let mut client = UpdatesClient::new(connect(socket).await?);
+    Ok([
+        client.status(StatusRequest {}).await.err().map(|status| status.code()),
+        client.check(CheckRequest {}).await.err().map(|status| status.code()),
+        client.apply(ApplyRequest {}).await.err().map(|status| status.code()),
+        client.history(HistoryRequest {}).await.err().map(|status| status.code()),
+    ])
+}
+
+/// The same, asked by somebody else: a thread that has become him, with sockets of its own.
+async fn codes_for(user: u32, socket: PathBuf) -> Result<[Option<Code>; 4], lucid_ipc::Error> {
+    let (send, receive) = oneshot::channel();
+    thread::spawn(move || {
+        let user = rustix::fs::Uid::from_raw(user);
+        rustix::thread::set_thread_res_uid(user, user, user).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // A receiver that is gone has failed already.
+        let _ = send.send(runtime.block_on(codes(&socket)));
+    });
+    timeout(LONGEST, receive).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn only_root_and_the_services_own_user_may_ask() {
+    const NOBODY: u32 = 65534;
+    let mut world = World::start(4);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&world.socket()), 0o600);
+    assert_eq!(codes(&world.socket()).await.unwrap(), [None; 4]);
+    for _ in 0..2 {
+        world.wishes.try_recv().unwrap();
+    }
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root, to ask as another user");
+        return;
+    }
+    fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let denied = codes_for(NOBODY, world.socket()).await;
+    assert!(matches!(denied, Err(lucid_ipc::Error::Denied { .. })), "{denied:?}");
+    // Whatever becomes of the mode, the kernel's word on the caller holds.
+    fs::set_permissions(world.socket(), fs::Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(codes_for(NOBODY, world.socket()).await.unwrap(), [Some(Code::PermissionDenied); 4]);
+    assert_eq!(codes_for(0, world.socket()).await.unwrap(), [None; 4]);
+    let asked: Vec<_> = std::iter::from_fn(|| world.wishes.try_recv().ok()).collect();
+    assert_eq!(asked, [Asked::Check, Asked::Apply], "of those who may");
+}
