@@ -4,7 +4,13 @@
 use std::{
     collections::BTreeMap,
     fs,
+    num::NonZero,
     path::{Path, PathBuf},
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
 };
 
 use super::Context;
@@ -12,7 +18,7 @@ use crate::{
     error::{At, Error, Result},
     progress::{ask, ask_well, last_lines, program},
     setup::Project,
-    suite::Report,
+    suite::{Report, timed},
 };
 
 /// Where the targets are, from the checkout's root.
@@ -98,22 +104,48 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
         }
         Ok(String::new())
     });
-    for (name, runs) in RUNS {
-        report.check(format!("fuzz target {name}"), || {
-            let run = make(name, runs)?;
-            if !run.well {
-                let kept = scratch.join(name);
-                return Err(Error::broken(format!(
-                    "an input is not borne; it is kept in {}:\n{}",
-                    kept.display(),
-                    last_lines(&run.output)
-                )));
-            }
-            run.figures()
-        });
-        steps.interrupt.check()?;
-    }
+    // Each takes one core: as many at once as there are.
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let wanted = RUNS.iter().filter(|(name, _)| report.wants(&title(name))).collect::<Vec<_>>();
+    let next = AtomicUsize::new(0);
+    let (done, told) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            let (done, wanted, next) = (done.clone(), &wanted, &next);
+            scope.spawn(move || {
+                while let Some((name, runs)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = timed(|| {
+                        steps.interrupt.check()?;
+                        let run = make(name, *runs)?;
+                        if run.well {
+                            return run.figures();
+                        }
+                        let kept = scratch.join(name);
+                        Err(Error::broken(format!(
+                            "an input is not borne; it is kept in {}:\n{}",
+                            kept.display(),
+                            last_lines(&run.output)
+                        )))
+                    });
+                    // Who listens is there until all threads have ended.
+                    if done.send((*name, outcome)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(done);
+        for (name, outcome) in told {
+            report.record(title(name), outcome);
+        }
+    });
+    steps.interrupt.check()?;
     Ok(())
+}
+
+/// The name of a target's check.
+fn title(name: &str) -> String {
+    format!("fuzz target {name}")
 }
 
 /// One run of a target.
