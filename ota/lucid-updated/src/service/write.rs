@@ -107,7 +107,8 @@ impl Service {
             let mut tell = |progress| *latest.lock().unwrap_or_else(PoisonError::into_inner) = progress;
             stage::write(index, archive, &targets, &mut have, source, &mut tell).await
         };
-        let (mut work, mut logged) = (pin!(work), Instant::now());
+        let mut work = pin!(work);
+        let mut logged = Instant::now();
         let written = loop {
             let mut progress = *latest.lock().unwrap_or_else(PoisonError::into_inner);
             progress.memory_peak = peak::memory().unwrap_or(0);
