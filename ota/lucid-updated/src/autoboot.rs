@@ -2,7 +2,8 @@
 //!
 //! It is one sector of 512 bytes, text filled up with newlines. To change it, that sector alone is overwritten, in place: the
 //! FAT is only read, to find it. A disk writes a sector wholly or not at all, so after a power cut the old text is there or the
-//! new one.
+//! new one. For disks that do not keep to that, the service keeps a spare copy (`autoboot.bak`) and writes the sector again from
+//! it, or by what runs, when it is not as it must be.
 
 use crate::{
     boot::Slot,

@@ -323,14 +323,14 @@ mod tests {
         let (tree, sys) = (dir.path().join("compatible"), dir.path().join("sys"));
         fs::create_dir_all(sys.join("vda1")).unwrap();
         let find = || Arming::find(&tree, &sys);
-        for said in [None, Some(&b""[..]), Some(b"linux,dummy-virt\0"), Some(b"other,raspberrypi,5\0")] {
-            if let Some(said) = said {
-                fs::write(&tree, said).unwrap();
-            }
+        assert!(matches!(find().unwrap_err(), Error::NoFirmware { .. }));
+        for said in [&b""[..], b"linux,dummy-virt\0", b"other,raspberrypi,5\0"] {
+            fs::write(&tree, said).unwrap();
             let error = find().unwrap_err();
             assert!(matches!(&error, Error::NoFirmware { .. }), "{error}");
             assert!(error.to_string().contains("--firmware"), "{error}");
         }
+        fs::remove_file(&tree).unwrap();
         fs::write(sys.join("vda1/uevent"), "PARTNAME=firmware\n").unwrap();
         assert!(
             matches!(find().unwrap(), Arming::StandIn { firmware } if firmware == Path::new("/dev/vda1"))

@@ -16,7 +16,8 @@
 //! | [`service`] | all of it in order |
 //! | [`control`] | the socket on which others are told of it, and ask for it |
 //!
-//! Two files are kept, both described where they are made: `update.json` ([`mod@state`]) and `trust.json` ([`trust`]).
+//! Three files are kept, each described where it is made: `update.json` ([`mod@state`]), `trust.json` ([`trust`]), and a spare
+//! copy of the sector of `autoboot.txt` ([`autoboot`]).
 
 pub mod autoboot;
 pub mod boot;

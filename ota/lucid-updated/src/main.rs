@@ -99,7 +99,8 @@ struct Options {
     /// device tree, and elsewhere the partition named `firmware`.
     #[arg(long, value_name = "DEV")]
     firmware: Option<PathBuf>,
-    /// Where releases come from: http://…, https://…, or a folder. With more than one all are asked, and the newest release is taken.
+    /// Where releases come from: http://…, https://…, or a folder. With more than one all are asked, and the newest release is
+    /// taken.
     #[arg(long, value_name = "URL|DIR")]
     source: Vec<String>,
     /// Certificates (PEM) that are trusted to be the server, in place of the public authorities.
@@ -135,8 +136,8 @@ struct Options {
     /// The time of the day, in UTC, in which the machine may restart without anybody asking. It may pass midnight.
     #[arg(long, value_name = "HH:MM-HH:MM")]
     window: Option<Window>,
-    /// A JSON file whose member `sessions` is the number of open sessions. Without anybody asking, the machine restarts when it is
-    /// 0 or the file is not there, and after 24 hours in any case.
+    /// A JSON file whose member `sessions` is the number of open sessions. Without anybody asking, the machine restarts when it
+    /// is 0 or the file is not there, and after 24 hours in any case.
     #[arg(long, value_name = "FILE")]
     sessions: Option<PathBuf>,
 }

@@ -1,8 +1,13 @@
 //! A release that was chosen goes into the slot that does not run.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use lucid_release_format::{Index, Release};
+use tokio::time::{Instant, sleep};
 
 use super::{Chosen, KINDS, Service, look::Mirror};
 use crate::{
@@ -84,32 +89,41 @@ impl Service {
             self.take(Event::Begin { release: release.clone(), slot })?;
         }
         tracing::info!("{} goes into slot {}", release.version, slot.name());
+        let total = index.parts().iter().map(|part| part.bytes).sum();
+        let latest = Mutex::new(Progress { total, ..Progress::default() });
         let slots = self.parts.slots.clone();
-        let cutting = tokio::task::spawn_blocking(move || {
-            let mut have = Have::new();
-            // What runs first: it is read-only, and stays.
-            for (slot, kind) in
-                [booted.slot, slot].into_iter().flat_map(|slot| KINDS.map(|kind| (slot, kind)))
-            {
-                have.cut(&slot.partition(kind), slots.open(slot, kind, false)?)?;
-            }
-            Ok::<_, Error>(have)
-        });
-        let mut have = cutting.await.map_err(|error| Error::Internal(error.to_string()))??;
-        let (mut told, mut logged): (Option<Instant>, Option<Instant>) = (None, None);
-        let mut tell = |mut progress: Progress| {
-            if told.is_none_or(|told| told.elapsed() >= TELL) {
-                told = Some(Instant::now());
-                progress.memory_peak = peak::memory().unwrap_or(0);
-                self.show(Some(progress));
-            }
-            if logged.is_none_or(|logged| logged.elapsed() >= LOG) {
-                logged = Some(Instant::now());
+        let work = async {
+            let cutting = tokio::task::spawn_blocking(move || {
+                let mut have = Have::new();
+                // What runs first: it is read-only, and stays.
+                for (slot, kind) in
+                    [booted.slot, slot].into_iter().flat_map(|slot| KINDS.map(|kind| (slot, kind)))
+                {
+                    have.cut(&slot.partition(kind), slots.open(slot, kind, false)?)?;
+                }
+                Ok::<_, Error>(have)
+            });
+            let mut have = cutting.await.map_err(|error| Error::Internal(error.to_string()))??;
+            let mut tell = |progress| *latest.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+            stage::write(index, archive, &targets, &mut have, source, &mut tell).await
+        };
+        let mut work = pin!(work);
+        let mut logged = Instant::now();
+        let written = loop {
+            let mut progress = *latest.lock().unwrap_or_else(PoisonError::into_inner);
+            progress.memory_peak = peak::memory().unwrap_or(0);
+            self.show(Some(progress));
+            if logged.elapsed() >= LOG {
+                logged = Instant::now();
                 tracing::info!("{} of {} bytes are in their places", progress.done, progress.total);
             }
+            tokio::select! {
+                written = &mut work => break written?,
+                // Even while nothing comes.
+                () = sleep(TELL) => {}
+            }
         };
-        let written = stage::write(index, archive, &targets, &mut have, source, &mut tell).await;
-        let Progress { kept, copied, fetched, .. } = written?;
+        let Progress { kept, copied, fetched, .. } = written;
         let peak = peak::memory()
             .map_or_else(|| "an unknown number of".to_owned(), |bytes| (bytes >> 20).to_string());
         tracing::info!(

@@ -243,7 +243,9 @@ pub struct SimMachine {
 
 /// One less; whether there was one.
 fn spend(count: &AtomicU64) -> bool {
-    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)).is_ok()
+    let left = count.load(Ordering::Relaxed);
+    count.store(left.saturating_sub(1), Ordering::Relaxed);
+    left > 0
 }
 
 impl SimMachine {
