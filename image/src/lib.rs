@@ -12,6 +12,7 @@ pub mod error;
 pub mod fat;
 pub mod kernel;
 pub mod layout;
+pub mod signed;
 pub mod spdx;
 pub mod tree;
 pub mod verify;
