@@ -261,7 +261,7 @@ fn only_rsa_2048_with_65537_is_taken() {
         &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
     ];
     for kind in kinds {
-        let arguments = [&["genpkey", "-out", "secret.pem"], kind].concat();
+        let arguments = [&["genpkey", "-out", "secret.pem"][..], kind].concat();
         let Some((success, said)) = openssl(&arguments, directory.path()) else { return };
         assert!(success, "{said}");
         let arguments = ["pkey", "-in", "secret.pem", "-pubout", "-out", "public.pem"];
