@@ -423,6 +423,10 @@ pub fn make(from: &Path, key: &SecretKey, public: &PublicKey, out: &Path, second
     let bytes = image_bytes(&files);
     refuse_large(bytes)?;
     fs::create_dir_all(out).at("making", out)?;
+    if fs::canonicalize(from).at("reading", from)? == fs::canonicalize(out).at("reading", out)? {
+        let why = "is where the boot files come from, whose config.txt would be lost; give another directory";
+        return Err(Error::Format { path: out.to_owned(), why: why.into() });
+    }
     let image = out.join(IMAGE);
     File::create(&image).and_then(|file| file.set_len(bytes)).at("making", &image)?;
     let fat = Place { disk: &image, name: IMAGE, start: 0, bytes };

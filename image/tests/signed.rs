@@ -320,6 +320,8 @@ fn a_slot_that_would_not_start_is_not_signed() {
         refused(slot.path(), name);
     }
     let slot = slot();
+    let why = signed::make(slot.path(), &key(), &public(), slot.path(), SECONDS).unwrap_err().to_string();
+    assert!(why.contains("another directory"), "{why}");
     let config = slot.path().join("config.txt");
     let good = fs::read_to_string(&config).unwrap();
     for line in
