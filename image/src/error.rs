@@ -110,6 +110,26 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A key for verified boot cannot be used.
+    #[error(
+        "key {}: {why}. To make one: openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -pkeyopt \
+         rsa_keygen_pubexp:65537 -out boot-key.pem",
+        path.display()
+    )]
+    Key {
+        /// The key's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// What was signed for verified boot is not good, or cannot be signed.
+    #[error("{}: {why}", path.display())]
+    Signed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The check of an image found damage.
     #[error("slot {slot}: {why}")]
     Damaged {

@@ -13,6 +13,7 @@ pub mod fat;
 pub mod identity;
 pub mod kernel;
 pub mod layout;
+pub mod signed;
 pub mod spdx;
 pub mod tree;
 pub mod verify;

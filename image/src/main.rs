@@ -10,7 +10,7 @@ use lucid_image::debian::Tools;
 use lucid_image::error::{Error, Result};
 use lucid_image::identity::{Identity, Root};
 use lucid_image::layout::{Kind, PARTITIONS};
-use lucid_image::{disk, verify};
+use lucid_image::{disk, signed, verify};
 use lucid_release_format::{Name, Version};
 
 /// Makes, checks and changes Lucid's disk image.
@@ -98,6 +98,32 @@ enum What {
         /// The directory for trees.
         cache: PathBuf,
     },
+    /// Makes boot.img, boot.sig and config.txt for the Pi's verified boot, and checks them.
+    BootImage {
+        /// A slot's files: a directory, a boot partition's image, or a disk image (its slot A).
+        #[arg(long, value_name = "DIR|IMAGE")]
+        boot_files: PathBuf,
+        /// The secret key in PEM: RSA, 2048 bits.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The public key that is or will be fused, to check with; otherwise that of the secret key.
+        #[arg(long, value_name = "FILE")]
+        public: Option<PathBuf>,
+        /// Where the three files go.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// A disk image whose boot slots are to hold them, in place of what is there.
+        #[arg(long, value_name = "IMAGE")]
+        into: Option<PathBuf>,
+    },
+    /// Checks boot.img and boot.sig as the Pi's boot loader does.
+    CheckBootImage {
+        /// The public key in PEM.
+        #[arg(long, value_name = "FILE")]
+        public: PathBuf,
+        /// The directory with the three files.
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -173,6 +199,38 @@ fn run(what: What) -> Result<()> {
             println!("{}", Tools::with(&archive, &cache, &suite, &include)?.root().display());
             Ok(())
         }
+        What::BootImage { boot_files, key, public, out, into } => {
+            boot_image(&boot_files, &key, public.as_deref(), &out, into.as_deref())
+        }
+        What::CheckBootImage { public, directory } => {
+            print_checked(&signed::check(&signed::PublicKey::read(&public)?, &directory)?);
+            Ok(())
+        }
+    }
+}
+
+fn boot_image(from: &Path, key: &Path, public: Option<&Path>, out: &Path, into: Option<&Path>) -> Result<()> {
+    let key = signed::SecretKey::read(key)?;
+    let public = public.map_or_else(|| Ok(key.public().clone()), signed::PublicKey::read)?;
+    let made = signed::make(from, &key, &public, out, signed::time()?)?;
+    for name in &made.left_out {
+        println!("left out   {name}: the firmware does not read it");
+    }
+    print_checked(&made.checked);
+    if let Some(image) = into {
+        for slot in signed::install(&public, out, image)? {
+            println!("slot {}     signed, {} bytes of its root good", slot.slot, slot.bytes);
+        }
+    }
+    Ok(())
+}
+
+fn print_checked(checked: &signed::Checked) {
+    println!("boot.img   {} bytes, SHA-256 {}: good", checked.bytes, checked.sha256);
+    println!("root hash  {}", checked.root_hash);
+    println!("key hash   {}", checked.key_hash);
+    if let Some(warning) = checked.warning() {
+        eprintln!("warning: {warning}");
     }
 }
 

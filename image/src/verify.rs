@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::layout::{self, AUTOBOOT_SIZE};
+use crate::signed;
 use crate::verity::{self, Parameters};
 
 /// What was found good.
@@ -40,7 +41,7 @@ pub fn verify(image: &Path) -> Result<Vec<Verified>> {
 fn verify_slot(image: &Path, slot: char) -> Result<Verified> {
     let damaged = |why: String| Error::Damaged { slot, why };
     let boot = disk::fat(image, disk::partition(image, &format!("boot-{slot}"))?);
-    let command_line = String::from_utf8_lossy(&boot.get("cmdline.txt")?).into_owned();
+    let command_line = String::from_utf8_lossy(&signed::command_line(&boot)?).into_owned();
     let parameters = Parameters::parse(&command_line).map_err(damaged)?;
     let root = layout::by_name(&format!("root-{slot}")).ok_or_else(|| damaged("has no root".into()))?;
     let contents = disk::read(image, root)?;

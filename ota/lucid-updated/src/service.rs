@@ -30,6 +30,7 @@ pub use self::{
 };
 use crate::{
     boot::BootControl,
+    control::{self, Control},
     error::{Error, Result},
     files::{Folder, Store},
     gate::Check,
@@ -107,6 +108,8 @@ pub struct Service {
     /// For what it waits.
     waiting: Option<String>,
     judged: bool,
+    /// The socket of others, while it is served.
+    control: Option<Control>,
 }
 
 /// Seconds since 1970.
@@ -162,7 +165,8 @@ impl Service {
             }
         };
         let run = Folder::new(parts.settings.run.clone())?;
-        Ok(Self { parts, run, state, memory, troubles, ready: None, waiting: None, judged: false })
+        let (ready, waiting, judged, control) = (None, None, false, None);
+        Ok(Self { parts, run, state, memory, troubles, ready, waiting, judged, control })
     }
 
     /// What is being done.
@@ -267,12 +271,36 @@ impl Service {
             if left.is_zero() {
                 return None;
             }
-            sleep(left.min(GLANCE)).await;
+            let glance = sleep(left.min(GLANCE));
+            match &mut self.control {
+                Some(control) => {
+                    tokio::select! { () = glance => {}, asked = control.wish() => return Some(asked) }
+                }
+                None => glance.await,
+            }
+        }
+    }
+
+    /// Serves the socket. Without it updates go on all the same.
+    fn serve(&mut self) {
+        let path = self.run.path().join(control::SOCKET);
+        match self.status().map(|status| Control::open(&path, &status)) {
+            Ok(Ok(control)) => self.control = Some(control),
+            Ok(Err(error)) => tracing::error!("{error}; `lucidctl update` cannot ask"),
+            Err(error) => tracing::error!("{error}; the control socket is not served"),
+        }
+    }
+
+    /// A wish of the socket is done, if that is what was being done.
+    fn answered(&mut self, failed: Option<String>) {
+        if let Some(control) = &mut self.control {
+            control.done(failed);
         }
     }
 
     /// Runs until it is told to stop; the machine may restart before. What fails is tried again.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        self.serve();
         // Before the gate, which may wait until all services have started.
         if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
             tracing::warn!("telling the service manager: {error}");
@@ -306,12 +334,14 @@ impl Service {
                     wait = if started { every + jitter(every) } else { FIRST };
                     (started, failures) = (true, 0);
                     self.trouble("the last round", None);
+                    self.answered(None);
                 }
                 Err(error) => {
                     wait = AGAIN.saturating_mul(1 << failures.min(10)).min(every);
                     tracing::error!("{error}; it is tried again in {} s", wait.as_secs());
                     failures += 1;
                     self.trouble("the last round", Some(error.to_string()));
+                    self.answered(Some(error.to_string()));
                 }
             }
             self.show(None);

@@ -238,6 +238,9 @@ impl Service {
     pub(super) fn show(&self, progress: Option<Progress>) {
         let shown = self.status().and_then(|mut status| {
             status.progress = progress;
+            if let Some(control) = &self.control {
+                control.show(&status);
+            }
             let bytes =
                 serde_json::to_vec(&status).map_err(|error| crate::Error::Internal(error.to_string()))?;
             self.run.publish(STATUS, &bytes)
