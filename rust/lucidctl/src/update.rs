@@ -309,12 +309,19 @@ impl Status {
 
 impl Progress {
     fn words(&self) -> String {
+        let total = size(self.total_bytes);
+        if self.done_bytes == 0 {
+            return format!("{total} in all; what the disk holds of it already is being looked for");
+        }
+        if self.done_bytes == self.total_bytes {
+            return format!("all {total} are in their places, and are read back");
+        }
         let percent = self.done_bytes.saturating_mul(100).checked_div(self.total_bytes).unwrap_or(100);
         let pace = match self.seconds_left {
             Some(left) => format!("{}/s, {} left", size(self.bytes_per_second), span(left)),
             None => "nothing moves".to_owned(),
         };
-        format!("{} of {} ({percent} %), {pace}", size(self.done_bytes), size(self.total_bytes))
+        format!("{} of {total} ({percent} %), {pace}", size(self.done_bytes))
     }
 
     /// Where the bytes came from.
@@ -655,10 +662,11 @@ mod tests {
             held_up.ends_with("54 s left; the restart waits: 2 sessions are open; trust.json: it is no text"),
             "{held_up}"
         );
-        let still = Progress { seconds_left: None, ..example().progress.unwrap() };
-        assert_eq!(still.words(), "123.4 MB of 400.0 MB (30 %), nothing moves");
-        let nothing = Progress { total_bytes: 0, done_bytes: 0, ..still };
-        assert!(nothing.words().contains("(100 %)"), "{}", nothing.words());
+        let said =
+            |done_bytes| Progress { done_bytes, seconds_left: None, ..example().progress.unwrap() }.words();
+        assert_eq!(said(0), "400.0 MB in all; what the disk holds of it already is being looked for");
+        assert_eq!(said(123_400_000), "123.4 MB of 400.0 MB (30 %), nothing moves");
+        assert_eq!(said(400_000_000), "all 400.0 MB are in their places, and are read back");
     }
 
     #[test]
