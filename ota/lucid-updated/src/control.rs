@@ -31,7 +31,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 
 use crate::{
     boot::Slot,
-    service::Asked,
+    service::{self, Asked},
     stage::Progress,
     state::{Ending, Outcome, Phase},
     trust::Standing,
@@ -69,22 +69,47 @@ pub struct Told {
     pub phase: Phase,
     /// How far that is, while a slot is written.
     pub moving: Option<Moving>,
-    /// The most memory that the service has held, in bytes; 0 where that is not known.
-    pub memory_peak: u64,
+    /// For what a restart waits.
+    pub waiting: Option<String>,
+    /// The most memory that the service has held, in bytes, where that is known.
+    pub memory_peak: Option<u64>,
     /// Nothing below it is installed.
     pub floor: Version,
     /// Tried, and did not pass; the newest last.
     pub refused: Vec<Version>,
     /// How updates ended; the newest last.
     pub history: Vec<Outcome>,
-    /// What is believed.
-    pub trust: Standing,
-    /// What of this could not be read.
+    /// What is believed, where that can be said.
+    pub trust: Option<Standing>,
+    /// What is not as it should be.
     pub troubles: Vec<String>,
     /// How many wishes of this socket were done, successfully or not.
     pub wishes_done: u64,
-    /// Why the last round failed, where it did.
-    pub problem: Option<String>,
+    /// Why the last of them failed, where it did.
+    pub wish_failed: Option<String>,
+}
+
+impl Told {
+    /// What the service knows, without what is known of wishes and of how fast it goes.
+    #[must_use]
+    pub fn of(status: &service::Status) -> Self {
+        Self {
+            running: status.running,
+            slot: status.slot,
+            tried: status.tried,
+            phase: status.phase.clone(),
+            moving: None,
+            waiting: status.waiting.clone(),
+            memory_peak: status.memory_peak,
+            floor: status.floor,
+            refused: status.refused.clone(),
+            history: status.history.clone(),
+            trust: status.trust.clone(),
+            troubles: status.troubles.clone(),
+            wishes_done: 0,
+            wish_failed: None,
+        }
+    }
 }
 
 /// How far a slot is written, and how fast that goes.
@@ -121,6 +146,61 @@ impl Pace {
         let rate = u64::try_from(rate).unwrap_or(u64::MAX);
         let due = progress.total.saturating_sub(progress.done);
         Moving { progress, rate, left: (rate > 0).then(|| due.div_ceil(rate)) }
+    }
+}
+
+/// The service's end of the socket.
+pub struct Control {
+    tell: watch::Sender<Told>,
+    wishes: mpsc::Receiver<Asked>,
+    pace: Mutex<Pace>,
+    /// A wish was taken, and is not done.
+    busy: bool,
+    done: u64,
+    failed: Option<String>,
+}
+
+impl Control {
+    /// Makes the socket, and serves it as long as this lives. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn open(path: &Path, status: &service::Status) -> Result<Self, lucid_ipc::Error> {
+        let (tell, told) = watch::channel(Told::of(status));
+        let (send, wishes) = mpsc::channel(WISHES);
+        serve(path, told, send)?;
+        Ok(Self { tell, wishes, pace: Mutex::default(), busy: false, done: 0, failed: None })
+    }
+
+    /// Tells others how it stands now.
+    pub fn show(&self, status: &service::Status) {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let moving = status.progress.map(|progress| pace.take(Instant::now(), progress));
+        if moving.is_none() {
+            *pace = Pace::default();
+        }
+        let (wishes_done, wish_failed) = (self.done, self.failed.clone());
+        self.tell.send_replace(Told { moving, wishes_done, wish_failed, ..Told::of(status) });
+    }
+
+    /// Waits for what somebody wishes. It is being done until [`Control::done`] is called.
+    pub async fn wish(&mut self) -> Asked {
+        match self.wishes.recv().await {
+            Some(asked) => {
+                self.busy = true;
+                asked
+            }
+            // The socket is served no more, which was said.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The wish that was taken last is done, or failed for this reason. Without one, nothing happens.
+    pub fn done(&mut self, failed: Option<String>) {
+        if std::mem::take(&mut self.busy) {
+            self.done += 1;
+            self.failed = failed;
+        }
     }
 }
 
@@ -258,14 +338,15 @@ impl From<&Told> for UpdateStatus {
             version: about.map(|(release, _)| release.version.to_string()),
             target: about.map(|(_, target)| slot(target).into()),
             progress: told.moving.as_ref().map(wire::Progress::from),
-            memory_peak_bytes: told.memory_peak,
+            memory_peak_bytes: told.memory_peak.unwrap_or(0),
             floor: told.floor.to_string(),
             refused: told.refused.iter().map(Version::to_string).collect(),
             last: told.history.last().map(wire::Outcome::from),
-            trust: Some(wire::Trust::from(&told.trust)),
+            trust: told.trust.as_ref().map(wire::Trust::from),
             troubles: told.troubles.iter().map(|trouble| words(trouble)).collect(),
+            waiting: told.waiting.as_deref().map(words),
             wishes_done: told.wishes_done,
-            problem: told.problem.as_deref().map(words),
+            wish_failed: told.wish_failed.as_deref().map(words),
         }
     }
 }

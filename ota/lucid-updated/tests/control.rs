@@ -22,8 +22,8 @@ use lucid_ipc::{
 };
 use lucid_updated::{
     boot::Slot,
-    control::{self, GAP, Moving, READERS, Told},
-    service::Asked,
+    control::{self, Control, GAP, Moving, READERS, Told},
+    service::{Asked, Status},
     stage::Progress,
     state::{Ending, Outcome, Phase},
     trust::Standing,
@@ -49,7 +49,8 @@ fn told() -> Told {
         tried: false,
         phase: Phase::Idle {},
         moving: None,
-        memory_peak: 12_000_000,
+        waiting: Some("the restart waits: 2 sessions are open".to_owned()),
+        memory_peak: Some(12_000_000),
         floor: "0.0.9".parse().unwrap(),
         refused: vec!["0.1.5".parse().unwrap()],
         history: vec![
@@ -58,16 +59,48 @@ fn told() -> Told {
             outcome("0.1.6", Slot::B, Ending::Dropped, 30),
             outcome("0.1.0", Slot::A, Ending::Lost, 40),
         ],
-        trust: Standing {
+        trust: Some(Standing {
             root: 2,
             root_expires: "2027-01-31T00:00:00Z".to_owned(),
             development: true,
             timestamp: Some((7, "2026-12-01T00:00:00Z".to_owned())),
             checked: None,
-        },
+        }),
         troubles: vec!["trust.json: it ends within its first line".to_owned()],
         wishes_done: 0,
-        problem: None,
+        wish_failed: None,
+    }
+}
+
+/// The same, as the service has it.
+fn known(progress: Option<Progress>) -> Status {
+    let Told {
+        running,
+        slot,
+        tried,
+        phase,
+        waiting,
+        memory_peak,
+        floor,
+        refused,
+        history,
+        trust,
+        troubles,
+        ..
+    } = told();
+    Status {
+        running,
+        slot,
+        tried,
+        phase,
+        progress,
+        waiting,
+        floor,
+        history,
+        refused,
+        trust,
+        memory_peak,
+        troubles,
     }
 }
 
@@ -139,8 +172,9 @@ async fn a_client_is_told_how_it_stands_and_then_each_change_in_order() {
             looked: None,
         }),
         troubles: vec!["trust.json: it ends within its first line".to_owned()],
+        waiting: Some("the restart waits: 2 sessions are open".to_owned()),
         wishes_done: 0,
-        problem: None,
+        wish_failed: None,
     };
     assert_eq!(first, expected);
 
@@ -157,11 +191,11 @@ async fn a_client_is_told_how_it_stands_and_then_each_change_in_order() {
     }
     world.tell.send_modify(|told| {
         told.phase = Phase::Good { release: release("0.2.0"), slot: Slot::B };
-        (told.moving, told.wishes_done, told.problem) = (None, 1, Some("no source answers".to_owned()));
+        (told.moving, told.wishes_done, told.wish_failed) = (None, 1, Some("no source answers".to_owned()));
     });
     let good = next(&mut changes).await;
     assert_eq!((good.phase(), &good.progress), (wire::Phase::Good, &None));
-    assert_eq!((good.wishes_done, good.problem.as_deref()), (1, Some("no source answers")));
+    assert_eq!((good.wishes_done, good.wish_failed.as_deref()), (1, Some("no source answers")));
 
     // One who comes later begins with the same, and both are told that it is over.
     let mut later = world.follow().await;
@@ -178,9 +212,9 @@ async fn what_is_not_told_anew_sends_nothing() {
     let mut changes = world.follow().await;
     next(&mut changes).await;
     // The same again, which is no change.
-    world.tell.send_modify(|told| told.memory_peak = 12_000_000);
+    world.tell.send_modify(|told| told.memory_peak = Some(12_000_000));
     assert!(timeout(GAP * 4, changes.message()).await.is_err());
-    world.tell.send_modify(|told| told.memory_peak = 13_000_000);
+    world.tell.send_modify(|told| told.memory_peak = Some(13_000_000));
     assert_eq!(next(&mut changes).await.memory_peak_bytes, 13_000_000);
 }
 
@@ -245,6 +279,40 @@ async fn wishes_are_numbered_and_arrive_in_order_and_more_than_fit_are_refused()
     assert_eq!(world.wishes.recv().await, Some(Asked::Check));
     world.wishes.close();
     assert_eq!(one.apply(ApplyRequest {}).await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn the_service_is_given_wishes_and_says_which_are_done_and_how_fast_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join(control::SOCKET);
+    let mut control = Control::open(&socket, &known(None)).unwrap();
+    let mut client = UpdatesClient::new(connect(&socket).await.unwrap());
+    let mut changes = client.status(StatusRequest {}).await.unwrap().into_inner();
+    let first = next(&mut changes).await;
+    assert_eq!((first.running.as_str(), first.wishes_done, &first.progress), ("0.1.0", 0, &None));
+    for (number, failed) in [(1, Some("no source answers")), (2, None)] {
+        assert_eq!(client.apply(ApplyRequest {}).await.unwrap().into_inner().wish, number);
+        assert_eq!(timeout(LONGEST, control.wish()).await.unwrap(), Asked::Apply);
+        // What is done twice was done once.
+        for _ in 0..2 {
+            control.done(failed.map(str::to_owned));
+        }
+        control.show(&known(None));
+        let told = next(&mut changes).await;
+        assert_eq!((told.wishes_done, told.wish_failed.as_deref()), (number, failed));
+    }
+    for done in [0, 1_000_000] {
+        sleep(Duration::from_millis(20)).await;
+        control.show(&known(Some(Progress { total: 2_000_000, done, ..Progress::default() })));
+        let progress = next(&mut changes).await.progress.unwrap();
+        assert_eq!((progress.total_bytes, progress.done_bytes), (2_000_000, done));
+        assert_eq!((progress.bytes_per_second > 0, progress.seconds_left.is_some()), (done > 0, done > 0));
+    }
+    control.show(&known(None));
+    assert_eq!(next(&mut changes).await.progress, None);
+    drop(control);
+    assert_eq!(timeout(LONGEST, changes.message()).await.unwrap().unwrap(), None);
+    assert!(client.check(CheckRequest {}).await.is_err());
 }
 
 #[tokio::test]

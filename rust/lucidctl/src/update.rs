@@ -77,7 +77,7 @@ struct Status {
     running: String,
     /// `a` or `b`.
     slot: &'static str,
-    /// The next boot is of the other slot, unless this one turns out to be well.
+    /// The firmware started it as a try.
     tried: bool,
     /// `idle`, `staging`, `staged`, `trying` or `good`.
     phase: &'static str,
@@ -90,10 +90,13 @@ struct Status {
     refused: Vec<String>,
     last: Option<Outcome>,
     trust: Option<Trust>,
+    /// What is not as it should be.
     troubles: Vec<String>,
+    /// For what a restart waits.
+    waiting: Option<String>,
+    /// The number of the last wish (`update check --json`) that was done, and why it failed, where it did.
     wishes_done: u64,
-    /// Why the last attempt failed, where it did.
-    problem: Option<String>,
+    wish_failed: Option<String>,
 }
 
 /// How far a slot is written.
@@ -163,8 +166,9 @@ impl From<UpdateStatus> for Status {
             last: status.last.map(Outcome::from),
             trust: status.trust.map(Trust::from),
             troubles: status.troubles,
+            waiting: status.waiting,
             wishes_done: status.wishes_done,
-            problem: status.problem,
+            wish_failed: status.wish_failed,
         }
     }
 }
@@ -260,24 +264,22 @@ impl Status {
         }
     }
 
-    /// The same in one line, with what went wrong.
+    /// The same in one line, with what holds it up.
     fn line(&self) -> String {
-        match &self.problem {
-            Some(problem) => format!("{}; the last attempt failed: {}", self.doing(), plain(problem)),
-            None => self.doing(),
-        }
+        let held_up = self.waiting.iter().chain(&self.troubles);
+        held_up.fold(self.doing(), |line, why| line + "; " + &plain(why))
     }
 
     /// `update status`
     fn text(&self) -> String {
-        let tried = if self.tried { ", which is only being tried" } else { "" };
+        let tried = if self.tried { ", started as a try" } else { "" };
         let running = format!("{} in slot {}{tried}", plain(&self.running), self.slot.to_uppercase());
         let mut rows = vec![("Runs", running), ("State", self.doing())];
         if let Some(progress) = &self.progress {
             rows.push(("Of that", progress.origin()));
         }
-        if let Some(problem) = &self.problem {
-            rows.push(("Failed last", plain(problem)));
+        if let Some(waiting) = &self.waiting {
+            rows.push(("Restart", plain(waiting)));
         }
         let last = self.last.as_ref().map_or_else(
             || "none yet".to_owned(),
@@ -298,7 +300,7 @@ impl Status {
         if let Some(bytes) = self.memory_peak_bytes {
             rows.push(("Memory", format!("{} at most", size(bytes))));
         }
-        rows.extend(self.troubles.iter().map(|trouble| ("Unreadable", plain(trouble))));
+        rows.extend(self.troubles.iter().map(|trouble| ("Trouble", plain(trouble))));
         let mut out = String::new();
         pairs(&mut out, &rows);
         out
@@ -307,12 +309,19 @@ impl Status {
 
 impl Progress {
     fn words(&self) -> String {
+        let total = size(self.total_bytes);
+        if self.done_bytes == 0 {
+            return format!("{total} in all; what the disk holds of it already is being looked for");
+        }
+        if self.done_bytes == self.total_bytes {
+            return format!("all {total} are in their places, and are read back");
+        }
         let percent = self.done_bytes.saturating_mul(100).checked_div(self.total_bytes).unwrap_or(100);
         let pace = match self.seconds_left {
             Some(left) => format!("{}/s, {} left", size(self.bytes_per_second), span(left)),
             None => "nothing moves".to_owned(),
         };
-        format!("{} of {} ({percent} %), {pace}", size(self.done_bytes), size(self.total_bytes))
+        format!("{} of {total} ({percent} %), {pace}", size(self.done_bytes))
     }
 
     /// Where the bytes came from.
@@ -421,8 +430,8 @@ fn end(asked: Asked, wish: u64, before: Option<&Outcome>, now: &Status) -> Optio
     }
     let checked = asked == Asked::Check;
     let last = now.last.as_ref().filter(|last| Some(*last) != before);
-    Some(match (&now.problem, last) {
-        (Some(problem), _) => End { done: false, words: format!("That failed: {}.", plain(problem)) },
+    Some(match (&now.wish_failed, last) {
+        (Some(why), _) => End { done: false, words: format!("That failed: {}.", plain(why)) },
         (None, _) if now.phase == "staged" && checked => {
             let words = format!("{version} is complete: `lucidctl update apply` restarts into it.");
             End { done: true, words }
@@ -580,8 +589,9 @@ mod tests {
                 looked: Some("2026-09-21T06:00:00Z".into()),
             }),
             troubles: vec!["trust.json: it is no text".into()],
+            waiting: Some("the restart waits: 2 sessions are open".into()),
             wishes_done: 3,
-            problem: Some("no source answers".into()),
+            wish_failed: Some("no source answers".into()),
         }
     }
 
@@ -647,17 +657,23 @@ mod tests {
         assert_eq!(said("good", "b"), "the machine restarts into 0.2.0");
         assert_eq!(said("trying", "a"), "0.2.0 is being tried: whether all is well is being looked at");
         assert_eq!(said("good", "a"), "0.2.0 is well, and is kept");
-        let still = Progress { seconds_left: None, ..example().progress.unwrap() };
-        assert_eq!(still.words(), "123.4 MB of 400.0 MB (30 %), nothing moves");
-        let nothing = Progress { total_bytes: 0, done_bytes: 0, ..still };
-        assert!(nothing.words().contains("(100 %)"), "{}", nothing.words());
+        let held_up = example().line();
+        assert!(
+            held_up.ends_with("54 s left; the restart waits: 2 sessions are open; trust.json: it is no text"),
+            "{held_up}"
+        );
+        let said =
+            |done_bytes| Progress { done_bytes, seconds_left: None, ..example().progress.unwrap() }.words();
+        assert_eq!(said(0), "400.0 MB in all; what the disk holds of it already is being looked for");
+        assert_eq!(said(123_400_000), "123.4 MB of 400.0 MB (30 %), nothing moves");
+        assert_eq!(said(400_000_000), "all 400.0 MB are in their places, and are read back");
     }
 
     #[test]
     fn a_terminal_is_drawn_over_and_anything_else_gets_a_line_for_each_change() {
         let progress = |done_bytes| {
             let progress = Progress { done_bytes, ..example().progress.unwrap() };
-            Status { progress: Some(progress), problem: None, ..example() }
+            Status { progress: Some(progress), waiting: None, troubles: Vec::new(), ..example() }
         };
         let (one, two, staged) = (progress(40_000_000), progress(80_000_000), at("staged", "b"));
         let line = |done: &str| {
@@ -694,16 +710,16 @@ mod tests {
     fn a_wish_ends_when_it_was_done_or_the_machine_restarts_and_not_before() {
         let done = |words: &str| Some(End { done: true, words: words.into() });
         let not = |words: &str| Some(End { done: false, words: words.into() });
-        let after = |status: Status, problem: Option<&str>| Status {
+        let after = |status: Status, failed: Option<&str>| Status {
             wishes_done: 2,
-            problem: problem.map(str::to_owned),
+            wish_failed: failed.map(str::to_owned),
             ..status
         };
         for asked in [Asked::Check, Asked::Apply] {
             // Whatever was before, and whatever others asked for.
             for status in [quiet(), at("staging", "b"), at("staged", "b"), at("trying", "a"), at("good", "a")]
             {
-                let status = Status { wishes_done: 1, problem: Some("long ago".into()), ..status };
+                let status = Status { wishes_done: 1, wish_failed: Some("long ago".into()), ..status };
                 assert_eq!(end(asked, 2, None, &status), None, "{status:?}");
             }
             for phase in ["trying", "good"] {

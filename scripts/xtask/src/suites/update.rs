@@ -1,9 +1,9 @@
-//! The machine in QEMU with a web server beside it: its owner publishes a release, and the machine is on the new system or back on
-//! the old one by itself, and says which and why.
+//! The machine in QEMU with a web server beside it: its owner publishes a release, and the machine is on the new system or back
+//! on the old one by itself, and says which and why.
 //!
 //! Releases are signed by two and published with `lucid-release` ([`releases`]), given out by nginx ([`web`]), and taken by
-//! the device's own service. From outside it is seen by its console, where an overlay lets the service say what goes into the journal too,
-//! and by its card once it is off ([`device`]).
+//! the device's own service. From outside it is seen by its console, where an overlay lets the service say what goes into the
+//! journal too, and by its card once it is off ([`device`]).
 //!
 //! - `taken`: from one version to the next, twice (with `--long` three times), on one card.
 //! - `fault`: systems that do not come up. Each case starts from a copy of one card on which a release was staged and a try
@@ -13,8 +13,10 @@
 //!
 //! A folder (a USB stick) as a source is left out: nothing on the device mounts one.
 //!
-//! The run of every day is to take ten minutes at most under emulation; with `--long` half an hour. LUCID_POWER_CUTS says how
-//! many power cuts there are, which are a minute each, and LUCID_POWER_SEED another seed.
+//! The run of every day is to take ten minutes at most under emulation; one with `--long`, half an hour. Only that one goes to
+//! a third version, lets the kernel panic, the recorder not write, the service manager hang and lucid-updated never start, meets
+//! the server that drips, and cuts six times. LUCID_POWER_CUTS says how many power cuts there are, which are a minute each, and
+//! LUCID_POWER_SEED another seed.
 
 mod attacks;
 mod cuts;
@@ -115,7 +117,8 @@ impl<'a> Bench<'a> {
         disks.grow(CARD_BYTES)?;
         device::clear(&disks, "b")?;
         disks.provision(&format!(
-            "[rdp]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n\n[policy]\nprofile = \"standard\"\n\n[recording]\nowner = \"{}\"\n\n\
+            "[rdp]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n\n[policy]\nprofile = \"standard\"\n\n\
+             [recording]\nowner = \"{}\"\n\n\
              [update]\nsource = \"http://10.0.2.2:{}\"\n",
             self.owner, self.port
         ))?;

@@ -1,6 +1,6 @@
-//! The plug is pulled in the middle of updates. Each time the card is what a cut may leave ([`crate::writes`]): what was not flushed
-//! is lost, torn or there, as chance has it. That is looked at, and the next life begins with it, so that a card which does not boot
-//! any more ends the check. After a few lives the update is let come to its end.
+//! The plug is pulled in the middle of updates. Each time the card is what a cut may leave ([`crate::writes`]): what was not
+//! flushed is lost, torn or there, as chance has it. That is looked at, and the next life begins with it, so that a card which
+//! does not boot any more ends the check. After a few lives the update is let come to its end.
 
 use std::{env, fs, thread, time::Duration};
 
@@ -38,8 +38,8 @@ enum Moment {
     Keeping,
 }
 
-/// The cuts of an update, each from what the one before has left. A try that is cut off is made again, three times in all, so there
-/// are no more than two such cuts in one update.
+/// The cuts of an update, each from what the one before has left. A try that is cut off is made again, three times in all, so
+/// there are no more than two such cuts in one update.
 const UPDATES: [[Moment; 3]; 2] =
     [[Moment::Staging, Moment::Trying, Moment::Keeping], [Moment::Staging, Moment::Arming, Moment::Keeping]];
 

@@ -136,7 +136,7 @@ impl State {
         let file = copied.join("lucid-updated/update.json");
         let text = fs::read_to_string(&file).at("reading", &file)?;
         // A line of JSON, and its BLAKE3 as another one.
-        let (line, seal) = text.split_once('\n').unwrap_or((&text, ""));
+        let (line, seal) = text.split_once('\n').unwrap_or((text.as_str(), ""));
         if seal.trim_end() != blake3::hash(line.as_bytes()).to_hex().as_str() {
             return Err(Error::broken(format!("update.json is not whole: {text:?}")));
         }

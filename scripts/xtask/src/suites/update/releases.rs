@@ -68,9 +68,9 @@ impl<'a> Releases<'a> {
         self.work.join("web")
     }
 
-    /// An image of that version with these changes, made once for each name. Its update service says on the console what goes into
-    /// the journal too. In all but the first version, which does as `lucid.toml` says and no more, it looks for releases every
-    /// ten seconds and judges a new system within 75 s.
+    /// An image of that version with these changes, made once for each name. Its update service says on the console what goes
+    /// into the journal too. In all but the first version, which does as `lucid.toml` says and no more, it looks for releases
+    /// every ten seconds and judges a new system within 75 s.
     pub(super) fn image(&self, name: &str, version: &str, changes: &[Change]) -> Result<Disks> {
         let made = Disks::kept(&self.work.join(format!("image-{name}")));
         if made.firmware.exists() {

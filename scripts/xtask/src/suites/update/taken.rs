@@ -40,7 +40,7 @@ pub(super) fn run(bench: &Bench, web: &mut Web, report: &mut Report) -> Result<(
     }
     let mut machine = Machine::start(&disks, &bench.options(), &bench.steps.interrupt)?;
     let mut tried = || {
-        let kept = kept(&mut machine, 0, SECOND, 'b', true)?;
+        let kept = kept(&mut machine, 0, SECOND, 'b')?;
         same(bench, &mut machine, kept, &device)
     };
     let second = "taken: the new system is tried and kept, with the account and the device's key of before";
@@ -128,8 +128,8 @@ fn staged(
 }
 
 /// Waits until a new system is kept, from byte `from` of the console on; gives where the console was then.
-fn kept(machine: &mut Machine, from: usize, version: &str, slot: char, is_b: bool) -> Result<usize> {
-    let number = if is_b { TRIES_B } else { "Lucid: partition 2, try 1" };
+fn kept(machine: &mut Machine, from: usize, version: &str, slot: char) -> Result<usize> {
+    let number = if slot == 'b' { TRIES_B } else { "Lucid: partition 2, try 1" };
     let (_, tries) = device::line(machine, TRY_BOUND, from, &[number])?;
     let (_, at) = device::line(machine, TRY_BOUND, tries, &[version, KEPT])?;
     machine.wait_ready(tries)?;
@@ -175,7 +175,7 @@ fn follows(
     }
     web.serve(&bench.releases.web())?;
     let figures = staged(bench, web, machine, (from, asked), version)?;
-    kept(machine, from, version, slot, slot == 'b')?;
+    kept(machine, from, version, slot)?;
     admits(bench, machine, &bench.work.join("client"))?;
     let now = device_key(machine, from)?;
     if now != device {
