@@ -62,12 +62,13 @@ const PACKAGES: [&str; 30] = [
 ];
 
 /// Our programs, and where each goes. `lucid-init` goes into the initramfs.
-const SERVICES: [(&str, &str); 6] = [
+const SERVICES: [(&str, &str); 7] = [
     ("lucid-rdp", "usr/bin/lucid-rdp"),
     ("lucid-sessiond", "usr/bin/lucid-sessiond"),
     ("lucid-provision", "usr/bin/lucid-provision"),
     ("lucid-power", "usr/bin/lucid-power"),
     ("lucid-updated", "usr/bin/lucid-updated"),
+    ("lucid-migrate", "usr/bin/lucid-migrate"),
     ("lucid-desktop", "desktop/usr/bin/lucid-desktop"),
 ];
 

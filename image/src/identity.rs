@@ -12,6 +12,10 @@ use serde_json::Value;
 
 use crate::error::{At, Error, Result};
 
+/// The form of what services keep that they read and write. Raised with a program in `/usr/libexec/lucid/migrations` that brings
+/// what is kept to it (`ota/lucid-migrate`).
+const DATA: u32 = 1;
+
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -27,7 +31,7 @@ impl Identity {
     /// What `system.json` says in an image of that time.
     #[must_use]
     pub fn system(&self, built: i64) -> System {
-        System { machine: self.machine.clone(), version: self.version, built }
+        System { machine: self.machine.clone(), version: self.version, built, data: DATA }
     }
 }
 

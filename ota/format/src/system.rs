@@ -1,7 +1,8 @@
 //! What an image says of itself (`/usr/share/lucid/system.json`): one line of JSON in one spelling, made by the image tool.
 //!
-//! `{"format":1,"machine":"qemu-arm64","version":"0.1.0","built":1767225600}`: `machine` is a [`Name`], `version` a
-//! [`Version`], `built` the image's time (`SOURCE_DATE_EPOCH`) in seconds since 1970.
+//! `{"format":1,"machine":"qemu-arm64","version":"0.1.0","built":1767225600,"data":1}`: `machine` is a [`Name`], `version` a
+//! [`Version`], `built` the image's time (`SOURCE_DATE_EPOCH`) in seconds since 1970, `data` the form
+//! of what services keep that it reads and writes (from 1; `lucid-migrate`).
 
 use serde::Deserialize;
 
@@ -20,6 +21,8 @@ pub struct System {
     pub version: Version,
     /// When its image was built, in seconds since 1970: no clock before it is right.
     pub built: i64,
+    /// The form of what services keep that it reads and writes, from 1.
+    pub data: u32,
 }
 
 #[derive(Deserialize)]
@@ -30,6 +33,7 @@ struct Wire {
     machine: Name,
     version: Version,
     built: i64,
+    data: u32,
 }
 
 impl System {
@@ -55,8 +59,11 @@ impl System {
         if format != FORMAT {
             return Err(Error::Format { what: "the description of the system", version: format });
         }
-        let Wire { machine, version, built, .. } = serde_json::from_slice(bytes).map_err(wrong)?;
-        let system = Self { machine, version, built };
+        let Wire { machine, version, built, data, .. } = serde_json::from_slice(bytes).map_err(wrong)?;
+        if data == 0 {
+            return Err(Error::System { why: "forms of what is kept begin with 1".to_owned() });
+        }
+        let system = Self { machine, version, built, data };
         if system.to_bytes() == bytes {
             Ok(system)
         } else {
@@ -68,9 +75,9 @@ impl System {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         // Neither a name nor a version has a character that JSON would escape.
-        let Self { machine, version, built } = self;
+        let Self { machine, version, built, data } = self;
         format!(
-            "{{\"format\":{FORMAT},\"machine\":\"{machine}\",\"version\":\"{version}\",\"built\":{built}}}\n"
+            "{{\"format\":{FORMAT},\"machine\":\"{machine}\",\"version\":\"{version}\",\"built\":{built},\"data\":{data}}}\n"
         )
         .into_bytes()
     }

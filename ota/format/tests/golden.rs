@@ -38,7 +38,7 @@ fn the_golden_description_is_written_again_and_read() {
 #[test]
 fn the_golden_system_is_written_again_and_read() {
     let version = Version::new(0, 1, 0);
-    let system = System { machine: "qemu-arm64".parse().unwrap(), version, built: 1_767_225_600 };
+    let system = System { machine: "qemu-arm64".parse().unwrap(), version, built: 1_767_225_600, data: 1 };
     let kept = golden("system.json", &system.to_bytes());
     assert_eq!(System::from_bytes(&kept).unwrap(), system);
 }

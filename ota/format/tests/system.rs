@@ -4,13 +4,13 @@
 
 use lucid_release_format::{Error, System, Version};
 
-const GOOD: &str = "{\"format\":1,\"machine\":\"qemu-arm64\",\"version\":\"0.1.0\",\"built\":1767225600}\n";
+const GOOD: &str = "{\"format\":1,\"machine\":\"qemu-arm64\",\"version\":\"0.1.0\",\"built\":1767225600,\"data\":1}\n";
 
 #[test]
 fn a_system_has_one_spelling() {
     for built in [i64::MIN, -1, 0, i64::MAX] {
         let version = Version::new(65_535, 65_535, 65_535);
-        let system = System { machine: "a".repeat(32).parse().unwrap(), version, built };
+        let system = System { machine: "a".repeat(32).parse().unwrap(), version, built, data: u32::MAX };
         let bytes = system.to_bytes();
         assert!(bytes.len() as u64 <= System::MAX_BYTES);
         assert_eq!(System::from_bytes(&bytes).unwrap(), system);
@@ -20,6 +20,7 @@ fn a_system_has_one_spelling() {
         format!("{GOOD}\n"),
         GOOD.replace(",\"", ", \""),
         GOOD.replace("1767225600", "1767225600.0"),
+        GOOD.replace("\"data\":1", "\"data\":0"),
         GOOD.replace("}", ",\"more\":1}"),
         GOOD.replace("qemu-arm64", "QEMU"),
         GOOD.replace("0.1.0", "0.1"),

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Every program of ours that goes into the image.
-pub(crate) const SERVICES: [&str; 7] = [
+pub(crate) const SERVICES: [&str; 8] = [
     "lucid-init",
     "lucid-power",
     "lucid-provision",
@@ -22,6 +22,7 @@ pub(crate) const SERVICES: [&str; 7] = [
     "lucid-rdp",
     "lucid-sessiond",
     "lucid-updated",
+    "lucid-migrate",
 ];
 /// The kind of device that images are for, unless somebody says otherwise.
 pub(crate) const MACHINE: &str = "qemu-arm64";

@@ -8,7 +8,7 @@ pub mod repository;
 /// A system of the kind that the tests have.
 pub fn system(version: &str) -> lucid_release_format::System {
     let (machine, version) = ("qemu-arm64".parse().unwrap(), version.parse().unwrap());
-    lucid_release_format::System { machine, version, built: 0 }
+    lucid_release_format::System { machine, version, built: 0, data: 1 }
 }
 
 /// Holds what was made to the file of that name, and gives the file. `UPDATE_GOLDEN=1` writes it anew, for a new version.

@@ -111,7 +111,7 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     let (done, told) = mpsc::channel();
     thread::scope(|scope| {
         for _ in 0..cores {
-            let (done, wanted, next) = (done.clone(), &wanted, &next);
+            let (done, wanted, next, scratch) = (done.clone(), &wanted, &next, &scratch);
             scope.spawn(move || {
                 while let Some((name, runs)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let outcome = timed(|| {
