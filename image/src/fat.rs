@@ -72,16 +72,13 @@ impl Place<'_> {
             .map_err(self.error("making", label))
     }
 
-    /// Writes a file into the top directory or one below it, in place of one of that name.
+    /// Writes a file into the top directory, in place of one of that name.
     ///
     /// # Errors
     /// When it does not fit or the disk cannot be written.
     pub fn put(&self, name: &str, contents: &[u8]) -> Result<()> {
         let volume = self.open(true)?;
         let write = || {
-            if let Some((directory, _)) = name.rsplit_once('/') {
-                volume.root_dir().create_dir(directory)?;
-            }
             let mut file = volume.root_dir().create_file(name)?;
             file.truncate()?;
             file.write_all(contents)?;
@@ -118,36 +115,6 @@ impl Place<'_> {
                 .iter()
                 .map(|entry| entry.map(|entry| Entry { name: entry.file_name(), bytes: entry.len() }))
                 .collect::<io::Result<Vec<_>>>()
-        };
-        list().map_err(self.error("listing", ""))
-    }
-
-    /// Lists the files of the top directory and of the directories in it, by their paths.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    pub fn files(&self) -> Result<Vec<Entry>> {
-        let volume = self.open(false)?;
-        let list = || {
-            let mut files = Vec::new();
-            for entry in volume.root_dir().iter() {
-                let entry = entry?;
-                let name = entry.file_name();
-                if entry.is_file() {
-                    files.push(Entry { name, bytes: entry.len() });
-                    continue;
-                }
-                for inner in entry.to_dir().iter() {
-                    let inner = inner?;
-                    if inner.is_file() {
-                        files.push(Entry {
-                            name: format!("{name}/{}", inner.file_name()),
-                            bytes: inner.len(),
-                        });
-                    }
-                }
-            }
-            Ok(files)
         };
         list().map_err(self.error("listing", ""))
     }

@@ -42,7 +42,7 @@ const COMMAND_LINE: &str = "cmdline.txt";
 pub const MAX_BYTES: u64 = 96_000_000;
 /// Above this, images have failed on boards with boot loaders of 2024.
 pub const SAFE_BYTES: u64 = 30_000_000;
-/// Raspberry Pi's overlays are some three hundred.
+/// A slot of ours holds six files; Raspberry Pi's own boot partition some forty.
 const MAX_FILES: usize = 1024;
 const MAX_CONFIG: u64 = 64 << 10;
 const MAX_SIGNATURE: u64 = 4 << 10;
@@ -57,11 +57,12 @@ const OUTER_CONFIG: &str = "# This slot's files are in boot.img, which boot.sig 
                             [all]\nboot_ramdisk=1\n";
 
 /// Settings by which the firmware reads files that are not looked for here.
-const UNKNOWN_FILES: [&str; 10] = [
+const UNKNOWN_FILES: [&str; 11] = [
     "armstub",
     "auto_initramfs",
     "cmdline",
     "device_tree",
+    "dtoverlay",
     "include",
     "os_prefix",
     "overlay_prefix",
@@ -234,8 +235,8 @@ impl<'a> Source<'a> {
 
     fn list(&self) -> Result<Vec<Entry>> {
         let files = match self {
-            Self::Directory(path) => directory_files(path, "")?,
-            Self::Fat(place) => place.files()?,
+            Self::Directory(path) => entries(path)?,
+            Self::Fat(place) => place.list()?,
         };
         if files.len() > MAX_FILES {
             let path = self.path().to_owned();
@@ -262,29 +263,23 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The files of a directory, and of the directories in it.
-fn directory_files(top: &Path, below: &str) -> Result<Vec<Entry>> {
-    let directory = top.join(below);
-    let mut files = Vec::new();
-    for entry in fs::read_dir(&directory).at("listing", &directory)? {
-        let entry = entry.at("listing", &directory)?;
-        let path = entry.path();
-        let name = entry.file_name().into_string().map_err(|_| Error::Format {
+/// What a directory holds.
+fn entries(directory: &Path) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(directory).at("listing", directory)? {
+        let path = entry.at("listing", directory)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| Error::Format {
             path: path.clone(),
             why: "has a name that is not UTF-8; rename or remove it".into(),
         })?;
         let meta = fs::metadata(&path).at("reading", &path)?;
-        if meta.is_dir() && below.is_empty() {
-            files.extend(directory_files(top, &name)?);
-        } else if meta.is_file() {
-            let name = if below.is_empty() { name } else { format!("{below}/{name}") };
-            files.push(Entry { name, bytes: meta.len() });
-        }
-        if files.len() > MAX_FILES {
-            return Err(Error::Format { path: directory, why: format!("holds more than {MAX_FILES} files") });
+        entries.push(Entry { name: name.to_owned(), bytes: meta.len() });
+        if entries.len() > MAX_FILES {
+            let path = directory.to_owned();
+            return Err(Error::Format { path, why: format!("holds more than {MAX_FILES} files") });
         }
     }
-    Ok(files)
+    Ok(entries)
 }
 
 /// The kernels and initramfs that `config.txt` names.
@@ -324,12 +319,10 @@ fn named(config: &str) -> std::result::Result<Vec<String>, String> {
     Ok(names)
 }
 
-/// Whether a Pi 5 reads a file of this name by itself: device trees, and overlays with their maps.
+/// Whether a Pi 5 reads a file of this name by itself: device trees. Overlays are in a directory, which this project's slots do
+/// not have.
 fn read_by_name(name: &str) -> bool {
-    match name.strip_prefix("overlays/") {
-        Some(overlay) => overlay.ends_with(".dtbo") || ["overlay_map.dtb", "hat_map.dtb"].contains(&overlay),
-        None => name.starts_with("bcm2712") && name.ends_with(".dtb"),
-    }
+    name.starts_with("bcm2712") && name.ends_with(".dtb")
 }
 
 /// What of a slot's files the firmware reads.

@@ -27,7 +27,7 @@ fn public() -> PublicKey {
     PublicKey::read(&golden("boot-key.pub.pem")).unwrap()
 }
 
-/// The files of a slot as the build makes them, with an overlay and something that is no business of the firmware.
+/// The files of a slot as the build makes them, and what the firmware does not read.
 fn slot() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let firmware = Path::new(env!("CARGO_MANIFEST_DIR")).join("../firmware/config.txt");
@@ -46,7 +46,6 @@ fn slot() -> TempDir {
     }
     fs::create_dir(directory.path().join("overlays")).unwrap();
     fs::write(directory.path().join("overlays/disable-bt-pi5.dtbo"), bytes(1021)).unwrap();
-    fs::write(directory.path().join("overlays/README"), b"text").unwrap();
     directory
 }
 
@@ -99,7 +98,7 @@ fn the_same_inputs_give_the_same_bytes_from_a_directory_and_from_a_partition() {
     let fat = Place { disk: &partition, name: "boot-a", start: 0, bytes: 8 << 20 };
     fat.format(2, "boot-a").unwrap();
     // In another order.
-    for name in ["overlays/disable-bt-pi5.dtbo", "initramfs", "bcm2712-rpi-5-b.dtb", "cmdline.txt"] {
+    for name in ["initramfs", "bcm2712-rpi-5-b.dtb", "cmdline.txt"] {
         fat.put(name, &fs::read(slot.path().join(name)).unwrap()).unwrap();
     }
     for name in ["kernel_2712.img", "config.txt"] {
@@ -118,7 +117,7 @@ fn boot_img_is_a_sound_fat_with_what_the_firmware_reads_and_nothing_else() {
     let slot = slot();
     let out = tempfile::tempdir().unwrap();
     let made = signed::make(slot.path(), &key(), &public(), out.path(), SECONDS).unwrap();
-    assert_eq!(made.left_out, ["notes.txt", "overlays/README"]);
+    assert_eq!(made.left_out, ["notes.txt", "overlays"]);
     assert_eq!(made.checked.root_hash, "07".repeat(32));
     assert_eq!(made.checked.warning(), None);
     assert_eq!(signed::check(&public(), out.path()).unwrap(), made.checked);
@@ -128,14 +127,7 @@ fn boot_img_is_a_sound_fat_with_what_the_firmware_reads_and_nothing_else() {
     let fat = Place { disk: &image, name: "boot.img", start: 0, bytes: made.checked.bytes };
     let mut names: Vec<String> = fat.files().unwrap().into_iter().map(|entry| entry.name).collect();
     names.sort();
-    let expected = [
-        "bcm2712-rpi-5-b.dtb",
-        "cmdline.txt",
-        "config.txt",
-        "initramfs",
-        "kernel_2712.img",
-        "overlays/disable-bt-pi5.dtbo",
-    ];
+    let expected = ["bcm2712-rpi-5-b.dtb", "cmdline.txt", "config.txt", "initramfs", "kernel_2712.img"];
     assert_eq!(names, expected);
     for name in expected {
         assert!(fat.get(name).unwrap() == fs::read(slot.path().join(name)).unwrap(), "{name}");

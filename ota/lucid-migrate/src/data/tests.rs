@@ -258,5 +258,5 @@ fn with_the_power_cut_at_every_change_each_system_finds_its_data() {
         }
         first += 1;
     }
-    assert!(cuts > 100, "{cuts}");
+    assert!(cuts > 30, "only {cuts} pairs of cuts");
 }
