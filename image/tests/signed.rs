@@ -125,7 +125,7 @@ fn boot_img_is_a_sound_fat_with_what_the_firmware_reads_and_nothing_else() {
     let fsck = Command::new("fsck.fat").arg("-n").arg(&image).output().unwrap();
     assert!(fsck.status.success(), "{}", String::from_utf8_lossy(&fsck.stdout));
     let fat = Place { disk: &image, name: "boot.img", start: 0, bytes: made.checked.bytes };
-    let mut names: Vec<String> = fat.files().unwrap().into_iter().map(|entry| entry.name).collect();
+    let mut names: Vec<String> = fat.list().unwrap().into_iter().map(|entry| entry.name).collect();
     names.sort();
     let expected = ["bcm2712-rpi-5-b.dtb", "cmdline.txt", "config.txt", "initramfs", "kernel_2712.img"];
     assert_eq!(names, expected);

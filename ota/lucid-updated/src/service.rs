@@ -301,6 +301,13 @@ impl Service {
     /// Runs until it is told to stop; the machine may restart before. What fails is tried again.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         self.serve();
+        match self.status() {
+            Ok(Status { running, slot, tried, .. }) => {
+                let tried = if tried { ", which is only being tried" } else { "" };
+                tracing::info!("runs {running} in slot {}{tried}", slot.name());
+            }
+            Err(error) => tracing::warn!("looking what runs: {error}"),
+        }
         // Before the gate, which may wait until all services have started.
         if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
             tracing::warn!("telling the service manager: {error}");

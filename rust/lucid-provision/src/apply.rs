@@ -215,7 +215,11 @@ pub fn apply(places: &Places) -> Result<Applied, Error> {
     write_outputs(&places.run, &settings)?;
     write_accounts(&places.run, (&account, was_other), &users, &recording)?;
     write_recording(&places.run, &settings.recording, &recording)?;
-    write_update(&places.run, &settings.update, &recording)?;
+    let mut update = settings.update.clone();
+    for key in update.keep_valid() {
+        notes.push(format!("update.{key} of the settings that are kept is not understood, and left out"));
+    }
+    write_update(&places.run, &update, &recording)?;
 
     let secrets = config.as_ref().map(Config::secrets).unwrap_or_default();
     if let (Some(card), Some(bytes)) = (&card, &bytes)
@@ -430,7 +434,7 @@ fn write_update(run: &Path, update: &config::Update, recording: &Recording) -> R
     if *recording == Recording::Each {
         options.push("--sessiond=/run/lucid-sessiond/recorder.sock".to_owned());
     }
-    // systemd splits it at white space, of which no option has any.
+    // systemd splits it at white space, of which no option has any: they are as `lucid.toml` may have them.
     let text = format!(
         "# Written by lucid-provision on every start.\nLUCID_UPDATE_OPTIONS=\"{}\"\n",
         options.join(" ")

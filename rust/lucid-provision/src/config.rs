@@ -105,6 +105,18 @@ pub struct Recording {
     pub observers: Vec<String>,
 }
 
+impl Recording {
+    /// Whether all keys are such: they become words of a command line.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        let hex = |key: &String| {
+            key.len() == 64
+                && key.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit))
+        };
+        self.owners.iter().chain(&self.observers).all(hex)
+    }
+}
+
 /// Which releases the device takes, and when.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
@@ -117,6 +129,32 @@ pub struct Update {
     pub automatic: bool,
     /// When it does so, as in `02:00-04:00` (UTC); at any time without.
     pub window: Option<String>,
+}
+
+impl Update {
+    /// Takes out what `lucid.toml` may not say, and gives its keys: what was stored by a later release, or was changed on the disk,
+    /// becomes no part of a command line.
+    pub fn keep_valid(&mut self) -> Vec<&'static str> {
+        let mut out = Vec::new();
+        let sources = self.sources.len();
+        self.sources.retain(|source| is_source(source));
+        self.sources.truncate(MAX_SOURCES);
+        if self.sources.len() != sources {
+            out.push("source");
+        }
+        if !is_channel(&self.channel) {
+            self.channel = Self::default().channel;
+            // Another channel than its own is nothing that a device goes to by itself.
+            self.sources.clear();
+            out.push("channel");
+        }
+        if self.window.as_deref().is_some_and(|window| !is_window(window)) {
+            self.window = None;
+            self.automatic = false;
+            out.push("window");
+        }
+        out
+    }
 }
 
 impl Default for Update {
@@ -148,24 +186,24 @@ pub struct Settings {
     pub update: Update,
 }
 
-/// The policy of stored settings. A table that people write has no unknown keys; one that a later release stored may.
+/// The policy of stored settings. A table that people write has no unknown keys; one that a later release stored may. What they
+/// would forbid is not known here, so nothing but looking on is left then.
 fn policy_of_any_release<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Policy, D::Error> {
-    let mut table = serde_json::Value::deserialize(deserializer)?;
+    let table = serde_json::Value::deserialize(deserializer)?;
     let known = serde_json::to_value(Policy::strict()).map_err(D::Error::custom)?;
-    keep_known(&mut table, &known);
+    if !only_known(&table, &known) {
+        return Ok(Policy::strict());
+    }
     serde_json::from_value(table).map_err(D::Error::custom)
 }
 
-/// Takes out of a table what the other one does not have.
-fn keep_known(table: &mut serde_json::Value, known: &serde_json::Value) {
-    if let (serde_json::Value::Object(table), serde_json::Value::Object(known)) = (table, known) {
-        table.retain(|key, value| match known.get(key) {
-            Some(known) => {
-                keep_known(value, known);
-                true
-            }
-            None => false,
-        });
+/// Whether a table has nothing that the other one does not have.
+fn only_known(table: &serde_json::Value, known: &serde_json::Value) -> bool {
+    match (table, known) {
+        (serde_json::Value::Object(table), serde_json::Value::Object(known)) => {
+            table.iter().all(|(key, value)| known.get(key).is_some_and(|known| only_known(value, known)))
+        }
+        _ => true,
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Names {
     pub to: PathBuf,
 }
 
-/// The name servers in the text of networkd's state. Those that belong to one link only (`fe80::1%eth0`) are left out: resolvers
+/// The name servers in the text of networkd's state. Those that belong to one link only (`fe80::1`, with or without its `%eth0`) are left out: resolvers
 /// differ in how these are written.
 #[must_use]
 pub fn servers(state: &str) -> Vec<IpAddr> {
@@ -41,6 +41,7 @@ pub fn servers(state: &str) -> Vec<IpAddr> {
         // A name for the server's certificate may follow.
         let address = word.split('#').next().unwrap_or_default();
         if let Ok(address) = address.parse::<IpAddr>()
+            && !matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
             && !found.contains(&address)
         {
             found.push(address);

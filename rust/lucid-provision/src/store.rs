@@ -128,7 +128,10 @@ impl Store {
     pub fn settings(&self) -> Result<Option<Settings>, Error> {
         let path = self.dir.join("settings.json");
         match read_json::<SettingsFile>(&path)? {
-            Some(file) if file.version == 1 => Ok(Some(file.settings)),
+            Some(file) if file.version == 1 && file.settings.recording.is_valid() => Ok(Some(file.settings)),
+            Some(file) if file.version == 1 => {
+                Err(Error::Stored { path, reason: "a key in it is not 64 hexadecimal digits".to_owned() })
+            }
             Some(_) => Err(Error::Stored { path, reason: "its version is not 1".to_owned() }),
             None => Ok(None),
         }

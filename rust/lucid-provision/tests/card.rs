@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use lucid_provision::apply::{Announcement, Applied, Places, Recording, apply};
-use lucid_provision::config::{Config, Password};
+use lucid_provision::config::{Config, Password, Policy, Settings};
 use lucid_provision::secret::Secret;
 use lucid_provision::store::{Store, read_json};
 
@@ -393,7 +393,7 @@ fn what_a_later_release_stored_besides_is_passed_over_and_stays_until_something_
         fs::write(&path, &bytes).unwrap();
         (path, bytes)
     };
-    let tables = ["", "/network", "/keyboard", "/recording", "/update", "/policy", "/policy/input"];
+    let tables = ["", "/network", "/keyboard", "/recording", "/update"];
     let tables = tables.map(|table| format!("/settings{table}"));
     let mut places = vec![""];
     places.extend(tables.iter().map(String::as_str));
@@ -407,6 +407,24 @@ fn what_a_later_release_stored_besides_is_passed_over_and_stays_until_something_
     for (path, bytes) in &later {
         assert!(fs::read(path).unwrap() == *bytes, "{} was written again", path.display());
     }
+    // What it would forbid is not known.
+    let (path, _) = add("settings.json", &["/settings/policy/input"]);
+    let strict = device.start().settings;
+    assert_eq!(strict, Settings { policy: Policy::strict(), ..before });
+    // Nor does what was changed there become words of a command line.
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    json["settings"]["update"]["sources"] =
+        serde_json::json!(["http://a.example --root=/x", "http://b.example\nX=1"]);
+    json["settings"]["update"]["window"] = serde_json::json!("always");
+    fs::write(&path, serde_json::to_vec(&json).unwrap()).unwrap();
+    let notes = device.start().notes;
+    assert!(notes.iter().any(|note| note.contains("update.source")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("update.window")), "{notes:?}");
+    let options = fs::read_to_string(device.run("lucid-provision/update.env")).unwrap();
+    assert!(
+        !options.contains("--root") && !options.contains("X=1") && !options.contains("always"),
+        "{options}"
+    );
     // Settings that are said anew are stored as this release knows them.
     device.put("lucid.toml", b"name = \"desk-2\"\n");
     assert_eq!(device.start().settings.name, "desk-2");

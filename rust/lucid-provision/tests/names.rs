@@ -19,7 +19,7 @@ fn the_servers_are_those_of_networkd_each_once_and_three_at_most() {
     let found = |state: &str| servers(state).iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(found(STATE), ["10.0.2.3", "fec0::3"]);
     assert_eq!(
-        found("DNS=192.0.2.1#dns.example 192.0.2.1 fe80::1%eth0 x 2001:db8::1\n"),
+        found("DNS=192.0.2.1#dns.example 192.0.2.1 fe80::1%eth0 fe80::2 x 2001:db8::1\n"),
         ["192.0.2.1", "2001:db8::1"]
     );
     assert_eq!(found("DNS=10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4\n"), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);

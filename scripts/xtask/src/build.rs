@@ -70,14 +70,40 @@ impl<'a> Identity<'a> {
     }
 }
 
-/// Builds the device's services as static programs, and gives their folder.
-pub(crate) fn services(project: &Project, steps: &Steps) -> Result<PathBuf> {
-    let mut build = project.command("cargo");
+/// When something is compiled.
+#[derive(Clone, Copy)]
+pub(crate) enum When {
+    /// It is waited for.
+    Now,
+    /// In time that nothing else wants (SCHED_IDLE, sched(7)).
+    Idle,
+}
+
+/// `cargo`, to be given its words.
+pub(crate) fn cargo(project: &Project, when: When) -> std::process::Command {
+    match when {
+        When::Now => project.command("cargo"),
+        When::Idle => {
+            let mut cargo = project.command("chrt");
+            cargo.args(["--idle", "0", "cargo"]);
+            cargo
+        }
+    }
+}
+
+/// What compiles the device's services.
+pub(crate) fn compile_services(project: &Project, when: When) -> std::process::Command {
+    let mut build = cargo(project, when);
     build.args(["zigbuild", "--release", "--target", DEVICE_TARGET]);
     for service in SERVICES {
         build.args(["--package", service, "--bin", service]);
     }
-    steps.run("building the device's services", &mut build)?;
+    build
+}
+
+/// Builds the device's services as static programs, and gives their folder.
+pub(crate) fn services(project: &Project, steps: &Steps) -> Result<PathBuf> {
+    steps.run("building the device's services", &mut compile_services(project, When::Now))?;
     let folder = project.target.join(DEVICE_TARGET).join("release");
     for service in SERVICES {
         must_be_static(&folder.join(service))?;

@@ -46,6 +46,11 @@ impl Report {
         prefix.starts_with(&self.only) || self.only.starts_with(prefix)
     }
 
+    /// Whether the check of this name is to be made.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        name.starts_with(&self.only)
+    }
+
     /// From here on the checks belong to `suite`.
     pub(crate) fn begin(&mut self, suite: &'static str) {
         self.suite = suite;
@@ -56,7 +61,7 @@ impl Report {
     /// counts as passed, for those that follow.
     pub(crate) fn check<T: Display>(&mut self, name: impl Display, work: impl FnOnce() -> Result<T>) -> bool {
         let name = name.to_string();
-        if !name.starts_with(&self.only) {
+        if !self.names(&name) {
             return true;
         }
         let outcome = timed(work);

@@ -6,6 +6,7 @@ use std::{
     fs,
     num::NonZero,
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         atomic::{AtomicUsize, Ordering},
         mpsc,
@@ -15,6 +16,7 @@ use std::{
 
 use super::Context;
 use crate::{
+    build::{When, cargo},
     error::{At, Error, Result},
     progress::{ask, ask_well, last_lines, program},
     setup::Project,
@@ -73,6 +75,21 @@ const RUNS: [(&str, u32); 37] = [
 /// What one input may take: seconds, and MiB of the whole process. The targets themselves bound the heap, far below.
 const LIMITS: [&str; 2] = ["-timeout=20", "-rss_limit_mb=1024"];
 
+/// Where the targets are built.
+fn target(project: &Project) -> PathBuf {
+    project.target.join("fuzz")
+}
+
+/// What compiles the targets.
+pub(super) fn compile(project: &Project, when: When) -> Command {
+    let mut cargo = cargo(project, when);
+    cargo.args(["build", "--bins", "--locked", "--target-dir"]).arg(target(project));
+    cargo.current_dir(project.root.join(FOLDER));
+    // They would override the folder's own.
+    cargo.env_remove("RUSTFLAGS").env_remove("CARGO_BUILD_TARGET");
+    cargo
+}
+
 /// Runs the suite.
 pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     let Context { project, steps, .. } = context;
@@ -82,17 +99,12 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
         versions(&project.root.join("Cargo.lock"), &folder.join("Cargo.lock"))
     });
     report.check("every fuzz target has its corpus and its place here", || complete(&folder));
-    let target = project.target.join("fuzz");
     let built = report.obtain(
         "the fuzz targets can be built",
         |_: &PathBuf| String::new(),
         || {
-            let mut cargo = project.command("cargo");
-            cargo.args(["build", "--bins", "--locked", "--target-dir"]).arg(&target).current_dir(&folder);
-            // They would override the folder's own.
-            cargo.env_remove("RUSTFLAGS").env_remove("CARGO_BUILD_TARGET");
-            steps.run("building the fuzz targets", &mut cargo)?;
-            Ok(target.join(host(project)?).join("debug"))
+            steps.run("building the fuzz targets", &mut compile(project, When::Now))?;
+            Ok(target(project).join(host(project)?).join("debug"))
         },
     );
     let Some(programs) = built else { return Ok(()) };
@@ -106,7 +118,7 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     });
     // Each takes one core: as many at once as there are.
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let wanted = RUNS.iter().filter(|(name, _)| report.wants(&title(name))).collect::<Vec<_>>();
+    let wanted = RUNS.iter().filter(|(name, _)| report.names(&title(name))).collect::<Vec<_>>();
     let next = AtomicUsize::new(0);
     let (done, told) = mpsc::channel();
     thread::scope(|scope| {
@@ -114,8 +126,10 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
             let (done, wanted, next, scratch) = (done.clone(), &wanted, &next, &scratch);
             scope.spawn(move || {
                 while let Some((name, runs)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if steps.interrupt.is_set() {
+                        return;
+                    }
                     let outcome = timed(|| {
-                        steps.interrupt.check()?;
                         let run = make(name, *runs)?;
                         if run.well {
                             return run.figures();

@@ -10,10 +10,10 @@ mod unit;
 mod update;
 mod video;
 
-use std::{cell::OnceCell, path::PathBuf};
+use std::{cell::OnceCell, path::PathBuf, thread};
 
 use crate::{
-    build,
+    build::{self, When},
     error::{Error, Result},
     progress::Steps,
     setup::{Project, setup},
@@ -27,18 +27,14 @@ struct Suite {
     run: fn(&Context, &mut Report) -> Result<()>,
 }
 
-/// In the order in which they run: the quickest to find a mistake first.
+/// In the order in which they run: first what finds most mistakes, then what leaves time to compile for the others meanwhile.
 const SUITES: [Suite; 9] = [
     Suite {
         name: "unit",
         about: "format, lints, every crate's own tests, the README's claims",
         run: unit::run,
     },
-    Suite {
-        name: "fuzz",
-        about: "everything that reads bytes of others: recorded clients, and inputs that coverage finds",
-        run: fuzz::run,
-    },
+    Suite { name: "rdp", about: "real RDP clients, on this machine and in QEMU", run: rdp::run },
     Suite {
         name: "policy",
         about: "what a session may do: consent, gates, approvals, with real clients",
@@ -69,7 +65,11 @@ const SUITES: [Suite; 9] = [
         about: "releases reach the machine in QEMU, or it is back on the old system and says why",
         run: update::run,
     },
-    Suite { name: "rdp", about: "real RDP clients, on this machine and in QEMU", run: rdp::run },
+    Suite {
+        name: "fuzz",
+        about: "everything that reads bytes of others: recorded clients, and inputs that coverage finds",
+        run: fuzz::run,
+    },
 ];
 
 /// What the suites share.
@@ -150,19 +150,40 @@ pub(crate) fn run(project: &Project, steps: &Steps, wanted: &Wanted) -> Result<b
     setup(project, steps)?;
     let context = Context { long: *long, ..Context::new(project, steps) };
     let mut report = Report::new(only);
-    for suite in
-        SUITES.iter().filter(|suite| wanted.is_empty() || wanted.iter().any(|name| name == suite.name))
-    {
-        report.begin(suite.name);
-        // What stops a whole suite is a failure like any other, and the next suite still runs.
-        match (suite.run)(&context, &mut report) {
-            Ok(()) => {}
-            Err(Error::Interrupted) => return Err(Error::Interrupted),
-            Err(error) => {
-                report.check("the suite can be run to its end", || Err::<&str, _>(error));
+    let suites =
+        SUITES.iter().filter(|suite| wanted.is_empty() || wanted.iter().any(|name| name == suite.name));
+    thread::scope(|scope| {
+        for (number, suite) in suites.enumerate() {
+            // Nothing before it leaves any time.
+            if wanted.is_empty() && number == 1 {
+                scope.spawn(|| ahead(project, steps));
             }
+            run_suite(suite, &context, &mut report)?;
         }
-        steps.interrupt.check()?;
+        Ok(report.finish())
+    })
+}
+
+/// Compiles what later suites need. They do it again, which takes no time then; cargo lets them wait until this is over, and
+/// whatever fails here fails there, and is told there.
+fn ahead(project: &Project, steps: &Steps) {
+    let device = build::compile_services(project, When::Idle);
+    let targets = fuzz::compile(project, When::Idle);
+    for (name, mut command) in [("the device's services", device), ("the fuzz targets", targets)] {
+        let _ = steps.run(&format!("building ahead {name}"), &mut command);
     }
-    Ok(report.finish())
+}
+
+/// Runs one suite.
+fn run_suite(suite: &Suite, context: &Context, report: &mut Report) -> Result<()> {
+    report.begin(suite.name);
+    // What stops a whole suite is a failure like any other, and the next suite still runs.
+    match (suite.run)(context, report) {
+        Ok(()) => {}
+        Err(Error::Interrupted) => return Err(Error::Interrupted),
+        Err(error) => {
+            report.check("the suite can be run to its end", || Err::<&str, _>(error));
+        }
+    }
+    context.steps.interrupt.check()
 }

@@ -74,6 +74,12 @@ fn refuses(
 ) -> Result<String> {
     let from = machine.console()?.len();
     web.serve(folder)?;
+    // It says what it thinks of a release before it does anything with it: what it does is seen when it says so again.
+    let (_, at) = device::line(machine, bound, from, words)?;
+    device::line(machine, bound, at, words)?;
+    if machine.console()?.get(from..).is_some_and(|since| since.contains(BEGUN)) {
+        return Err(Error::broken("a slot is written all the same"));
+    }
     refused(machine, from, words, bound)
 }
 

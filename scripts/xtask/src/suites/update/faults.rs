@@ -260,7 +260,7 @@ fn falls_back(bench: &Bench, disks: &Disks, fault: &Fault) -> Result<String> {
     let mut machine = Machine::start(disks, &bench.options(), &bench.steps.interrupt)?;
     let (_, first) = device::line(&mut machine, BOOT_BOUND, 0, &[TRIES_B])?;
     let (mut from, mut tries) = (first, 1);
-    loop {
+    let old = loop {
         if fault.way == Way::Hang {
             let (_, started) = device::line(&mut machine, BOOT_BOUND, from, &["Starting kernel"])?;
             thread::sleep(EEPROM_WATCHDOG);
@@ -278,14 +278,14 @@ fn falls_back(bench: &Bench, disks: &Disks, fault: &Fault) -> Result<String> {
         })?;
         match again {
             Some(at) => (from, tries) = (at, tries + 1),
-            None => break,
+            None => break back,
         }
-    }
+    };
     let console = machine.console()?;
     let (_, back) = device::line(&mut machine, BOOT_BOUND, first, &[STARTS_A])?;
     let of_the_try = console.get(first..back).unwrap_or_default();
-    machine.wait_ready(from)?;
-    boot::booted(machine.console()?.get(from..).unwrap_or_default(), 'a', false)?;
+    machine.wait_ready(old)?;
+    boot::booted(machine.console()?.get(old..).unwrap_or_default(), 'a', false)?;
     let seconds = machine.started.elapsed().as_secs_f64();
     machine.power_off()?;
 
