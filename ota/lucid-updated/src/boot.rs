@@ -28,6 +28,8 @@ const TRY: &str = "0 tryboot";
 pub const COMPATIBLE: &str = "/proc/device-tree/compatible";
 /// The partition of the disk that plays the firmware in QEMU.
 pub const FIRMWARE: &str = "firmware";
+/// Why nothing is installed where what is kept does not last. lucid-init's message says more.
+pub const IN_MEMORY: &str = "what is kept is in memory, because the data partition is full or cannot be used";
 /// `boot.json` and the boot's id have at most so many bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
@@ -83,6 +85,18 @@ pub struct Booted {
     pub slot: Slot,
     /// Whether it is a one-shot try.
     pub tried: bool,
+    /// Whether what is written into `/var` is there after a restart.
+    pub kept: bool,
+}
+
+impl Booted {
+    /// Whether anything may be installed: what is not kept over a restart is done again after it, without an end.
+    ///
+    /// # Errors
+    /// When what is kept is in memory.
+    pub fn may_install(self) -> Result<()> {
+        if self.kept { Ok(()) } else { Err(Error::Nothing(format!("{IN_MEMORY}: nothing is installed"))) }
+    }
 }
 
 /// How the boot firmware is asked and told.
@@ -172,6 +186,14 @@ pub struct Machine {
 struct Found {
     slot: Slot,
     tryboot: bool,
+    /// An older one does not have it.
+    data: Option<Data>,
+}
+
+/// What is needed of what became of the data partition.
+#[derive(Deserialize)]
+struct Data {
+    var_kept: bool,
 }
 
 /// What lucid-init found, from `boot.json`.
@@ -179,8 +201,8 @@ struct Found {
 /// # Errors
 /// When it cannot be read.
 pub fn booted(boot: &Path) -> Result<Booted> {
-    let Found { slot, tryboot } = json(boot)?;
-    Ok(Booted { slot, tried: tryboot })
+    let Found { slot, tryboot, data } = json(boot)?;
+    Ok(Booted { slot, tried: tryboot, kept: data.is_none_or(|data| data.var_kept) })
 }
 
 /// Asks the service manager to restart the machine. Returns before that.
@@ -344,8 +366,21 @@ mod tests {
     fn boot_json_of_lucid_init_is_understood() {
         let path =
             Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../rust/lucid-init/tests/golden/boot.json"));
-        let Found { slot, tryboot } = json(path).unwrap();
-        assert_eq!((slot, tryboot), (Slot::B, true));
+        assert_eq!(booted(path).unwrap(), Booted { slot: Slot::B, tried: true, kept: false });
         assert_eq!(disk(path).unwrap(), Path::new("/dev/vda"));
+    }
+
+    #[test]
+    fn a_boot_json_that_does_not_say_whether_var_is_kept_is_of_a_system_that_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("boot.json");
+        for (data, kept) in [
+            ("", true),
+            (r#","data":{"state":"ok","var_kept":true,"message":"m"}"#, true),
+            (r#","data":{"state":"ok","var_kept":false,"message":"m"}"#, false),
+        ] {
+            fs::write(&path, format!(r#"{{"slot":"a","tryboot":false{data}}}"#)).unwrap();
+            assert_eq!(booted(&path).unwrap(), Booted { slot: Slot::A, tried: false, kept }, "{data}");
+        }
     }
 }

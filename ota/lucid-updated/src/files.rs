@@ -8,6 +8,8 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use crate::error::{At, Error, Result};
@@ -92,10 +94,34 @@ impl Folder {
         let path = self.0.join("lock");
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.at("making", &path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(fs::TryLockError::WouldBlock) => Err(Error::InUse(self.0.clone())),
-            Err(fs::TryLockError::Error(error)) => Err(error).at("locking", &path),
+        for again in (0..5).rev() {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                // Who only looks whether it is locked has it for a moment.
+                Err(fs::TryLockError::WouldBlock) if again > 0 => thread::sleep(Duration::from_millis(10)),
+                Err(fs::TryLockError::WouldBlock) => break,
+                Err(fs::TryLockError::Error(error)) => return Err(error).at("locking", &path),
+            }
+        }
+        Err(Error::InUse(self.0.clone()))
+    }
+
+    /// Whether somebody keeps others out. Makes nothing. Who may not look cannot know, and is told that somebody does.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn locked(&self) -> Result<bool> {
+        let path = self.0.join("lock");
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(true),
+            Err(error) => return Err(error).at("opening", &path),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(fs::TryLockError::WouldBlock) => Ok(true),
+            Err(fs::TryLockError::Error(error)) => Err(error).at("looking at the lock of", &path),
         }
     }
 }
@@ -175,6 +201,19 @@ mod tests {
         let first = store.lock().unwrap();
         assert!(matches!(store.lock(), Err(Error::InUse(_))));
         drop(first);
+        store.lock().unwrap();
+    }
+
+    #[test]
+    fn who_looks_whether_a_directory_is_locked_makes_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Folder::new(dir.path().to_owned()).unwrap();
+        assert!(!store.locked().unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let lock = store.lock().unwrap();
+        assert!(store.locked().unwrap());
+        drop(lock);
+        assert!(!store.locked().unwrap());
         store.lock().unwrap();
     }
 }

@@ -26,6 +26,8 @@ use tokio_rustls::{
     },
 };
 
+use crate::boot::IN_MEMORY;
+
 /// One attempt of a check may take so long.
 const ATTEMPT: Duration = Duration::from_secs(15);
 /// Between two attempts.
@@ -85,6 +87,8 @@ pub async fn pass(checks: &[Box<dyn Check>], within: Duration) -> Result<(), Unw
 pub struct Data {
     /// A directory on it.
     pub dir: PathBuf,
+    /// Whether it is on it, and not in memory in its place.
+    pub kept: bool,
 }
 
 #[async_trait]
@@ -94,6 +98,9 @@ impl Check for Data {
     }
 
     async fn check(&self) -> Result<(), String> {
+        if !self.kept {
+            return Err(IN_MEMORY.to_owned());
+        }
         let path = self.dir.join("gate");
         let written = tokio::task::spawn_blocking(move || {
             let options =

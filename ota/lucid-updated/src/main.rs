@@ -333,7 +333,8 @@ fn parts(options: &Options) -> Result<Parts> {
     let sources = options.source.iter();
     let sources = sources.map(|text| source::at(text, authorities.as_deref(), Limits::default()));
     let sources = sources.collect::<Result<Vec<Arc<dyn Source>>>>()?;
-    let mut checks: Vec<Box<dyn Check>> = vec![Box::new(Data { dir: options.state.clone() })];
+    let kept = boot::booted(&options.boot)?.kept;
+    let mut checks: Vec<Box<dyn Check>> = vec![Box::new(Data { dir: options.state.clone(), kept })];
     if let Some(path) = options.settled.clone() {
         checks.push(Box::new(Settled { path }));
     }

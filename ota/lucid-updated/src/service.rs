@@ -1,7 +1,7 @@
 //! The service: what is done when, and that it is on disk first.
 //!
 //! In its directory for what is lost at power-off: `status.json` (what is known, for others), `request` (what somebody wants),
-//! `judged` (this boot is no try, or was committed).
+//! `judged` (this boot is no try, or was committed), `leaving` and `mended` (for its own later lives in this boot).
 
 mod attempt;
 mod look;
@@ -22,7 +22,7 @@ use lucid_release_format::System;
 use tokio::time::{Instant, sleep};
 
 pub use self::{
-    attempt::{JUDGED, SPARE},
+    attempt::{JUDGED, LEAVING, MENDED, SPARE},
     look::{Chosen, Looked, Said},
     requests::{Asked, REQUEST, ask},
     slots::{KINDS, Partitions, Slots},
@@ -107,6 +107,8 @@ pub struct Service {
     ready: Option<Instant>,
     /// For what it waits.
     waiting: Option<String>,
+    /// No source could be asked in the last round, and so what is staged was not tried.
+    unasked: bool,
     judged: bool,
     /// The socket of others, while it is served.
     control: Option<Control>,
@@ -165,8 +167,8 @@ impl Service {
             }
         };
         let run = Folder::new(parts.settings.run.clone())?;
-        let (ready, waiting, judged, control) = (None, None, false, None);
-        Ok(Self { parts, run, state, memory, troubles, ready, waiting, judged, control })
+        let (ready, waiting, unasked, judged, control) = (None, None, false, false, None);
+        Ok(Self { parts, run, state, memory, troubles, ready, waiting, unasked, judged, control })
     }
 
     /// What is being done.
@@ -199,7 +201,7 @@ impl Service {
                 self.take(Event::Allowed { version })?;
             }
         }
-        let looked = self.look().await?;
+        let Some(looked) = self.look_for(asked).await? else { return self.try_staged() };
         for Said { version, words, .. } in &looked.said {
             tracing::info!("{version}: {words}");
         }
@@ -210,7 +212,7 @@ impl Service {
         drop(chosen);
         if written {
             // That took its time: what was withdrawn meanwhile is not tried.
-            let looked = self.look().await?;
+            let Some(looked) = self.look_for(asked).await? else { return self.try_staged() };
             self.withdraw(&looked)?;
             if matches!(self.state.phase, Phase::Idle {}) {
                 return Ok(After::On);
@@ -264,7 +266,8 @@ impl Service {
             if let Some(asked) = requests::taken(self.run.path()) {
                 return Some(asked);
             }
-            if self.waiting.is_some() && self.may_try() {
+            // While no source can be asked, another round would end as the last one.
+            if !self.unasked && self.waiting.is_some() && self.may_try() {
                 return None;
             }
             let left = end.saturating_duration_since(Instant::now());
@@ -321,25 +324,21 @@ impl Service {
         let every = self.parts.settings.every;
         let (mut started, mut wait, mut failures) = (false, Duration::ZERO, 0_u32);
         loop {
-            let asked = if started {
-                self.wait(wait).await
-            } else {
-                sleep(wait).await;
-                None
-            };
-            let done = if !started {
-                self.start().await
-            } else if self.parts.sources.is_empty() && asked.is_none() {
-                // There is nothing to look at, unless somebody asks, who is told so.
-                Ok(After::On)
-            } else {
-                self.round(asked).await
-            };
+            let asked = self.wait(wait).await;
+            let again = started;
+            let mut done = if started { Ok(After::On) } else { self.start().await };
+            if matches!(done, Ok(After::On)) {
+                started = true;
+                // Without a source there is nothing to look at, unless somebody asks, who is told so.
+                if asked.is_some() || again && !self.parts.sources.is_empty() {
+                    done = self.round(asked).await;
+                }
+            }
             match done {
                 Ok(After::Restart) => self.restart().await,
                 Ok(After::On) => {
-                    wait = if started { every + jitter(every) } else { FIRST };
-                    (started, failures) = (true, 0);
+                    wait = if again { every + jitter(every) } else { FIRST };
+                    failures = 0;
                     self.trouble("the last round", None);
                     self.answered(None);
                 }

@@ -12,6 +12,10 @@
 //! ```
 //!
 //! A try from which the machine comes back without a reason, as after a power cut, is made again, [`MAX_TRIES`] times in all.
+//!
+//! A rule for every later version of the file: a system that is only being tried writes the version that it has read, and no
+//! newer one before it is the one that boots. The old system, to which the machine goes back, has to read why; what it cannot
+//! read it begins anew, and tries the same release again, without an end.
 
 use lucid_release_format::{Release, Version};
 use serde::{Deserialize, Serialize};
@@ -28,7 +32,7 @@ pub const FILE: &str = "update.json";
 const VERSION: u32 = 1;
 /// The most bytes of it.
 const MAX_BYTES: u64 = 256 << 10;
-/// So often a system is started that does not say why it was left.
+/// So often a system is to be tried of which no try says how it went.
 pub const MAX_TRIES: u32 = 3;
 /// So many outcomes are kept, the newest.
 pub const MAX_HISTORY: usize = 32;
@@ -56,7 +60,7 @@ pub enum Phase {
         release: Release,
         /// Which slot.
         slot: Slot,
-        /// How often it was started already, and did not say why it was left.
+        /// How often it was to be tried already, without a word of how that went.
         tries: u32,
     },
     /// The slot is about to be booted once, or is being tried right now.
@@ -67,7 +71,7 @@ pub enum Phase {
         slot: Slot,
         /// The boot during which the try was armed.
         boot_id: String,
-        /// How often it was started, with this time.
+        /// How often it was to be tried, with this time.
         tries: u32,
     },
     /// The slot passed; it is becoming the one that boots.
@@ -111,7 +115,7 @@ impl Phase {
 pub enum Ending {
     /// The new system runs and boots from now on.
     Installed,
-    /// The new system was tried and did not pass: the old one stays.
+    /// The new system was tried and did not pass: the old one stays. Or it did, and later its slot did not start.
     Failed,
     /// It was given up before it was tried.
     Dropped,
@@ -196,6 +200,17 @@ pub enum Event {
         /// When.
         at: u64,
     },
+    /// The firmware went past the slot that was to boot, and the other one boots from now on.
+    NotStarting {
+        /// What was installed into it; that which runs where that is not known.
+        version: Version,
+        /// The slot that does not start.
+        slot: Slot,
+        /// In words.
+        reason: String,
+        /// When.
+        at: u64,
+    },
     /// A person wants a version to be tried again.
     Allowed {
         /// Which.
@@ -215,6 +230,7 @@ impl Event {
             Self::Failed { .. } => "failed",
             Self::FellBack { .. } => "fell back",
             Self::Committed { .. } => "committed",
+            Self::NotStarting { .. } => "not starting",
             Self::Allowed { .. } => "allowed",
         }
     }
@@ -265,7 +281,7 @@ pub fn next(state: &State, event: Event) -> Result<State, Impossible> {
             Phase::Staged { release, slot, tries }
         }
         (Phase::Trying { release, slot, tries, .. }, Event::FellBack { at }) => {
-            let reason = format!("it was started {tries} times and did not say why it fell back");
+            let reason = format!("it was to be tried {tries} times, and no try said how it went");
             new.refuse(release.version);
             new.ended(release.version, slot, Ending::Failed, reason, at);
             Phase::Idle {}
@@ -275,6 +291,10 @@ pub fn next(state: &State, event: Event) -> Result<State, Impossible> {
             new.refused.retain(|version| *version != release.version);
             let reason = "it was tried and is well".to_owned();
             new.ended(release.version, slot, Ending::Installed, reason, at);
+            Phase::Idle {}
+        }
+        (Phase::Idle {}, Event::NotStarting { version, slot, reason, at }) => {
+            new.ended(version, slot, Ending::Failed, reason, at);
             Phase::Idle {}
         }
         (
@@ -302,6 +322,8 @@ pub enum Step {
     Arm,
     /// This is the try: see whether it is well.
     Gate,
+    /// The slot that is being tried is the one that boots already, which only a gate that was passed makes it: commit it.
+    Passed,
     /// The machine came back with the old system.
     FellBack,
     /// Make the slot the one that boots; restart into it when it does not run.
@@ -319,6 +341,7 @@ pub enum Step {
 pub fn first(state: &State, booted: Booted, default: Slot, boot_id: &str) -> Step {
     let on_trial = booted.tried && default != booted.slot;
     match &state.phase {
+        Phase::Trying { slot, .. } if *slot == booted.slot && *slot == default => Step::Passed,
         Phase::Trying { slot, .. } if *slot == booted.slot => Step::Gate,
         Phase::Good { slot, .. } if *slot == booted.slot => Step::Commit,
         _ if on_trial => Step::Leave,

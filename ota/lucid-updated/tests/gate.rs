@@ -93,9 +93,16 @@ async fn a_service_is_well_when_it_answers_on_its_socket() {
 #[tokio::test]
 async fn the_data_partition_is_well_when_it_can_be_written() {
     let dir = tempfile::tempdir().unwrap();
-    Data { dir: dir.path().to_owned() }.check().await.unwrap();
+    Data { dir: dir.path().to_owned(), kept: true }.check().await.unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-    assert!(Data { dir: dir.path().join("nowhere") }.check().await.is_err());
+    assert!(Data { dir: dir.path().join("nowhere"), kept: true }.check().await.is_err());
+}
+
+#[tokio::test]
+async fn memory_in_place_of_the_data_partition_is_not_well_although_it_can_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let why = Data { dir: dir.path().to_owned(), kept: false }.check().await.unwrap_err();
+    assert!(why.contains("in memory"), "{why}");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use lucid_updated::{
     trust::Trust,
 };
 use support::{
-    machine::{Known, Power, Random, SimMachine},
+    machine::{Known, Power, Random, SimMachine, SimStore},
     repository::{Site, release},
     system,
 };
@@ -223,7 +223,129 @@ async fn a_system_from_which_the_power_is_cut_each_time_is_refused_after_three_t
     let (state, boots) = world.whole(&mut machine, true).await;
     check(&state, boots, "three tries");
     let reason = &state.last().unwrap().reason;
-    assert_eq!(reason, "it was started 3 times and did not say why it fell back");
+    assert_eq!(reason, "it was to be tried 3 times, and no try said how it went");
+}
+
+#[tokio::test]
+async fn a_try_that_never_starts_is_not_said_to_have_started() {
+    let world = World::new();
+    let mut machine = world.machine(u64::MAX, 1, false);
+    machine.dead = Some(Slot::B);
+    let (state, boots) = world.whole(&mut machine, true).await;
+    check(&state, boots, "dead");
+    let reason = &state.last().unwrap().reason;
+    assert_eq!(reason, "it was to be tried 3 times, and no try said how it went");
+}
+
+#[tokio::test]
+async fn where_the_slot_that_was_to_boot_does_not_start_the_other_one_boots_and_takes_updates() {
+    let world = World::new();
+    let mut machine = world.machine(u64::MAX, 1, false);
+    world.whole(&mut machine, true).await;
+    machine.dead = Some(Slot::B);
+    machine.start();
+    assert_eq!((machine.running().slot, machine.running().tried), (Slot::A, false));
+    let mut service = world.service(&machine, OLD, true).unwrap();
+    assert_eq!(service.start().await.unwrap(), After::On);
+    assert_eq!(autoboot::read(&machine.select).unwrap(), Slot::A);
+    assert_eq!(autoboot::slot(&machine.store.get(SPARE).unwrap()).unwrap(), Slot::A);
+    let last = service.state().last().unwrap().clone();
+    assert_eq!((last.version, last.slot, last.ending), (NEW, Slot::B, Ending::Failed));
+    assert_eq!(last.reason, "slot b, which was to boot, does not start; slot a boots from now on");
+    assert!(service.status().unwrap().troubles.iter().any(|why| why.contains("does not start")));
+    // It is said once, and what was there can be written again.
+    assert_eq!(service.start().await.unwrap(), After::On);
+    assert_eq!(service.state().history.len(), 2);
+    service.write(&world.release, &world.index, ARCHIVE, &world.site).await.unwrap();
+    assert!(matches!(service.state().phase, Phase::Staged { slot: Slot::B, .. }));
+}
+
+#[tokio::test]
+async fn a_service_that_begins_again_before_the_restart_into_what_was_committed_takes_nothing_back() {
+    let world = World::new();
+    let mut machine = world.machine(u64::MAX, 1, false);
+    world.life(&machine, true).await.unwrap();
+    machine.start();
+    // It passed, and the power is cut before that is committed: the old system does it.
+    let Kept::State(state) = State::load(&machine.store).unwrap() else { panic!("no state") };
+    next(&state, Event::Passed).unwrap().save(&machine.store).unwrap();
+    machine.start();
+    assert_eq!(machine.running().slot, Slot::A);
+    for again in 0..3 {
+        let mut service = world.service(&machine, OLD, true).unwrap();
+        assert_eq!(service.start().await.unwrap(), After::Restart, "{again}");
+        assert_eq!(service.state().phase, Phase::Idle {}, "{again}");
+        assert_eq!(autoboot::read(&machine.select).unwrap(), Slot::B, "{again}");
+    }
+    machine.start();
+    let (state, boots) = world.whole(&mut machine, true).await;
+    check(&state, boots, "begun again");
+    assert_eq!(state.history.len(), 1);
+}
+
+#[tokio::test]
+async fn a_damaged_autoboot_does_not_make_a_slot_one_that_does_not_start() {
+    let world = World::new();
+    let mut machine = world.machine(u64::MAX, 1, false);
+    world.whole(&mut machine, true).await;
+    let at = autoboot::find(&machine.select).unwrap();
+    machine.select.write_at(at, &[0xff; autoboot::SIZE]).unwrap();
+    machine.start();
+    // The firmware took the first slot; the spare copy names the other one.
+    assert_eq!(machine.running().slot, Slot::A);
+    for again in 0..2 {
+        let mut service = world.service(&machine, OLD, true).unwrap();
+        assert_eq!(service.start().await.unwrap(), After::On, "{again}");
+        assert_eq!(autoboot::read(&machine.select).unwrap(), Slot::B, "{again}");
+    }
+}
+
+#[tokio::test]
+async fn a_tried_system_that_boots_already_has_passed_and_is_not_gated_again() {
+    let world = World::new();
+    let mut machine = world.machine(u64::MAX, 1, false);
+    world.life(&machine, true).await.unwrap();
+    machine.start();
+    // It was committed, and only autoboot.txt says so: the rest went to memory.
+    autoboot::write(&machine.select, Slot::B).unwrap();
+    machine.start();
+    assert_eq!((machine.running().slot, machine.running().tried), (Slot::B, false));
+    let mut service = world.service(&machine, NEW, false).unwrap();
+    assert_eq!(service.start().await.unwrap(), After::On);
+    let last = service.state().last().unwrap();
+    assert_eq!((last.version, last.ending), (NEW, Ending::Installed));
+    assert_eq!(service.state().phase, Phase::Idle {});
+}
+
+#[tokio::test]
+async fn a_machine_that_keeps_nothing_is_not_restarted_again_and_again() {
+    let world = World::new();
+    let mut machine = world.machine(u64::MAX, 1, false);
+    machine.kept = false;
+    for _ in 0..3 {
+        machine.start();
+        // What was in memory is gone.
+        machine.store = SimStore::new(&machine.power);
+        assert_eq!((machine.running().slot, machine.running().tried), (Slot::A, false));
+        let error = world.life(&machine, true).await.unwrap_err();
+        assert!(error.to_string().contains("in memory"), "{error}");
+        assert_ne!(world.version(&machine, Slot::B), Some(NEW));
+    }
+}
+
+#[tokio::test]
+async fn what_was_staged_is_not_tried_where_what_is_kept_is_in_memory() {
+    let world = World::new();
+    let mut machine = world.machine(u64::MAX, 1, false);
+    let mut service = world.service(&machine, OLD, true).unwrap();
+    service.write(&world.release, &world.index, ARCHIVE, &world.site).await.unwrap();
+    machine.kept = false;
+    machine.start();
+    let mut service = world.service(&machine, OLD, true).unwrap();
+    assert_eq!(service.start().await.unwrap(), After::On);
+    let error = service.try_staged().unwrap_err();
+    assert!(matches!(&error, Error::Nothing(why) if why.contains("in memory")), "{error}");
+    assert!(matches!(service.state().phase, Phase::Staged { tries: 0, .. }));
 }
 
 #[tokio::test]

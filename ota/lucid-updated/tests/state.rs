@@ -7,7 +7,7 @@ mod support;
 use lucid_release_format::{Release, Version};
 use lucid_updated::{
     boot::{Booted, Slot},
-    state::{Ending, Event, Kept, MAX_HISTORY, MAX_TRIES, Phase, State, Step, first, next},
+    state::{Ending, Event, FILE, Kept, MAX_HISTORY, MAX_TRIES, Phase, State, Step, first, next},
 };
 use support::{golden, machine::Power, machine::SimStore, repository::release};
 
@@ -29,7 +29,7 @@ fn phases() -> [Phase; 5] {
     ]
 }
 
-fn events() -> [Event; 10] {
+fn events() -> [Event; 11] {
     [
         Event::Begin { release: release("0.3.0"), slot: Slot::B },
         Event::Written,
@@ -41,6 +41,7 @@ fn events() -> [Event; 10] {
         Event::FellBack { at: 10 },
         Event::Committed { at: 11 },
         Event::Allowed { version: "0.2.0".parse().unwrap() },
+        Event::NotStarting { version: RUNNING, slot: Slot::B, reason: "slot b".into(), at: 12 },
     ]
 }
 
@@ -54,11 +55,11 @@ fn state(phase: Phase) -> State {
 fn of_all_pairs_only_those_of_the_plan_are_possible() {
     // Rows: idle, staging, staged, trying, good. Columns: as above.
     let plan = [
-        ["staging", "", "", "", "", "", "", "", "", "idle"],
-        ["staging", "staged", "idle", "", "", "", "", "", "", "staging"],
-        ["staging", "", "idle", "trying", "", "", "", "", "", "staged"],
-        ["", "", "", "", "staged", "good", "idle", "staged", "", ""],
-        ["", "", "", "", "", "", "", "", "idle", ""],
+        ["staging", "", "", "", "", "", "", "", "", "idle", "idle"],
+        ["staging", "staged", "idle", "", "", "", "", "", "", "staging", ""],
+        ["staging", "", "idle", "trying", "", "", "", "", "", "staged", ""],
+        ["", "", "", "", "staged", "good", "idle", "staged", "", "", ""],
+        ["", "", "", "", "", "", "", "", "idle", "", ""],
     ];
     for (phase, row) in phases().into_iter().zip(plan) {
         for (event, wanted) in events().into_iter().zip(row) {
@@ -114,7 +115,7 @@ fn a_fall_back_without_a_reason_is_tried_again_and_refused_after_the_last_try() 
     assert_eq!((&now.phase, &now.refused[..]), (&Phase::Idle {}, &[Version::new(0, 2, 0)][..]));
     let last = now.last().unwrap();
     assert_eq!(last.ending, Ending::Failed);
-    assert_eq!(last.reason, "it was started 3 times and did not say why it fell back");
+    assert_eq!(last.reason, "it was to be tried 3 times, and no try said how it went");
 }
 
 #[test]
@@ -150,7 +151,7 @@ fn the_history_what_is_refused_and_why_are_bounded_and_can_be_read_again() {
 #[test]
 fn a_start_knows_what_to_do_first() {
     let [idle, staging, staged, trying, good] = phases();
-    let on = |slot, tried| Booted { slot, tried };
+    let on = |slot, tried| Booted { slot, tried, kept: true };
     for (phase, booted, default, boot_id, step) in [
         (&idle, on(Slot::A, false), Slot::A, "one", Step::Nothing),
         (&staging, on(Slot::A, false), Slot::A, "two", Step::Stage),
@@ -159,7 +160,11 @@ fn a_start_knows_what_to_do_first() {
         (&trying, on(Slot::A, false), Slot::A, "one", Step::Arm),
         (&trying, on(Slot::A, false), Slot::A, "two", Step::FellBack),
         (&trying, on(Slot::B, true), Slot::A, "two", Step::Gate),
-        (&trying, on(Slot::B, false), Slot::B, "two", Step::Gate),
+        // The firmware went past slot a.
+        (&trying, on(Slot::B, false), Slot::A, "two", Step::Gate),
+        // It boots already.
+        (&trying, on(Slot::B, false), Slot::B, "two", Step::Passed),
+        (&trying, on(Slot::B, true), Slot::B, "two", Step::Passed),
         (&good, on(Slot::B, true), Slot::A, "two", Step::Commit),
         (&good, on(Slot::A, false), Slot::A, "three", Step::Commit),
         // The service began again in the boot in which it was committed.
@@ -173,7 +178,7 @@ fn a_start_knows_what_to_do_first() {
 
 #[test]
 fn a_system_that_is_tried_and_of_which_nothing_is_known_is_left() {
-    let booted = Booted { slot: Slot::B, tried: true };
+    let booted = Booted { slot: Slot::B, tried: true, kept: true };
     let mut states: Vec<State> = phases()[..3].iter().cloned().map(state).collect();
     // One of the other slot; one that did not pass and was not left yet; one that was lost.
     states.push(state(Phase::Trying { release: offered(), slot: Slot::A, boot_id: "one".into(), tries: 1 }));
@@ -214,4 +219,22 @@ fn the_golden_state_is_written_again_and_read() {
     state.refused = vec!["0.1.9".parse().unwrap()];
     let kept = golden("update.json", &state.to_bytes().unwrap());
     assert_eq!(State::from_bytes(&kept).unwrap(), state);
+}
+
+#[test]
+fn what_a_tried_system_has_read_it_writes_in_the_same_version() {
+    let version = |bytes: &[u8]| {
+        let line = bytes.split(|byte| *byte == b'\n').next().unwrap();
+        serde_json::from_slice::<serde_json::Value>(line).unwrap()["version"].as_u64().unwrap()
+    };
+    // Of a try, as every released version of the file has to be kept here.
+    let kept = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/update.json")).unwrap();
+    assert_eq!(version(&kept), 1);
+    let state = State::from_bytes(&kept).unwrap();
+    assert!(matches!(state.phase, Phase::Trying { .. }));
+    for event in [Event::Passed, Event::Failed { reason: "why".into(), at: 9 }] {
+        let store = SimStore::new(&Power::new(u64::MAX, 1));
+        next(&state, event.clone()).unwrap().save(&store).unwrap();
+        assert_eq!(version(&store.get(FILE).unwrap()), version(&kept), "{event:?}");
+    }
 }

@@ -431,7 +431,8 @@ fn write_update(run: &Path, update: &config::Update, recording: &Recording) -> R
         options.push("--automatic".to_owned());
     }
     options.extend(update.window.iter().map(|window| format!("--window={window}")));
-    if *recording == Recording::Each {
+    // Where none can be recorded none begins: such a system is not kept either.
+    if *recording != Recording::No {
         options.push("--sessiond=/run/lucid-sessiond/recorder.sock".to_owned());
     }
     // systemd splits it at white space, of which no option has any: they are as `lucid.toml` may have them.

@@ -373,6 +373,18 @@ fn the_updater_is_told_where_releases_come_from_and_when_it_may_restart() {
 }
 
 #[test]
+fn a_new_system_that_cannot_record_any_more_is_not_kept_without_its_recorder() {
+    let mut device = Device::new();
+    device.put("lucid.toml", format!("[recording]\nowner = \"{OWNER}\"\n").as_bytes());
+    device.start();
+    device.var_kept = false;
+    device.start();
+    assert!(matches!(device.announcement().recording, Recording::Impossible(_)));
+    let text = fs::read_to_string(device.run("lucid-provision/update.env")).unwrap();
+    assert!(text.contains(" --sessiond=/run/lucid-sessiond/recorder.sock\""), "{text}");
+}
+
+#[test]
 fn what_a_later_release_stored_besides_is_passed_over_and_stays_until_something_changes() {
     let device = Device::new();
     let file = format!(

@@ -11,14 +11,21 @@ use crate::{
     autoboot,
     boot::{BootControl, Booted, Slot},
     error::{Error, Result},
+    files::Store as _,
     gate,
-    state::{Event, Phase, Step, first},
+    state::{Ending, Event, Phase, Step, first},
 };
 
 /// The spare copy of the sector of `autoboot.txt`, beside what else is kept.
 pub const SPARE: &str = "autoboot.bak";
 /// Says to others that this boot needs no judge any more, in the directory for what is lost at power-off.
 pub const JUDGED: &str = "judged";
+/// Says to a later life of the service that this boot was to end with a restart into what was committed, in the same directory.
+pub const LEAVING: &str = "leaving";
+/// Says that in this boot `autoboot.txt` was found to be damaged: what the firmware started says nothing of the slots.
+pub const MENDED: &str = "mended";
+/// The id of a boot has at most so many bytes.
+const MAX_ID: u64 = 128;
 /// The machine has so long to go down before it is asked again.
 const DOWN: Duration = Duration::from_secs(120);
 /// Who could not be asked to restart it is asked again after so long.
@@ -47,7 +54,11 @@ impl Service {
             self.judge();
         }
         self.show(None);
-        let after = match self.begin(booted).await {
+        let begun = match self.begin(booted).await {
+            Ok(After::On) => self.take_over(booted).map(|()| After::On),
+            begun => begun,
+        };
+        let after = match begun {
             Err(error) if on_trial(&*self.parts.boot, booted) => {
                 tracing::error!("{error}; this system is only being tried, and is left");
                 self.trouble("the try", Some(error.to_string()));
@@ -60,10 +71,15 @@ impl Service {
     }
 
     async fn begin(&mut self, booted: Booted) -> Result<After> {
+        if self.marked(LEAVING)? {
+            return Ok(After::Restart);
+        }
         // Where that cannot be read: what was tried is not what boots.
         let unread = if booted.tried { booted.slot.other() } else { booted.slot };
         let default = self.parts.boot.default().unwrap_or(unread);
         let step = first(&self.state, booted, default, &self.parts.boot.boot_id()?);
+        // What a damaged `autoboot.txt` was mended to has passed nothing.
+        let step = if step == Step::Passed && self.marked(MENDED)? { Step::Gate } else { step };
         let about = self.state.phase.about().map(|(release, slot)| (release.version, slot));
         match (step, about) {
             (Step::Leave, _) => {
@@ -79,16 +95,64 @@ impl Service {
             }
             (Step::Arm, Some((_, slot))) => self.arm(slot),
             (Step::Gate, Some((version, _))) => self.gate(version, booted).await,
+            (Step::Passed, Some((version, _))) => {
+                tracing::info!("{version} is the one that boots: it has passed");
+                self.take(Event::Passed)?;
+                self.commit(booted)
+            }
             (Step::FellBack, Some((version, _))) => {
-                tracing::warn!("the machine came back from {version}, which has not said why");
+                tracing::warn!(
+                    "{version} was to be tried, and what runs is the old system: no word of how it went"
+                );
                 self.take(Event::FellBack { at: now() })?;
                 Ok(After::On)
             }
             (Step::Commit, _) => self.commit(booted),
-            (Step::Nothing | Step::Stage | Step::Try | Step::Arm | Step::Gate | Step::FellBack, _) => {
-                Ok(After::On)
-            }
+            (
+                Step::Nothing
+                | Step::Stage
+                | Step::Try
+                | Step::Arm
+                | Step::Gate
+                | Step::Passed
+                | Step::FellBack,
+                _,
+            ) => Ok(After::On),
         }
+    }
+
+    /// Where the firmware went past the slot that was to boot, what it started in its place boots from now on: nothing could be
+    /// written otherwise, at no start.
+    fn take_over(&mut self, booted: Booted) -> Result<()> {
+        // Where that cannot be read it was said.
+        let Ok(default) = self.parts.boot.default() else { return Ok(()) };
+        let idle = matches!(self.state.phase, Phase::Idle {});
+        if booted.tried || booted.slot == default || !idle || self.marked(MENDED)? {
+            return Ok(());
+        }
+        self.parts.boot.set_default(booted.slot)?;
+        let (dead, other) = (default.name(), booted.slot.name());
+        let reason =
+            format!("slot {dead}, which was to boot, does not start; slot {other} boots from now on");
+        tracing::error!("{reason}");
+        self.trouble("slots", Some(reason.clone()));
+        self.spare(booted.slot)?;
+        let mut installed = self.state.history.iter().rev();
+        let installed =
+            installed.find(|outcome| outcome.slot == default && outcome.ending == Ending::Installed);
+        let version = installed.map_or(self.parts.settings.system.version, |outcome| outcome.version);
+        self.take(Event::NotStarting { version, slot: default, reason, at: now() })
+    }
+
+    /// Leaves a word for a later life of the service in this boot.
+    fn mark(&self, name: &str) -> Result<()> {
+        self.run.publish(name, self.parts.boot.boot_id()?.as_bytes())
+    }
+
+    /// Whether there is such a word, of this boot.
+    fn marked(&self, name: &str) -> Result<bool> {
+        let id = self.parts.boot.boot_id()?;
+        Ok(self.run.read(name, MAX_ID)?.is_some_and(|found| found == id.as_bytes()))
     }
 
     async fn gate(&mut self, version: Version, booted: Booted) -> Result<After> {
@@ -119,6 +183,10 @@ impl Service {
         let Phase::Good { slot, .. } = self.state.phase else { return Ok(After::On) };
         self.parts.boot.set_default(slot)?;
         self.spare(slot)?;
+        if booted.slot != slot {
+            // With nothing more to do in it, this boot looks as one in which the slot that boots did not start.
+            self.mark(LEAVING)?;
+        }
         self.take(Event::Committed { at: now() })?;
         if booted.slot == slot {
             self.judge();
@@ -139,8 +207,9 @@ impl Service {
     /// Lets the next restart start what is staged, once.
     ///
     /// # Errors
-    /// When nothing is staged, or the firmware cannot be told.
+    /// When nothing is staged, what is kept is in memory, or the firmware cannot be told.
     pub fn try_staged(&mut self) -> Result<After> {
+        self.parts.boot.booted()?.may_install()?;
         let Phase::Staged { slot, .. } = self.state.phase else {
             return Err(Error::Nothing("nothing is staged that could be tried".to_owned()));
         };
@@ -182,6 +251,7 @@ impl Service {
                 let Some(slot) = spare.or((!booted.tried).then_some(booted.slot)) else {
                     return Err(Error::Autoboot(why));
                 };
+                self.mark(MENDED)?;
                 self.parts.boot.set_default(slot)?;
                 tracing::warn!(
                     "autoboot.txt was not as it must be ({why}), and names slot {} again",

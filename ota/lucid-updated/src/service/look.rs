@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use lucid_release_format::{Release, Verdict, Version};
 
-use super::{Service, now};
+use super::{Asked, Service, now};
 use crate::{
     error::{Error, Result},
     source::Source,
     state::{Event, Phase},
-    trust::{Offer, Offers, Trust},
+    trust::{Offer, Offers, Refused, Trust},
 };
 
 /// A source that offers what was chosen.
@@ -59,12 +59,42 @@ pub struct Looked {
     pub said: Vec<Said>,
 }
 
+/// Whether a source did not give what it was asked for, which says nothing of what it would have said.
+fn is_unasked(error: &Error) -> bool {
+    matches!(error, Error::Source(_) | Error::Refused(Refused::Source(_)))
+}
+
 impl Service {
+    /// Looks for a round. There is nothing when no source can be asked and somebody asked for what is staged: that is tried then.
+    /// By itself it is not: it may have been withdrawn.
+    pub(super) async fn look_for(&mut self, asked: Option<Asked>) -> Result<Option<Looked>> {
+        let looked = self.look().await;
+        let tries = match self.state.phase {
+            Phase::Staged { tries, .. } if looked.as_ref().is_err_and(is_unasked) => Some(tries),
+            _ => None,
+        };
+        let apply = asked == Some(Asked::Apply);
+        let unasked = tries.is_some_and(|tries| !apply && (self.parts.settings.automatic || tries > 0));
+        if unasked != self.unasked {
+            self.unasked = unasked;
+            self.show(None);
+        }
+        match looked {
+            Err(error) if apply && tries.is_some() => {
+                tracing::warn!(
+                    "{error}; what is staged is tried all the same, because somebody asked for it"
+                );
+                Ok(None)
+            }
+            looked => looked.map(Some),
+        }
+    }
+
     /// Asks all sources what there is. What was learnt is kept before anything of it is used. A source that fails is a warning
     /// as long as another one is well; one that is behind another one says nothing of what there is now.
     ///
     /// # Errors
-    /// When no source gives metadata that is believed: that of the last one.
+    /// When no source gives metadata that is believed: that of one that was refused, or else of the last one.
     pub async fn look(&mut self) -> Result<Looked> {
         let mut failed = Error::Nothing("no source is given: see --source".to_owned());
         let (mut good, mut warnings) = (Vec::new(), Vec::new());
@@ -90,7 +120,10 @@ impl Service {
                 }
                 Err(refused) => {
                     warnings.push(format!("{}: {refused}", source.name()));
-                    failed = refused.into();
+                    // A source that was asked, and refused, is not one that could not be asked.
+                    if number == 0 || is_unasked(&failed) {
+                        failed = refused.into();
+                    }
                 }
             }
         }

@@ -18,6 +18,11 @@ use crate::{
 
 /// The file in which the service says it, in the directory for what is lost at power-off.
 pub const STATUS: &str = "status.json";
+/// What is wrong where nobody does what the files say is being done.
+const NOT_RUNNING: &str = "the service is not running";
+/// What a restart waits for where no source says whether what is staged was withdrawn.
+const UNASKED: &str = "the restart waits: no source can be asked whether what is staged was withdrawn; \
+                       `lucid-updated apply` restarts all the same";
 /// The most bytes of it that are read.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -135,7 +140,8 @@ impl Status {
         }
     }
 
-    /// Reads it from what is on disk. Nothing is changed, and the service may be running.
+    /// Reads it from what is on disk. Nothing is changed, and the service may be running; where it is not, nothing is under way,
+    /// and that is said.
     ///
     /// # Errors
     /// When the disk fails.
@@ -148,15 +154,20 @@ impl Status {
     ) -> Result<Self> {
         let (state, memory, mut troubles) = kept(store, running)?;
         let mut status = Self::of(&state, &memory, booted, trust, running);
-        let told = Folder::of(run.to_owned()).read(STATUS, MAX_BYTES)?;
+        let folder = Folder::of(run.to_owned());
+        let runs = folder.locked()?;
+        if !runs {
+            troubles.push(NOT_RUNNING.to_owned());
+        }
+        let told = folder.read(STATUS, MAX_BYTES)?;
         let told = told.map_or_else(
             || Ok(Told::default()),
             |bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
         );
         match told {
             Ok(Told { progress, waiting, memory_peak, troubles: others }) => {
-                status.progress = progress.filter(|_| matches!(state.phase, Phase::Staging { .. }));
-                status.waiting = waiting.filter(|_| matches!(state.phase, Phase::Staged { .. }));
+                status.progress = progress.filter(|_| runs && matches!(state.phase, Phase::Staging { .. }));
+                status.waiting = waiting.filter(|_| runs && matches!(state.phase, Phase::Staged { .. }));
                 status.memory_peak = memory_peak;
                 troubles.extend(others);
             }
@@ -184,7 +195,7 @@ impl Status {
                 format!("{} is in slot {} and has not been tried", release.version, slot.name())
             }
             Phase::Staged { release, slot, tries } => format!(
-                "{} is in slot {}, was started {tries} times without saying why it fell back, and is tried again",
+                "{} is in slot {}, was to be tried {tries} times, of which no try said how it went, and is tried again",
                 release.version,
                 slot.name()
             ),
@@ -228,7 +239,7 @@ impl Service {
         let booted = self.parts.boot.booted()?;
         let running = self.parts.settings.system.version;
         let mut status = Status::of(&self.state, &self.memory, booted, &self.parts.trust, running);
-        status.waiting.clone_from(&self.waiting);
+        status.waiting = if self.unasked { Some(UNASKED.to_owned()) } else { self.waiting.clone() };
         status.memory_peak = peak::memory();
         status.troubles.extend(self.troubles.iter().map(|(about, why)| format!("{about}: {why}")));
         Ok(status)

@@ -62,7 +62,7 @@ impl Service {
     /// Writes a release whose index is believed.
     ///
     /// # Errors
-    /// When the source or the disk fails: it goes on from there the next time.
+    /// When the source or the disk fails: it goes on from there the next time. When what is kept is in memory.
     pub async fn write(
         &mut self,
         release: &Release,
@@ -71,6 +71,7 @@ impl Service {
         source: &dyn Source,
     ) -> Result<()> {
         let (booted, default) = (self.parts.boot.booted()?, self.parts.boot.default()?);
+        booted.may_install()?;
         if booted.slot != default {
             let words = "the slot that runs is not the one that boots, and the other one is what the machine falls back \
                          to: nothing is written before a restart";

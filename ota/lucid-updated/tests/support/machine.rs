@@ -232,6 +232,10 @@ pub struct SimMachine {
     /// Whether a try is armed, and whether that outlasts a power cut (as the stand-in's file does).
     armed: Arc<AtomicBool>,
     lasting: bool,
+    /// Whether what is kept is on the data partition, from the next start on.
+    pub kept: bool,
+    /// A slot that the firmware goes past.
+    pub dead: Option<Slot>,
     booted: Booted,
     boots: u64,
     /// How often it was asked to restart,
@@ -253,10 +257,25 @@ impl SimMachine {
         let select = SimDisk::new(&power, fat(&autoboot::text(Slot::A)));
         let slots = slots.map(|(slot, kind, bytes)| (slot.partition(kind), SimDisk::new(&power, bytes)));
         let store = SimStore::new(&power);
-        let booted = Booted { slot: Slot::A, tried: false };
+        let booted = Booted { slot: Slot::A, tried: false, kept: true };
+        let (kept, dead) = (true, None);
         let slots = slots.into_iter().collect();
         let (armed, restarts, deaf, unarmed) = Default::default();
-        Self { power, select, slots, store, armed, lasting, booted, boots: 0, restarts, deaf, unarmed }
+        Self {
+            power,
+            select,
+            slots,
+            store,
+            armed,
+            lasting,
+            kept,
+            dead,
+            booted,
+            boots: 0,
+            restarts,
+            deaf,
+            unarmed,
+        }
     }
 
     fn disks(&self) -> impl Iterator<Item = &SimDisk> {
@@ -277,7 +296,10 @@ impl SimMachine {
         let tried = armed && (!cut || self.lasting);
         // Without the file the firmware takes the first partition that looks as if it could be booted.
         let slot = autoboot::read(&self.select).unwrap_or(Slot::A);
-        self.booted = Booted { slot: if tried { slot.other() } else { slot }, tried };
+        // What is tried and does not start ends with a restart, which is no try.
+        let tried = tried && self.dead != Some(slot.other());
+        let first = if tried || self.dead == Some(slot) { slot.other() } else { slot };
+        self.booted = Booted { slot: first, tried, kept: self.kept };
         self.boots += 1;
     }
 
