@@ -12,10 +12,16 @@ use std::{
     time::Duration,
 };
 
+use lucid_ipc::{
+    connect,
+    update::{CheckRequest, StatusRequest, updates_client::UpdatesClient},
+};
 use lucid_release_format::{Kind, Release, Version, Wave};
 use lucid_updated::{
     Error,
     boot::{BootControl as _, Slot},
+    control,
+    files::Folder,
     gate::Check,
     service::{After, Asked, JUDGED, Parts, REQUEST, STATUS, Service, Settings, Status, ask, history},
     source::{Failed, Source},
@@ -92,7 +98,13 @@ impl World {
         })
     }
 
+    /// While a service lives.
     fn status(&self) -> Status {
+        let _lock = Folder::new(self.run.path().join("run")).unwrap().lock().unwrap();
+        self.read()
+    }
+
+    fn read(&self) -> Status {
         let (booted, run) = (self.machine.booted().unwrap(), self.run.path().join("run"));
         Status::read(&self.machine.store, booted, &self.trust, self.running, &run).unwrap()
     }
@@ -484,10 +496,117 @@ async fn a_source_that_fails_withdraws_nothing() {
         let name = path.rsplit('/').next().unwrap().to_owned();
         world.site.fail(&path, Failed::Slow { name, what: "no bytes come any more" });
     }
-    for asked in [None, Some(Asked::Check), Some(Asked::Apply)] {
+    for asked in [None, Some(Asked::Check)] {
         service.round(asked).await.unwrap_err();
         assert_eq!(*service.state(), before);
     }
+}
+
+#[tokio::test]
+async fn what_is_staged_is_tried_without_a_source_when_somebody_asks_and_not_by_itself() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    world.service(false).round(None).await.unwrap();
+    for path in world.site.paths() {
+        let name = path.rsplit('/').next().unwrap().to_owned();
+        world.site.fail(&path, Failed::Slow { name, what: "no bytes come any more" });
+    }
+    let mut service = world.service(true);
+    for asked in [None, Some(Asked::Check)] {
+        service.round(asked).await.unwrap_err();
+        assert!(matches!(service.state().phase, Phase::Staged { .. }));
+        let waiting = world.status().waiting.unwrap();
+        assert!(waiting.contains("no source can be asked"), "{waiting}");
+    }
+    assert_eq!(service.round(Some(Asked::Apply)).await.unwrap(), After::Restart);
+    assert!(matches!(service.state().phase, Phase::Trying { tries: 1, .. }));
+    assert_eq!(world.status().waiting, None);
+}
+
+#[tokio::test]
+async fn what_is_staged_is_not_tried_when_a_source_is_refused_whoever_asks() {
+    for others in [false, true] {
+        let mut world = World::new();
+        world.offer(&release("0.2.0"));
+        world.service(false).round(None).await.unwrap();
+        world.maker.days[2] = -1;
+        world.maker.advance();
+        world.maker.publish(&world.site);
+        if others {
+            // After it comes one that cannot be asked.
+            world.others = vec![Site::default()];
+        }
+        let mut service = world.service(false);
+        let error = service.round(Some(Asked::Apply)).await.unwrap_err();
+        assert!(matches!(error, Error::Refused(Refused::Expired { .. })), "{error}");
+        assert!(matches!(service.state().phase, Phase::Staged { .. }));
+    }
+}
+
+#[tokio::test]
+async fn who_asks_is_told_that_nothing_is_installed_where_what_is_kept_is_in_memory() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    world.machine.kept = false;
+    world.machine.start();
+    let service = world.service(true);
+    ask(&world.run.path().join("run"), Asked::Apply).unwrap();
+    let user = async {
+        let shown = || fs::read_to_string(world.run.path().join("run").join(STATUS)).unwrap_or_default();
+        while !shown().contains("in memory, because the data partition") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), service.run(user)).await.unwrap();
+    assert_eq!(world.machine.restarts(), 0);
+    let Kept::State(state) = State::load(&world.machine.store).unwrap() else { panic!("no state") };
+    assert_eq!(state.phase, Phase::Idle {});
+}
+
+#[tokio::test]
+async fn who_asks_while_the_service_cannot_start_is_answered_why() {
+    let mut world = World::new();
+    world.tried().await;
+    world.machine.power.lock().unwrap().off = true;
+    world.back();
+    let service = world.service(true);
+    // That the machine came back cannot be kept.
+    world.machine.store.set_full(true);
+    let socket = world.run.path().join("run").join(control::SOCKET);
+    let user = async {
+        let mut client = UpdatesClient::new(connect(&socket).await.unwrap());
+        client.check(CheckRequest {}).await.unwrap();
+        let mut changes = client.status(StatusRequest {}).await.unwrap().into_inner();
+        loop {
+            let now = changes.message().await.unwrap().unwrap();
+            if now.wishes_done == 1 {
+                assert!(now.wish_failed.as_deref().unwrap().contains("read-only"), "{:?}", now.wish_failed);
+                return;
+            }
+        }
+    };
+    // It is tried again by itself after a minute.
+    tokio::time::timeout(Duration::from_secs(30), service.run(user)).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_living_service_nothing_is_under_way_and_that_is_said() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    let sessions = world.run.path().join("rdp.json");
+    fs::write(&sessions, r#"{"sessions":1}"#).unwrap();
+    world.sessions = Some(sessions);
+    world.service(true).round(None).await.unwrap();
+    let dead = "the service is not running".to_owned();
+    let status = world.read();
+    assert_eq!(status.waiting, None);
+    assert!(status.troubles.contains(&dead), "{:?}", status.troubles);
+    assert!(!world.run.path().join("run/lock").exists());
+    let status = world.status();
+    assert!(status.waiting.unwrap().contains("1 sessions are open"));
+    assert!(!status.troubles.contains(&dead), "{:?}", status.troubles);
+    // The lock file is there still, and nobody has it.
+    assert!(world.read().troubles.contains(&dead));
 }
 
 #[tokio::test]

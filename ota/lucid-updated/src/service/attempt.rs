@@ -76,10 +76,12 @@ impl Service {
         }
         // Where that cannot be read: what was tried is not what boots.
         let unread = if booted.tried { booted.slot.other() } else { booted.slot };
-        let default = self.parts.boot.default().unwrap_or(unread);
+        let named = self.parts.boot.default();
+        let default = *named.as_ref().unwrap_or(&unread);
         let step = first(&self.state, booted, default, &self.parts.boot.boot_id()?);
-        // What a damaged `autoboot.txt` was mended to has passed nothing.
-        let step = if step == Step::Passed && self.marked(MENDED)? { Step::Gate } else { step };
+        // An `autoboot.txt` that cannot be read, or was mended in this boot, does not say that anything has passed.
+        let silent = named.is_err() || self.marked(MENDED)?;
+        let step = if step == Step::Passed && silent { Step::Gate } else { step };
         let about = self.state.phase.about().map(|(release, slot)| (release.version, slot));
         match (step, about) {
             (Step::Leave, _) => {

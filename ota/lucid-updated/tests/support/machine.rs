@@ -245,6 +245,9 @@ pub struct SimMachine {
     pub unarmed: Arc<AtomicU64>,
 }
 
+/// No two machines of a test have a boot in common, as their ids are random.
+static BOOTS: AtomicU64 = AtomicU64::new(0);
+
 /// One less; whether there was one.
 fn spend(count: &AtomicU64) -> bool {
     let left = count.load(Ordering::Relaxed);
@@ -271,7 +274,7 @@ impl SimMachine {
             kept,
             dead,
             booted,
-            boots: 0,
+            boots: BOOTS.fetch_add(1 << 32, Ordering::Relaxed),
             restarts,
             deaf,
             unarmed,
