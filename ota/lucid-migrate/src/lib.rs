@@ -10,14 +10,14 @@
 //! | a higher one | the machine fell back: the copy is put back, then the number is written |
 //! | none: the file is damaged | without any copy, and when the system is no try: the system's is written; else an error |
 //!
-//! So a later system may do with the data what it likes: nothing has to be undone step by step. The copy is removed as soon as the
-//! try has passed ([`Data::forget`]), not at the next start alone: what was written between the change and a fall-back is lost, and
-//! that is then at most what was written in a try. A system that starts later without a copy, and reads a lower form, is told so
-//! and leaves the data as it is.
+//! So a later system may do with the data what it likes: nothing has to be undone step by step. The copy is removed as soon as
+//! the try has passed ([`Data::forget`]), not only at the next start: what was written between the change and a fall-back is lost,
+//! and that is at most what was written in a try. A system that starts later, reads a lower form and finds no copy says so and
+//! leaves the data as it is. Recordings are evidence, and never copied, changed or put back; neither is what the update service
+//! knows, nor logs.
 //!
 //! In a try no service uses the data before it has the system's form: lucid-init makes `/run/lucid-migrate/unread`, the program
-//! removes it when all went well, and the units of the services have it as a condition. Recordings are evidence, and never copied, changed or
-//! put back; neither is what the update service knows, nor logs.
+//! removes it when all went well, and the units of the services have it as a condition.
 //!
 //! After a power cut at any moment the next start goes on, whichever of the two systems it is. In the directory of [`Data`]:
 //!

@@ -1,4 +1,6 @@
-//! `lucid-migrate`: at each start, before any service; with `--forget` once the system is kept. Exit status: 0 done, 1 it failed, 2 wrong usage.
+//! `lucid-migrate`: at each start, before any service; with `--forget` once the system is kept.
+//!
+//! Exit status: 0 done, 1 it failed, 2 wrong usage.
 
 use std::{
     fs::{self, File},
