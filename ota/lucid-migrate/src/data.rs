@@ -63,6 +63,8 @@ pub enum Done {
     Forward(u32),
     /// The data was put back as it was, from this form.
     Back(u32),
+    /// The file of the number was damaged, and now says the system's form.
+    Mended,
 }
 
 impl Data {
@@ -72,7 +74,19 @@ impl Data {
     /// When it cannot be; then the data is as it was, or the next start goes on.
     pub fn start(&self, own: u32, tried: bool) -> Result<Done> {
         self.remove("copying")?;
-        let mut found = self.number()?;
+        let mut found = match self.number() {
+            // Without a copy the data was never changed on the way to another form that is still undecided: the system that
+            // was kept has been using it. Were the number not mended, no later system could ever bring it further.
+            Err(Error::Invalid { .. })
+                if !tried
+                    && self.copies("before-")?.is_empty()
+                    && self.copies("giving-back-")?.is_empty() =>
+            {
+                self.write_number(own)?;
+                return Ok(Done::Mended);
+            }
+            found => found?,
+        };
         // What a power cut interrupted. A copy that is being given back is of the form that was given back.
         if let Some(form) = self.copies("giving-back-")?.last() {
             self.put_back(*form)?;
@@ -92,9 +106,7 @@ impl Data {
         }
         if found == own {
             if !tried {
-                for form in self.copies("before-")? {
-                    self.remove(&format!("before-{form}"))?;
-                }
+                self.drop_copies()?;
             }
             return Ok(Done::Nothing);
         }
@@ -116,18 +128,51 @@ impl Data {
         Ok(Done::Forward(found))
     }
 
+    /// Removes the copies once the system that reads form `own` is kept. Gives back how many there were; `None`, and nothing is
+    /// removed, where the data is of another form.
+    ///
+    /// # Errors
+    /// When the number or a copy cannot be used; then the next start removes what is left.
+    pub fn forget(&self, own: u32) -> Result<Option<usize>> {
+        if self.number()? != own {
+            return Ok(None);
+        }
+        self.remove("gone")?;
+        self.drop_copies().map(Some)
+    }
+
+    /// Removes all copies. Each goes as a whole: a part of one must not be given back.
+    fn drop_copies(&self) -> Result<usize> {
+        let forms = self.copies("before-")?;
+        if forms.is_empty() {
+            return Ok(0);
+        }
+        let gone = self.dir.join("gone");
+        fs::create_dir_all(&gone).at("making", &gone)?;
+        for form in &forms {
+            let whole = self.path("before", *form);
+            moment()?;
+            fs::rename(&whole, gone.join(format!("before-{form}"))).at("moving away", &whole)?;
+        }
+        sync_dir(&gone)?;
+        sync_dir(&self.dir)?;
+        self.remove("gone")?;
+        Ok(forms.len())
+    }
+
     /// The form that is there.
     ///
     /// # Errors
     /// When the file cannot be read, or is none.
     pub fn number(&self) -> Result<u32> {
         let path = self.dir.join("number");
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         match File::open(&path) {
-            Ok(file) => file.take(16).read_to_string(&mut text).at("reading", &path)?,
+            Ok(file) => file.take(16).read_to_end(&mut bytes).at("reading", &path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(FIRST),
             Err(error) => return Err(error).at("opening", &path),
         };
+        let text = String::from_utf8_lossy(&bytes);
         let number =
             text.strip_suffix('\n').and_then(|digits| digits.parse().ok()).filter(|form| *form >= FIRST);
         number.ok_or_else(|| Error::Invalid { path, why: format!("{text:?} is no number of a form") })
@@ -171,6 +216,15 @@ impl Data {
 
     /// Copies all of it. The copy is there as a whole or not at all.
     fn copy(&self, form: u32) -> Result<()> {
+        let Err(why) = self.try_copy(form) else { return Ok(()) };
+        // A disk that the copy filled must not stay full.
+        match self.remove("copying") {
+            Ok(()) => Err(why),
+            Err(left) => Err(Error::Left { why: why.into(), left: left.into() }),
+        }
+    }
+
+    fn try_copy(&self, form: u32) -> Result<()> {
         fs::create_dir_all(&self.dir).at("making", &self.dir)?;
         // What is copied may be anybody's.
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o700)).at("closing", &self.dir)?;

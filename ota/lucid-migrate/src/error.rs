@@ -35,6 +35,14 @@ pub enum Error {
         "what is kept has more than {0}, and is not copied: nothing was changed, and this system cannot use it"
     )]
     TooMuch(String),
+    /// Copying failed, and what was copied could not be removed.
+    #[error("{why}; what was copied stays until the next start: {left}")]
+    Left {
+        /// Why copying failed.
+        why: Box<Error>,
+        /// Why the rest stays.
+        left: Box<Error>,
+    },
     /// What brings the data one form further is not in the system.
     #[error("{} is not there: this system was built without the way from form {} to form {to}", path.display(), to - 1)]
     NoWay {

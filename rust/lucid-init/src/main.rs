@@ -2,14 +2,15 @@
 //!
 //! It loads the kernel modules, finds the disk and the slot that the firmware started, checks the
 //! root against the hash on the kernel command line (dm-verity), mounts it, makes the data partition
-//! usable, writes `/run/lucid/boot.json` and becomes systemd. Whatever is wrong with the data
-//! partition, the machine comes up; without a verified root it says why and restarts, so that a slot
-//! that was only tried falls back by itself.
+//! usable, sets a clock that is behind, writes `/run/lucid/boot.json` and becomes systemd. Whatever is
+//! wrong with the data partition, the machine comes up; without a verified root it says why and
+//! restarts, so that a slot that was only tried falls back by itself.
 //!
 //! Exit code 2: it was not started as the first process. As the first process it never exits.
 
 mod blkpg;
 mod block;
+mod clock;
 mod cmdline;
 mod data;
 mod dm;
@@ -107,6 +108,7 @@ fn boot(started: &str) -> Result<Infallible, Error> {
     root::switch()?;
 
     let data = data::prepare(disk.partitions.get(growth::DATA).map(block::Partition::path).as_deref())?;
+    clock::set();
     let report = report::Boot {
         slot: booted.slot.name(),
         partition: booted.partition,
@@ -118,8 +120,7 @@ fn boot(started: &str) -> Result<Infallible, Error> {
     let text = report.text().map_err(std::io::Error::from).doing(|| "encoding boot.json".to_owned())?;
     fs::write("/run/lucid/boot.json", text).doing(|| "writing /run/lucid/boot.json".to_owned())?;
     if booted.tryboot {
-        // For units, which cannot read the file above: lucid-try.service leads back from a try that nobody judges.
-        fs::write("/run/lucid/try", "").doing(|| "writing /run/lucid/try".to_owned())?;
+        report::mark_try(Path::new("/run"))?;
     }
 
     let tried = if booted.tryboot { " (one-shot try)" } else { "" };

@@ -7,7 +7,12 @@
 //! (then `/data` is in memory and lost at power-off); `var_kept` is false when what changes in `/var` is lost
 //! at power-off; `message` is one sentence for people.
 
+use std::fs;
+use std::path::Path;
+
 use serde::Serialize;
+
+use crate::error::{Doing as _, Error};
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -58,9 +63,31 @@ impl Boot {
     }
 }
 
+/// Files that say to units, which cannot read `boot.json`, that this boot is a one-shot try. `lucid/try`: lucid-try.service
+/// leads back when nobody judges it. `lucid-migrate/unread`: no service may use what is kept until lucid-migrate, which takes
+/// the file away, has brought it into this system's form. It is made here so that it is there whatever becomes of that program.
+pub(crate) fn mark_try(run: &Path) -> Result<(), Error> {
+    for (dir, name) in [("lucid", "try"), ("lucid-migrate", "unread")] {
+        let dir = run.join(dir);
+        fs::create_dir_all(&dir).doing(|| format!("making the directory {}", dir.display()))?;
+        let path = dir.join(name);
+        fs::write(&path, "").doing(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn in_a_try_what_is_kept_counts_as_unread_before_any_service_starts() {
+        let run = tempfile::tempdir().unwrap();
+        mark_try(run.path()).unwrap();
+        for mark in ["lucid/try", "lucid-migrate/unread"] {
+            assert!(run.path().join(mark).is_file(), "{mark}");
+        }
+    }
 
     #[test]
     fn the_file_has_the_golden_text() {

@@ -153,6 +153,107 @@ fn once_the_later_system_is_kept_the_copy_goes() {
 }
 
 #[test]
+fn once_the_try_has_passed_the_copy_is_forgotten_without_another_start() {
+    let device = Device::new();
+    device.data().start(3, true).unwrap();
+    let after = device.files();
+    // Another system's form: the copy may be all that it has.
+    for other in [1, 2, 4] {
+        assert_eq!(device.data().forget(other).unwrap(), None);
+        assert_eq!(device.copies(), ["before-1"]);
+    }
+    assert_eq!(device.data().forget(3).unwrap(), Some(1));
+    assert!(device.copies().is_empty());
+    assert_eq!(device.data().forget(3).unwrap(), Some(0));
+    // The old slot starts months later: it does not bring old data back.
+    let error = device.data().start(1, false).unwrap_err();
+    assert!(matches!(error, Error::Later { found: 3, own: 1 }), "{error}");
+    assert_eq!(device.files(), after);
+}
+
+/// Copies go when they are forgotten, and when a system starts that is kept.
+#[test]
+fn with_the_power_cut_while_a_copy_goes_it_is_whole_or_gone() {
+    let ways: [fn(&Data) -> bool; 2] = [|data| data.forget(3).is_ok(), |data| data.start(3, false).is_ok()];
+    for way in ways {
+        let (mut cut, mut whole) = (0, 0);
+        loop {
+            let device = Device::new();
+            let before = device.files();
+            device.data().start(3, true).unwrap();
+            let after = device.files();
+            LEFT.set(cut);
+            let done = way(&device.data());
+            LEFT.set(u32::MAX);
+            match device.data().start(1, false) {
+                Ok(back) => {
+                    assert_eq!((back, device.files()), (Done::Back(3), before), "cut at {cut}");
+                    whole += 1;
+                }
+                Err(error) => {
+                    assert!(matches!(error, Error::Later { found: 3, own: 1 }), "cut at {cut}: {error}");
+                    assert_eq!(device.files(), after, "cut at {cut}");
+                    // The system that is kept removes the rest when it starts.
+                    assert_eq!(device.data().start(3, false).unwrap(), Done::Nothing);
+                    assert!(device.copies().is_empty(), "cut at {cut}");
+                }
+            }
+            if done {
+                break;
+            }
+            cut += 1;
+        }
+        assert!(whole > 0 && cut > whole, "{cut} cuts, {whole} of them before the copy was moved away");
+    }
+}
+
+#[test]
+fn a_copy_that_fails_does_not_keep_the_disk_full() {
+    let device = Device::new();
+    // It comes last, and takes no room.
+    let large = File::create(device.root().join("var/lib/z")).unwrap();
+    large.set_len(MAX_BYTES + 1).unwrap();
+    let error = device.data().start(2, true).unwrap_err();
+    assert!(matches!(error, Error::TooMuch(_)), "{error}");
+    assert!(device.copies().is_empty());
+    assert_eq!(device.data().number().unwrap(), 1);
+    let settings = device.root().join("lucid/provision/settings.json");
+    assert_eq!(fs::read_to_string(settings).unwrap(), "settings 1");
+}
+
+#[test]
+fn a_damaged_number_without_a_copy_is_mended_and_later_systems_are_taken_again() {
+    for bytes in [&b""[..], b"one\n", b"\0\0", b"\xff\xfe\n"] {
+        let device = Device::new();
+        let before = device.files();
+        fs::create_dir(device.data().dir).unwrap();
+        fs::write(device.root().join("form/number"), bytes).unwrap();
+        // The power is cut before it is written.
+        LEFT.set(0);
+        let cut = device.data().start(1, false);
+        LEFT.set(u32::MAX);
+        cut.unwrap_err();
+        assert_eq!(device.data().start(1, false).unwrap(), Done::Mended);
+        assert_eq!(device.files(), before);
+        assert_eq!(device.data().start(1, false).unwrap(), Done::Nothing);
+        assert_eq!(device.data().start(3, true).unwrap(), Done::Forward(1));
+    }
+}
+
+#[test]
+fn a_damaged_number_is_not_guessed_where_a_copy_says_that_it_was_another_one() {
+    for copy in ["before-1", "giving-back-1"] {
+        let device = Device::new();
+        fs::create_dir_all(device.data().dir.join(copy)).unwrap();
+        fs::write(device.root().join("form/number"), "one\n").unwrap();
+        let before = device.files();
+        let error = device.data().start(2, false).unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+        assert_eq!((device.files(), device.copies()), (before, vec![copy.to_owned()]));
+    }
+}
+
+#[test]
 fn recordings_and_what_the_update_service_knows_are_never_put_back() {
     let device = Device::new();
     device.data().start(2, true).unwrap();
