@@ -7,8 +7,9 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use lucid_policy::Policy;
 use lucid_provision::apply::{Announcement, Applied, Places, Recording, apply};
-use lucid_provision::config::{Config, Password, Policy, Settings};
+use lucid_provision::config::{Config, Password, Settings};
 use lucid_provision::secret::Secret;
 use lucid_provision::store::{Store, read_json};
 
