@@ -111,7 +111,7 @@ fn a_try_is_armed_for_the_other_slot_alone_on_a_pi_and_on_its_stand_in() {
     std::fs::write(&firmware, fat(b"")).unwrap();
     std::fs::write(
         &boot,
-        r#"{"slot":"a","partition":2,"tryboot":false,"disk":"/dev/vdb","select":null,"data":{}}"#,
+        r#"{"slot":"a","partition":2,"tryboot":false,"disk":"/dev/vdb","select":null,"data":{"state":"ok","var_kept":true}}"#,
     )
     .unwrap();
     for arming in [Arming::Pi { argument: argument.clone() }, Arming::StandIn { firmware: firmware.clone() }]
