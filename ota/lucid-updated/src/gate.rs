@@ -258,6 +258,9 @@ impl Check for Settled {
     async fn check(&self) -> Result<(), String> {
         match fs::metadata(&self.path) {
             Ok(_) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err("a service that has to be up is not; the journal of that start says which".to_owned())
+            }
             Err(error) => Err(format!("{}: {error}", self.path.display())),
         }
     }

@@ -335,13 +335,14 @@ fn parts(options: &Options) -> Result<Parts> {
     let sources = sources.collect::<Result<Vec<Arc<dyn Source>>>>()?;
     let kept = boot::booted(&options.boot)?.kept;
     let mut checks: Vec<Box<dyn Check>> = vec![Box::new(Data { dir: options.state.clone(), kept })];
-    if let Some(path) = options.settled.clone() {
-        checks.push(Box::new(Settled { path }));
-    }
     if let Some(path) = options.sessiond.clone() {
         checks.push(Box::new(Socket { name: "the recorder answers", path }));
     }
     checks.push(Box::new(Rdp { port: options.port }));
+    // Last: each of the others says more of what is wrong.
+    if let Some(path) = options.settled.clone() {
+        checks.push(Box::new(Settled { path }));
+    }
     Ok(Parts {
         store: Arc::new(Folder::new(options.state.clone())?),
         boot: Arc::new(machine(options)?),

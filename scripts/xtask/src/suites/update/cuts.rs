@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Power cuts, without and with `--long`, unless LUCID_POWER_CUTS says how many.
-const CUTS: u64 = 3;
+const CUTS: u64 = 2;
 const LONG_CUTS: u64 = 6;
 const SEED: u64 = 20_261_123;
 /// What the device says when it has nothing to do any more.

@@ -22,7 +22,7 @@ pub(super) const KEPT: &str = " is well, and is kept";
 /// the new system is not,
 pub(super) const UNWELL: &str = " is not well (";
 /// it did not come so far, which is found out by the old one,
-pub(super) const CAME_BACK: &str = ", which has not said why";
+pub(super) const CAME_BACK: &str = ": no word of how it went";
 /// and it is not tried any more.
 pub(super) const REFUSED: &str = "it was tried and did not pass";
 /// What the stand-in for the EEPROM says when it tries slot B, and when it starts slot A as ever.

@@ -72,7 +72,7 @@ const FAULTS: [Fault; 7] = [
         property: "fault: where the kernel hangs before user space the old system is back, and says so (the suite plays \
                    the EEPROM's watchdog)",
         folder: "no-kernel",
-        long: false,
+        long: true,
         way: Way::Hang,
         make: |_, disks| disks.put("boot-b", "kernel_2712.img", &looping_kernel()),
     },
