@@ -4,7 +4,8 @@
 
 use lucid_release_format::{Error, System, Version};
 
-const GOOD: &str = "{\"format\":1,\"machine\":\"qemu-arm64\",\"version\":\"0.1.0\",\"built\":1767225600,\"data\":1}\n";
+const GOOD: &str =
+    "{\"format\":1,\"machine\":\"qemu-arm64\",\"version\":\"0.1.0\",\"built\":1767225600,\"data\":1}\n";
 
 #[test]
 fn a_system_has_one_spelling() {

@@ -28,12 +28,8 @@ struct Suite {
 }
 
 /// In the order in which they run: first what finds most mistakes, then what leaves time to compile for the others meanwhile.
-const SUITES: [Suite; 9] = [
-    Suite {
-        name: "unit",
-        about: "format, lints, every crate's own tests, the README's claims",
-        run: unit::run,
-    },
+const SUITES: [Suite; 10] = [
+    Suite { name: "unit", about: "format, every crate's own tests, the README's claims", run: unit::run },
     Suite { name: "rdp", about: "real RDP clients, on this machine and in QEMU", run: rdp::run },
     Suite {
         name: "policy",
@@ -70,6 +66,7 @@ const SUITES: [Suite; 9] = [
         about: "everything that reads bytes of others: recorded clients, and inputs that coverage finds",
         run: fuzz::run,
     },
+    Suite { name: "lint", about: "what the compiler's lints have to say", run: unit::lint },
 ];
 
 /// What the suites share.
@@ -169,7 +166,9 @@ pub(crate) fn run(project: &Project, steps: &Steps, wanted: &Wanted) -> Result<b
 fn ahead(project: &Project, steps: &Steps) {
     let device = build::compile_services(project, When::Idle);
     let targets = fuzz::compile(project, When::Idle);
-    for (name, mut command) in [("the device's services", device), ("the fuzz targets", targets)] {
+    let lints = unit::clippy(project, When::Idle);
+    let all = [("the device's services", device), ("the fuzz targets", targets), ("for the lints", lints)];
+    for (name, mut command) in all {
         let _ = steps.run(&format!("building ahead {name}"), &mut command);
     }
 }

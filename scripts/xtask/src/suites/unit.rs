@@ -1,9 +1,10 @@
-//! Format, lints, the tests of every crate, and what the README claims.
+//! Format, the tests of every crate, and what the README claims; and, as a suite of its own, lints.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use super::Context;
 use crate::{
+    build::{When, cargo},
     client::foreign_wrapper,
     error::{At, Error, Result},
     setup::Project,
@@ -16,14 +17,25 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     report.check("every file is formatted", || {
         steps.run("cargo fmt", project.command("cargo").args(["fmt", "--all", "--check"])).map(|_| "")
     });
-    report.check("no lint has anything to say", || {
-        let mut clippy = project.command("cargo");
-        clippy.args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]);
-        steps.run("cargo clippy", &mut clippy).map(|_| "")
-    });
     crates(context, report)?;
     report.check("the README names only commands, suites and files that exist", || readme(project));
     Ok(())
+}
+
+/// Runs the suite of lints.
+pub(super) fn lint(context: &Context, report: &mut Report) -> Result<()> {
+    let Context { project, steps, .. } = context;
+    report.check("no lint has anything to say", || {
+        steps.run("cargo clippy", &mut clippy(project, When::Now)).map(|_| "")
+    });
+    Ok(())
+}
+
+/// What looks for them.
+pub(super) fn clippy(project: &Project, when: When) -> Command {
+    let mut clippy = cargo(project, when);
+    clippy.args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]);
+    clippy
 }
 
 /// The tests of all crates; each counts.
