@@ -109,7 +109,7 @@ async fn memory_in_place_of_the_data_partition_is_not_well_although_it_can_be_wr
 async fn all_services_have_started_when_their_file_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let check = Settled { path: dir.path().join("settled") };
-    assert!(check.check().await.unwrap_err().contains("settled: "));
+    assert!(check.check().await.unwrap_err().contains("a service that has to be up is not"));
     fs::write(&check.path, "").unwrap();
     check.check().await.unwrap();
 }
