@@ -26,6 +26,7 @@ use super::{
     recording::{Tools, host::House},
 };
 use crate::{
+    build,
     client::{Client, Generation, Mode},
     error::{At, Error, Result},
     policy::table,
@@ -109,9 +110,9 @@ fn host(context: &Context, tools: &Tools, report: &mut Report) -> Result<()> {
 
 /// The library's own table, which holds every decision to what it should be.
 fn gates(context: &Context) -> Result<String> {
-    let mut command = Command::new("cargo");
-    command.args(["run", "--quiet", "--package", "lucid-policy", "--example", "gates"]);
-    let answer = ask_well("asking every gate", command.current_dir(&context.project.root), b"")?;
+    // Built with everything else: cargo alone would build Cedar once more, with the features of this package alone.
+    let mut command = Command::new(build::host_program(context.project, "examples/gates"));
+    let answer = ask_well("asking every gate", &mut command, b"")?;
     let text = answer.text();
     let (table, figures) = text.trim_end().rsplit_once('\n').unwrap_or_default();
     println!("{}", table.trim_end());
