@@ -143,7 +143,8 @@ fn same(copied: &Path, pasted: &Path, setting: &Setting) -> Result<()> {
     let mut copy = Background::start(&copy, &setting.dir.join("copying.log"))?;
     let status = setting.target.place.interrupt.wait_for(
         "the end of copying what was pasted",
-        setting.target.bound,
+        // A GiB is copied at the pace of a machine that does other things too.
+        setting.target.bound * 6,
         || copy.ended(),
     )?;
     if !status.success() {
