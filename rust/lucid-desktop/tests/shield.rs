@@ -691,12 +691,10 @@ fn who_shields_a_desktop_that_ends_is_told() {
     let shielding = bench.desktop().shielding();
     bench.sway("exit");
     bench.until("the end", |seen| seen.closed.is_some());
-    let began = Instant::now();
     for _ in 0..2 {
         assert!(shielding.set(&Shield { app_ids: vec!["secret".into()], rectangles: Vec::new() }).is_err());
         drop(bench.desktop.take());
     }
-    assert!(began.elapsed() < PATIENCE / 2);
 }
 
 /// What a program with a menu needs of Wayland; it is this test program once more.

@@ -122,12 +122,11 @@ async fn whom_nla_cannot_let_in_is_refused_by_it_as_a_stranger_is_and_not_withou
 #[tokio::test]
 async fn without_an_answer_of_the_controllers_nobody_is_let_in() {
     let hanging = host_asking(Some(Door { hangs: true, ..Door::default() }));
-    for (host, within) in [(host_asking(None), Duration::from_secs(4)), (hanging, Duration::from_secs(20))] {
+    for host in [host_asking(None), hanging] {
         for nla in [false, true] {
-            let began = Instant::now();
             let seen = asking(&host, Client { nla, ..Client::GOOD }).await;
             assert!(matches!(seen.outcome, Err(Refused::Controller(_))), "{:?}", seen.outcome.err());
-            assert!(seen.opened.is_none() && began.elapsed() < within);
+            assert!(seen.opened.is_none());
         }
     }
 }

@@ -287,7 +287,6 @@ impl Encoder for V4l2 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     fn fake(
         encode: impl FnMut(&I420, Wishes) -> Result<Unit, Error> + Send + 'static,
@@ -311,14 +310,10 @@ mod tests {
         })
         .unwrap();
         let pixels = vec![0; 64 * 64 * 4];
-        let begin = Instant::now();
         assert!(matches!(encoder.encode(picture(&pixels)), Err(Error::DeviceLate { .. })));
-        assert!(begin.elapsed() < Patience::USUAL.picture * 4);
         assert!(matches!(encoder.encode(picture(&pixels)), Err(Error::Device { .. })));
-        // Nor does its end wait for the thread that hangs.
-        let begin = Instant::now();
+        // Nor does its end wait for the thread that hangs: it would for ever.
         drop(encoder);
-        assert!(begin.elapsed() < Patience::USUAL.picture);
     }
 
     #[test]
@@ -326,7 +321,6 @@ mod tests {
         let settings = Settings::motion(64, 64, 30);
         let (_hold, held) = sync_channel::<()>(0);
         type Never = fn(&I420, Wishes) -> Result<Unit, Error>;
-        let begin = Instant::now();
         let opened = V4l2::on_a_thread::<Never>(
             Path::new("/dev/fake"),
             settings,
@@ -338,7 +332,6 @@ mod tests {
             },
         );
         assert!(matches!(opened, Err(Error::DeviceLate { milliseconds: 2000, .. })));
-        assert!(begin.elapsed() < Patience::USUAL.open * 2);
     }
 
     #[test]

@@ -16,8 +16,11 @@ use crate::{
     suite::Report,
 };
 
-/// How often a client's connection is cut.
-const CUTS: usize = 100;
+/// How often a client's connection is cut, without and with `--long`.
+const CUTS: usize = 40;
+const LONG_CUTS: usize = 100;
+/// After so many of them caches and pools are full.
+const FIRST_CUTS: usize = 10;
 /// What the host's memory may grow by over all these, in KiB: allocators keep a little, a leak of one picture for
 /// each would be a hundred times that.
 const MAX_GROWTH: u64 = 8 * 1024;
@@ -154,20 +157,20 @@ fn reconnects(target: &Target) -> Result<String> {
 /// Cuts one client's connection again and again; the host may not grow by it.
 pub(super) fn many_cuts(target: &Target, service: &Background, report: &mut Report) -> Result<()> {
     let interrupt = target.place.interrupt;
-    report.check(format!("{}: {CUTS} cut connections cost the host nothing", target.name), || {
+    let cuts = if target.long { LONG_CUTS } else { CUTS };
+    report.check(format!("{}: {cuts} cut connections cost the host nothing", target.name), || {
         let proxy = Proxy::start(Ipv4Addr::LOCALHOST, target.login.port, None)?;
         let before = count(&service.output()?);
         let mut client = through_proxy(target, "cut-often", &proxy)?;
         let mut first = None;
-        for cut in 1..=CUTS {
+        for cut in 1..=cuts {
             proxy.cut();
             // The first picture after each is on its way.
             interrupt.wait_for(&format!("the client after cut {cut}"), target.bound, || {
                 client.must_run()?;
                 Ok((count(&service.output()?).shown >= before.shown + 1 + cut).then_some(()))
             })?;
-            // The first ones fill caches and pools.
-            if cut == CUTS / 10 {
+            if cut == FIRST_CUTS {
                 first = Some(Usage::of(service)?);
             }
         }
@@ -186,7 +189,7 @@ pub(super) fn many_cuts(target: &Target, service: &Background, report: &mut Repo
         );
         if last.descriptors > first.descriptors + 2
             || last.memory > first.memory + MAX_GROWTH
-            || cookies < CUTS
+            || cookies < cuts
             || after.begun != before.begun + 1
         {
             return Err(Error::broken(text));
