@@ -238,6 +238,9 @@ impl Gate {
                         None => Refused::Forged { role: role(kind), valid, threshold },
                     }
                 }
+                schema::Error::DuplicateKeyId { .. } => {
+                    malformed(kind, "it has two signatures of one key".to_owned())
+                }
                 source => malformed(kind, source.to_string()),
             },
             E::OlderMetadata { role: RoleType::Root, current_version, new_version, .. } => {
