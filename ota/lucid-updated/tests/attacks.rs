@@ -360,3 +360,27 @@ async fn roots_beyond_what_is_followed_at_once_are_followed_next_time() {
     world.good().await;
     assert_eq!(world.kept()[0], 70);
 }
+
+#[test]
+fn the_table_of_attacks_names_the_tests_that_there_are() {
+    let sources = [include_str!("attacks.rs"), include_str!("service.rs"), include_str!("../src/source.rs")];
+    let table = include_str!("../../../docs/updates.md");
+    let named: Vec<_> = table
+        .lines()
+        .filter_map(|line| line.strip_suffix("` |")?.rsplit_once('`'))
+        .map(|(_, name)| name)
+        .filter(|name| name.starts_with("attack_"))
+        .collect();
+    assert_eq!(named.len(), 14);
+    let mut found: Vec<_> = sources
+        .iter()
+        .flat_map(|source| source.lines())
+        .filter_map(|line| line.trim().strip_prefix("async fn ")?.split_once('('))
+        .map(|(name, _)| name)
+        .filter(|name| name.starts_with("attack_"))
+        .collect();
+    found.sort_unstable();
+    let mut sorted = named.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, found);
+}

@@ -166,7 +166,7 @@ async fn custom_fields() {
     root._extra.insert("custom-field".to_owned(), "value".into());
     let role = root.roles.get_mut(&RoleType::Root).unwrap();
     role._extra.insert("another-field".to_owned(), "value".into());
-    world.put_root(root, &world.maker.keys.root[3..]);
+    world.put_root(root, &world.maker.keys.root[2..]);
     world.good().await;
     assert_eq!(world.kept(), [2, 1, 1]);
 }
