@@ -1,4 +1,5 @@
-//! What several tests need: signed metadata, a source in memory, a device that asks it, and a machine whose power can be cut at any write.
+//! What several tests need: signed metadata, a source in memory, a device that asks it, and a machine whose power can be cut at
+//! any write.
 
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
