@@ -63,7 +63,7 @@ impl Folder {
 #[non_exhaustive]
 pub enum Failed {
     /// It does not have it, and says so.
-    #[error("{name} is not there")]
+    #[error("the source does not have {name}")]
     Missing {
         /// The file.
         name: String,
@@ -686,7 +686,84 @@ impl Source for Web {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+        time::sleep,
+    };
+
     use super::*;
+
+    /// A server at the other end of a pipe, which gives so many bytes after each so many seconds for ever. Without a socket the
+    /// clock of the test goes on only when everybody waits for it.
+    async fn dripping(head: &'static str, piece: usize, every: u64) -> Web {
+        async fn serve(mut pipe: DuplexStream, head: &str, piece: usize, every: u64) {
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                asked.push(pipe.read_u8().await.unwrap());
+            }
+            let mut sent = pipe.write_all(head.as_bytes()).await;
+            while sent.is_ok() {
+                sleep(Duration::from_secs(every)).await;
+                sent = pipe.write_all(&vec![b' '; piece]).await;
+            }
+        }
+        let (here, there) = tokio::io::duplex(64 << 10);
+        tokio::spawn(serve(there, head, piece, every));
+        let builder = http1::Builder::new();
+        let (mut asking, connection) =
+            builder.handshake::<_, Empty<Bytes>>(TokioIo::new(here)).await.unwrap();
+        tokio::spawn(connection);
+        asking.ready().await.unwrap();
+        let web = Web::new("http://updates.invalid/", None, Limits::default()).unwrap();
+        *web.idle.lock().unwrap() = Some(asking);
+        web
+    }
+
+    const RANGE: &str = "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-599999/600000\r\nContent-Length: 600000\r\n\r\n";
+
+    async fn stretch(web: &Web) -> Result<Bytes, Failed> {
+        web.range("a.chunks", 0, 600_000).await?.take(600_000).await
+    }
+
+    // These are seconds of a clock that does not run by itself, and no measurement.
+    #[tokio::test(start_paused = true)]
+    async fn attack_slow_retrieval_a_server_that_drips_is_given_up() {
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 16384\r\n\r\n";
+        // Each gives something before it has been silent for too long.
+        for (piece, every) in [(1, 1), (1, 29), (100, 1)] {
+            let (web, since) = (dripping(head, piece, every).await, Instant::now());
+            let failed = web.whole(Folder::Metadata, "timestamp.json", 16_384).await.unwrap_err();
+            assert!(matches!(failed, Failed::Slow { .. }), "{failed}");
+            assert!(failed.to_string().contains("the source is too slow, or holds the device up on purpose"));
+            assert!(
+                since.elapsed() < Duration::from_secs(61),
+                "{piece} each {every} s: {:?}",
+                since.elapsed()
+            );
+        }
+        for (piece, every) in [(1, 1), (1, 29), (4000, 1)] {
+            let (web, since) = (dripping(RANGE, piece, every).await, Instant::now());
+            let failed = stretch(&web).await.unwrap_err();
+            assert!(matches!(failed, Failed::Slow { what: "fewer bytes come than have to", .. }), "{failed}");
+            assert!(
+                since.elapsed() < Duration::from_secs(90),
+                "{piece} each {every} s: {:?}",
+                since.elapsed()
+            );
+        }
+        // Silence is given up sooner.
+        let web = dripping(RANGE, 1, 31).await;
+        let failed = stretch(&web).await.unwrap_err();
+        assert!(matches!(failed, Failed::Slow { what: "no bytes come any more", .. }), "{failed}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_slow_and_steady_is_waited_for() {
+        let (web, since) = (dripping(RANGE, 5000, 1).await, Instant::now());
+        assert_eq!(stretch(&web).await.unwrap().len(), 600_000);
+        // Which is longer than the time in which the pace is taken, once and again.
+        assert_eq!(since.elapsed().as_secs(), 120);
+    }
 
     #[test]
     fn names_are_flat() {

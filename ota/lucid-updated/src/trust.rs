@@ -47,6 +47,8 @@ use crate::{
 
 /// A clock that is set right may step back by so many seconds.
 const STEP: i64 = 10;
+/// What is wrong with a list whose releases others may name.
+const DELEGATES: &str = "it delegates to others, which is not done here";
 /// Where the gate is, for `tough`. Nobody is asked for this name.
 const BASE: &str = "https://source.invalid/";
 
@@ -204,7 +206,8 @@ fn check_root(root: &Root, image: &Root) -> Result<(), Refused> {
         }
     }
     for (kind, keys) in &root.roles {
-        if keys.threshold.get() > keys.keyids.len() as u64 {
+        let known: HashSet<_> = keys.keyids.iter().filter(|id| root.keys.contains_key(*id)).collect();
+        if keys.threshold.get() > known.len() as u64 {
             return wrong(format!("its {} has fewer keys than it needs signatures", role(*kind)));
         }
     }
@@ -312,14 +315,20 @@ impl Trust {
             .await;
         notes.append(&mut gate.seen().notes);
         let accepted = gate.accepted(&start, &scratch)?;
-        let checked = match loaded {
-            Err(error) => Err(gate.refused(&start, &accepted, error)),
-            Ok(repository) => check_root(&accepted.root.signed, &start.image.signed)
-                .and_then(|()| releases(&repository).map(|found| (repository, found))),
+        let passes = check_root(&accepted.root.signed, &start.image.signed);
+        let checked = match (loaded, &passes) {
+            (Ok(repository), Ok(())) => releases(&repository).map(|found| (repository, found)),
+            (Ok(_), Err(why)) => Err(why.clone()),
+            (Err(error), _) => {
+                let refused = gate.refused(&start, &accepted, error);
+                // What is wrong with the root explains what is wrong with the rest.
+                let follows = matches!(refused, Refused::Forged { .. } | Refused::Malformed { .. });
+                Err(passes.as_ref().err().filter(|_| follows).cloned().unwrap_or(refused))
+            }
         };
         // A root that does not pass is not kept: the one after it may, and is reached through it again.
-        let keep = check_root(&accepted.root.signed, &start.image.signed).is_ok();
-        let mut new = Memory { latest: memory.latest, ..if keep { accepted.memory } else { memory.clone() } };
+        let kept = if passes.is_ok() { accepted.memory } else { memory.clone() };
+        let mut new = Memory { latest: memory.latest, ..kept };
         let offers = match checked {
             Err(refused) => Err(refused),
             Ok((repository, (releases, passed_over))) => {
@@ -349,7 +358,7 @@ fn releases(repository: &Repository) -> Result<Found, Refused> {
         return wrong("metadata", "it follows another version of the specification");
     }
     if targets.delegations.as_ref().is_some_and(|delegations| !delegations.roles.is_empty()) {
-        return wrong("list of targets", "it delegates to others, which is not done here");
+        return wrong("list of targets", DELEGATES);
     }
     let (mut offers, mut passed_over) = (Vec::new(), Vec::new());
     for (name, target) in &targets.targets {

@@ -221,6 +221,41 @@ async fn an_update_goes_from_the_source_into_the_slot_and_is_kept() {
     assert!(said.words.contains("rules out"), "{said:?}");
 }
 
+/// The device says why it does not take what is offered, and asks for nothing but metadata, also when somebody wants it.
+async fn not_taken(world: &World, words: &str) {
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    let looked = service.look().await.unwrap();
+    assert!(looked.chosen.is_none());
+    assert!(looked.said.iter().any(|said| said.words == words), "{:?}", looked.said);
+    world.site.log();
+    for asked in [None, Some(Asked::Apply)] {
+        assert_eq!(service.round(asked).await.unwrap(), After::On);
+        assert_eq!(service.state().phase, Phase::Idle {});
+    }
+    let asked = world.site.log();
+    assert!(asked.iter().all(|asked| asked.starts_with("metadata/")), "{asked:?}");
+}
+
+#[tokio::test]
+async fn attack_downgrade_an_older_release_is_not_taken_although_it_is_signed() {
+    let mut world = World::new();
+    world.running = "0.3.0".parse().unwrap();
+    world.offer(&release("0.2.0"));
+    not_taken(&world, "it is not newer than what the device runs").await;
+    // Nor one that is newer than what runs, where a release was committed that rules it out.
+    State::new([7; 32], "0.5.0".parse().unwrap()).save(&world.machine.store).unwrap();
+    world.offer(&release("0.4.0"));
+    not_taken(&world, "a release that the device committed rules out versions this old").await;
+}
+
+#[tokio::test]
+async fn attack_wrong_machine_a_release_for_another_kind_of_device_is_not_taken() {
+    let mut world = World::new();
+    world.offer(&Release { machine: "rpi5".parse().unwrap(), ..release("0.9.0") });
+    not_taken(&world, "it is for another kind of device").await;
+}
+
 #[tokio::test]
 async fn what_is_withdrawn_or_paused_after_it_was_staged_is_not_tried() {
     for withdrawn in [true, false] {

@@ -9,70 +9,14 @@ use std::{collections::HashMap, sync::Arc};
 use lucid_updated::{
     Error,
     source::Failed,
-    trust::{Memory, Offers, Refused, Trust},
+    trust::{Memory, Refused},
 };
 use support::{
     golden,
-    repository::{Maker, Signer, Site, days, meta, release, sign, signer, twin},
+    repository::{Maker, Signer, days, meta, sign, signer, twin},
+    world::World,
 };
-use tempfile::TempDir;
 use tough::schema::{Root, Signed};
-
-/// A device and a source.
-struct World {
-    maker: Maker,
-    site: Site,
-    trust: Trust,
-    memory: Memory,
-    notes: Vec<String>,
-    _dir: TempDir,
-}
-
-impl World {
-    fn new() -> Self {
-        let mut world = Self::of(Maker::new());
-        for version in ["0.2.0", "0.10.0"] {
-            world.maker.add(&world.site, &release(version), &[1; 5000], &[2; 9000]);
-        }
-        world.maker.publish(&world.site);
-        world
-    }
-
-    fn of(maker: Maker) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let root = maker.root(1, &[]);
-        let site = Site::default();
-        site.put("metadata/1.root.json", root.clone());
-        let trust = Trust { root, scratch: dir.path().join("scratch"), built: 1_700_000_000 };
-        Self { maker, site, trust, memory: Memory::default(), notes: Vec::new(), _dir: dir }
-    }
-
-    async fn ask(&mut self) -> Result<Offers, Refused> {
-        let cycle = self.trust.ask(&self.memory, Arc::new(self.site.clone())).await.unwrap();
-        // What is kept survives being kept.
-        self.memory = Memory::from_bytes(&cycle.memory.to_bytes().unwrap()).unwrap();
-        self.notes = cycle.notes;
-        cycle.offers
-    }
-
-    async fn refused(&mut self) -> Refused {
-        match self.ask().await {
-            Ok(offers) => panic!("it was accepted: {offers:?}"),
-            Err(refused) => refused,
-        }
-    }
-
-    async fn good(&mut self) {
-        if let Err(refused) = self.ask().await {
-            panic!("it was refused: {refused}");
-        }
-    }
-
-    /// The next root, by the maker's keys, signed by the old root's signers as well.
-    fn rotate(&self, version: u64, old: &[Arc<Signer>]) {
-        self.site.put(&format!("metadata/{version}.root.json"), self.maker.root(version, old));
-    }
-}
 
 #[tokio::test]
 async fn a_good_source_offers_its_releases_the_newest_first() {

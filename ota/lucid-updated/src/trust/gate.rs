@@ -20,11 +20,14 @@ use lucid_release_format::{
 use serde::de::DeserializeOwned;
 use tough::{
     Transport, TransportError, TransportErrorKind, TransportStream,
-    schema::{self, RoleType, Root, Signed, Snapshot, Targets, Timestamp},
+    schema::{
+        self, RoleType, Root, Signed, Snapshot, Targets, Timestamp,
+        decoded::{Decoded, Hex},
+    },
 };
 use url::Url;
 
-use super::{Memory, Refused, Scratch, Start, good, parse, role};
+use super::{DELEGATES, Memory, Refused, Scratch, Start, good, parse, role, same_online_keys};
 use crate::{
     error::Result,
     source::{Failed, Folder, Source},
@@ -163,6 +166,10 @@ impl Gate {
     }
 
     async fn get(&self, asked: &Asked, folder: Folder, name: &str) -> Result<Bytes, Failed> {
+        // The list of targets is the last of the metadata: what is asked for after it is what the list delegates to.
+        if folder == Folder::Metadata && self.seen().files.contains_key(&Asked::Targets.key()) {
+            return Err(Failed::Name { name: name.to_owned() });
+        }
         let left = MAX_CYCLE.saturating_sub(self.0.total.load(Ordering::Relaxed));
         let mut bytes = self.0.source.whole(folder, name, asked.cap().min(left)).await?;
         self.0.total.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -205,10 +212,15 @@ impl Gate {
             }
         }
         let fetched = |asked: Asked| seen.files.get(&asked.key()).map(|bytes| bytes.to_vec());
+        // After a change of keys what was seen before counts no more, also where tough stopped before it removed that: at a root
+        // that has expired, or after as many roots as are followed at once.
+        let same_keys = same_online_keys(&start.root.signed, &accepted.root.signed);
+        let before = |bytes: &Option<Vec<u8>>| bytes.clone().filter(|_| same_keys);
+        let (timestamp, snapshot) = (before(&start.timestamp), before(&start.snapshot));
         accepted.memory.timestamp =
-            same::<Timestamp>(scratch.read("timestamp.json")?, fetched(Asked::Timestamp), &start.timestamp);
+            same::<Timestamp>(scratch.read("timestamp.json")?, fetched(Asked::Timestamp), timestamp);
         accepted.memory.snapshot =
-            same::<Snapshot>(scratch.read("snapshot.json")?, fetched(Asked::Snapshot), &start.snapshot);
+            same::<Snapshot>(scratch.read("snapshot.json")?, fetched(Asked::Snapshot), snapshot);
         Ok(accepted)
     }
 
@@ -225,6 +237,9 @@ impl Gate {
                         Some(root) => Refused::Revoked { role: role(kind), root, current },
                         None => Refused::Forged { role: role(kind), valid, threshold },
                     }
+                }
+                schema::Error::DuplicateKeyId { .. } => {
+                    malformed(kind, "it has two signatures of one key".to_owned())
                 }
                 source => malformed(kind, source.to_string()),
             },
@@ -243,8 +258,16 @@ impl Gate {
             E::SnapshotRoleRollback { old_role_version, new_role_version, .. } => {
                 rollback("list of targets that the snapshot names", old_role_version, new_role_version)
             }
-            E::SnapshotRoleMissing { old_version, new_version, .. } => {
-                rollback("snapshot, which lists less than before,", old_version, new_version)
+            E::SnapshotRoleMissing { role: name, old_version, .. } => {
+                let name: String = name.chars().take(80).collect();
+                let why = format!("it does not list {name} any more, which version {old_version} did");
+                malformed(RoleType::Snapshot, why)
+            }
+            E::TimestampMetaLength { .. } | E::MissingSnapshotMeta { .. } => {
+                malformed(RoleType::Timestamp, "it has to name the snapshot, and that alone".to_owned())
+            }
+            E::SnapshotTargetsMetaMissing { .. } => {
+                malformed(RoleType::Snapshot, "it does not name the list of targets".to_owned())
             }
             E::ExpiredMetadata { role: kind, .. } => Refused::Expired { role: role(kind) },
             E::VersionMismatch { role: kind, .. } => Refused::Mixed { what: format!("the {}", role(kind)) },
@@ -253,12 +276,18 @@ impl Gate {
             E::SystemTimeSteppedBackward { sys_time, latest_known_time } => {
                 Refused::ClockBack { now: sys_time, latest: latest_known_time }
             }
-            E::Transport { url, source, .. } => transport(&url, &source),
+            E::Transport { url, source, .. } => match transport(&url, &source) {
+                // All names but those of delegated lists are fixed, where the root asks for consistent snapshots.
+                Refused::Source(Failed::Name { .. }) => malformed(RoleType::Targets, DELEGATES.to_owned()),
+                refused => refused,
+            },
             error => Refused::Other(error.to_string()),
         }
     }
 
-    /// The newest root before the one that holds by which a file that was just refused would have been good.
+    /// The newest root before the one that holds by which a file that was just refused would have been good, where it is signed
+    /// with a key that this root had for it and the one that holds has not. Where a threshold was raised alone, nothing was
+    /// revoked.
     fn once_good(&self, start: &Start, accepted: &Accepted, kind: RoleType) -> Option<u64> {
         let key = match kind {
             RoleType::Timestamp => Asked::Timestamp.key(),
@@ -268,11 +297,16 @@ impl Gate {
             RoleType::DelegatedTargets => return None,
         };
         let bytes = self.seen().files.get(&key)?.clone();
-        let current = accepted.root.signed.version;
+        let signatures = parse::<serde_json::Value>(&bytes)?.signatures;
+        let current = &accepted.root.signed;
+        let has = |root: &Root, id: &Decoded<Hex>| {
+            root.roles.get(&kind).is_some_and(|keys| keys.keyids.contains(id))
+        };
         let roots = accepted.memory.roots.iter().rev().filter_map(|bytes| parse::<Root>(bytes));
         let mut roots = roots.chain([start.root.clone(), start.image.clone()]);
         let found = roots.find(|root| {
-            root.signed.version < current
+            root.signed.version < current.version
+                && signatures.iter().any(|by| has(&root.signed, &by.keyid) && !has(current, &by.keyid))
                 && match kind {
                     RoleType::Timestamp => good::<Timestamp>(&root.signed, &bytes),
                     RoleType::Snapshot => good::<Snapshot>(&root.signed, &bytes),
@@ -301,13 +335,13 @@ impl Gate {
 }
 
 /// The bytes of what `tough` has written: what was fetched, when that is what it is, or what was there before.
-fn same<T>(written: Option<Vec<u8>>, fetched: Option<Vec<u8>>, before: &Option<Vec<u8>>) -> Option<Vec<u8>>
+fn same<T>(written: Option<Vec<u8>>, fetched: Option<Vec<u8>>, before: Option<Vec<u8>>) -> Option<Vec<u8>>
 where
     T: DeserializeOwned + PartialEq,
 {
     let written = parse::<T>(&written?)?;
     let is = |bytes: &Vec<u8>| parse::<T>(bytes).is_some_and(|signed| signed == written);
-    fetched.filter(is).or_else(|| before.clone().filter(is))
+    fetched.filter(is).or(before.filter(is))
 }
 
 /// The name of what went wrong with a file.

@@ -8,8 +8,10 @@ use crate::source::Failed;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
-    /// Nobody whom the root names has signed it.
-    #[error("the {role} is forged: {valid} of {threshold} signatures that it needs are good")]
+    /// Too few of those whom the root names have signed it, or none.
+    #[error(
+        "the {role} is not signed by those who have to sign it: it needs {threshold} good signatures and has {valid}"
+    )]
     Forged {
         /// Which metadata.
         role: &'static str,
@@ -20,7 +22,7 @@ pub enum Refused {
     },
     /// It is signed by keys that were replaced.
     #[error(
-        "the {role} is signed with keys that root {root} had and root {current} has not any more: they were revoked"
+        "the {role} is signed with keys that were revoked: root {root} had them, and root {current} has not"
     )]
     Revoked {
         /// Which metadata.
@@ -49,19 +51,21 @@ pub enum Refused {
         role: &'static str,
     },
     /// Files of different times are put together.
-    #[error("{what} does not belong to the rest of the metadata")]
+    #[error(
+        "{what} does not belong to the rest of the metadata: files of different times, or of different lists, are mixed"
+    )]
     Mixed {
         /// What does not.
         what: String,
     },
     /// A target is not what was signed.
-    #[error("{name} was changed: it is not what was signed")]
+    #[error("{name} was changed: it is not what was signed, and nothing of it is used")]
     Changed {
         /// Its name.
         name: String,
     },
     /// More bytes than there may be.
-    #[error("{name} has more bytes than it may have ({cap})")]
+    #[error("{name} has more bytes than it may have ({cap}): it is cut off, and nothing of it is used")]
     Endless {
         /// Its name.
         name: String,
@@ -69,7 +73,7 @@ pub enum Refused {
         cap: u64,
     },
     /// More roots at once than there may be.
-    #[error("the source has more than {0} new roots")]
+    #[error("the source has {0} new roots or more: these are kept, and the next look goes on after them")]
     Roots(u64),
     /// It is not what the specification, or this device, allows.
     #[error("the {role} is not valid: {why}")]
@@ -80,7 +84,9 @@ pub enum Refused {
         why: String,
     },
     /// A root that is not for devices in use.
-    #[error("root {0} is for development, and this device's image was built for another one")]
+    #[error(
+        "root {0} is for development (nobody guards its keys), and this device's image takes no such root"
+    )]
     Development(u64),
     /// A release that cannot be what it says.
     #[error("the release {name} is not valid: {why}")]

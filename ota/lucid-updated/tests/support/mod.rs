@@ -1,9 +1,11 @@
-//! What several tests need: signed metadata, a source in memory, and a machine whose power can be cut at any write.
+//! What several tests need: signed metadata, a source in memory, a device that asks it, and a machine whose power can be cut at
+//! any write.
 
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 pub mod machine;
 pub mod repository;
+pub mod world;
 
 /// A system of the kind that the tests have.
 pub fn system(version: &str) -> lucid_release_format::System {

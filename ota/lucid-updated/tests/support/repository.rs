@@ -28,7 +28,7 @@ use tough::{
 pub struct Signer {
     pair: Ed25519KeyPair,
     /// Something beside the key, which gives it another id.
-    extra: Option<&'static str>,
+    extra: Option<(&'static str, serde_json::Value)>,
 }
 
 /// The signer of a number.
@@ -39,14 +39,19 @@ pub fn signer(number: u8) -> Arc<Signer> {
 
 /// The same key under another id.
 pub fn twin(number: u8) -> Arc<Signer> {
+    odd(number, "twin", true.into())
+}
+
+/// The signer of a number, whose key has a member beside those that every key has.
+pub fn odd(number: u8, name: &'static str, value: serde_json::Value) -> Arc<Signer> {
     let pair = Ed25519KeyPair::from_seed_unchecked(&[number; 32]).unwrap();
-    Arc::new(Signer { pair, extra: Some("twin") })
+    Arc::new(Signer { pair, extra: Some((name, value)) })
 }
 
 impl Signer {
     pub fn key(&self) -> Key {
         let public = Decoded::<Hex>::from(self.pair.public_key().as_ref().to_vec());
-        let extra = self.extra.map(|text| (text.to_owned(), serde_json::Value::Bool(true)));
+        let extra = self.extra.clone().map(|(name, value)| (name.to_owned(), value));
         Key::Ed25519 {
             keyval: Ed25519Key { public, _extra: HashMap::new() },
             scheme: Ed25519Scheme::Ed25519,
