@@ -63,7 +63,7 @@ async fn files_that_were_substituted() {
 async fn file_that_changes_again_and_again() {
     let mut world = World::new();
     for turn in 0..11 {
-        world.maker.add(&world.site, &release("0.10.0"), &[turn; 6000], &[turn + 100; 9000]);
+        world.maker.add(&world.site, &release("0.10.0"), &[turn + 1; 6000], &[turn + 100; 9000]);
         world.maker.advance();
         world.maker.publish(&world.site);
         if turn % 5 != 0 {
