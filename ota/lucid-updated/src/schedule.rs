@@ -132,7 +132,10 @@ impl Schedule {
         if let Some(seconds) = change.pause {
             let most = MAX_PAUSE.as_secs();
             if !(1..=most).contains(&seconds) {
-                return Err(format!("updates are paused for {} days at most, and not for {seconds} s", most / 86_400));
+                return Err(format!(
+                    "updates are paused for {} days at most, and not for {seconds} s",
+                    most / 86_400
+                ));
             }
             new.paused_until = Some(now.saturating_add(seconds));
         }
@@ -268,7 +271,7 @@ pub struct Planned {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::{Folder, Store as _};
+    use crate::files::Folder;
 
     const DAY: u64 = 86_400;
     /// A midnight.
