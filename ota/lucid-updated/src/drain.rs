@@ -43,8 +43,8 @@ enum Found {
 }
 
 /// Tells everybody who is connected that the machine restarts, into what, and ends all sessions after this time. Ends when none is
-/// left, and [`GRACE`] after that time at the latest.
-pub async fn drain(socket: &Path, into: &str, time: Duration) -> Drained {
+/// left, and `grace` after that time at the latest, and what the RDP host takes to answer.
+pub async fn drain(socket: &Path, into: &str, time: Duration, grace: Duration) -> Drained {
     let end = Instant::now() + time;
     let message = format!("This device restarts into version {into}. Save your work.");
     let mut told = BTreeSet::new();
@@ -61,7 +61,7 @@ pub async fn drain(socket: &Path, into: &str, time: Duration) -> Drained {
                 ANSWER.as_secs()
             ),
         };
-        if Instant::now() >= end + GRACE {
+        if Instant::now() >= end + grace {
             return Drained::Not(why);
         }
         sleep(GLANCE).await;

@@ -362,7 +362,7 @@ impl Service {
         let most = (notice + drain::GRACE).as_secs();
         self.waiting = Some(format!("sessions are being ended: the machine restarts within {most} s"));
         self.show(None);
-        match drain::drain(&socket, &version.to_string(), notice).await {
+        match drain::drain(&socket, &version.to_string(), notice, drain::GRACE).await {
             Drained::All(count) => {
                 tracing::info!("{count} sessions were ended before the restart into {version}")
             }

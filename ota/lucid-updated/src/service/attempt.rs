@@ -83,7 +83,8 @@ impl Service {
     fn settle(&mut self, booted: Booted) -> Result<()> {
         self.owns(booted)?;
         let version = self.parts.settings.system.version;
-        let refused = self.state.refused.contains(&version);
+        // While the device goes back, what runs is what is to be left.
+        let refused = self.state.refused.contains(&version) && !self.is_back();
         if refused
             && matches!(self.state.phase, Phase::Idle {} | Phase::Staging { .. } | Phase::Staged { .. })
         {
