@@ -37,6 +37,7 @@ use crate::{
     stage::Progress,
     state::{Ending, Outcome, Phase},
     trust::Standing,
+    when::Window,
 };
 
 /// The socket's name in the directory for what is lost at power-off.
@@ -337,7 +338,8 @@ impl Updates for Calls {
         request: Request<SetScheduleRequest>,
     ) -> Result<Response<wire::Schedule>, Status> {
         let SetScheduleRequest { window, at_seconds, pause_seconds, resume, reset } = request.into_inner();
-        let window = window.map(|text| text.parse()).transpose().map_err(Status::invalid_argument)?;
+        let window =
+            window.map(|text| text.parse::<Window>()).transpose().map_err(Status::invalid_argument)?;
         let change = Change { reset, window, at: at_seconds, pause: pause_seconds, resume };
         match self.plan.change(&change, now()) {
             Ok(set) => {

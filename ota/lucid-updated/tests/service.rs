@@ -863,6 +863,20 @@ async fn a_power_cut_while_the_device_goes_back_forgets_nothing() {
 }
 
 #[tokio::test]
+async fn to_go_back_where_no_try_can_be_armed_leaves_everything_as_it_was() {
+    let mut world = World::new();
+    world.updated().await;
+    let mut service = world.service(true);
+    world.machine.unarmed.store(1, Ordering::Relaxed);
+    let error = service.round(Some(Asked::Rollback)).await.unwrap_err();
+    assert!(matches!(error, Error::Arm { .. }), "{error}");
+    assert_eq!((&service.state().phase, &service.state().refused), (&Phase::Idle {}, &Vec::new()));
+    let last = service.state().last().unwrap();
+    assert_eq!((last.version, last.ending), ("0.1.0".parse().unwrap(), Ending::Dropped));
+    assert_eq!(service.round(Some(Asked::Rollback)).await.unwrap(), After::Restart);
+}
+
+#[tokio::test]
 async fn the_device_does_not_go_back_to_what_never_ran_there_and_says_why() {
     // Nothing is known of the other slot.
     let mut world = World::new();
