@@ -42,8 +42,8 @@ enum Found {
     NotRunning,
 }
 
-/// Tells everybody who is connected that the machine restarts, into what, and ends all sessions after this time. Ends when none is
-/// left, and `grace` after that time at the latest, and what the RDP host takes to answer.
+/// Tells everybody who is connected that the machine restarts, into what, and ends all sessions after this time. Ends when none
+/// is left, and `grace` after that time at the latest, and what the RDP host takes to answer.
 pub async fn drain(socket: &Path, into: &str, time: Duration, grace: Duration) -> Drained {
     let end = Instant::now() + time;
     let message = format!("This device restarts into version {into}. Save your work.");

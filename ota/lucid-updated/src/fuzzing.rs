@@ -44,8 +44,8 @@ pub fn text(bytes: &[u8]) {
     }
 }
 
-/// `update.json`, `trust.json`, `slots.json` and `schedule.json`: what is understood comes back when it is written and read again. The first line is taken with
-/// the seal that it should have too: no fuzzer finds one.
+/// `update.json`, `trust.json`, `slots.json` and `schedule.json`: what is understood comes back when it is written and read
+/// again. The first line is taken with the seal that it should have too: no fuzzer finds one.
 pub fn kept(bytes: &[u8]) {
     read(bytes);
     if let Ok(text) = str::from_utf8(bytes) {

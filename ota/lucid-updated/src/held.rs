@@ -5,7 +5,7 @@
 //! by it: a slot that was written since, by whatever system, is not what it says.
 //!
 //! A device cannot go back to a system that reads an earlier form of what services keep: `lucid-migrate` copies what is kept
-//! before it changes its form, and removes the copy once the later system is kept. So the form that each system reads is here too.
+//! before it changes its form, and removes the copy once the later system is kept. So the form that each reads is here too.
 
 use lucid_release_format::{Kind, Release};
 use serde::{Deserialize, Serialize};

@@ -355,8 +355,8 @@ impl Service {
         self.try_staged()
     }
 
-    /// Lets the RDP host tell those who are connected that the machine restarts, and end their sessions. Whatever becomes of that,
-    /// the restart goes on after its time.
+    /// Lets the RDP host tell those who are connected that the machine restarts, and end their sessions. Whatever becomes of
+    /// that, the restart goes on after its time.
     async fn drain(&mut self, version: Version, notice: Duration) {
         let Some(socket) = self.parts.settings.rdp.clone() else { return };
         let most = (notice + drain::GRACE).as_secs();

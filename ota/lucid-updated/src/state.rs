@@ -18,7 +18,8 @@
 //! A rule for every later version of the file: a system that is only being tried writes the version that it has read, and no
 //! newer one before it is the one that boots. The old system, to which the machine goes back, has to read why; what it cannot
 //! read it begins anew, and tries the same release again, without an end. The same holds for a system to which somebody goes
-//! back: what is newly to be remembered is in files of its own ([`crate::held`], [`crate::schedule`]), which older ones pass over.
+//! back: what is newly to be remembered is in files of its own ([`crate::held`], [`crate::schedule`]), which older ones do not
+//! read.
 
 use lucid_release_format::{Release, Version};
 use serde::{Deserialize, Serialize};

@@ -171,8 +171,7 @@ impl Service {
         let (takes, words) = if verdict != Verdict::Takes {
             (false, verdict.to_string())
         } else if self.state.refused.contains(&release.version) {
-            let words =
-                "it did not pass, or somebody went back from it; `lucid-updated apply` takes it all the same";
+            let words = "it was tried and did not pass, or somebody went back from it; `lucid-updated apply` takes it";
             (false, words.to_owned())
         } else {
             (true, verdict.to_string())
