@@ -148,3 +148,25 @@ async fn an_rdp_host_that_does_not_answer_or_does_not_end_sessions_does_not_hold
     );
     assert_eq!(host.0.lock().unwrap().asked.len(), 1, "a session is told once");
 }
+
+#[test]
+fn on_the_device_the_update_service_may_ask_the_rdp_host_by_its_group_and_no_other_right() {
+    let system = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../image/system");
+    let unit = |name: &str| {
+        let text = std::fs::read_to_string(system.join("usr/lib/systemd/system").join(name)).unwrap();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (host, updater) = (unit("lucid-rdp.service"), unit("lucid-updated.service"));
+    let starts = |unit: &[String], words: &str| {
+        unit.iter().any(|line| line.starts_with("ExecStart=") && line.contains(words))
+    };
+    assert!(starts(&host, " --control-group 900 "), "{host:?}");
+    assert!(starts(&updater, " --rdp-control /run/lucid-rdp/control.sock "), "{updater:?}");
+    let groups = std::fs::read_to_string(system.join("etc/group")).unwrap();
+    assert!(groups.lines().any(|line| line.starts_with("lucid-rdp:x:900:")), "{groups}");
+    assert!(updater.contains(&"SupplementaryGroups=lucid-rdp".to_owned()), "{updater:?}");
+    assert!(updater.contains(&"CapabilityBoundingSet=CAP_KILL".to_owned()), "{updater:?}");
+    // The host's own group is given to its socket without a right to give files to others.
+    assert!(host.contains(&"Group=lucid-rdp".to_owned()), "{host:?}");
+    assert!(!host.iter().any(|line| line.starts_with("SystemCallFilter=@chown")), "{host:?}");
+}

@@ -55,6 +55,8 @@ struct World {
     window: Option<Window>,
     sessions: Option<PathBuf>,
     metered: bool,
+    /// The socket of an RDP host.
+    rdp: Option<PathBuf>,
     /// The form of data that runs.
     data: u32,
 }
@@ -68,8 +70,8 @@ impl World {
         let (maker, site, run) = (Maker::new(), Site::default(), tempfile::tempdir().unwrap());
         let trust = Trust { root: maker.root(1, &[]), scratch: run.path().join("scratch"), built: 0 };
         let (running, others) = ("0.1.0".parse().unwrap(), Vec::new());
-        let (well, window, sessions, metered, data) = (Ok(()), None, None, false, 1);
-        Self { machine, maker, site, trust, run, running, others, well, window, sessions, metered, data }
+        let (well, window, sessions, metered, rdp, data) = (Ok(()), None, None, false, None, 1);
+        Self { machine, maker, site, trust, run, running, others, well, window, sessions, metered, rdp, data }
     }
 
     fn offer(&mut self, release: &Release) {
@@ -101,7 +103,7 @@ impl World {
                 automatic,
                 window: self.window,
                 sessions: self.sessions.clone(),
-                rdp: None,
+                rdp: self.rdp.clone(),
                 metered: self.metered,
                 run: self.run.path().join(run),
             },
@@ -1095,4 +1097,43 @@ async fn a_release_for_which_others_are_first_is_said_with_its_time() {
     assert_eq!(service.round(None).await.unwrap(), After::On);
     let turn = service.status().unwrap().planned.unwrap().turn.unwrap();
     assert_eq!((turn.version, turn.at), ("0.2.0".parse().unwrap(), released));
+}
+
+#[tokio::test]
+async fn until_the_sessions_have_ended_no_try_is_armed_and_being_cut_off_costs_nothing() {
+    for asked in [Asked::Apply, Asked::Rollback] {
+        let mut world = World::new();
+        world.updated().await;
+        if asked == Asked::Apply {
+            world.offer(&release("0.3.0"));
+            assert_eq!(world.service(false).round(None).await.unwrap(), After::On);
+        }
+        // It accepts connections, and says nothing.
+        let socket = world.run.path().join("rdp.sock");
+        let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        world.rdp = Some(socket);
+        let mut service = world.service(false);
+        let before = service.state().clone();
+        let waits = async {
+            loop {
+                let shown = fs::read(world.run.path().join("run").join(STATUS)).unwrap_or_default();
+                if String::from_utf8_lossy(&shown).contains("sessions are being ended") {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            after = service.round(Some(asked)) => panic!("{after:?} without waiting"),
+            waited = tokio::time::timeout(Duration::from_secs(60), waits) => waited.unwrap(),
+        }
+        // There the power was cut.
+        drop(service);
+        assert_eq!(State::load(&world.machine.store).unwrap(), Kept::State(Box::new(before)), "{asked:?}");
+        world.starts("0.2.0", Slot::B, false);
+        world.rdp = None;
+        let mut service = world.service(false);
+        assert_eq!(service.start().await.unwrap(), After::On);
+        assert_eq!(service.round(Some(asked)).await.unwrap(), After::Restart, "{asked:?}");
+    }
 }
