@@ -8,7 +8,7 @@ use std::{
     path::Path,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use lucid_ipc::{
@@ -17,8 +17,8 @@ use lucid_ipc::{
         Request, Response, Status, async_trait, service::interceptor::InterceptedService, transport::Server,
     },
     update::{
-        self as wire, ApplyRequest, CheckRequest, HistoryRequest, HistoryResponse, StatusRequest, Timestamp,
-        UpdateStatus,
+        self as wire, ApplyRequest, CheckRequest, GetScheduleRequest, HistoryRequest, HistoryResponse,
+        RollbackRequest, SetScheduleRequest, StatusRequest, Timestamp, UpdateStatus,
         updates_server::{Updates, UpdatesServer},
     },
 };
@@ -31,10 +31,13 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 
 use crate::{
     boot::Slot,
+    error::Error,
+    schedule::{Change, Offered, Plan, Planned},
     service::{self, Asked},
     stage::Progress,
     state::{Ending, Outcome, Phase},
     trust::Standing,
+    when::Window,
 };
 
 /// The socket's name in the directory for what is lost at power-off.
@@ -47,7 +50,7 @@ pub const READERS: usize = 16;
 pub const GAP: Duration = Duration::from_millis(250);
 /// Calls at a time on one connection.
 const CALLS_PER_CONNECTION: u32 = 16;
-/// The most bytes of a request: none has a field yet.
+/// The most bytes of a request: none has more than a few numbers and a window.
 const MAX_REQUEST: usize = 256;
 /// The most bytes of a text for people.
 const MAX_WORDS: usize = 1000;
@@ -71,11 +74,13 @@ pub struct Told {
     pub moving: Option<Moving>,
     /// For what a restart waits.
     pub waiting: Option<String>,
+    /// When what will be done.
+    pub planned: Planned,
     /// The most memory that the service has held, in bytes, where that is known.
     pub memory_peak: Option<u64>,
     /// Nothing below it is installed.
     pub floor: Version,
-    /// Tried, and did not pass; the newest last.
+    /// Tried, and did not pass, or left by going back; the newest last.
     pub refused: Vec<Version>,
     /// How updates ended; the newest last.
     pub history: Vec<Outcome>,
@@ -100,6 +105,7 @@ impl Told {
             phase: status.phase.clone(),
             moving: None,
             waiting: status.waiting.clone(),
+            planned: status.planned.clone().unwrap_or_default(),
             memory_peak: status.memory_peak,
             floor: status.floor,
             refused: status.refused.clone(),
@@ -165,10 +171,10 @@ impl Control {
     ///
     /// # Errors
     /// When the socket cannot be made.
-    pub fn open(path: &Path, status: &service::Status) -> Result<Self, lucid_ipc::Error> {
+    pub fn open(path: &Path, status: &service::Status, plan: Arc<Plan>) -> Result<Self, lucid_ipc::Error> {
         let (tell, told) = watch::channel(Told::of(status));
         let (send, wishes) = mpsc::channel(WISHES);
-        serve(path, told, send)?;
+        serve(path, told, send, plan)?;
         Ok(Self { tell, wishes, pace: Mutex::default(), busy: false, done: 0, failed: None })
     }
 
@@ -212,10 +218,12 @@ pub fn serve(
     path: &Path,
     told: watch::Receiver<Told>,
     wishes: mpsc::Sender<Asked>,
+    plan: Arc<Plan>,
 ) -> Result<(), lucid_ipc::Error> {
     let (listener, guard) = bind(path, Access::Owner)?;
     let mut ends = told.clone();
-    let calls = Calls { told, wishes, sent: Mutex::new(0), readers: Arc::new(Semaphore::new(READERS)) };
+    let readers = Arc::new(Semaphore::new(READERS));
+    let calls = Calls { told, wishes, plan, sent: Mutex::new(0), readers };
     let service = UpdatesServer::new(calls).max_decoding_message_size(MAX_REQUEST);
     let service = InterceptedService::new(service, guard);
     tokio::spawn(async move {
@@ -231,6 +239,7 @@ pub fn serve(
 struct Calls {
     told: watch::Receiver<Told>,
     wishes: mpsc::Sender<Asked>,
+    plan: Arc<Plan>,
     /// How many wishes were taken.
     sent: Mutex<u64>,
     readers: Arc<Semaphore>,
@@ -254,6 +263,20 @@ impl Calls {
             }
         }
     }
+}
+
+impl Calls {
+    /// What is set, and what is known beside it.
+    fn schedule(&self) -> Response<wire::Schedule> {
+        let told = self.told.borrow();
+        let planned = Planned { set: self.plan.get(), ..told.planned.clone() };
+        Response::new(schedule(&planned, told.waiting.as_deref(), now()))
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Waits until what is told is so, and says whether it ever will be: not where nothing more is told.
@@ -294,12 +317,38 @@ impl Updates for Calls {
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
 
-    async fn check(&self, _: Request<CheckRequest>) -> Result<Response<wire::Asked>, Status> {
-        self.wish(Asked::Check)
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<wire::Asked>, Status> {
+        self.wish(if request.into_inner().download { Asked::Download } else { Asked::Check })
     }
 
     async fn apply(&self, _: Request<ApplyRequest>) -> Result<Response<wire::Asked>, Status> {
         self.wish(Asked::Apply)
+    }
+
+    async fn rollback(&self, _: Request<RollbackRequest>) -> Result<Response<wire::Asked>, Status> {
+        self.wish(Asked::Rollback)
+    }
+
+    async fn get_schedule(&self, _: Request<GetScheduleRequest>) -> Result<Response<wire::Schedule>, Status> {
+        Ok(self.schedule())
+    }
+
+    async fn set_schedule(
+        &self,
+        request: Request<SetScheduleRequest>,
+    ) -> Result<Response<wire::Schedule>, Status> {
+        let SetScheduleRequest { window, at_seconds, pause_seconds, resume, reset } = request.into_inner();
+        let window =
+            window.map(|text| text.parse::<Window>()).transpose().map_err(Status::invalid_argument)?;
+        let change = Change { reset, window, at: at_seconds, pause: pause_seconds, resume };
+        match self.plan.change(&change, now()) {
+            Ok(set) => {
+                tracing::info!("set through the control socket: {set:?}");
+                Ok(self.schedule())
+            }
+            Err(Error::Nothing(why)) => Err(Status::invalid_argument(why)),
+            Err(error) => Err(Status::internal(format!("{error}: nothing was set"))),
+        }
     }
 
     async fn history(&self, _: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
@@ -347,7 +396,32 @@ impl From<&Told> for UpdateStatus {
             waiting: told.waiting.as_deref().map(words),
             wishes_done: told.wishes_done,
             wish_failed: told.wish_failed.as_deref().map(words),
+            offered: told.planned.offered.as_ref().map(wire::Offered::from),
         }
+    }
+}
+
+impl From<&Offered> for wire::Offered {
+    fn from(offered: &Offered) -> Self {
+        Self { version: offered.version.to_string(), download_bytes: offered.bytes, why: words(&offered.why) }
+    }
+}
+
+/// What is told of when what will be done, at a time in seconds since 1970.
+fn schedule(planned: &Planned, waiting: Option<&str>, now: u64) -> wire::Schedule {
+    let Planned { next_look, automatic, metered, ground, set, offered, turn } = planned;
+    wire::Schedule {
+        next_look_seconds: *next_look,
+        automatic: *automatic,
+        window: set.window.or(*ground).map(|window| window.to_string()),
+        window_set: set.window.is_some(),
+        at_seconds: set.set_for(now),
+        paused_until_seconds: set.paused(now),
+        metered: *metered,
+        restart_seconds: set.earliest(*ground, *automatic, now),
+        waiting: waiting.map(words),
+        offered: offered.as_ref().map(wire::Offered::from),
+        turn: turn.map(|turn| wire::Turn { version: turn.version.to_string(), at_seconds: turn.at }),
     }
 }
 

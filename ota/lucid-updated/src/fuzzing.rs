@@ -2,7 +2,9 @@
 
 use std::io;
 
-use crate::{autoboot, boot::Slot, disk::Disk, files, state::State, trust::Memory};
+use crate::{
+    autoboot, boot::Slot, disk::Disk, files, held::Holdings, schedule::Schedule, state::State, trust::Memory,
+};
 
 /// A partition that is read only.
 struct Bytes<'a>(&'a [u8]);
@@ -42,8 +44,8 @@ pub fn text(bytes: &[u8]) {
     }
 }
 
-/// `update.json` and `trust.json`: what is understood comes back when it is written and read again. The first line is taken with
-/// the seal that it should have too: no fuzzer finds one.
+/// `update.json`, `trust.json`, `slots.json` and `schedule.json`: what is understood comes back when it is written and read
+/// again. The first line is taken with the seal that it should have too: no fuzzer finds one.
 pub fn kept(bytes: &[u8]) {
     read(bytes);
     if let Ok(text) = str::from_utf8(bytes) {
@@ -55,6 +57,14 @@ fn read(bytes: &[u8]) {
     if let Ok(state) = State::from_bytes(bytes) {
         let again = state.to_bytes().map(|bytes| State::from_bytes(&bytes));
         assert!(matches!(again, Ok(Ok(again)) if again == state));
+    }
+    if let Ok(holdings) = Holdings::from_bytes(bytes) {
+        let again = holdings.to_bytes().map(|bytes| Holdings::from_bytes(&bytes));
+        assert!(matches!(again, Ok(Ok(again)) if again == holdings));
+    }
+    if let Ok(schedule) = Schedule::from_bytes(bytes) {
+        let again = schedule.to_bytes().map(|bytes| Schedule::from_bytes(&bytes));
+        assert!(matches!(again, Ok(Ok(again)) if again == schedule));
     }
     if let Ok(memory) = Memory::from_bytes(bytes) {
         let again = memory.to_bytes().map(|bytes| Memory::from_bytes(&bytes));
@@ -75,7 +85,11 @@ mod tests {
         assert!(State::from_bytes(&state).is_ok());
         let memory = fs::read(corpus.join("good-memory")).unwrap();
         assert!(Memory::from_bytes(&memory).is_ok());
-        for bytes in [&state, &memory] {
+        let slots = fs::read(corpus.join("good-slots")).unwrap();
+        assert!(Holdings::from_bytes(&slots).is_ok());
+        let schedule = fs::read(corpus.join("good-schedule")).unwrap();
+        assert!(Schedule::from_bytes(&schedule).is_ok());
+        for bytes in [&state, &memory, &slots, &schedule] {
             kept(bytes);
             for end in 0..bytes.len() {
                 kept(&bytes[..end]);

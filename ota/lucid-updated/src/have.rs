@@ -53,6 +53,12 @@ impl Have {
         self.seen.is_empty()
     }
 
+    /// Whether it was seen somewhere.
+    #[must_use]
+    pub fn has(&self, hash: &Hash) -> bool {
+        self.seen.contains_key(hash)
+    }
+
     /// A disk on which chunks are; what is given back stands for it in [`Have::add`].
     pub fn disk(&mut self, disk: Arc<dyn Disk>) -> usize {
         self.disks.push(disk);

@@ -12,24 +12,30 @@
 //! | [`boot`], [`autoboot`] | the firmware: which slot boots, which one is tried |
 //! | [`gate`] | whether a new system is well |
 //! | [`when`] | when the machine may restart by itself |
+//! | [`schedule`] | what somebody set of that |
+//! | [`drain`] | telling people before it does, and ending their sessions |
+//! | [`held`] | what the slots hold, for going back |
 //! | [`peak`] | how much memory all of it takes |
 //! | [`service`] | all of it in order |
 //! | [`control`] | the socket on which others are told of it, and ask for it |
 //!
-//! Three files are kept, each described where it is made: `update.json` ([`mod@state`]), `trust.json` ([`trust`]), and a spare
-//! copy of the sector of `autoboot.txt` ([`autoboot`]).
+//! Five files are kept, each described where it is made: `update.json` ([`mod@state`]), `trust.json` ([`trust`]), `slots.json`
+//! ([`held`]), `schedule.json` ([`schedule`]), and a spare copy of the sector of `autoboot.txt` ([`autoboot`]).
 
 pub mod autoboot;
 pub mod boot;
 pub mod control;
 pub mod disk;
+pub mod drain;
 mod error;
 pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod gate;
 pub mod have;
+pub mod held;
 pub mod peak;
+pub mod schedule;
 pub mod service;
 pub mod source;
 pub mod stage;

@@ -54,6 +54,9 @@ enum What {
     Check(Options),
     /// Takes the newest release and restarts into it, one that did not pass before too. Where the service runs, it is asked to.
     Apply(Options),
+    /// Restarts into the system that ran before the last update, if it is still there as a whole. Where the service runs, it is
+    /// asked to.
+    Rollback(Options),
     /// Says what runs, what is being done, and how the last update ended.
     Status {
         #[command(flatten)]
@@ -80,7 +83,7 @@ enum What {
 
 #[derive(Args)]
 struct Options {
-    /// Directory of what is kept: update.json, trust.json, autoboot.bak.
+    /// Directory of what is kept: update.json, trust.json, slots.json, schedule.json, autoboot.bak.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/lucid-updated")]
     state: PathBuf,
     /// Directory for what is lost at power-off: status.json, request, judged.
@@ -140,6 +143,13 @@ struct Options {
     /// is 0 or the file is not there, and after 24 hours in any case.
     #[arg(long, value_name = "FILE")]
     sessions: Option<PathBuf>,
+    /// The RDP host's control socket: those who are connected are told of a restart, 60 seconds before (10 where somebody asked
+    /// for it now), and their sessions end in order.
+    #[arg(long, value_name = "SOCKET")]
+    rdp_control: Option<PathBuf>,
+    /// Fetching costs: releases are looked for, and fetched only when somebody asks.
+    #[arg(long)]
+    metered: bool,
 }
 
 fn partition(text: &str) -> std::result::Result<(String, PathBuf), String> {
@@ -183,6 +193,7 @@ fn start(what: What) -> Result<()> {
         What::Run(options) => runtime.block_on(run(options)),
         What::Check(options) => runtime.block_on(once(options, Asked::Check)),
         What::Apply(options) => runtime.block_on(once(options, Asked::Apply)),
+        What::Rollback(options) => runtime.block_on(once(options, Asked::Rollback)),
     };
     // A thread may wait for the disk still; what it does is as good as cut off.
     runtime.shutdown_background();
@@ -358,6 +369,8 @@ fn parts(options: &Options) -> Result<Parts> {
             automatic: options.automatic,
             window: options.window,
             sessions: options.sessions.clone(),
+            rdp: options.rdp_control.clone(),
+            metered: options.metered,
             run: options.run.clone(),
         },
     })

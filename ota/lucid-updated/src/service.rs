@@ -4,6 +4,7 @@
 //! `judged` (this boot is no try, or was committed), `leaving` and `mended` (for its own later lives in this boot).
 
 mod attempt;
+mod back;
 mod look;
 mod requests;
 mod slots;
@@ -31,9 +32,12 @@ pub use self::{
 use crate::{
     boot::BootControl,
     control::{self, Control},
+    drain::{self, Drained},
     error::{Error, Result},
     files::{Folder, Store},
     gate::Check,
+    held::{self, Holdings},
+    schedule::{self, Offered, Plan, Planned, Turn},
     source::Source,
     state::{self, Event, Phase, State, next},
     trust::{self, Memory, Trust},
@@ -64,6 +68,10 @@ pub struct Settings {
     pub window: Option<Window>,
     /// Where the RDP host says how many sessions there are; the machine does not restart by itself while there are any.
     pub sessions: Option<PathBuf>,
+    /// The RDP host's control socket, by which people are told of a restart and sessions end before it.
+    pub rdp: Option<PathBuf>,
+    /// Whether fetching costs: releases are looked for, and fetched when somebody asks.
+    pub metered: bool,
     /// The directory for what is lost at power-off.
     pub run: PathBuf,
 }
@@ -110,6 +118,16 @@ pub struct Service {
     /// No source could be asked in the last round, and so what is staged was not tried.
     unasked: bool,
     judged: bool,
+    /// What the slots were said to hold.
+    held: Holdings,
+    /// What somebody set of when the machine updates itself.
+    plan: Arc<Plan>,
+    /// What is there and was not fetched.
+    offered: Option<Offered>,
+    /// For what this device's turn comes later.
+    turn: Option<Turn>,
+    /// When the sources are asked next, in seconds since 1970.
+    next_look: Option<u64>,
     /// The socket of others, while it is served.
     control: Option<Control>,
 }
@@ -166,9 +184,33 @@ impl Service {
                 Memory::default()
             }
         };
-        let run = Folder::new(parts.settings.run.clone())?;
-        let (ready, waiting, unasked, judged, control) = (None, None, false, false, None);
-        Ok(Self { parts, run, state, memory, troubles, ready, waiting, unasked, judged, control })
+        let (held, lost) = Holdings::load(&*store);
+        if let Some(why) = lost {
+            tracing::error!("{} cannot be read ({why}): it is not known what ran before", held::FILE);
+            troubles.insert(held::FILE, format!("it cannot be read ({why}): the device cannot go back"));
+        }
+        let (plan, lost) = Plan::open(store);
+        if let Some(why) = lost {
+            tracing::error!("{} cannot be read ({why}): lucid.toml alone counts", schedule::FILE);
+            troubles.insert(schedule::FILE, format!("it cannot be read ({why}): lucid.toml alone counts"));
+        }
+        Ok(Self {
+            run: Folder::new(parts.settings.run.clone())?,
+            parts,
+            state,
+            memory,
+            troubles,
+            ready: None,
+            waiting: None,
+            unasked: false,
+            judged: false,
+            held,
+            plan: Arc::new(plan),
+            offered: None,
+            turn: None,
+            next_look: None,
+            control: None,
+        })
     }
 
     /// What is being done.
@@ -195,33 +237,61 @@ impl Service {
             // The disk or the firmware failed before.
             return self.start().await;
         }
+        if asked == Some(Asked::Rollback) {
+            return self.back().await;
+        }
+        if matches!(self.state.phase, Phase::Idle {}) && self.plan.get().at.is_some_and(|at| at <= now()) {
+            // Nothing was ready at that time. What comes later is not what it was set for.
+            self.plan.used()?;
+        }
+        if asked != Some(Asked::Apply) && self.goes_back() {
+            // The power was cut in the try that somebody asked for.
+            return self.leave(drain::NOTICE).await;
+        }
         if asked == Some(Asked::Apply) {
             // Who asks for it wants it tried again.
             for version in self.state.refused.clone() {
                 self.take(Event::Allowed { version })?;
             }
         }
-        let Some(looked) = self.look_for(asked).await? else { return self.try_staged() };
+        let notice = if asked == Some(Asked::Apply) { drain::NOTICE_ASKED } else { drain::NOTICE };
+        let Some(looked) = self.look_for(asked).await? else { return self.leave(notice).await };
         for Said { version, words, .. } in &looked.said {
             tracing::info!("{version}: {words}");
         }
+        let turn = |said: &Said| said.turn.map(|at| Turn { version: said.version, at });
+        self.turn = looked.said.iter().find_map(turn);
         self.withdraw(&looked)?;
-        let Some(chosen) = looked.chosen else { return Ok(After::On) };
+        let Some(chosen) = looked.chosen else {
+            self.offered = None;
+            return Ok(After::On);
+        };
         let version = chosen.release().version;
-        let written = self.stage(&chosen).await?;
+        let staged =
+            matches!(&self.state.phase, Phase::Staged { release, .. } if release == chosen.release());
+        let written = match self.held_back(asked).filter(|_| !staged) {
+            Some(why) => {
+                self.offer(&chosen, why).await?;
+                false
+            }
+            None => {
+                self.offered = None;
+                self.stage(&chosen).await?
+            }
+        };
         drop(chosen);
         if written {
             // That took its time: what was withdrawn meanwhile is not tried.
-            let Some(looked) = self.look_for(asked).await? else { return self.try_staged() };
+            let Some(looked) = self.look_for(asked).await? else { return self.leave(notice).await };
             self.withdraw(&looked)?;
             if matches!(self.state.phase, Phase::Idle {}) {
                 return Ok(After::On);
             }
         }
         if asked == Some(Asked::Apply) || self.may_try() {
-            return self.try_staged();
+            return self.leave(notice).await;
         }
-        if !self.parts.settings.automatic {
+        if !self.parts.settings.automatic && matches!(self.state.phase, Phase::Staged { .. }) {
             tracing::info!("{version} is ready: `lucid-updated apply` restarts into it");
         }
         Ok(After::On)
@@ -234,20 +304,33 @@ impl Service {
             (self.ready, self.waiting) = (None, None);
             return false;
         };
-        if !settings.automatic {
+        let (set, now) = (self.plan.get(), now());
+        if !settings.automatic && set.set_for(now).is_none() {
+            (self.ready, self.waiting) = (None, None);
             // Who asked for it before the power was cut has asked for it.
             return tries > 0;
         }
-        let ready = self.ready.get_or_insert_with(Instant::now).elapsed();
-        let sessions = settings.sessions.as_deref().map_or(Ok(0), when::sessions);
-        let waiting = match when::may(settings.window, &sessions, ready, now()) {
-            Ok(interrupts) => {
-                if let Some(who) = interrupts {
-                    tracing::warn!("the machine restarts although {who}");
-                }
-                None
+        let waiting = match set.may(now) {
+            // People are waited for once it may be.
+            Err(why) => {
+                self.ready = None;
+                Some(why)
             }
-            Err(why) => Some(why),
+            // Somebody has set it for this time.
+            Ok(true) => None,
+            Ok(false) => {
+                let ready = self.ready.get_or_insert_with(Instant::now).elapsed();
+                let sessions = settings.sessions.as_deref().map_or(Ok(0), when::sessions);
+                match when::may(set.window.or(settings.window), &sessions, ready, now) {
+                    Ok(interrupts) => {
+                        if let Some(who) = interrupts {
+                            tracing::warn!("the machine restarts although {who}");
+                        }
+                        None
+                    }
+                    Err(why) => Some(why),
+                }
+            }
         };
         if waiting != self.waiting {
             if let Some(why) = &waiting {
@@ -259,9 +342,51 @@ impl Service {
         self.waiting.is_none()
     }
 
-    /// Waits so long, or until somebody wants something, or until what is staged may be tried after all.
-    async fn wait(&mut self, wait: Duration) -> Option<Asked> {
-        let end = Instant::now() + wait;
+    /// What is staged is tried by a restart: people are told of it and have so long, then their sessions end, and only then the
+    /// try is armed.
+    async fn leave(&mut self, notice: Duration) -> Result<After> {
+        self.parts.boot.booted()?.may_install()?;
+        if let Phase::Staged { release, .. } = &self.state.phase {
+            let version = release.version;
+            self.drain(version, notice).await;
+            // A time that was set is one for one restart.
+            self.plan.used()?;
+        }
+        self.try_staged()
+    }
+
+    /// Lets the RDP host tell those who are connected that the machine restarts, and end their sessions. Whatever becomes of
+    /// that, the restart goes on after its time.
+    async fn drain(&mut self, version: Version, notice: Duration) {
+        let Some(socket) = self.parts.settings.rdp.clone() else { return };
+        let most = (notice + drain::GRACE).as_secs();
+        self.waiting = Some(format!("sessions are being ended: the machine restarts within {most} s"));
+        self.show(None);
+        match drain::drain(&socket, &version.to_string(), notice, drain::GRACE).await {
+            Drained::All(count) => {
+                tracing::info!("{count} sessions were ended before the restart into {version}")
+            }
+            Drained::NotRunning => tracing::info!("the RDP host does not run: nobody is connected"),
+            Drained::Not(why) => tracing::warn!("{why}: the machine restarts into {version} all the same"),
+        }
+        self.waiting = None;
+    }
+
+    /// Why nothing is fetched without somebody asking for it, if so.
+    fn held_back(&self, asked: Option<Asked>) -> Option<String> {
+        if matches!(asked, Some(Asked::Apply | Asked::Download)) {
+            return None;
+        }
+        if self.parts.settings.metered {
+            return Some("fetching costs here, as update.metered of lucid.toml says".to_owned());
+        }
+        let paused = asked.is_none() && self.plan.get().paused(now()).is_some();
+        paused.then(|| "updates are paused".to_owned())
+    }
+
+    /// Waits until then, or until somebody wants something, or until what is staged may be tried after all.
+    async fn wait(&mut self, end: Instant) -> Option<Asked> {
+        let plan = self.plan.clone();
         loop {
             if let Some(asked) = requests::taken(self.run.path()) {
                 return Some(asked);
@@ -275,11 +400,17 @@ impl Service {
                 return None;
             }
             let glance = sleep(left.min(GLANCE));
-            match &mut self.control {
-                Some(control) => {
-                    tokio::select! { () = glance => {}, asked = control.wish() => return Some(asked) }
+            let wish = async {
+                match &mut self.control {
+                    Some(control) => control.wish().await,
+                    None => std::future::pending().await,
                 }
-                None => glance.await,
+            };
+            tokio::select! {
+                () = glance => {}
+                asked = wish => return Some(asked),
+                // Something was set: a round sees what follows from that.
+                () = plan.changed() => return None,
             }
         }
     }
@@ -287,7 +418,7 @@ impl Service {
     /// Serves the socket. Without it updates go on all the same.
     fn serve(&mut self) {
         let path = self.run.path().join(control::SOCKET);
-        match self.status().map(|status| Control::open(&path, &status)) {
+        match self.status().map(|status| Control::open(&path, &status, self.plan.clone())) {
             Ok(Ok(control)) => self.control = Some(control),
             Ok(Err(error)) => tracing::error!("{error}; `lucidctl update` cannot ask"),
             Err(error) => tracing::error!("{error}; the control socket is not served"),
@@ -322,25 +453,42 @@ impl Service {
     /// Without an end: one round after the other.
     async fn work(&mut self) {
         let every = self.parts.settings.every;
-        let (mut started, mut wait, mut failures) = (false, Duration::ZERO, 0_u32);
+        let (mut started, mut due, mut failures) = (false, Instant::now(), 0_u32);
         loop {
-            let asked = self.wait(wait).await;
+            let asked = self.wait(due).await;
             let again = started;
+            let mut refused = None;
             let mut done = if started { Ok(After::On) } else { self.start().await };
             if matches!(done, Ok(After::On)) {
                 started = true;
+                if asked == Some(Asked::Rollback) {
+                    match self.back().await {
+                        Ok(after) => done = Ok(after),
+                        // That is an answer, and no failure that a next round could mend.
+                        Err(error) => {
+                            tracing::error!("{error}");
+                            refused = Some(error.to_string());
+                        }
+                    }
+                    if again && refused.is_some() {
+                        // The next look is when it was.
+                        self.answered(refused);
+                        self.show(None);
+                        continue;
+                    }
                 // Without a source there is nothing to look at, unless somebody asks, who is told so.
-                if asked.is_some() || again && !self.parts.sources.is_empty() {
+                } else if asked.is_some() || again && !self.parts.sources.is_empty() {
                     done = self.round(asked).await;
                 }
             }
+            let wait;
             match done {
-                Ok(After::Restart) => self.restart().await,
+                Ok(After::Restart) => return self.restart().await,
                 Ok(After::On) => {
                     wait = if again { every + jitter(every) } else { FIRST };
                     failures = 0;
                     self.trouble("the last round", None);
-                    self.answered(None);
+                    self.answered(refused);
                 }
                 Err(error) => {
                     wait = AGAIN.saturating_mul(1 << failures.min(10)).min(every);
@@ -350,6 +498,9 @@ impl Service {
                     self.answered(Some(error.to_string()));
                 }
             }
+            due = Instant::now() + wait;
+            let looks = !self.parts.sources.is_empty();
+            self.next_look = looks.then(|| now().saturating_add(wait.as_secs()));
             self.show(None);
         }
     }

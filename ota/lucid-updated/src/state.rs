@@ -2,20 +2,24 @@
 //!
 //! `update.json`, one JSON object in a line and the BLAKE3 of that line in hex as a second one: `version` (1), `phase`
 //! ([`Phase`]), `floor` (a version: nothing below it is installed), `seed` (32 random bytes in hex, the device's own), `history`
-//! (a list of [`Outcome`], the newest last), `refused` (versions that were tried and did not pass; they are not tried again
-//! unless somebody says so).
+//! (a list of [`Outcome`], the newest last), `refused` (versions that were tried and did not pass, or were left by going back;
+//! they are not tried again unless somebody says so).
 //!
 //! ```text
 //! idle -> staging -> staged <-> trying -> good -> idle
 //!           |          |          |
 //!           +--> idle <+----------+   (withdrawn; failed)
+//!
+//! idle -> trying                      (back to what ran before)
 //! ```
 //!
 //! A try from which the machine comes back without a reason, as after a power cut, is made again, [`MAX_TRIES`] times in all.
 //!
 //! A rule for every later version of the file: a system that is only being tried writes the version that it has read, and no
 //! newer one before it is the one that boots. The old system, to which the machine goes back, has to read why; what it cannot
-//! read it begins anew, and tries the same release again, without an end.
+//! read it begins anew, and tries the same release again, without an end. The same holds for a system to which somebody goes
+//! back: what is newly to be remembered is in files of its own ([`crate::held`], [`crate::schedule`]), which older ones do not
+//! read.
 
 use lucid_release_format::{Release, Version};
 use serde::{Deserialize, Serialize};
@@ -151,7 +155,7 @@ pub struct State {
     seed: String,
     /// How updates ended, the newest last.
     pub history: Vec<Outcome>,
-    /// Tried, and did not pass.
+    /// Tried, and did not pass, or left by going back.
     pub refused: Vec<Version>,
 }
 
@@ -211,6 +215,22 @@ pub enum Event {
         /// When.
         at: u64,
     },
+    /// A person wants the system that ran before: the machine is about to be restarted into its slot.
+    Back {
+        /// That system's release.
+        release: Release,
+        /// Its slot.
+        slot: Slot,
+        /// The version that is left; it is not taken again by itself.
+        left: Version,
+        /// The boot that ends with it.
+        boot_id: String,
+    },
+    /// The slot of the system that ran before is the one that boots again.
+    WentBack {
+        /// When.
+        at: u64,
+    },
     /// A person wants a version to be tried again.
     Allowed {
         /// Which.
@@ -231,6 +251,8 @@ impl Event {
             Self::FellBack { .. } => "fell back",
             Self::Committed { .. } => "committed",
             Self::NotStarting { .. } => "not starting",
+            Self::Back { .. } => "back",
+            Self::WentBack { .. } => "went back",
             Self::Allowed { .. } => "allowed",
         }
     }
@@ -287,11 +309,18 @@ pub fn next(state: &State, event: Event) -> Result<State, Impossible> {
             Phase::Idle {}
         }
         (Phase::Good { release, slot }, Event::Committed { at }) => {
-            new.floor = state.floor.max(release.min_version);
-            new.refused.retain(|version| *version != release.version);
-            let reason = "it was tried and is well".to_owned();
-            new.ended(release.version, slot, Ending::Installed, reason, at);
+            new.kept(&release, slot, "it was tried and is well", at);
             Phase::Idle {}
+        }
+        (Phase::Good { release, slot }, Event::WentBack { at }) => {
+            new.kept(&release, slot, "it ran before, was gone back to, and is well", at);
+            Phase::Idle {}
+        }
+        // Not by way of `staged`: what somebody asked for is in one write on the disk, with what is left by it.
+        (Phase::Idle {}, Event::Back { release, slot, left, boot_id }) => {
+            new.refused.retain(|version| *version != release.version);
+            new.refuse(left);
+            Phase::Trying { release, slot, boot_id, tries: 1 }
         }
         (Phase::Idle {}, Event::NotStarting { version, slot, reason, at }) => {
             new.ended(version, slot, Ending::Failed, reason, at);
@@ -390,6 +419,13 @@ impl State {
         self.history.push(Outcome { version, slot, ending, reason, at });
         let surplus = self.history.len().saturating_sub(MAX_HISTORY);
         self.history.drain(..surplus);
+    }
+
+    /// A release boots from now on.
+    fn kept(&mut self, release: &Release, slot: Slot, reason: &str, at: u64) {
+        self.floor = self.floor.max(release.min_version);
+        self.refused.retain(|version| *version != release.version);
+        self.ended(release.version, slot, Ending::Installed, reason.to_owned(), at);
     }
 
     fn refuse(&mut self, version: Version) {

@@ -1,8 +1,8 @@
 //! When the machine may restart by itself: within a window of the day, and while nobody is connected.
 
-use std::{fs, io, path::Path, str::FromStr, time::Duration};
+use std::{fmt, fs, io, path::Path, str::FromStr, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// So long a restart waits for people who are connected.
 pub const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -11,8 +11,9 @@ const DAY: u16 = 24 * 60;
 /// The file of sessions has at most so many bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// A time of each day, in UTC, that may pass midnight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A time of each day, in UTC, that may pass midnight. Its text is `HH:MM-HH:MM`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Window {
     /// Its first minute of the day.
     from: u16,
@@ -34,6 +35,27 @@ impl FromStr for Window {
     }
 }
 
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to } = self;
+        write!(f, "{:02}:{:02}-{:02}:{:02}", from / 60, from % 60, to / 60, to % 60)
+    }
+}
+
+impl TryFrom<String> for Window {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Window> for String {
+    fn from(window: Window) -> Self {
+        window.to_string()
+    }
+}
+
 /// The minute of the day that `HH:MM` is.
 fn minute(text: &str) -> Option<u16> {
     let [h, hh, b':', m, mm] = *text.as_bytes() else { return None };
@@ -52,6 +74,17 @@ impl Window {
         } else {
             minute >= self.from || minute < self.to
         }
+    }
+
+    /// The first time, not before this one, that is within it; both in seconds since 1970.
+    #[must_use]
+    pub fn next(self, time: u64) -> u64 {
+        const DAY_SECONDS: u64 = DAY as u64 * 60;
+        if self.holds(time) {
+            return time;
+        }
+        let today = time - time % DAY_SECONDS + u64::from(self.from) * 60;
+        if today >= time { today } else { today.saturating_add(DAY_SECONDS) }
     }
 }
 
@@ -136,6 +169,26 @@ mod tests {
             "+2:00-04:00",
         ] {
             assert!(text.parse::<Window>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_next_time_within_a_window_is_now_or_its_next_beginning() {
+        let (night, day): (Window, Window) = ("22:30-04:00".parse().unwrap(), "02:00-04:00".parse().unwrap());
+        let midnight = 20_000 * 24 * HOUR;
+        for (window, time, next) in [
+            (day, HOUR, 2 * HOUR),
+            (day, 3 * HOUR + 7, 3 * HOUR + 7),
+            (day, 4 * HOUR, 26 * HOUR),
+            (night, 0, 0),
+            (night, 4 * HOUR, 22 * HOUR + 1800),
+            (night, 23 * HOUR, 23 * HOUR),
+        ] {
+            assert_eq!(window.next(midnight + time), midnight + next, "{window} {time}");
+            assert!(window.holds(window.next(midnight + time)), "{window} {time}");
+        }
+        for text in ["00:00-23:59", "22:30-04:00", "09:05-09:06"] {
+            assert_eq!(text.parse::<Window>().unwrap().to_string(), text);
         }
     }
 

@@ -8,21 +8,24 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use lucid_ipc::{
     connect,
     tonic::{Code, Streaming, transport::Channel},
     update::{
-        self as wire, ApplyRequest, CheckRequest, HistoryRequest, StatusRequest, UpdateStatus,
-        updates_client::UpdatesClient,
+        self as wire, ApplyRequest, CheckRequest, GetScheduleRequest, HistoryRequest, RollbackRequest,
+        SetScheduleRequest, StatusRequest, UpdateStatus, updates_client::UpdatesClient,
     },
 };
 use lucid_updated::{
     boot::Slot,
     control::{self, Control, GAP, Moving, READERS, Told},
+    files::Folder,
+    schedule::{Offered, Plan, Planned, Turn},
     service::{Asked, Status},
     stage::Progress,
     state::{Ending, Outcome, Phase},
@@ -41,6 +44,24 @@ fn outcome(version: &str, slot: Slot, ending: Ending, at: u64) -> Outcome {
     Outcome { version: version.parse().unwrap(), slot, ending, reason: format!("because of {at}"), at }
 }
 
+/// What a device knows of what it will do.
+fn planned() -> Planned {
+    let version = "0.3.0".parse().unwrap();
+    Planned {
+        next_look: Some(1_795_000_000),
+        automatic: true,
+        metered: true,
+        ground: Some("02:00-04:00".parse().unwrap()),
+        offered: Some(Offered { version, bytes: 12_300_000, why: "fetching costs here".to_owned() }),
+        turn: Some(Turn { version: "0.4.0".parse().unwrap(), at: 1_795_100_000 }),
+        ..Planned::default()
+    }
+}
+
+fn plan(dir: &Path) -> Arc<Plan> {
+    Arc::new(Plan::open(Arc::new(Folder::new(dir.join("state")).unwrap())).0)
+}
+
 /// A device that runs 0.1.0 and has seen something.
 fn told() -> Told {
     Told {
@@ -50,6 +71,7 @@ fn told() -> Told {
         phase: Phase::Idle {},
         moving: None,
         waiting: Some("the restart waits: 2 sessions are open".to_owned()),
+        planned: planned(),
         memory_peak: Some(12_000_000),
         floor: "0.0.9".parse().unwrap(),
         refused: vec!["0.1.5".parse().unwrap()],
@@ -80,6 +102,7 @@ fn known(progress: Option<Progress>) -> Status {
         tried,
         phase,
         waiting,
+        planned,
         memory_peak,
         floor,
         refused,
@@ -95,6 +118,7 @@ fn known(progress: Option<Progress>) -> Status {
         phase,
         progress,
         waiting,
+        planned: Some(planned),
         floor,
         history,
         refused,
@@ -120,7 +144,8 @@ impl World {
     fn start(most: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ((tell, told), (send, wishes)) = (watch::channel(told()), mpsc::channel(most));
-        control::serve(&dir.path().join(control::SOCKET), told, send).unwrap();
+        let plan = plan(dir.path());
+        control::serve(&dir.path().join(control::SOCKET), told, send, plan).unwrap();
         Self { dir, tell, wishes }
     }
 
@@ -175,6 +200,11 @@ async fn a_client_is_told_how_it_stands_and_then_each_change_in_order() {
         waiting: Some("the restart waits: 2 sessions are open".to_owned()),
         wishes_done: 0,
         wish_failed: None,
+        offered: Some(wire::Offered {
+            version: "0.3.0".to_owned(),
+            download_bytes: 12_300_000,
+            why: "fetching costs here".to_owned(),
+        }),
     };
     assert_eq!(first, expected);
 
@@ -265,18 +295,22 @@ async fn no_more_follow_than_there_are_places_and_who_leaves_makes_room() {
 async fn wishes_are_numbered_and_arrive_in_order_and_more_than_fit_are_refused() {
     let mut world = World::start(2);
     let (mut one, mut other) = (world.client().await, world.client().await);
-    assert_eq!(one.check(CheckRequest {}).await.unwrap().into_inner().wish, 1);
+    assert_eq!(one.check(CheckRequest { download: true }).await.unwrap().into_inner().wish, 1);
     assert_eq!(other.apply(ApplyRequest {}).await.unwrap().into_inner().wish, 2);
-    for refused in
-        [one.check(CheckRequest {}).await.unwrap_err(), other.apply(ApplyRequest {}).await.unwrap_err()]
-    {
+    for refused in [
+        one.check(CheckRequest::default()).await.unwrap_err(),
+        other.apply(ApplyRequest {}).await.unwrap_err(),
+    ] {
         assert_eq!(refused.code(), Code::ResourceExhausted);
         assert!(refused.message().contains("wait until"), "{refused}");
     }
-    assert_eq!(world.wishes.recv().await, Some(Asked::Check));
-    assert_eq!(one.check(CheckRequest {}).await.unwrap().into_inner().wish, 3, "what was refused has none");
+    assert_eq!(world.wishes.recv().await, Some(Asked::Download));
+    let again = one.check(CheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(again.wish, 3, "what was refused has none");
     assert_eq!(world.wishes.recv().await, Some(Asked::Apply));
     assert_eq!(world.wishes.recv().await, Some(Asked::Check));
+    assert_eq!(other.rollback(RollbackRequest {}).await.unwrap().into_inner().wish, 4);
+    assert_eq!(world.wishes.recv().await, Some(Asked::Rollback));
     world.wishes.close();
     assert_eq!(one.apply(ApplyRequest {}).await.unwrap_err().code(), Code::Unavailable);
 }
@@ -285,7 +319,7 @@ async fn wishes_are_numbered_and_arrive_in_order_and_more_than_fit_are_refused()
 async fn the_service_is_given_wishes_and_says_which_are_done_and_how_fast_it_goes() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join(control::SOCKET);
-    let mut control = Control::open(&socket, &known(None)).unwrap();
+    let mut control = Control::open(&socket, &known(None), plan(dir.path())).unwrap();
     let mut client = UpdatesClient::new(connect(&socket).await.unwrap());
     let mut changes = client.status(StatusRequest {}).await.unwrap().into_inner();
     let first = next(&mut changes).await;
@@ -312,7 +346,59 @@ async fn the_service_is_given_wishes_and_says_which_are_done_and_how_fast_it_goe
     assert_eq!(next(&mut changes).await.progress, None);
     drop(control);
     assert_eq!(timeout(LONGEST, changes.message()).await.unwrap().unwrap(), None);
-    assert!(client.check(CheckRequest {}).await.is_err());
+    assert!(client.check(CheckRequest::default()).await.is_err());
+}
+
+#[tokio::test]
+async fn the_schedule_is_what_lucid_toml_says_and_what_was_set_and_is_kept() {
+    let world = World::start(1);
+    let mut client = world.client().await;
+    let before = client.get_schedule(GetScheduleRequest {}).await.unwrap().into_inner();
+    assert!(before.automatic && before.metered);
+    assert_eq!((before.window.as_deref(), before.window_set), (Some("02:00-04:00"), false));
+    assert_eq!((before.at_seconds, before.paused_until_seconds), (None, None));
+    assert_eq!(before.next_look_seconds, Some(1_795_000_000));
+    assert_eq!(before.waiting.as_deref(), Some("the restart waits: 2 sessions are open"));
+    let turn = wire::Turn { version: "0.4.0".to_owned(), at_seconds: 1_795_100_000 };
+    assert_eq!((before.turn, before.offered.unwrap().download_bytes), (Some(turn), 12_300_000));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let set = SetScheduleRequest {
+        window: Some("05:00-06:00".to_owned()),
+        at_seconds: Some(now + 10_000),
+        pause_seconds: Some(5000),
+        ..SetScheduleRequest::default()
+    };
+    let set = client.set_schedule(set).await.unwrap().into_inner();
+    assert_eq!((set.window.as_deref(), set.window_set), (Some("05:00-06:00"), true));
+    assert_eq!((set.at_seconds, set.restart_seconds), (Some(now + 10_000), Some(now + 10_000)));
+    assert!(set.paused_until_seconds.is_some_and(|until| until >= now + 5000), "{set:?}");
+    // It is on the disk, and is read again.
+    let kept = plan(world.dir.path()).get();
+    assert_eq!((kept.at, kept.paused_until), (set.at_seconds, set.paused_until_seconds));
+    let resume = SetScheduleRequest { resume: true, ..SetScheduleRequest::default() };
+    assert_eq!(client.set_schedule(resume).await.unwrap().into_inner().paused_until_seconds, None);
+    let reset = SetScheduleRequest { reset: true, ..SetScheduleRequest::default() };
+    let reset = client.set_schedule(reset).await.unwrap().into_inner();
+    assert_eq!((reset.window.as_deref(), reset.window_set), (Some("02:00-04:00"), false));
+    assert_eq!(reset.at_seconds, None);
+}
+
+#[tokio::test]
+async fn a_schedule_that_cannot_be_changes_nothing() {
+    let world = World::start(1);
+    let mut client = world.client().await;
+    for (set, why) in [
+        (SetScheduleRequest { window: Some("2-4".to_owned()), ..Default::default() }, "no window"),
+        (SetScheduleRequest { at_seconds: Some(1), ..Default::default() }, "is over"),
+        (SetScheduleRequest { at_seconds: Some(u64::MAX), ..Default::default() }, "more than a year"),
+        (SetScheduleRequest { pause_seconds: Some(1 << 40), ..Default::default() }, "90 days at most"),
+    ] {
+        let set = SetScheduleRequest { resume: true, ..set };
+        let refused = client.set_schedule(set).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        assert!(refused.message().contains(why), "{refused}");
+    }
+    assert_eq!(plan(world.dir.path()).get(), Planned::default().set);
 }
 
 #[tokio::test]
@@ -334,18 +420,21 @@ async fn the_history_is_all_of_it_the_newest_last() {
 }
 
 /// What each call answers to a user; none: it was answered.
-async fn codes(socket: &Path) -> Result<[Option<Code>; 4], lucid_ipc::Error> {
+async fn codes(socket: &Path) -> Result<[Option<Code>; 7], lucid_ipc::Error> {
     let mut client = UpdatesClient::new(connect(socket).await?);
     Ok([
         client.status(StatusRequest {}).await.err().map(|status| status.code()),
-        client.check(CheckRequest {}).await.err().map(|status| status.code()),
+        client.check(CheckRequest::default()).await.err().map(|status| status.code()),
         client.apply(ApplyRequest {}).await.err().map(|status| status.code()),
         client.history(HistoryRequest {}).await.err().map(|status| status.code()),
+        client.rollback(RollbackRequest {}).await.err().map(|status| status.code()),
+        client.get_schedule(GetScheduleRequest {}).await.err().map(|status| status.code()),
+        client.set_schedule(SetScheduleRequest::default()).await.err().map(|status| status.code()),
     ])
 }
 
 /// The same, asked by somebody else: a thread that has become him, with sockets of its own.
-async fn codes_for(user: u32, socket: PathBuf) -> Result<[Option<Code>; 4], lucid_ipc::Error> {
+async fn codes_for(user: u32, socket: PathBuf) -> Result<[Option<Code>; 7], lucid_ipc::Error> {
     let (send, receive) = oneshot::channel();
     thread::spawn(move || {
         let user = rustix::fs::Uid::from_raw(user);
@@ -363,8 +452,8 @@ async fn only_root_and_the_services_own_user_may_ask() {
     let mut world = World::start(4);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&world.socket()), 0o600);
-    assert_eq!(codes(&world.socket()).await.unwrap(), [None; 4]);
-    for _ in 0..2 {
+    assert_eq!(codes(&world.socket()).await.unwrap(), [None; 7]);
+    for _ in 0..3 {
         world.wishes.try_recv().unwrap();
     }
     if !rustix::process::geteuid().is_root() {
@@ -376,8 +465,8 @@ async fn only_root_and_the_services_own_user_may_ask() {
     assert!(matches!(denied, Err(lucid_ipc::Error::Denied { .. })), "{denied:?}");
     // Whatever becomes of the mode, the kernel's word on the caller holds.
     fs::set_permissions(world.socket(), fs::Permissions::from_mode(0o666)).unwrap();
-    assert_eq!(codes_for(NOBODY, world.socket()).await.unwrap(), [Some(Code::PermissionDenied); 4]);
-    assert_eq!(codes_for(0, world.socket()).await.unwrap(), [None; 4]);
+    assert_eq!(codes_for(NOBODY, world.socket()).await.unwrap(), [Some(Code::PermissionDenied); 7]);
+    assert_eq!(codes_for(0, world.socket()).await.unwrap(), [None; 7]);
     let asked: Vec<_> = std::iter::from_fn(|| world.wishes.try_recv().ok()).collect();
-    assert_eq!(asked, [Asked::Check, Asked::Apply], "of those who may");
+    assert_eq!(asked, [Asked::Check, Asked::Apply, Asked::Rollback], "of those who may");
 }

@@ -100,6 +100,8 @@ impl World {
                 automatic: true,
                 window: None,
                 sessions: None,
+                rdp: None,
+                metered: false,
                 run: self.run.path().to_owned(),
             },
         })

@@ -14,15 +14,20 @@ use std::{
 
 use lucid_ipc::{
     connect,
-    update::{CheckRequest, StatusRequest, updates_client::UpdatesClient},
+    update::{
+        CheckRequest, GetScheduleRequest, RollbackRequest, SetScheduleRequest, StatusRequest,
+        updates_client::UpdatesClient,
+    },
 };
-use lucid_release_format::{Kind, Release, Version, Wave};
+use lucid_release_format::{Kind, Release, System, Version, Wave};
 use lucid_updated::{
     Error,
     boot::{BootControl as _, Slot},
     control,
+    disk::Disk as _,
     files::Folder,
     gate::Check,
+    schedule::{self, Change, Plan, Schedule},
     service::{After, Asked, JUDGED, Parts, REQUEST, STATUS, Service, Settings, Status, ask, history},
     source::{Failed, Source},
     state::{self, Ending, Kept, Phase, State},
@@ -49,6 +54,11 @@ struct World {
     well: Result<(), String>,
     window: Option<Window>,
     sessions: Option<PathBuf>,
+    metered: bool,
+    /// The socket of an RDP host.
+    rdp: Option<PathBuf>,
+    /// The form of data that runs.
+    data: u32,
 }
 
 impl World {
@@ -60,8 +70,8 @@ impl World {
         let (maker, site, run) = (Maker::new(), Site::default(), tempfile::tempdir().unwrap());
         let trust = Trust { root: maker.root(1, &[]), scratch: run.path().join("scratch"), built: 0 };
         let (running, others) = ("0.1.0".parse().unwrap(), Vec::new());
-        let (well, window, sessions) = (Ok(()), None, None);
-        Self { machine, maker, site, trust, run, running, others, well, window, sessions }
+        let (well, window, sessions, metered, rdp, data) = (Ok(()), None, None, false, None, 1);
+        Self { machine, maker, site, trust, run, running, others, well, window, sessions, metered, rdp, data }
     }
 
     fn offer(&mut self, release: &Release) {
@@ -86,13 +96,15 @@ impl World {
             sources: sites.map(|site| Arc::new(site.clone()) as Arc<dyn Source>).collect(),
             checks: vec![Box::new(Known(self.well.clone())) as Box<dyn Check>],
             settings: Settings {
-                system: system(&self.running.to_string()),
+                system: System { data: self.data, ..system(&self.running.to_string()) },
                 channel: "stable".into(),
                 within: Duration::ZERO,
                 every: Duration::from_secs(60),
                 automatic,
                 window: self.window,
                 sessions: self.sessions.clone(),
+                rdp: self.rdp.clone(),
+                metered: self.metered,
                 run: self.run.path().join(run),
             },
         })
@@ -126,6 +138,29 @@ impl World {
         self.machine.start();
         assert_eq!((self.machine.running().slot, self.machine.running().tried), (Slot::B, true));
         self.running = "0.2.0".parse().unwrap();
+    }
+
+    /// The next start, of this version in this slot.
+    fn starts(&mut self, version: &str, slot: Slot, tried: bool) {
+        self.machine.start();
+        assert_eq!((self.machine.running().slot, self.machine.running().tried), (slot, tried));
+        self.running = version.parse().unwrap();
+    }
+
+    /// 0.2.0 is offered, tried, and kept.
+    async fn updated(&mut self) {
+        self.tried().await;
+        let mut service = self.service(true);
+        assert_eq!(service.start().await.unwrap(), After::On);
+        assert_eq!(service.state().last().unwrap().ending, Ending::Installed);
+    }
+
+    /// What somebody is told who asks for what ran before; nothing has changed then.
+    async fn refuses_to_go_back(&self, service: &mut Service) -> String {
+        let before = service.state().clone();
+        let error = service.round(Some(Asked::Rollback)).await.unwrap_err().to_string();
+        assert_eq!(*service.state(), before, "{error}");
+        error
     }
 
     /// The old system again.
@@ -610,7 +645,7 @@ async fn who_asks_while_the_service_cannot_start_is_answered_why() {
     let socket = world.run.path().join("run").join(control::SOCKET);
     let user = async {
         let mut client = UpdatesClient::new(connect(&socket).await.unwrap());
-        client.check(CheckRequest {}).await.unwrap();
+        client.check(CheckRequest::default()).await.unwrap();
         let mut changes = client.status(StatusRequest {}).await.unwrap().into_inner();
         loop {
             let now = changes.message().await.unwrap().unwrap();
@@ -770,4 +805,370 @@ async fn a_device_waits_for_its_wave() {
     drop(service);
     let looked = world.service(false).look().await.unwrap();
     assert_eq!(looked.chosen.is_some(), place < 1);
+}
+
+#[tokio::test]
+async fn the_system_that_ran_before_is_gone_back_to_by_a_try_and_what_was_left_is_not_taken_again_by_itself()
+{
+    let mut world = World::new();
+    world.updated().await;
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    assert_eq!(service.round(Some(Asked::Rollback)).await.unwrap(), After::Restart);
+    assert!(matches!(service.state().phase, Phase::Trying { slot: Slot::A, tries: 1, .. }));
+    drop(service);
+    world.starts("0.1.0", Slot::A, true);
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    let last = service.state().last().unwrap().clone();
+    assert_eq!((last.version, last.slot, last.ending), (world.running, Slot::A, Ending::Installed));
+    assert_eq!(last.reason, "it ran before, was gone back to, and is well");
+    drop(service);
+    world.starts("0.1.0", Slot::A, false);
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    // It is offered still, and a newer one is taken.
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert_eq!(service.state().phase, Phase::Idle {});
+    assert!(world.words().contains("not tried again by itself: 0.2.0"), "{}", world.words());
+    world.offer(&release("0.3.0"));
+    assert_eq!(service.round(None).await.unwrap(), After::Restart);
+    let Phase::Trying { release, .. } = &service.state().phase else { panic!("{:?}", service.state().phase) };
+    assert_eq!(release.version, "0.3.0".parse().unwrap());
+}
+
+#[tokio::test]
+async fn what_was_left_by_going_back_is_taken_again_when_somebody_asks() {
+    for asked in [Asked::Apply, Asked::Rollback] {
+        let mut world = World::new();
+        world.updated().await;
+        let mut service = world.service(true);
+        assert_eq!(service.round(Some(Asked::Rollback)).await.unwrap(), After::Restart);
+        drop(service);
+        world.starts("0.1.0", Slot::A, true);
+        let mut service = world.service(true);
+        assert_eq!(service.start().await.unwrap(), After::On);
+        assert_eq!(service.round(Some(asked)).await.unwrap(), After::Restart, "{asked:?}");
+        drop(service);
+        world.starts("0.2.0", Slot::B, true);
+        let mut service = world.service(true);
+        assert_eq!(service.start().await.unwrap(), After::On);
+        assert_eq!(service.state().last().unwrap().version, world.running);
+        assert!(!service.state().refused.contains(&world.running), "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_system_that_is_gone_back_to_and_is_not_well_is_left_and_the_newer_one_stays() {
+    let mut world = World::new();
+    world.updated().await;
+    let mut service = world.service(true);
+    assert_eq!(service.round(Some(Asked::Rollback)).await.unwrap(), After::Restart);
+    drop(service);
+    world.starts("0.1.0", Slot::A, true);
+    world.well = Err("nobody listens".to_owned());
+    assert_eq!(world.service(true).start().await.unwrap(), After::Restart);
+    world.starts("0.2.0", Slot::B, false);
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    let last = service.state().last().unwrap();
+    assert_eq!((last.version, last.ending), ("0.1.0".parse().unwrap(), Ending::Failed));
+    assert!(last.reason.contains("gone back to: what is known: nobody listens"), "{}", last.reason);
+    assert!(!service.state().refused.contains(&world.running), "what runs is refused");
+}
+
+#[tokio::test]
+async fn a_power_cut_while_the_device_goes_back_forgets_nothing() {
+    let mut world = World::new();
+    world.updated().await;
+    let mut service = world.service(true);
+    assert_eq!(service.round(Some(Asked::Rollback)).await.unwrap(), After::Restart);
+    drop(service);
+    world.starts("0.1.0", Slot::A, true);
+    world.machine.power.lock().unwrap().off = true;
+    world.starts("0.2.0", Slot::B, false);
+    // Whatever is offered meanwhile.
+    world.offer(&release("0.3.0"));
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    assert_eq!(service.round(None).await.unwrap(), After::Restart);
+    assert_eq!(service.state().refused, [world.running], "what is to be left is remembered");
+    let Phase::Trying { release, slot: Slot::A, tries: 2, .. } = &service.state().phase else {
+        panic!("{:?}", service.state().phase)
+    };
+    assert_eq!(release.version, "0.1.0".parse().unwrap());
+}
+
+#[tokio::test]
+async fn to_go_back_where_no_try_can_be_armed_leaves_everything_as_it_was() {
+    let mut world = World::new();
+    world.updated().await;
+    let mut service = world.service(true);
+    world.machine.unarmed.store(1, Ordering::Relaxed);
+    let error = service.round(Some(Asked::Rollback)).await.unwrap_err();
+    assert!(matches!(error, Error::Arm { .. }), "{error}");
+    assert_eq!((&service.state().phase, &service.state().refused), (&Phase::Idle {}, &Vec::new()));
+    let last = service.state().last().unwrap();
+    assert_eq!((last.version, last.ending), ("0.1.0".parse().unwrap(), Ending::Dropped));
+    assert_eq!(service.round(Some(Asked::Rollback)).await.unwrap(), After::Restart);
+}
+
+#[tokio::test]
+async fn the_device_does_not_go_back_to_what_never_ran_there_and_says_why() {
+    // Nothing is known of the other slot.
+    let mut world = World::new();
+    let mut service = world.service(false);
+    service.start().await.unwrap();
+    let why = world.refuses_to_go_back(&mut service).await;
+    assert!(why.contains("not known that slot b holds a whole system"), "{why}");
+    // A release was staged there.
+    world.offer(&release("0.2.0"));
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    let why = world.refuses_to_go_back(&mut service).await;
+    assert!(why.contains("slot b holds 0.2.0, which waits to be tried"), "{why}");
+    // It was withdrawn.
+    world.maker.targets.clear();
+    world.maker.advance();
+    world.maker.publish(&world.site);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    let why = world.refuses_to_go_back(&mut service).await;
+    assert!(why.contains("slot b holds 0.2.0, which was never kept"), "{why}");
+}
+
+#[tokio::test]
+async fn the_device_does_not_go_back_to_a_slot_that_is_being_written_or_was() {
+    let mut world = World::new();
+    world.updated().await;
+    world.offer(&release("0.3.0"));
+    let fetched = |path: &String| path.ends_with(".chunks") && path.contains("0.3.0");
+    let path = world.site.paths().into_iter().find(fetched).unwrap();
+    let name = path.rsplit('/').next().unwrap().to_owned();
+    world.site.fail(&path, Failed::Slow { name, what: "no bytes come any more" });
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    service.round(None).await.unwrap_err();
+    let why = world.refuses_to_go_back(&mut service).await;
+    assert!(why.contains("0.3.0 is being written into slot a"), "{why}");
+    // One byte of it, whoever has changed it.
+    let mut world = World::new();
+    world.updated().await;
+    let root = &world.machine.slots[&Slot::A.partition(Kind::Root)];
+    root.write_at(70_000, &[7]).unwrap();
+    let mut service = world.service(true);
+    let why = world.refuses_to_go_back(&mut service).await;
+    assert!(why.contains("slot a does not hold 0.1.0 as a whole any more, its partition root-a"), "{why}");
+}
+
+#[tokio::test]
+async fn the_device_does_not_go_back_below_its_floor_nor_to_an_earlier_form_of_data() {
+    let mut world = World::new();
+    world.updated().await;
+    // The form of what is kept was changed by the system that runs, and the copy from before is gone.
+    world.data = 2;
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    let why = world.refuses_to_go_back(&mut service).await;
+    assert!(why.contains("0.1.0 reads form 1 of what services keep"), "{why}");
+    world.data = 1;
+    let Kept::State(mut state) = State::load(&world.machine.store).unwrap() else { panic!("no state") };
+    state.floor = "0.1.1".parse().unwrap();
+    state.save(&world.machine.store).unwrap();
+    let mut service = world.service(true);
+    let why = world.refuses_to_go_back(&mut service).await;
+    assert!(why.contains("rules out everything below 0.1.1"), "{why}");
+}
+
+#[tokio::test]
+async fn a_wish_to_go_back_that_cannot_be_is_answered_and_is_no_failure() {
+    let mut world = World::new();
+    world.offer(&release("0.1.0"));
+    let service = world.service(true);
+    let socket = world.run.path().join("run").join(control::SOCKET);
+    let user = async {
+        while !socket.exists() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let mut client = UpdatesClient::new(connect(&socket).await.unwrap());
+        client.rollback(RollbackRequest {}).await.unwrap();
+        let mut changes = client.status(StatusRequest {}).await.unwrap().into_inner();
+        loop {
+            let now = changes.message().await.unwrap().unwrap();
+            if now.wishes_done == 1 {
+                assert!(now.wish_failed.as_deref().unwrap().contains("cannot go back"), "{now:?}");
+                assert!(now.troubles.is_empty(), "{now:?}");
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), service.run(user)).await.unwrap();
+    assert_eq!(world.machine.restarts(), 0);
+}
+
+#[tokio::test]
+async fn where_fetching_costs_it_is_said_what_is_there_and_fetched_only_when_somebody_asks() {
+    for asked in [Asked::Download, Asked::Apply] {
+        let mut world = World::new();
+        world.metered = true;
+        world.offer(&release("0.2.0"));
+        let archive = world.site.paths().into_iter().find(|path| path.ends_with(".chunks")).unwrap();
+        let archive = world.site.get(&archive).len() as u64;
+        let mut service = world.service(false);
+        assert_eq!(service.start().await.unwrap(), After::On);
+        for by_itself in [None, Some(Asked::Check)] {
+            world.site.log();
+            assert_eq!(service.round(by_itself).await.unwrap(), After::On);
+            assert!(world.site.log().iter().all(|asked| !asked.contains("..")), "{by_itself:?}");
+            assert_eq!(service.state().phase, Phase::Idle {});
+            let offered = service.status().unwrap().planned.unwrap().offered.unwrap();
+            // The slots hold zeros, and the release is random: all of it would be fetched.
+            assert_eq!((offered.version, offered.bytes), ("0.2.0".parse().unwrap(), archive));
+            assert!(offered.why.contains("update.metered"), "{}", offered.why);
+            assert!(world.words().contains("0.2.0 is there and is not fetched"), "{}", world.words());
+        }
+        let after = if asked == Asked::Apply { After::Restart } else { After::On };
+        assert_eq!(service.round(Some(asked)).await.unwrap(), after);
+        assert!(!matches!(service.state().phase, Phase::Idle {}));
+        assert_eq!(service.status().unwrap().planned.unwrap().offered, None);
+    }
+}
+
+/// Sets something, as the control socket does.
+fn set(world: &World, change: &Change) {
+    let now = jiff::Timestamp::now().as_second() as u64;
+    Plan::open(Arc::new(world.machine.store.clone())).0.change(change, now).unwrap();
+}
+
+/// A time that was set, and nothing else.
+fn at(at: Option<u64>) -> Schedule {
+    let mut schedule = Schedule::default();
+    schedule.at = at;
+    schedule
+}
+
+#[tokio::test]
+async fn while_updates_are_paused_nothing_is_fetched_by_itself_and_what_is_ready_waits() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    set(&world, &Change { pause: Some(86_400), ..Change::default() });
+    let mut service = world.service(true);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert_eq!(service.state().phase, Phase::Idle {});
+    assert_eq!(service.round(Some(Asked::Check)).await.unwrap(), After::On);
+    assert!(matches!(service.state().phase, Phase::Staged { .. }));
+    assert!(world.words().contains("updates are paused until"), "{}", world.words());
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    drop(service);
+    set(&world, &Change { resume: true, ..Change::default() });
+    assert_eq!(world.service(true).round(None).await.unwrap(), After::Restart);
+}
+
+#[tokio::test]
+async fn at_a_time_that_was_set_the_machine_restarts_whoever_is_connected_and_not_before() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    let sessions = world.run.path().join("rdp.json");
+    fs::write(&sessions, r#"{"sessions":1}"#).unwrap();
+    world.sessions = Some(sessions);
+    set(&world, &Change { at: Some(jiff::Timestamp::now().as_second() as u64 + 3600), ..Change::default() });
+    let mut service = world.service(false);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert!(world.words().contains("as was set"), "{}", world.words());
+    drop(service);
+    // The time has come.
+    world.machine.store.put(schedule::FILE, at(Some(1_700_000_000)).to_bytes().unwrap());
+    assert_eq!(world.service(false).round(None).await.unwrap(), After::Restart);
+    assert_eq!(Plan::open(Arc::new(world.machine.store.clone())).0.get(), at(None), "it counts once");
+}
+
+#[tokio::test]
+async fn a_time_at_which_nothing_was_ready_is_not_one_for_what_comes_later() {
+    let mut world = World::new();
+    world.machine.store.put(schedule::FILE, at(Some(1_700_000_000)).to_bytes().unwrap());
+    world.offer(&release("0.2.0"));
+    let mut service = world.service(false);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert!(matches!(service.state().phase, Phase::Staged { .. }));
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+}
+
+#[tokio::test]
+async fn what_is_set_while_the_service_runs_counts_at_once() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    set(&world, &Change { pause: Some(86_400), ..Change::default() });
+    let service = world.service(true);
+    let socket = world.run.path().join("run").join(control::SOCKET);
+    let user = async {
+        while !socket.exists() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let mut client = UpdatesClient::new(connect(&socket).await.unwrap());
+        // The first look was made: what is there is said, and nothing was fetched.
+        loop {
+            let schedule = client.get_schedule(GetScheduleRequest {}).await.unwrap().into_inner();
+            assert!(schedule.paused_until_seconds.is_some());
+            if let Some(offered) = schedule.offered {
+                assert_eq!((offered.version.as_str(), offered.why.as_str()), ("0.2.0", "updates are paused"));
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(world.machine.restarts(), 0);
+        let resume = SetScheduleRequest { resume: true, ..SetScheduleRequest::default() };
+        client.set_schedule(resume).await.unwrap();
+        while world.machine.restarts() == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), service.run(user)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_release_for_which_others_are_first_is_said_with_its_time() {
+    let mut world = World::new();
+    let released = jiff::Timestamp::now().as_second() as u64 + 1_000_000;
+    world.offer(&Release { released, ..release("0.2.0") });
+    let mut service = world.service(true);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    let turn = service.status().unwrap().planned.unwrap().turn.unwrap();
+    assert_eq!((turn.version, turn.at), ("0.2.0".parse().unwrap(), released));
+}
+
+#[tokio::test]
+async fn until_the_sessions_have_ended_no_try_is_armed_and_being_cut_off_costs_nothing() {
+    for asked in [Asked::Apply, Asked::Rollback] {
+        let mut world = World::new();
+        world.updated().await;
+        if asked == Asked::Apply {
+            world.offer(&release("0.3.0"));
+            assert_eq!(world.service(false).round(None).await.unwrap(), After::On);
+        }
+        // It accepts connections, and says nothing.
+        let socket = world.run.path().join("rdp.sock");
+        let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        world.rdp = Some(socket);
+        let mut service = world.service(false);
+        let before = service.state().clone();
+        let waits = async {
+            loop {
+                let shown = fs::read(world.run.path().join("run").join(STATUS)).unwrap_or_default();
+                if String::from_utf8_lossy(&shown).contains("sessions are being ended") {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            after = service.round(Some(asked)) => panic!("{after:?} without waiting"),
+            waited = tokio::time::timeout(Duration::from_secs(60), waits) => waited.unwrap(),
+        }
+        // There the power was cut.
+        drop(service);
+        assert_eq!(State::load(&world.machine.store).unwrap(), Kept::State(Box::new(before)), "{asked:?}");
+        world.starts("0.2.0", Slot::B, false);
+        world.rdp = None;
+        let mut service = world.service(false);
+        assert_eq!(service.start().await.unwrap(), After::On);
+        assert_eq!(service.round(Some(asked)).await.unwrap(), After::Restart, "{asked:?}");
+    }
 }

@@ -7,6 +7,9 @@ mod support;
 use lucid_release_format::{Release, Version};
 use lucid_updated::{
     boot::{Booted, Slot},
+    files::seal,
+    held::{Content, Held, Holdings},
+    schedule::Schedule,
     state::{Ending, Event, FILE, Kept, MAX_HISTORY, MAX_TRIES, Phase, State, Step, first, next},
 };
 use support::{golden, machine::Power, machine::SimStore, repository::release};
@@ -29,7 +32,13 @@ fn phases() -> [Phase; 5] {
     ]
 }
 
-fn events() -> [Event; 11] {
+/// 0.2.0 runs, and somebody wants 0.0.9 in slot A.
+fn back() -> Event {
+    let left = "0.2.0".parse().unwrap();
+    Event::Back { release: release("0.0.9"), slot: Slot::A, left, boot_id: "one".into() }
+}
+
+fn events() -> [Event; 13] {
     [
         Event::Begin { release: release("0.3.0"), slot: Slot::B },
         Event::Written,
@@ -42,6 +51,8 @@ fn events() -> [Event; 11] {
         Event::Committed { at: 11 },
         Event::Allowed { version: "0.2.0".parse().unwrap() },
         Event::NotStarting { version: RUNNING, slot: Slot::B, reason: "slot b".into(), at: 12 },
+        back(),
+        Event::WentBack { at: 14 },
     ]
 }
 
@@ -55,11 +66,11 @@ fn state(phase: Phase) -> State {
 fn of_all_pairs_only_those_of_the_plan_are_possible() {
     // Rows: idle, staging, staged, trying, good. Columns: as above.
     let plan = [
-        ["staging", "", "", "", "", "", "", "", "", "idle", "idle"],
-        ["staging", "staged", "idle", "", "", "", "", "", "", "staging", ""],
-        ["staging", "", "idle", "trying", "", "", "", "", "", "staged", ""],
-        ["", "", "", "", "staged", "good", "idle", "staged", "", "", ""],
-        ["", "", "", "", "", "", "", "", "idle", "", ""],
+        ["staging", "", "", "", "", "", "", "", "", "idle", "idle", "trying", ""],
+        ["staging", "staged", "idle", "", "", "", "", "", "", "staging", "", "", ""],
+        ["staging", "", "idle", "trying", "", "", "", "", "", "staged", "", "", ""],
+        ["", "", "", "", "staged", "good", "idle", "staged", "", "", "", "", ""],
+        ["", "", "", "", "", "", "", "", "idle", "", "", "", "idle"],
     ];
     for (phase, row) in phases().into_iter().zip(plan) {
         for (event, wanted) in events().into_iter().zip(row) {
@@ -89,6 +100,21 @@ fn a_system_is_installed_when_it_is_the_one_that_boots_and_not_before() {
     let mut risen = passed;
     risen.floor = Version::new(0, 1, 9);
     assert_eq!(next(&risen, Event::Committed { at: 8 }).unwrap().floor, risen.floor);
+}
+
+#[test]
+fn what_is_left_by_going_back_is_not_taken_again_and_what_runs_then_is() {
+    let version: Version = "0.0.9".parse().unwrap();
+    let mut before = state(Phase::Idle {});
+    before.refused = vec![version];
+    let trying = next(&before, back()).unwrap();
+    assert_eq!(trying.refused, ["0.2.0".parse().unwrap()]);
+    assert!(matches!(&trying.phase, Phase::Trying { slot: Slot::A, tries: 1, .. }), "{:?}", trying.phase);
+    let went = next(&next(&trying, Event::Passed).unwrap(), Event::WentBack { at: 8 }).unwrap();
+    assert_eq!((went.refused, went.floor), (trying.refused, RUNNING), "the floor stays");
+    let last = went.history.last().unwrap();
+    assert_eq!((last.version, last.slot, last.ending), (version, Slot::A, Ending::Installed));
+    assert_eq!(last.reason, "it ran before, was gone back to, and is well");
 }
 
 #[test]
@@ -219,6 +245,60 @@ fn the_golden_state_is_written_again_and_read() {
     state.refused = vec!["0.1.9".parse().unwrap()];
     let kept = golden("update.json", &state.to_bytes().unwrap());
     assert_eq!(State::from_bytes(&kept).unwrap(), state);
+}
+
+/// A device that came with 0.1.0, and took 0.2.0.
+fn holdings() -> Holdings {
+    let content = |bytes, byte| Content::new(bytes, [byte; 32]);
+    let held = |release, data| Held { release, boot: content(4096, 1), root: content(8192, 2), data };
+    let holdings = Holdings::default().with(Slot::A, Some(held(release("0.1.0"), Some(1))));
+    holdings.with(Slot::B, Some(held(offered(), None)))
+}
+
+#[test]
+fn the_golden_slots_are_written_again_and_read() {
+    let kept = golden("slots.json", &holdings().to_bytes().unwrap());
+    assert_eq!(Holdings::from_bytes(&kept).unwrap(), holdings());
+    for at in 0..kept.len() {
+        let mut changed = kept.clone();
+        changed[at] ^= 1;
+        assert!(Holdings::from_bytes(&changed).is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn the_golden_schedule_is_written_again_and_read() {
+    let mut schedule = Schedule::default();
+    schedule.window = Some("22:30-04:00".parse().unwrap());
+    schedule.at = Some(1_796_000_000);
+    schedule.paused_until = Some(1_795_000_000);
+    let kept = golden("schedule.json", &schedule.to_bytes().unwrap());
+    assert_eq!(Schedule::from_bytes(&kept).unwrap(), schedule);
+}
+
+#[test]
+fn slots_and_schedules_of_a_later_version_or_without_a_hash_are_refused() {
+    let changed = |bytes: Vec<u8>, from: &str, to: &str| {
+        let text = String::from_utf8(bytes).unwrap();
+        let line = text.lines().next().unwrap();
+        assert!(line.contains(from), "{line}");
+        seal(&line.replace(from, to))
+    };
+    let later = ("\"version\":1,", "\"version\":2,");
+    let slots = changed(holdings().to_bytes().unwrap(), later.0, later.1);
+    assert!(Holdings::from_bytes(&slots).unwrap_err().contains("version 2"));
+    let short = changed(holdings().to_bytes().unwrap(), &"02".repeat(32), "02");
+    assert!(Holdings::from_bytes(&short).unwrap_err().contains("32 bytes"));
+    let schedule = changed(Schedule::default().to_bytes().unwrap(), later.0, later.1);
+    assert!(Schedule::from_bytes(&schedule).unwrap_err().contains("version 2"));
+}
+
+#[test]
+fn only_a_slot_whose_system_booted_by_itself_ran() {
+    let holdings = holdings();
+    assert!(holdings.ran(Slot::A, &release("0.1.0")));
+    assert!(!holdings.ran(Slot::A, &offered()) && !holdings.ran(Slot::B, &offered()));
+    assert!(!Holdings::default().ran(Slot::A, &release("0.1.0")));
 }
 
 #[test]

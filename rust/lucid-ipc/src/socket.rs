@@ -1,7 +1,7 @@
 //! The socket's two ends.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Uid};
@@ -128,7 +128,11 @@ pub fn bind(path: &Path, access: Access) -> Result<(UnixListenerStream, Guard), 
     let mode = match access {
         Access::Owner => 0o600,
         Access::Group(group) => {
-            rustix::fs::chown(&new, None::<Uid>, Some(Gid::from_raw(group))).map_err(|e| failed(e.into()))?;
+            // A service whose own group it is need not be allowed to give files to others.
+            if std::fs::metadata(&new).map_err(failed)?.gid() != group {
+                rustix::fs::chown(&new, None::<Uid>, Some(Gid::from_raw(group)))
+                    .map_err(|e| failed(e.into()))?;
+            }
             0o660
         }
     };
@@ -193,5 +197,15 @@ mod tests {
             drop(listener);
             assert!(matches!(connect(&path).await, Err(Error::NotRunning { .. })));
         }
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_a_group_is_open_to_it_alone_also_where_it_is_the_services_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let own = rustix::process::getegid().as_raw();
+        let (_listener, _) = bind(&path, Access::Group(own)).unwrap();
+        let data = std::fs::metadata(&path).unwrap();
+        assert_eq!((data.permissions().mode() & 0o777, data.gid()), (0o660, own));
     }
 }

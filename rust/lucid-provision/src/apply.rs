@@ -431,6 +431,9 @@ fn write_update(run: &Path, update: &config::Update, recording: &Recording) -> R
         options.push("--automatic".to_owned());
     }
     options.extend(update.window.iter().map(|window| format!("--window={window}")));
+    if update.metered {
+        options.push("--metered".to_owned());
+    }
     // Where none can be recorded none begins: such a system is not kept either.
     if *recording != Recording::No {
         options.push("--sessiond=/run/lucid-sessiond/recorder.sock".to_owned());

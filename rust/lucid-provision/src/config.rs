@@ -28,6 +28,7 @@
 //! | `update.channel` | which releases: 1 to 32 of `a-z 0-9 -` | `"stable"` |
 //! | `update.automatic` | whether the device restarts into them by itself | `true` |
 //! | `update.window` | when it does so, UTC: `"02:00-04:00"`; may pass midnight | at any time |
+//! | `update.metered` | whether fetching costs: then releases are looked for, and fetched only when somebody asks | `false` |
 //!
 //! With an owner's key every session is recorded, and none begins or goes on that cannot be. Without one none is
 //! recorded, which the consoles say. Owners and observers are at most 16, each once.
@@ -129,6 +130,8 @@ pub struct Update {
     pub automatic: bool,
     /// When it does so, as in `02:00-04:00` (UTC); at any time without.
     pub window: Option<String>,
+    /// Whether fetching costs: nothing but what somebody asks for is fetched.
+    pub metered: bool,
 }
 
 impl Update {
@@ -159,7 +162,13 @@ impl Update {
 
 impl Default for Update {
     fn default() -> Self {
-        Self { sources: Vec::new(), channel: "stable".to_owned(), automatic: true, window: None }
+        Self {
+            sources: Vec::new(),
+            channel: "stable".to_owned(),
+            automatic: true,
+            window: None,
+            metered: false,
+        }
     }
 }
 
@@ -809,13 +818,8 @@ impl Walk<'_> {
                     }
                     update.channel = text.to_owned();
                 }
-                "automatic" => match value.get_ref() {
-                    DeValue::Boolean(automatic) => update.automatic = *automatic,
-                    other => {
-                        let message = format!("update.automatic must be true or false, not {}", kind(other));
-                        return Err(self.problem(value.span(), message));
-                    }
-                },
+                "automatic" => update.automatic = self.yes_or_no("update.automatic", value)?,
+                "metered" => update.metered = self.yes_or_no("update.metered", value)?,
                 "window" => {
                     let text = self.string("update.window", value)?;
                     if !is_window(text) {
@@ -827,7 +831,7 @@ impl Walk<'_> {
                     }
                     update.window = Some(text.to_owned());
                 }
-                _ => return Err(self.unknown(key, "update", "source, channel, automatic, window")),
+                _ => return Err(self.unknown(key, "update", "source, channel, automatic, window, metered")),
             }
             other = Some(key.span());
         }
@@ -837,6 +841,16 @@ impl Walk<'_> {
                 "[update] has no source; give one, such as source = \"https://example.org/lucid\"",
             )),
             _ => Ok(update),
+        }
+    }
+
+    fn yes_or_no(&self, key: &str, value: &Value<'_>) -> Result<bool, Problem> {
+        match value.get_ref() {
+            DeValue::Boolean(yes) => Ok(*yes),
+            other => {
+                let message = format!("{key} must be true or false, not {}", kind(other));
+                Err(self.problem(value.span(), message))
+            }
         }
     }
 

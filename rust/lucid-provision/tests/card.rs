@@ -351,10 +351,11 @@ fn the_updater_is_told_where_releases_come_from_and_when_it_may_restart() {
     assert_eq!(told(), r#"LUCID_UPDATE_OPTIONS="--channel=stable""#);
     device.put(
         "lucid.toml",
-        b"[update]\nsource = [\"https://a.org/x\", \"http://192.0.2.1\"]\nchannel = \"beta\"\nwindow = \"23:00-01:00\"\n",
+        b"[update]\nsource = [\"https://a.org/x\", \"http://192.0.2.1\"]\nchannel = \"beta\"\nwindow = \"23:00-01:00\"\n\
+          metered = true\n",
     );
     let all = "LUCID_UPDATE_OPTIONS=\"--source=https://a.org/x --source=http://192.0.2.1 --channel=beta --automatic \
-               --window=23:00-01:00\"";
+               --window=23:00-01:00 --metered\"";
     device.start();
     assert_eq!(told(), all);
     assert_eq!(mode(&device.run("lucid-provision/update.env")), 0o644);

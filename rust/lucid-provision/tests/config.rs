@@ -130,6 +130,17 @@ fn what_is_no_plain_address_is_no_source() {
 }
 
 #[test]
+fn that_fetching_costs_is_true_or_false_and_false_without_a_word() {
+    let parse =
+        |line: &str| Config::parse(format!("[update]\nsource = \"https://a.org\"\n{line}\n").as_bytes());
+    for (line, metered) in [("", false), ("metered = false", false), ("metered = true", true)] {
+        assert_eq!(parse(line).expect(line).settings.update.metered, metered, "{line}");
+    }
+    let problem = parse("metered = \"yes\"").unwrap_err().to_string();
+    assert!(problem.contains("update.metered must be true or false"), "{problem}");
+}
+
+#[test]
 fn a_window_may_pass_midnight_and_has_two_ends() {
     let parse = |window: &str| {
         let text = format!("[update]\nsource = \"https://a.org\"\nwindow = \"{window}\"\n");

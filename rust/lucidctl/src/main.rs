@@ -411,6 +411,8 @@ mod tests {
             "lucidctl-sessions-end.1",
             "lucidctl-rdp-fingerprint.1",
             "lucidctl-update-apply.1",
+            "lucidctl-update-rollback.1",
+            "lucidctl-update-schedule.1",
         ] {
             assert!(dir.join(page).exists(), "{page}");
         }

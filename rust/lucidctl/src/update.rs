@@ -2,15 +2,20 @@
 
 use std::io::{IsTerminal as _, stdout};
 use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use lucid_ipc::tonic::transport::Channel;
 use lucid_ipc::tonic::{Code, Streaming};
 use lucid_ipc::update::updates_client::UpdatesClient;
 use lucid_ipc::update::{
-    ApplyRequest, CheckRequest, Ending, HistoryRequest, Phase, Slot, StatusRequest, UpdateStatus,
+    ApplyRequest, CheckRequest, Ending, GetScheduleRequest, HistoryRequest, Phase, RollbackRequest,
+    SetScheduleRequest, Slot, StatusRequest, UpdateStatus,
 };
-use lucid_ipc::update::{Outcome as WireOutcome, Progress as WireProgress, Trust as WireTrust};
+use lucid_ipc::update::{
+    Offered as WireOffered, Outcome as WireOutcome, Progress as WireProgress, Schedule as WireSchedule,
+    Trust as WireTrust,
+};
 use serde::Serialize;
 
 use crate::report::{json, moment, pairs, plain, size, span, table};
@@ -29,8 +34,12 @@ pub(crate) enum Command {
         #[command(flatten)]
         updater: Updater,
     },
-    /// Has the device look for a release, and write it into the slot that does not run.
+    /// Has the device look for a release, and write it into the slot that does not run. Where fetching costs (`metered` in
+    /// lucid.toml), it says what there is and how much that would be.
     Check {
+        /// Fetches it also where that costs.
+        #[arg(long)]
+        download: bool,
         /// Waits until that is done, and shows how far it is, as `update status --watch` does.
         #[arg(long)]
         watch: bool,
@@ -44,11 +53,50 @@ pub(crate) enum Command {
         #[command(flatten)]
         updater: Updater,
     },
+    /// Has the device restart into the system that ran before the last update, whoever is connected, if that is in the other slot
+    /// still as a whole. It is tried as a new one is; the version that is left is not taken again by itself. Shows how it goes
+    /// until the machine restarts (exit status 0), or says why it cannot be (1).
+    Rollback {
+        #[command(flatten)]
+        updater: Updater,
+    },
+    /// Shows when the device looks for a release next, and when it may restart by itself; with options, sets some of that, beside
+    /// what lucid.toml says, until --reset.
+    Schedule {
+        /// The machine restarts by itself within this time of the day alone, in UTC. It may pass midnight.
+        #[arg(long, value_name = "HH:MM-HH:MM")]
+        window: Option<String>,
+        /// The machine restarts into what is ready at this time, once: not before, and then whoever is connected.
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        at: Option<u64>,
+        /// For so long nothing is fetched, and the machine does not restart, unless somebody asks; at most 90 days.
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "resume")]
+        pause: Option<Duration>,
+        /// Ends a pause.
+        #[arg(long)]
+        resume: bool,
+        /// First drops all that was set: what lucid.toml says holds.
+        #[arg(long)]
+        reset: bool,
+        #[command(flatten)]
+        updater: Updater,
+    },
     /// Lists how updates ended, the newest last; with --json one object a line.
     History {
         #[command(flatten)]
         updater: Updater,
     },
+}
+
+/// A time in UTC as people write it (`2026-12-01T02:00Z`, or with seconds), in seconds since 1970.
+fn time(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no time; write it in UTC, like 2026-12-01T02:00Z");
+    let whole = match text.strip_suffix('Z') {
+        Some(minutes) if minutes.len() == "2026-12-01T02:00".len() => format!("{minutes}:00Z"),
+        _ => text.to_owned(),
+    };
+    let time = humantime::parse_rfc3339(&whole).map_err(|_| wrong())?;
+    time.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).map_err(|_| wrong())
 }
 
 /// Whom to ask.
@@ -97,6 +145,37 @@ struct Status {
     /// The number of the last wish (`update check --json`) that was done, and why it failed, where it did.
     wishes_done: u64,
     wish_failed: Option<String>,
+    /// What is there and was not fetched.
+    offered: Option<Offered>,
+}
+
+/// A release that is there and was not fetched.
+#[derive(Clone, Debug, Serialize)]
+struct Offered {
+    version: String,
+    /// At most.
+    download_bytes: u64,
+    why: String,
+}
+
+/// `update schedule --json`. Times are seconds since 1970.
+#[derive(Clone, Debug, Serialize)]
+struct Schedule {
+    next_look_seconds: Option<u64>,
+    automatic: bool,
+    window: Option<String>,
+    /// Whether the window was set by `update schedule`.
+    window_set: bool,
+    at_seconds: Option<u64>,
+    paused_until_seconds: Option<u64>,
+    metered: bool,
+    /// From when on the machine may restart by itself; `null`: it does not.
+    restart_seconds: Option<u64>,
+    waiting: Option<String>,
+    offered: Option<Offered>,
+    /// A release for which other devices are first, and when this one's turn comes.
+    turn_version: Option<String>,
+    turn_seconds: Option<u64>,
 }
 
 /// How far a slot is written.
@@ -169,7 +248,89 @@ impl From<UpdateStatus> for Status {
             waiting: status.waiting,
             wishes_done: status.wishes_done,
             wish_failed: status.wish_failed,
+            offered: status.offered.map(Offered::from),
         }
+    }
+}
+
+impl From<WireOffered> for Offered {
+    fn from(offered: WireOffered) -> Offered {
+        let WireOffered { version, download_bytes, why } = offered;
+        Offered { version, download_bytes, why }
+    }
+}
+
+impl From<WireSchedule> for Schedule {
+    fn from(schedule: WireSchedule) -> Schedule {
+        let turn = schedule.turn.map(|turn| (turn.version, turn.at_seconds)).unzip();
+        Schedule {
+            next_look_seconds: schedule.next_look_seconds,
+            automatic: schedule.automatic,
+            window: schedule.window,
+            window_set: schedule.window_set,
+            at_seconds: schedule.at_seconds,
+            paused_until_seconds: schedule.paused_until_seconds,
+            metered: schedule.metered,
+            restart_seconds: schedule.restart_seconds,
+            waiting: schedule.waiting,
+            offered: schedule.offered.map(Offered::from),
+            turn_version: turn.0,
+            turn_seconds: turn.1,
+        }
+    }
+}
+
+impl Offered {
+    fn words(&self) -> String {
+        let (version, why) = (plain(&self.version), plain(&self.why));
+        let size = size(self.download_bytes);
+        format!(
+            "{version}, which is not fetched ({size} at most): {why}; `lucidctl update check --download` does it"
+        )
+    }
+}
+
+impl Schedule {
+    /// `update schedule`
+    fn text(&self) -> String {
+        let when = |seconds: u64| moment(seconds.saturating_mul(1000));
+        let look =
+            self.next_look_seconds.map_or_else(|| "none: there is no source, or none yet".to_owned(), when);
+        let window = match (&self.window, self.window_set) {
+            (Some(window), true) => format!("{} (UTC), as was set", plain(window)),
+            (Some(window), false) => format!("{} (UTC), as lucid.toml says", plain(window)),
+            (None, _) => "any time of the day".to_owned(),
+        };
+        let restart = match (self.restart_seconds, self.at_seconds) {
+            (Some(from), Some(_)) => {
+                format!("once at {}, into what is ready then, whoever is connected", when(from))
+            }
+            (Some(from), None) => {
+                format!("from {} on, when something is ready and nobody is connected", when(from))
+            }
+            (None, _) => "only when somebody asks (`lucidctl update apply`)".to_owned(),
+        };
+        let mut rows = vec![("Next look", look), ("Restart", restart), ("Window", window)];
+        rows.extend(self.paused_until_seconds.map(|until| {
+            ("Paused", format!("until {}; `lucidctl update schedule --resume` ends that", when(until)))
+        }));
+        rows.extend(self.waiting.iter().map(|waiting| ("Now", plain(waiting))));
+        if let (Some(version), Some(at)) = (&self.turn_version, self.turn_seconds) {
+            rows.push((
+                "Turn",
+                format!("{}: other devices are first, this one from {} on", plain(version), when(at)),
+            ));
+        }
+        rows.extend(self.offered.iter().map(|offered| ("Offered", offered.words())));
+        if self.metered {
+            rows.push((
+                "Link",
+                "fetching costs, as lucid.toml says: nothing is fetched without asking".to_owned(),
+            ));
+        }
+        let mut out = String::new();
+        pairs(&mut out, &rows);
+        out
     }
 }
 
@@ -281,6 +442,7 @@ impl Status {
         if let Some(waiting) = &self.waiting {
             rows.push(("Restart", plain(waiting)));
         }
+        rows.extend(self.offered.iter().map(|offered| ("Offered", offered.words())));
         let last = self.last.as_ref().map_or_else(
             || "none yet".to_owned(),
             |last| {
@@ -292,7 +454,7 @@ impl Status {
         rows.push(("Floor", format!("nothing below {} is installed", plain(&self.floor))));
         if !self.refused.is_empty() {
             let refused = plain(&self.refused.join(", "));
-            rows.push(("Refused", format!("{refused}: only `lucidctl update apply` tries that again")));
+            rows.push(("Refused", format!("{refused}: only `lucidctl update apply` takes that again")));
         }
         if let Some(trust) = &self.trust {
             rows.extend(trust.rows());
@@ -408,7 +570,9 @@ impl Ticker {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {
     Check,
+    Download,
     Apply,
+    Rollback,
 }
 
 /// How that ended.
@@ -428,7 +592,7 @@ fn end(asked: Asked, wish: u64, before: Option<&Outcome>, now: &Status) -> Optio
     if now.wishes_done < wish {
         return None;
     }
-    let checked = asked == Asked::Check;
+    let checked = matches!(asked, Asked::Check | Asked::Download);
     let last = now.last.as_ref().filter(|last| Some(*last) != before);
     Some(match (&now.wish_failed, last) {
         (Some(why), _) => End { done: false, words: format!("That failed: {}.", plain(why)) },
@@ -441,8 +605,13 @@ fn end(asked: Asked, wish: u64, before: Option<&Outcome>, now: &Status) -> Optio
             End { done: checked, words }
         }
         (None, None) => {
-            let running = plain(&now.running);
-            let words = format!("There is nothing that this device takes now: it stays on {running}.");
+            let words = match &now.offered {
+                Some(offered) if checked => format!("There is {}.", offered.words()),
+                _ => {
+                    let running = plain(&now.running);
+                    format!("There is nothing that this device takes now: it stays on {running}.")
+                }
+            };
             End { done: checked, words }
         }
     })
@@ -467,8 +636,10 @@ async fn next(changes: &mut Streaming<UpdateStatus>) -> Result<Option<Status>, E
 
 async fn wish(client: &mut Client, asked: Asked) -> Result<u64, Error> {
     let answer = match asked {
-        Asked::Check => client.check(CheckRequest {}).await?,
+        Asked::Check => client.check(CheckRequest { download: false }).await?,
+        Asked::Download => client.check(CheckRequest { download: true }).await?,
         Asked::Apply => client.apply(ApplyRequest {}).await?,
+        Asked::Rollback => client.rollback(RollbackRequest {}).await?,
     };
     Ok(answer.into_inner().wish)
 }
@@ -513,12 +684,20 @@ async fn watch(updater: &Updater, asked: Option<Asked>, as_json: bool) -> Result
     }
 }
 
+/// What is asked for by `update check`.
+fn check(download: bool) -> Asked {
+    if download { Asked::Download } else { Asked::Check }
+}
+
 /// Says whether it was done.
 pub(crate) fn run(command: &Command, as_json: bool) -> Result<bool, Error> {
     match command {
         Command::Status { watch: true, updater } => return ask(watch(updater, None, as_json)),
-        Command::Check { watch: true, updater } => return ask(watch(updater, Some(Asked::Check), as_json)),
+        Command::Check { watch: true, download, updater } => {
+            return ask(watch(updater, Some(check(*download)), as_json));
+        }
         Command::Apply { updater } => return ask(watch(updater, Some(Asked::Apply), as_json)),
+        Command::Rollback { updater } => return ask(watch(updater, Some(Asked::Rollback), as_json)),
         Command::Status { watch: false, updater } => {
             let status = ask(async {
                 let mut client = updater.connect().await?;
@@ -527,8 +706,27 @@ pub(crate) fn run(command: &Command, as_json: bool) -> Result<bool, Error> {
             })?;
             print(&if as_json { json(&status) } else { status.text() })?;
         }
-        Command::Check { watch: false, updater } => {
-            let wish = ask(async { wish(&mut updater.connect().await?, Asked::Check).await })?;
+        Command::Schedule { window, at, pause, resume, reset, updater } => {
+            let set = SetScheduleRequest {
+                window: window.clone(),
+                at_seconds: *at,
+                pause_seconds: pause.map(|pause| pause.as_secs()),
+                resume: *resume,
+                reset: *reset,
+            };
+            let schedule = ask(async {
+                let mut client = updater.connect().await?;
+                let answer = if set == SetScheduleRequest::default() {
+                    client.get_schedule(GetScheduleRequest {}).await?
+                } else {
+                    client.set_schedule(set).await?
+                };
+                Ok(Schedule::from(answer.into_inner()))
+            })?;
+            print(&if as_json { json(&schedule) } else { schedule.text() })?;
+        }
+        Command::Check { watch: false, download, updater } => {
+            let wish = ask(async { wish(&mut updater.connect().await?, check(*download)).await })?;
             print(&if as_json {
                 json(&serde_json::json!({ "wish": wish }))
             } else {
@@ -550,7 +748,7 @@ pub(crate) fn run(command: &Command, as_json: bool) -> Result<bool, Error> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use lucid_ipc::update::Timestamp;
+    use lucid_ipc::update::{Timestamp, Turn};
 
     use super::*;
 
@@ -592,7 +790,33 @@ mod tests {
             waiting: Some("the restart waits: 2 sessions are open".into()),
             wishes_done: 3,
             wish_failed: Some("no source answers".into()),
+            offered: Some(offered()),
         }
+    }
+
+    fn offered() -> WireOffered {
+        WireOffered {
+            version: "0.3.0".into(),
+            download_bytes: 12_300_000,
+            why: "fetching costs here\u{1b}[2J".into(),
+        }
+    }
+
+    /// All there is.
+    fn planned() -> Schedule {
+        Schedule::from(WireSchedule {
+            next_look_seconds: Some(1_790_000_000),
+            automatic: true,
+            window: Some("02:00-04:00".into()),
+            window_set: true,
+            at_seconds: Some(1_790_100_000),
+            paused_until_seconds: Some(1_790_050_000),
+            metered: true,
+            restart_seconds: Some(1_790_100_000),
+            waiting: Some("the restart waits: updates are paused".into()),
+            offered: Some(offered()),
+            turn: Some(Turn { version: "0.4.0".into(), at_seconds: 1_790_200_000 }),
+        })
     }
 
     fn example() -> Status {
@@ -619,6 +843,59 @@ mod tests {
         assert_eq!(json(&example()), include_str!("../testdata/update-status-v1.json"));
         let outcome = example().last.unwrap();
         assert_eq!(json(&outcome), include_str!("../testdata/update-history-v1.jsonl"));
+        assert_eq!(json(&planned()), include_str!("../testdata/update-schedule-v1.json"));
+    }
+
+    #[test]
+    fn the_schedule_says_what_holds_and_what_was_set() {
+        assert_eq!(planned().text(), include_str!("../testdata/update-schedule.txt"));
+        let free = Schedule::from(WireSchedule {
+            next_look_seconds: Some(1_790_000_000),
+            automatic: true,
+            restart_seconds: Some(1_790_000_000),
+            ..WireSchedule::default()
+        });
+        assert_eq!(
+            free.text(),
+            "Next look  2026-09-21T14:13:20Z\n\
+             Restart    from 2026-09-21T14:13:20Z on, when something is ready and nobody is connected\n\
+             Window     any time of the day\n"
+        );
+        let by_hand =
+            Schedule::from(WireSchedule { window: Some("02:00-04:00".into()), ..WireSchedule::default() });
+        let text = by_hand.text();
+        for part in ["only when somebody asks", "02:00-04:00 (UTC), as lucid.toml says", "there is no source"]
+        {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_taken_in_utc_with_and_without_seconds_and_nothing_else() {
+        for text in ["2026-09-21T14:13Z", "2026-09-21T14:13:00Z"] {
+            assert_eq!(time(text), Ok(1_790_000_000 - 20), "{text}");
+        }
+        for text in
+            ["", "Z", "2026-09-21", "14:13", "2026-09-21T14:13", "2026-09-21T25:13Z", "1969-12-31T23:59Z"]
+        {
+            assert!(time(text).unwrap_err().contains("2026-12-01T02:00Z"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_set_is_understood_and_a_pause_is_not_begun_and_ended_at_once() {
+        let parse = |words: &str| {
+            Arguments::try_parse_from(["update", "schedule"].into_iter().chain(words.split(' ')))
+        };
+        let Command::Schedule { window, at, pause, .. } =
+            parse("--window 02:00-04:00 --at 2026-09-21T14:13Z --pause 7d").unwrap().command
+        else {
+            panic!("another command")
+        };
+        assert_eq!((window.as_deref(), at), (Some("02:00-04:00"), Some(1_789_999_980)));
+        assert_eq!(pause, Some(Duration::from_secs(7 * 86_400)));
+        assert!(parse("--pause 7d --resume").is_err());
+        assert!(parse("--at soon").is_err());
     }
 
     #[test]
@@ -715,7 +992,7 @@ mod tests {
             wish_failed: failed.map(str::to_owned),
             ..status
         };
-        for asked in [Asked::Check, Asked::Apply] {
+        for asked in [Asked::Check, Asked::Download, Asked::Apply, Asked::Rollback] {
             // Whatever was before, and whatever others asked for.
             for status in [quiet(), at("staging", "b"), at("staged", "b"), at("trying", "a"), at("good", "a")]
             {
@@ -735,6 +1012,10 @@ mod tests {
         assert_eq!(ends(Asked::Check, None, at("staged", "b")), done(ready));
         let nothing = "There is nothing that this device takes now: it stays on 0.1.0.";
         assert_eq!(ends(Asked::Check, None, quiet()), done(nothing));
+        let held_back = Status { offered: Some(Offered::from(offered())), ..quiet() };
+        let words = "There is 0.3.0, which is not fetched (12.3 MB at most): fetching costs here?[2J; \
+                     `lucidctl update check --download` does it.";
+        assert_eq!(ends(Asked::Check, None, held_back), done(words));
         assert_eq!(ends(Asked::Apply, None, quiet()), not(nothing));
         // An update that ended before is no news, and one that ended meanwhile is.
         let last =
@@ -752,7 +1033,18 @@ mod tests {
 
     #[test]
     fn a_service_that_does_not_run_is_named_with_how_it_is_started() {
-        for words in ["status", "status --watch", "check", "check --watch", "apply", "history"] {
+        for words in [
+            "status",
+            "status --watch",
+            "check",
+            "check --watch",
+            "check --download",
+            "apply",
+            "rollback",
+            "schedule",
+            "schedule --resume",
+            "history",
+        ] {
             let words =
                 ["update"].into_iter().chain(words.split(' ')).chain(["--updater", "/nonexistent/u.sock"]);
             let error = run(&Arguments::try_parse_from(words).unwrap().command, false).unwrap_err();

@@ -66,8 +66,31 @@ impl Service {
             }
             begun => begun?,
         };
+        if after == After::On
+            && booted.kept
+            && !on_trial(&*self.parts.boot, booted)
+            // Without it the device cannot go back later; nothing else is worse for it.
+            && let Err(error) = self.settle(booted)
+        {
+            tracing::error!("{error}");
+            self.trouble(crate::held::FILE, Some(error.to_string()));
+        }
         self.show(None);
         Ok(after)
+    }
+
+    /// What a system that boots by itself sees to: what is said of its slot, and that it is none that is not taken.
+    fn settle(&mut self, booted: Booted) -> Result<()> {
+        self.owns(booted)?;
+        let version = self.parts.settings.system.version;
+        // While the device goes back, what runs is what is to be left.
+        let refused = self.state.refused.contains(&version) && !self.is_back();
+        if refused
+            && matches!(self.state.phase, Phase::Idle {} | Phase::Staging { .. } | Phase::Staged { .. })
+        {
+            self.take(Event::Allowed { version })?;
+        }
+        Ok(())
     }
 
     async fn begin(&mut self, booted: Booted) -> Result<After> {
@@ -165,7 +188,8 @@ impl Service {
             return self.commit(booted);
         };
         tracing::error!("{version} is not well ({unwell})");
-        let reason = unwell.to_string();
+        let back = if self.is_back() { "it ran before and was gone back to: " } else { "" };
+        let reason = format!("{back}{unwell}");
         let mut said = format!("{version} is not well: {reason}");
         let kept = self.take(Event::Failed { reason, at: now() });
         if let Err(error) = &kept {
@@ -189,7 +213,7 @@ impl Service {
             // With nothing more to do in it, this boot looks as one in which the slot that boots did not start.
             self.mark(LEAVING)?;
         }
-        self.take(Event::Committed { at: now() })?;
+        self.take(self.committed(now()))?;
         if booted.slot == slot {
             self.judge();
             return Ok(After::On);
@@ -198,7 +222,7 @@ impl Service {
         Ok(After::Restart)
     }
 
-    fn arm(&mut self, slot: Slot) -> Result<After> {
+    pub(super) fn arm(&mut self, slot: Slot) -> Result<After> {
         if let Err(error) = self.parts.boot.arm(slot) {
             self.take(Event::NotArmed)?;
             return Err(error);

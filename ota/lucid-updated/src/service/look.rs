@@ -1,12 +1,15 @@
 //! What the sources offer, and what of it this device takes.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
-use lucid_release_format::{Release, Verdict, Version};
+use lucid_release_format::{Index, Release, Verdict, Version};
 
-use super::{Asked, Service, now};
+use super::{Asked, KINDS, Service, Slots, now};
 use crate::{
+    boot::Slot,
     error::{Error, Result},
+    have::Have,
+    schedule::Offered,
     source::Source,
     state::{Event, Phase},
     trust::{Offer, Offers, Refused, Trust},
@@ -49,6 +52,8 @@ pub struct Said {
     pub takes: bool,
     /// Why, in words.
     pub words: String,
+    /// When this device's turn comes, in seconds since 1970, where others are first.
+    pub turn: Option<u64>,
 }
 
 /// What the sources offer, for people.
@@ -62,6 +67,21 @@ pub struct Looked {
 /// Whether a source did not give what it was asked for, which says nothing of what it would have said.
 fn is_unasked(error: &Error) -> bool {
     matches!(error, Error::Source(_) | Error::Refused(Refused::Source(_)))
+}
+
+/// How many bytes of an archive hold chunks that no slot has. Takes as long as reading the slots does.
+fn missing(slots: &dyn Slots, index: &Index) -> Result<u64> {
+    let mut have = Have::new();
+    for (slot, kind) in [Slot::A, Slot::B].into_iter().flat_map(|slot| KINDS.map(|kind| (slot, kind))) {
+        have.cut(&slot.partition(kind), slots.open(slot, kind, false)?)?;
+    }
+    let (mut counted, mut bytes) = (HashSet::new(), 0);
+    for chunk in index.parts().iter().flat_map(|part| &part.chunks) {
+        if !have.has(&chunk.hash) && counted.insert(chunk.hash) {
+            bytes += u64::from(chunk.place.length);
+        }
+    }
+    Ok(bytes)
 }
 
 impl Service {
@@ -151,11 +171,16 @@ impl Service {
         let (takes, words) = if verdict != Verdict::Takes {
             (false, verdict.to_string())
         } else if self.state.refused.contains(&release.version) {
-            (false, "it was tried and did not pass; `lucid-updated apply` tries it again".to_owned())
+            let words = "it was tried and did not pass, or somebody went back from it; `lucid-updated apply` takes it";
+            (false, words.to_owned())
         } else {
             (true, verdict.to_string())
         };
-        Said { version: release.version, takes, words }
+        let turn = match verdict {
+            Verdict::NotYet { at } => Some(at),
+            _ => None,
+        };
+        Said { version: release.version, takes, words, turn }
     }
 
     fn choose(&self, good: Vec<(Offers, Arc<dyn Source>)>) -> Looked {
@@ -177,6 +202,40 @@ impl Service {
             Chosen { release, mirrors }
         });
         Looked { chosen, said }
+    }
+
+    /// Says what there is and how much would be fetched, where it is not. That is looked at once for a release: both slots are
+    /// read for it.
+    pub(super) async fn offer(&mut self, chosen: &Chosen, why: String) -> Result<()> {
+        let version = chosen.release.version;
+        let bytes = match &self.offered {
+            Some(offered) if offered.version == version => offered.bytes,
+            _ => self.needs(chosen).await?,
+        };
+        tracing::info!("{version} is there and is not fetched, {bytes} bytes at most: {why}");
+        self.offered = Some(Offered { version, bytes, why });
+        self.show(None);
+        Ok(())
+    }
+
+    /// How many bytes of a release's archive the slots do not have.
+    async fn needs(&self, chosen: &Chosen) -> Result<u64> {
+        let version = chosen.release.version;
+        let mut failed = Error::Nothing("no source offers it any more".to_owned());
+        for mirror in &chosen.mirrors {
+            match mirror.offers.index(mirror.offer()).await {
+                Ok(index) => {
+                    let slots = self.parts.slots.clone();
+                    let counting = tokio::task::spawn_blocking(move || missing(&*slots, &index));
+                    return counting.await.map_err(|error| Error::Internal(error.to_string()))?;
+                }
+                Err(error) => {
+                    tracing::warn!("{}: {version} is not had from it: {error}", mirror.source.name());
+                    failed = error;
+                }
+            }
+        }
+        Err(failed)
     }
 
     /// Gives up what is being written or waits to be tried when it is not offered any more, or is not to be taken now.

@@ -1,4 +1,4 @@
-//! What somebody wants of the service that runs: one word in a file, `check` or `apply`.
+//! What somebody wants of the service that runs: one word in a file, `check`, `download`, `apply` or `rollback`.
 
 use std::{
     fs, io,
@@ -19,17 +19,23 @@ const MAX_BYTES: u64 = 64;
 /// What somebody wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// To look, and to stage what there is.
+    /// To look, and to stage what there is, unless fetching costs.
     Check,
+    /// To look, and to stage what there is.
+    Download,
     /// To restart into it as well.
     Apply,
+    /// To restart into the system that ran before.
+    Rollback,
 }
 
 impl Asked {
     fn word(self) -> &'static str {
         match self {
             Self::Check => "check",
+            Self::Download => "download",
             Self::Apply => "apply",
+            Self::Rollback => "rollback",
         }
     }
 }
@@ -58,9 +64,14 @@ pub(super) fn taken(run: &Path) -> Option<Asked> {
     }
     match word.trim() {
         "check" => Some(Asked::Check),
+        "download" => Some(Asked::Download),
         "apply" => Some(Asked::Apply),
+        "rollback" => Some(Asked::Rollback),
         other => {
-            tracing::warn!("{} says {other:?}, and only check and apply are known", path.display());
+            tracing::warn!(
+                "{} says {other:?}, and only check, download, apply and rollback are known",
+                path.display()
+            );
             None
         }
     }
@@ -75,7 +86,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
         assert_eq!(taken(&run), None);
-        for asked in [Asked::Check, Asked::Apply] {
+        for asked in [Asked::Check, Asked::Download, Asked::Apply, Asked::Rollback] {
             ask(&run, asked).unwrap();
             assert_eq!((taken(&run), taken(&run)), (Some(asked), None));
         }

@@ -5,12 +5,12 @@ use std::path::Path;
 use lucid_release_format::Version;
 use serde::{Deserialize, Serialize};
 
-use super::Service;
+use super::{Planned, Service};
 use crate::{
     boot::{Booted, Slot},
     error::Result,
     files::{Folder, Store},
-    peak,
+    peak, schedule,
     stage::Progress,
     state::{self, Ending, Outcome, Phase, State},
     trust::{self, Memory, Standing, Trust},
@@ -45,8 +45,10 @@ pub struct Status {
     pub floor: Version,
     /// How updates ended, the newest last.
     pub history: Vec<Outcome>,
-    /// Tried, and did not pass.
+    /// Tried, and did not pass, or left by going back.
     pub refused: Vec<Version>,
+    /// When what will be done; nothing is said where the service does not run.
+    pub planned: Option<Planned>,
     /// What is believed, where that can be said.
     pub trust: Option<Standing>,
     /// The most memory that the service has had, in bytes.
@@ -59,6 +61,7 @@ pub struct Status {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Told {
+    planned: Option<Planned>,
     progress: Option<Progress>,
     waiting: Option<String>,
     memory_peak: Option<u64>,
@@ -134,6 +137,7 @@ impl Status {
             floor: state.floor,
             history: state.history.clone(),
             refused: state.refused.clone(),
+            planned: None,
             trust: standing,
             memory_peak: None,
             troubles,
@@ -165,7 +169,8 @@ impl Status {
             |bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
         );
         match told {
-            Ok(Told { progress, waiting, memory_peak, troubles: others }) => {
+            Ok(Told { planned, progress, waiting, memory_peak, troubles: others }) => {
+                status.planned = planned.filter(|_| runs);
                 status.progress = progress.filter(|_| runs && matches!(state.phase, Phase::Staging { .. }));
                 status.waiting = waiting.filter(|_| runs && matches!(state.phase, Phase::Staged { .. }));
                 status.memory_peak = memory_peak;
@@ -210,6 +215,12 @@ impl Status {
             lines.push(format!("{} of {} bytes are in their places", progress.done, progress.total));
         }
         lines.extend(self.waiting.clone());
+        if let Some(Planned { offered: Some(offered), .. }) = &self.planned {
+            let schedule::Offered { version, bytes, why } = offered;
+            lines.push(format!(
+                "{version} is there and is not fetched ({bytes} bytes at most): {why}; `lucid-updated apply` does it"
+            ));
+        }
         lines.extend(self.history.last().map(Outcome::words));
         lines.push(format!("nothing below {} is installed", self.floor));
         if !self.refused.is_empty() {
@@ -240,6 +251,16 @@ impl Service {
         let running = self.parts.settings.system.version;
         let mut status = Status::of(&self.state, &self.memory, booted, &self.parts.trust, running);
         status.waiting = if self.unasked { Some(UNASKED.to_owned()) } else { self.waiting.clone() };
+        let settings = &self.parts.settings;
+        status.planned = Some(Planned {
+            next_look: self.next_look,
+            automatic: settings.automatic,
+            metered: settings.metered,
+            ground: settings.window,
+            set: self.plan.get(),
+            offered: self.offered.clone(),
+            turn: self.turn,
+        });
         status.memory_peak = peak::memory();
         status.troubles.extend(self.troubles.iter().map(|(about, why)| format!("{about}: {why}")));
         Ok(status)

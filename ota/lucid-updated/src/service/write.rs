@@ -89,6 +89,7 @@ impl Service {
         if !goes_on {
             self.take(Event::Begin { release: release.clone(), slot })?;
         }
+        self.know_own(booted).await?;
         tracing::info!("{} goes into slot {}", release.version, slot.name());
         let total = index.parts().iter().map(|part| part.bytes).sum();
         let latest = Mutex::new(Progress { total, ..Progress::default() });
@@ -131,6 +132,8 @@ impl Service {
             "{} is staged: {kept} bytes were there, {copied} were copied, {fetched} were fetched; it took {peak} MB at most",
             release.version,
         );
+        // First: what is staged is not taken for what ran in that slot before.
+        self.wrote(slot, release, index)?;
         self.take(Event::Written)
     }
 }
