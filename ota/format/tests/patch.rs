@@ -231,7 +231,9 @@ fn no_prefix_is_more_than_a_device_keeps_in_memory_and_no_head_is_too_long() {
         };
         (0..count).map(piece).collect()
     };
-    let change = Change::between(&many(200), &support::index());
+    let mut old = many(200);
+    old.push(Piece { hash: [1; 32], raw: 10_000 });
+    let change = Change::between(&old, &support::index());
     let section = |removed, frames| Section { removed, before: 0..0, frames };
     let stored = [(480, false), (131_072, false), (3616, false)];
     let of = |removed| Patch::new(&change, vec![section(removed, 0..3)], &stored);
