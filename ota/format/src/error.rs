@@ -42,7 +42,7 @@ pub enum Error {
     /// A description is of another version of the format.
     #[error("{what} has format {version}, and this program reads format 1; take an earlier release first")]
     Format {
-        /// The description or the index.
+        /// The description, the index or the patch.
         what: &'static str,
         /// Its version.
         version: u64,
@@ -63,6 +63,12 @@ pub enum Error {
     #[error("the index is not valid: {why}; fetch it again; if that stays so, it has to be released anew")]
     Index {
         /// What is wrong, and where.
+        why: String,
+    },
+    /// A patch does not say what version 1 of the format allows, or is for others.
+    #[error("the patch cannot be used: {why}; the release is taken without it")]
+    Patch {
+        /// What is wrong.
         why: String,
     },
     /// What the archive gave for a chunk is not that chunk.
@@ -87,6 +93,11 @@ impl Error {
     /// A description that is not as it should be.
     pub(crate) fn release(why: impl Into<String>) -> Self {
         Self::Release { why: shortened(&why.into(), 200) }
+    }
+
+    /// A patch that is not as it should be.
+    pub(crate) fn patch(why: impl Into<String>) -> Self {
+        Self::Patch { why: why.into() }
     }
 
     /// An index that is not as it should be.

@@ -3,7 +3,9 @@
 
 #![allow(clippy::expect_used, reason = "what does not hold and has to ends the run")]
 
-use crate::{Chunk, Index, Place, Release, Verdict, Version};
+use crate::{
+    Change, Chunk, Index, Kind, Part, Patch, Piece, Place, Release, Verdict, Version, patch::MAX_PREFIX,
+};
 
 /// What the first byte says of the rest: with 0 it is an index, with 1 one without the hash at its end, which is made here, and
 /// with others four bytes (u32, little-endian) of a chunk's length and what the archive gives for it. Panics when an index that
@@ -44,6 +46,67 @@ fn read(bytes: &[u8]) {
     assert!(again == index, "what was read is allowed");
 }
 
+/// What the first byte says of the rest: with 0 it is the head of a patch, with 1 one without the hash at its end, which is made
+/// here, and with others a frame behind the 64 bytes before it. Panics when a head that is read has another spelling, takes more
+/// memory than it may or does not add up, and when a frame makes anything.
+pub fn release_patch(bytes: &[u8]) {
+    match bytes.split_first() {
+        None => {}
+        Some((0, head)) => head_of_patch(head),
+        Some((1, content)) => head_of_patch(&[content, blake3::hash(content).as_bytes()].concat()),
+        Some((_, rest)) => {
+            let Some((prefix, stored)) = rest.split_first_chunk::<64>() else { return };
+            let place = Place { offset: 0, length: stored.len() as u32, zstd: true };
+            // What is packed is nothing whose hash is known here.
+            for raw in [1, stored.len() as u32, crate::chunker::MAX_CHUNK, u32::MAX] {
+                let chunk = Chunk { hash: [0; 32], raw, place };
+                assert!(chunk.open_at(place, prefix, stored).is_err(), "nothing has that hash");
+            }
+        }
+    }
+}
+
+/// The change of the golden patch.
+fn change() -> Change {
+    let chunk = |byte, raw, offset, length, zstd| {
+        let place = Place { offset, length, zstd };
+        Chunk { hash: [byte; 32], raw, place }
+    };
+    let (one, two) = (chunk(1, 10_000, 0, 5000, true), chunk(2, 480, 5000, 480, false));
+    let root = vec![chunk(3, 131_072, 5480, 132_096, true), two, chunk(4, 3616, 137_576, 3616, false)];
+    let parts = vec![
+        Part { kind: Kind::Boot, bytes: 20_480, hash: [0xb0; 32], chunks: vec![one, one, two] },
+        Part { kind: Kind::Root, bytes: 135_168, hash: [0xb1; 32], chunks: root },
+    ];
+    let old = [(1, 10_000), (9, 20_000), (8, 30_000), (9, 20_000)];
+    let old = old.map(|(byte, raw)| Piece { hash: [byte; 32], raw });
+    Change::between(&old, &Index::new(parts).expect("it is the golden one"))
+}
+
+fn head_of_patch(head: &[u8]) {
+    let change = change();
+    // How long all of it is, is said by others: what fits the head.
+    let Ok(patch) = Patch::read(head, &change, length(head)) else { return };
+    assert!(patch.head(&change) == head, "a head has one spelling");
+    let mut next = head.len() as u64;
+    for place in patch.frames() {
+        assert_eq!(place.offset, next, "frames stand one after the other");
+        next = place.end();
+    }
+    assert_eq!(patch.frames().len(), change.added().len(), "each chunk has its frame");
+    for section in patch.sections() {
+        let got = section.prefix(&change, |piece| Ok::<_, ()>(vec![0; piece.raw as usize]));
+        assert!(got.expect("it is given").len() as u64 <= MAX_PREFIX, "a prefix is bounded");
+    }
+}
+
+/// The length of the whole patch, where the last numbers of its head are the lengths of three frames.
+fn length(head: &[u8]) -> u64 {
+    let frames = head.len().checked_sub(32 + 12).and_then(|at| head.get(at..at + 12)).unwrap_or_default();
+    let stored = frames.as_chunks::<4>().0.iter().map(|frame| u32::from_le_bytes(*frame) & !(1 << 31));
+    head.len() as u64 + stored.map(u64::from).sum::<u64>()
+}
+
 /// The description of a release as JSON. Panics when one that is read is not the same after it was written, as JSON and in the
 /// list of targets; when it is found under another name; and when some device never takes it, or takes it and does not later.
 pub fn release(bytes: &[u8]) {
@@ -73,7 +136,11 @@ mod tests {
     use std::{fs, path::Path};
 
     type Door = (&'static str, fn(&[u8]));
-    const DOORS: [Door; 2] = [("release_index", super::release_index), ("release", super::release)];
+    const DOORS: [Door; 3] = [
+        ("release_index", super::release_index),
+        ("release_patch", super::release_patch),
+        ("release", super::release),
+    ];
 
     #[test]
     fn every_input_of_the_corpus_is_borne_and_damaged_ones_as_well() {

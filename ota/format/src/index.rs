@@ -41,7 +41,7 @@ const MAGIC: &[u8; 8] = b"LUCIDIDX";
 /// The version of the format.
 const VERSION: u16 = 1;
 /// The bit that says that a chunk is stored as a zstd frame.
-const ZSTD: u32 = 1 << 31;
+pub(crate) const ZSTD: u32 = 1 << 31;
 /// Bytes of a chunk in the index.
 const ENTRY: usize = 40;
 /// Bytes of the hash at the end.
@@ -121,27 +121,27 @@ impl Chunk {
     /// # Errors
     /// When the bytes are not of the place's length, do not unpack, or unpack to anything else.
     pub fn open(&self, stored: &[u8]) -> Result<Vec<u8>> {
+        self.open_at(self.place, &[], stored)
+    }
+
+    /// The same, from a place in a patch, with the prefix of its section.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_at(&self, place: Place, prefix: &[u8], stored: &[u8]) -> Result<Vec<u8>> {
         let refused = |why: String| {
             let hash = blake3::Hash::from_bytes(self.hash).to_hex().to_string();
             Error::Chunk { hash, why }
         };
-        let Place { length, zstd, .. } = self.place;
+        let Place { length, zstd, .. } = place;
         if stored.len() != length as usize {
             return Err(refused(format!("there are {} bytes instead of {length}", stored.len())));
         }
         if self.raw > MAX_CHUNK {
             return Err(refused(format!("it would have {} bytes, more than a chunk may", self.raw)));
         }
-        let bytes = if zstd {
-            // Unpacking would go on with a frame after the first.
-            if zstd::zstd_safe::find_frame_compressed_size(stored) != Ok(stored.len()) {
-                return Err(refused("what is stored is not one zstd frame".to_owned()));
-            }
-            zstd::bulk::decompress(stored, self.raw as usize)
-                .map_err(|error| refused(format!("it does not unpack: {error}")))?
-        } else {
-            stored.to_vec()
-        };
+        let bytes =
+            if zstd { unpack(stored, self.raw as usize, prefix).map_err(refused)? } else { stored.to_vec() };
         if bytes.len() != self.raw as usize {
             return Err(refused(format!("it has {} bytes instead of {}", bytes.len(), self.raw)));
         }
@@ -150,6 +150,23 @@ impl Chunk {
         }
         Ok(bytes)
     }
+}
+
+/// What one zstd frame unpacks to, of at most so many bytes, behind a prefix.
+fn unpack(stored: &[u8], most: usize, prefix: &[u8]) -> std::result::Result<Vec<u8>, String> {
+    use zstd::zstd_safe::{DCtx, find_frame_compressed_size, get_error_name};
+    // Unpacking would go on with a frame after the first.
+    if find_frame_compressed_size(stored) != Ok(stored.len()) {
+        return Err("what is stored is not one zstd frame".to_owned());
+    }
+    let failed = |code| format!("it does not unpack: {}", get_error_name(code));
+    let mut context = DCtx::try_create().ok_or("there is no memory to unpack it")?;
+    if !prefix.is_empty() {
+        context.ref_prefix(prefix).map_err(failed)?;
+    }
+    let mut bytes = Vec::with_capacity(most);
+    context.decompress(&mut bytes, stored).map_err(failed)?;
+    Ok(bytes)
 }
 
 /// A part of a release.

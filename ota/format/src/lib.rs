@@ -11,6 +11,7 @@
 //! | [`Release`] | JSON, signed with the list of all releases | for whom it is, since when, what a device has to run before |
 //! | [`mod@index`] | `lucid-M-V.index` | each part as a list of chunks, with their hashes and places in the archive |
 //! | the archive | `lucid-M-V.chunks` | the chunks, packed, each once, one after the other |
+//! | [`mod@patch`] | `lucid-M-V-from-W.patch` | the same chunks once more, packed with the help of an older release `W` |
 //! | [`System`] | `system.json` | what an image says of itself |
 //! | [`mod@metadata`] | | bounds and marks of the signed metadata, for both sides |
 //! | [`mod@chunker`] | | where a part is cut: what a device has already is cut alike |
@@ -26,6 +27,7 @@ mod error;
 pub mod fuzzing;
 pub mod index;
 pub mod metadata;
+pub mod patch;
 pub mod release;
 mod system;
 mod version;
@@ -33,6 +35,7 @@ mod version;
 pub use chunker::{Chunks, Partition, chunks, chunks_of_partition};
 pub use error::{Error, Result};
 pub use index::{Chunk, Hash, Index, Kind, Part, Place};
+pub use patch::{Change, Patch, Piece};
 pub use release::{Name, Release, Verdict, Wave};
 pub use system::System;
 pub use version::Version;

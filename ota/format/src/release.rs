@@ -15,7 +15,8 @@
 //! | `version` | a [`Version`] |
 //! | `waves` | 1 to 16 of `{"after": …, "share": …}` ([`Wave`]), both rising, the last share 1000 |
 //!
-//! The names of a release's targets, of machine `M` and version `V`: `lucid-M-V.index` and `lucid-M-V.chunks`.
+//! The names of a release's targets, of machine `M` and version `V`: `lucid-M-V.index` and `lucid-M-V.chunks`; and for each
+//! version `W` before it from which there is a patch `lucid-M-V-from-W.patch`.
 
 use std::{collections::HashMap, fmt, str::FromStr};
 
@@ -297,6 +298,20 @@ impl Release {
     #[must_use]
     pub fn archive_name(&self) -> String {
         format!("lucid-{}-{}.chunks", self.machine, self.version)
+    }
+
+    /// The name of the target that is its patch from an older version.
+    #[must_use]
+    pub fn patch_name(&self, from: Version) -> String {
+        format!("lucid-{}-{}-from-{from}.patch", self.machine, self.version)
+    }
+
+    /// From which version the target of that name patches to this release; none where it is no such patch by its name.
+    #[must_use]
+    pub fn patch_from(&self, name: &str) -> Option<Version> {
+        let (_, from) = name.strip_suffix(".patch")?.rsplit_once("-from-")?;
+        let from = from.parse().ok()?;
+        (from < self.version && self.patch_name(from) == name).then_some(from)
     }
 
     /// The release whose index a target is; none for a target that is no index by its name. `custom` is the target's.

@@ -7,8 +7,8 @@ mod support;
 
 use std::{fmt::Write, fs, path::Path};
 
-use lucid_release_format::{Index, Release, System, Version, chunks};
-use support::{data, index, release};
+use lucid_release_format::{Index, Patch, Release, System, Version, chunks};
+use support::{change, data, golden_patch, index, release};
 
 /// Holds what was made to the file of that name, and gives the file.
 fn golden(name: &str, made: &[u8]) -> Vec<u8> {
@@ -27,6 +27,12 @@ fn golden(name: &str, made: &[u8]) -> Vec<u8> {
 fn the_golden_index_is_written_again_and_read() {
     let kept = golden("index.bin", &index().write());
     assert_eq!(Index::read(&kept).unwrap(), index());
+}
+
+#[test]
+fn the_golden_head_of_a_patch_is_written_again_and_read() {
+    let kept = golden("patch.bin", &golden_patch().head(&change()));
+    assert_eq!(Patch::read(&kept, &change(), golden_patch().bytes()).unwrap(), golden_patch());
 }
 
 #[test]

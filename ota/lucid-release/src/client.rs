@@ -20,7 +20,7 @@ use url::Url;
 
 use crate::document::Kind as _;
 use crate::error::{At as _, Error, Result};
-use crate::release::{self, Listed, target_name, web_name};
+use crate::release::{self, Cut, Listed, target_name, web_name};
 use crate::rules;
 
 /// Where a web folder's metadata is.
@@ -185,6 +185,48 @@ impl Client {
             release::prove(&name, &index, &path)?;
         }
         Ok(())
+    }
+
+    /// Reads the patches of a release to their last byte, and makes with each what it is for, where the release that it starts
+    /// from is listed still.
+    pub(crate) fn read_patches(&self, listed: &Listed, tell: &dyn Fn(&str)) -> Result<()> {
+        if listed.patches.is_empty() {
+            return Ok(());
+        }
+        let all = release::all(&self.repository.targets().signed)?;
+        let new = self.cut(listed)?;
+        for patch in &listed.patches {
+            let name = listed.release.patch_name(patch.from);
+            tell(&format!("reading {name} to its end"));
+            let mut bytes = Vec::new();
+            self.target(&name, |piece| bytes.extend_from_slice(piece))?;
+            let old = all.iter().find(|other| {
+                (&other.release.machine, other.release.version) == (&listed.release.machine, patch.from)
+            });
+            match old {
+                Some(old) => release::prove_patch(&name, &self.cut(old)?, &new, &bytes)?,
+                None => tell(&format!(
+                    "{name} is not tried: {} is not listed any more; a device that does not get along with it does without",
+                    patch.from
+                )),
+            }
+        }
+        Ok(())
+    }
+
+    /// The index and the archive of a release.
+    fn cut(&self, listed: &Listed) -> Result<Cut> {
+        let (name, archive) = (listed.release.index_name(), listed.release.archive_name());
+        let mut index = Vec::new();
+        self.target(&name, |piece| index.extend_from_slice(piece))?;
+        let index = Index::read(&index).map_err(|source| Error::Release { what: name, source })?;
+        match self.files.source(&format!("{TARGETS}/{}", web_name(&archive, &listed.archive))) {
+            Source::File(path) => Cut::new(index, &path),
+            Source::Bytes(_) => Err(Error::Archive {
+                what: archive,
+                why: "it is no file that can be read in pieces".to_owned(),
+            }),
+        }
     }
 
     /// Gives the bytes of a target; they are what was signed if no error follows.

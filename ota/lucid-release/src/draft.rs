@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::num::NonZeroU64;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use jiff::Timestamp as Time;
 use lucid_release_format::metadata::{DEVELOPMENT, SPECIFICATION};
 use lucid_release_format::release::ALL;
-use lucid_release_format::{Index, Name, Release, Version, Wave};
+use lucid_release_format::{Change, Index, Name, Release, Version, Wave, build, index, patch};
 use tough::schema::{RoleKeys, RoleType, Root, Signed, Targets};
 
 use crate::document::{Held, days_after};
@@ -19,7 +19,7 @@ use crate::files::{self, Measured};
 use crate::folder::{Days, Folder};
 use crate::image;
 use crate::key::{KeyId, PublicKey, SecretKey};
-use crate::release::{self, target, target_name};
+use crate::release::{self, Cut, target, target_name};
 use crate::roots::{self, Roots};
 use crate::rules;
 use crate::sign;
@@ -113,20 +113,136 @@ pub struct Addition<'a> {
     pub min_from: Version,
     /// Who may take it when; to everybody at once where it is empty.
     pub waves: Vec<Wave>,
+    /// From what there are to be patches, where they are smaller than the chunks.
+    pub patch_from: Vec<PatchFrom>,
     /// How hard zstd tries, 1 to 22 (`lucid_release_format::build::LEVEL`).
     pub level: i32,
 }
 
-/// Makes index and archive of an image, and a draft that lists them. `tell` hears how many bytes of how many were read.
+/// What a patch starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PatchFrom {
+    /// A release whose files are in the folder.
+    Release(Version),
+    /// The image of a version, wherever its release is.
+    Image(Version, PathBuf),
+}
+
+impl PatchFrom {
+    /// The version.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        match self {
+            Self::Release(version) | Self::Image(version, _) => *version,
+        }
+    }
+}
+
+/// `VERSION`, or `VERSION=IMAGE`.
+///
+/// # Errors
+/// When it says something else.
+pub fn patch_from(text: &str) -> Result<PatchFrom> {
+    let (version, image) = match text.split_once('=') {
+        Some((version, image)) => (version, Some(image)),
+        None => (text, None),
+    };
+    let version = version.parse::<Version>().map_err(|error| {
+        Error::Arguments(format!(
+            "{text:?} is nothing to patch from ({error}): write 1.2.3, or 1.2.3=FILE.img"
+        ))
+    })?;
+    Ok(image.map_or(PatchFrom::Release(version), |image| PatchFrom::Image(version, image.into())))
+}
+
+/// A patch that was tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatchTried {
+    /// The version that it starts from.
+    pub from: Version,
+    /// How many bytes it has; none where the release has nothing that the old one does not have.
+    pub bytes: Option<u64>,
+    /// How many bytes of the archive a device fetches without it.
+    pub chunks: u64,
+}
+
+impl PatchTried {
+    /// Whether it is worth having.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        self.bytes.is_some_and(|bytes| bytes < self.chunks)
+    }
+}
+
+/// What [`add`] made.
+#[derive(Debug)]
+pub struct Added {
+    /// The draft.
+    pub held: Held<Targets>,
+    /// The index.
+    pub index: Index,
+    /// The patches, and those that are not worth having.
+    pub patches: Vec<PatchTried>,
+}
+
+/// The newest version before one whose release is in the folder, with its files.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn newest_before(folder: &Folder, machine: &Name, version: Version) -> Result<Option<Version>> {
+    let place = folder.targets_folder();
+    let there = |release: &Release| {
+        place.join(release.index_name()).exists() && place.join(release.archive_name()).exists()
+    };
+    let releases = release::all(&base(folder)?)?.into_iter().map(|listed| listed.release);
+    Ok(releases
+        .filter(|release| release.machine == *machine && release.version < version && there(release))
+        .map(|release| release.version)
+        .max())
+}
+
+/// What a patch starts from, as chunks. An image is cut into a folder that vanishes with the second.
+fn older(
+    folder: &Folder,
+    release: &Release,
+    from: &PatchFrom,
+    tell: &dyn Fn(u64, u64),
+) -> Result<(Cut, Option<tempfile::TempDir>)> {
+    match from {
+        PatchFrom::Release(version) => {
+            let old = Release { version: *version, ..release.clone() };
+            let place = folder.targets_folder();
+            let (index, archive) = (old.index_name(), old.archive_name());
+            let bytes = files::read(&place.join(&index), index::MAX_INDEX as u64)?;
+            let read = Index::read(&bytes).map_err(|source| Error::Release { what: index, source })?;
+            Ok((Cut::new(read, &place.join(archive))?, None))
+        }
+        PatchFrom::Image(_, image) => {
+            let scratch = tempfile::tempdir().at("making a folder in", &std::env::temp_dir())?;
+            let archive = scratch.path().join("archive");
+            let file = File::create(&archive).at("making", &archive)?;
+            // Nobody keeps it.
+            let read = image::cut(image, std::io::BufWriter::new(file), 1, tell)?;
+            Ok((Cut::new(read, &archive)?, Some(scratch)))
+        }
+    }
+}
+
+/// Makes a patch, and says how many bytes a device fetches with it and without.
+fn patch_of(old: &Cut, new: &Cut, level: i32, tell: &dyn Fn(u64, u64)) -> Result<(Option<Vec<u8>>, u64)> {
+    let change = Change::between(&patch::pieces(&old.index), &new.index);
+    let made =
+        build::patch(&change, &mut |piece| old.chunk(piece), &mut |piece| new.chunk(piece), level, tell);
+    let made = made.map_err(|source| Error::Release { what: "a patch".to_owned(), source })?;
+    Ok((made, change.archive_bytes()))
+}
+
+/// Makes index and archive of an image, its patches, and a draft that lists them. `tell` hears how many bytes of how many were
+/// read or packed.
 ///
 /// # Errors
 /// When there is such a release, or the image is not fit for one, or something cannot be written.
-pub fn add(
-    folder: &Folder,
-    addition: &Addition<'_>,
-    now: Time,
-    tell: &dyn Fn(u64, u64),
-) -> Result<(Held<Targets>, Index)> {
+pub fn add(folder: &Folder, addition: &Addition<'_>, now: Time, tell: &dyn Fn(u64, u64)) -> Result<Added> {
     let everybody = vec![Wave { after: 0, share: ALL }];
     let release = Release {
         channel: addition.channel.clone(),
@@ -144,6 +260,16 @@ pub fn add(
     if base(folder)?.targets.contains_key(&target_name(&index_name)?) {
         return Err(Error::ReleaseExists(index_name));
     }
+    let mut versions: Vec<Version> = addition.patch_from.iter().map(PatchFrom::version).collect();
+    versions.sort_unstable();
+    if versions.last().is_some_and(|last| *last >= addition.version) || !versions.is_sorted_by(|a, b| a < b) {
+        let why = format!("a patch to {} starts from older versions, from each once", addition.version);
+        return Err(Error::Arguments(why));
+    }
+    let mut olds = Vec::new();
+    for from in &addition.patch_from {
+        olds.push((from.version(), older(folder, &release, from, tell)?));
+    }
     let place = folder.targets_folder();
     fs::create_dir_all(&place).at("making", &place)?;
     let unfinished = place.join(format!(".{archive_name}.unfinished"));
@@ -159,12 +285,29 @@ pub fn add(
         target(length, sha256)
     };
     index_target.custom = custom;
+    let (mut tried, mut patches) = (Vec::new(), Vec::new());
+    if !olds.is_empty() {
+        let new = Cut::new(index.clone(), &place.join(&archive_name))?;
+        for (from, (old, _scratch)) in &olds {
+            let (made, chunks) = patch_of(old, &new, addition.level, tell)?;
+            let one = PatchTried { from: *from, bytes: made.as_ref().map(|made| made.len() as u64), chunks };
+            if let Some(made) = made.filter(|_| one.is_taken()) {
+                let name = release.patch_name(*from);
+                let file = place.join(&name);
+                files::replace(&file, &made)?;
+                let (length, sha256) = files::measure(&file)?;
+                patches.push((target_name(&name)?, target(length, sha256)));
+            }
+            tried.push(one);
+        }
+    }
     let held = edit(folder, now, |targets| {
         targets.targets.insert(target_name(&index_name)?, index_target);
         targets.targets.insert(target_name(&archive_name)?, target(length, sha256));
+        targets.targets.extend(patches);
         Ok(())
     })?;
-    Ok((held, index))
+    Ok(Added { held, index, patches: tried })
 }
 
 /// A draft without a release: no device takes it up any more.
@@ -181,6 +324,7 @@ pub fn withdraw(
         for release in chosen(targets, version, machine)? {
             targets.targets.remove(&target_name(&release.index_name())?);
             targets.targets.remove(&target_name(&release.archive_name())?);
+            targets.targets.retain(|name, _| release.patch_from(name.raw()).is_none());
         }
         Ok(())
     })

@@ -5,7 +5,7 @@
 //! | `settings.json` | how long metadata holds ([`Settings`]) |
 //! | `1.root.json` … | the roots, all of them, for good |
 //! | `targets.json` | the releases: what is published, or a draft that is being signed |
-//! | `targets/` | indexes and archives |
+//! | `targets/` | indexes, archives and patches |
 //! | `published/` | `targets.json`, `snapshot.json`, `timestamp.json` as they were published last |
 //! | `keys/` | keys that were made with the folder; they are better kept elsewhere, each with its holder |
 
@@ -127,7 +127,7 @@ impl Folder {
         self.path.join("keys")
     }
 
-    /// Where indexes and archives are.
+    /// Where indexes, archives and patches are.
     #[must_use]
     pub fn targets_folder(&self) -> PathBuf {
         self.path.join("targets")

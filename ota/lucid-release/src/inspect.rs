@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use jiff::Timestamp as Time;
-use lucid_release_format::Release;
 use lucid_release_format::release::ALL;
+use lucid_release_format::{Release, Version};
 use serde::Serialize;
 use tough::schema::{Metafile, RoleType, Root, Snapshot, Targets, Timestamp};
 
@@ -100,6 +100,19 @@ pub struct ReleaseAbout {
     pub archive_bytes: u64,
     /// SHA-256 of it.
     pub archive_sha256: String,
+    /// Its patches.
+    pub patches: Vec<PatchAbout>,
+}
+
+/// A patch of a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PatchAbout {
+    /// The version that it starts from.
+    pub from: Version,
+    /// Its bytes.
+    pub bytes: u64,
+    /// SHA-256 of it.
+    pub sha256: String,
 }
 
 /// A file that another one names.
@@ -123,6 +136,15 @@ impl From<&Listed> for ReleaseAbout {
             index_sha256: hex::encode(&listed.index.hashes.sha256),
             archive_bytes: listed.archive.length,
             archive_sha256: hex::encode(&listed.archive.hashes.sha256),
+            patches: listed
+                .patches
+                .iter()
+                .map(|patch| PatchAbout {
+                    from: patch.from,
+                    bytes: patch.target.length,
+                    sha256: hex::encode(&patch.target.hashes.sha256),
+                })
+                .collect(),
         }
     }
 }
@@ -297,6 +319,9 @@ fn release_words(out: &mut String, word: &str, about: &ReleaseAbout) {
     let _ = writeln!(out, "    to {}", waves.join(", "));
     let _ = writeln!(out, "    index    {:>10} bytes  sha256 {}", about.index_bytes, about.index_sha256);
     let _ = writeln!(out, "    archive  {:>10} bytes  sha256 {}", about.archive_bytes, about.archive_sha256);
+    for PatchAbout { from, bytes, sha256 } in &about.patches {
+        let _ = writeln!(out, "    patch    {bytes:>10} bytes  sha256 {sha256}  from {from}");
+    }
 }
 
 /// A file in words.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp as Time;
-use lucid_release::draft::{self, Addition, Rotation};
+use lucid_release::draft::{self, Addition, PatchFrom, PatchTried, Rotation};
 use lucid_release::folder::{Days, Folder};
 use lucid_release::key::{KeyId, PublicKey, SecretKey, key_id};
 use lucid_release::publish::{self, Keys};
@@ -234,6 +234,13 @@ struct Add {
     /// at once without.
     #[arg(long = "wave", value_name = "AFTER:SHARE", value_parser = draft::wave)]
     waves: Vec<Wave>,
+    /// Makes a patch from this version, whose files are in the folder, or from its image; may be given more than once. It is kept
+    /// where it is smaller than the chunks that a device would fetch. Without this, from the newest version in the folder.
+    #[arg(long, value_name = "VERSION[=IMAGE]", value_parser = draft::patch_from)]
+    patch_from: Vec<PatchFrom>,
+    /// Makes no patch.
+    #[arg(long, conflicts_with = "patch_from")]
+    no_patch: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -433,6 +440,12 @@ fn key_words(file: &Path, public: PublicKey, json: bool) -> Result<()> {
 
 fn add(arguments: &Add, now: Time, json: bool) -> Result<()> {
     let folder = Folder::open(&arguments.place.dir)?;
+    let patch_from = if arguments.no_patch || !arguments.patch_from.is_empty() {
+        arguments.patch_from.clone()
+    } else {
+        let newest = draft::newest_before(&folder, &arguments.machine, arguments.version)?;
+        newest.map(PatchFrom::Release).into_iter().collect()
+    };
     let addition = Addition {
         image: &arguments.image,
         machine: arguments.machine.clone(),
@@ -441,6 +454,7 @@ fn add(arguments: &Add, now: Time, json: bool) -> Result<()> {
         min_version: arguments.min_version,
         min_from: arguments.min_from,
         waves: arguments.waves.clone(),
+        patch_from,
         level: LEVEL,
     };
     let said = Cell::new(Instant::now());
@@ -450,8 +464,22 @@ fn add(arguments: &Add, now: Time, json: bool) -> Result<()> {
             eprintln!("packed {} of {} MiB", done >> 20, all >> 20);
         }
     };
-    let (held, _) = draft::add(&folder, &addition, now, &tell)?;
-    drafted(&held.path, now, json)
+    let added = draft::add(&folder, &addition, now, &tell)?;
+    for tried in &added.patches {
+        let PatchTried { from, bytes, chunks } = tried;
+        match bytes {
+            Some(bytes) if tried.is_taken() => {
+                eprintln!(
+                    "the patch from {from} has {bytes} bytes; without it a device fetches {chunks} of the archive"
+                );
+            }
+            Some(bytes) => eprintln!(
+                "no patch from {from}: it would have {bytes} bytes, and a device fetches {chunks} of the archive"
+            ),
+            None => eprintln!("no patch from {from}: the release has nothing that {from} does not have"),
+        }
+    }
+    drafted(&added.held.path, now, json)
 }
 
 fn pause(which: &Which, paused: bool, now: Time, json: bool) -> Result<()> {

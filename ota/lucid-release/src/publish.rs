@@ -6,7 +6,7 @@
 //! | `metadata/N.root.json` | every root there ever was: a device may have been off for years |
 //! | `metadata/N.targets.json`, `metadata/N.snapshot.json` | |
 //! | `metadata/timestamp.json` | written last: until then devices see what there was before |
-//! | `targets/SHA256.NAME` | indexes and archives |
+//! | `targets/SHA256.NAME` | indexes, archives and patches |
 //!
 //! No file there is ever removed by this program, and each gets its name when it is whole.
 
@@ -229,8 +229,7 @@ fn over(
 /// Where the files of a release come from: this folder, or else the web folder, which has them already.
 fn sources(folder: &Folder, web: &Path, listed: &Listed) -> Result<Vec<(String, Source)>> {
     let mut sources = Vec::new();
-    let release = &listed.release;
-    for (name, target) in [(release.index_name(), &listed.index), (release.archive_name(), &listed.archive)] {
+    for (name, target) in listed.files() {
         let web_name = format!("{TARGETS}/{}", web_name(&name, target));
         let here = folder.targets_folder().join(&name);
         if here.exists() {
@@ -265,12 +264,12 @@ fn as_a_device(
     };
     for listed in releases {
         let there = |target: &Target, name: String| web.join(TARGETS).join(web_name(&name, target)).exists();
-        let is_new = !known.iter().any(|one| one.index == listed.index && one.archive == listed.archive)
-            || !there(&listed.index, listed.release.index_name())
-            || !there(&listed.archive, listed.release.archive_name());
+        let is_new = !known.iter().any(|one| one.files() == listed.files())
+            || listed.files().into_iter().any(|(name, target)| !there(target, name));
         if is_new {
             tell(&format!("reading {} to its end", listed.release.archive_name()));
             client.read(listed, true)?;
+            client.read_patches(listed, tell)?;
         }
     }
     if !web.join(METADATA).join("timestamp.json").exists() {
@@ -325,6 +324,7 @@ pub fn verify(web: &Path, root: &Path, tell: &dyn Fn(&str)) -> Result<BTreeMap<S
     for listed in release::all(&repository.targets().signed)? {
         tell(&format!("reading {} to its end", listed.release.archive_name()));
         client.read(&listed, true)?;
+        client.read_patches(&listed, tell)?;
     }
     Ok(BTreeMap::from([
         ("root".to_owned(), repository.root().signed.version.get()),

@@ -3,17 +3,26 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lucid_release_format::index::MAX_INDEX;
-use lucid_release_format::{Index, Release};
+use lucid_release_format::{Change, Chunk, Index, Patch, Piece, Release, Version, patch};
 use tough::TargetName;
 use tough::schema::{Hashes, Target, Targets};
 
 use crate::document;
 use crate::error::{At as _, Error, Result};
 
-/// A release and its two files.
+/// A patch of a release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Patched {
+    /// The version that it starts from.
+    pub from: Version,
+    /// The patch: `lucid-M-V-from-W.patch`.
+    pub target: Target,
+}
+
+/// A release and its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// What is said of it.
@@ -22,6 +31,19 @@ pub struct Listed {
     pub index: Target,
     /// The archive: `lucid-M-V.chunks`.
     pub archive: Target,
+    /// Its patches, by the version that they start from.
+    pub patches: Vec<Patched>,
+}
+
+impl Listed {
+    /// The names of its targets, with them.
+    #[must_use]
+    pub fn files(&self) -> Vec<(String, &Target)> {
+        let Self { release, index, archive, patches } = self;
+        let mut files = vec![(release.index_name(), index), (release.archive_name(), archive)];
+        files.extend(patches.iter().map(|patch| (release.patch_name(patch.from), &patch.target)));
+        files
+    }
 }
 
 /// The releases of some targets, by machine and version.
@@ -50,9 +72,18 @@ pub fn all(targets: &Targets) -> Result<Vec<Listed>> {
         if !archive.custom.is_empty() {
             return Err(Error::rule(&what, format!("{} has custom fields", release.archive_name())));
         }
-        listed.push(Listed { release, index: index.clone(), archive: archive.clone() });
+        let mut patches = Vec::new();
+        for (name, target) in &targets.targets {
+            let Some(from) = release.patch_from(name.raw()) else { continue };
+            if !target.custom.is_empty() {
+                return Err(Error::rule(&what, format!("{} has custom fields", name.raw())));
+            }
+            patches.push(Patched { from, target: target.clone() });
+        }
+        patches.sort_by_key(|patch| patch.from);
+        listed.push(Listed { release, index: index.clone(), archive: archive.clone(), patches });
     }
-    if listed.len() * 2 != targets.targets.len() {
+    if listed.iter().map(|listed| listed.files().len()).sum::<usize>() != targets.targets.len() {
         return Err(Error::rule(&what, "there are targets that belong to no release"));
     }
     listed.sort_by(|a, b| {
@@ -120,4 +151,68 @@ pub fn prove(what: &str, index: &[u8], archive: &Path) -> Result<Index> {
         }
     }
     Ok(index)
+}
+
+/// An index and the archive to it, whose chunks can be had.
+#[derive(Debug)]
+pub struct Cut {
+    /// The index.
+    pub index: Index,
+    archive: PathBuf,
+    file: File,
+    places: HashMap<[u8; 32], Chunk>,
+}
+
+impl Cut {
+    /// Of an index and the file of its archive.
+    ///
+    /// # Errors
+    /// When that cannot be opened.
+    pub fn new(index: Index, archive: &Path) -> Result<Self> {
+        let file = File::open(archive).at("opening", archive)?;
+        let chunks = index.parts().iter().flat_map(|part| &part.chunks);
+        let places = chunks.map(|chunk| (chunk.hash, *chunk)).collect();
+        Ok(Self { index, archive: archive.to_owned(), file, places })
+    }
+
+    /// The bytes of one of its chunks.
+    ///
+    /// # Errors
+    /// When it is none of its own, or the archive does not have it.
+    pub fn chunk(&self, piece: Piece) -> lucid_release_format::Result<Vec<u8>> {
+        let failed = |source| lucid_release_format::Error::Io { doing: "reading an archive", source };
+        let other = || failed(std::io::Error::other(format!("{} has no such chunk", self.archive.display())));
+        let chunk = self.places.get(&piece.hash).ok_or_else(other)?;
+        let mut stored = vec![0; chunk.place.length as usize];
+        self.file.read_exact_at(&mut stored, chunk.place.offset).map_err(failed)?;
+        chunk.open(&stored)
+    }
+}
+
+/// Makes with a patch every chunk that it is for, as a device would.
+///
+/// # Errors
+/// When it is no patch from the one release to the other, or makes anything else.
+pub fn prove_patch(what: &str, old: &Cut, new: &Cut, bytes: &[u8]) -> Result<()> {
+    let proved = || -> lucid_release_format::Result<()> {
+        let change = Change::between(&patch::pieces(&old.index), &new.index);
+        let length = Patch::head_bytes(bytes)?;
+        let head = bytes.get(..length).unwrap_or(bytes);
+        let read = Patch::read(head, &change, bytes.len() as u64)?;
+        for section in read.sections() {
+            // What was removed is in the old release alone.
+            let get = |piece: Piece| {
+                let cut = if new.places.contains_key(&piece.hash) { new } else { old };
+                cut.chunk(piece)
+            };
+            let prefix = section.prefix(&change, get)?;
+            for frame in section.frames.clone() {
+                let (chunk, place) = (&change.added()[frame], read.frames()[frame]);
+                let stored = bytes.get(place.offset as usize..place.end() as usize).unwrap_or_default();
+                chunk.open_at(place, &prefix, stored)?;
+            }
+        }
+        Ok(())
+    };
+    proved().map_err(|source| Error::Release { what: what.to_owned(), source })
 }

@@ -15,7 +15,7 @@ use lucid_release::sign::Paper;
 use lucid_release::{Error, draft, inspect, release};
 use lucid_release_format::{Index, Kind, Release};
 use sha2::{Digest as _, Sha256};
-use support::{Place, block_on, image, key, now, parts};
+use support::{Place, block_on, image, key, noise, now, parts, touched};
 use tough::schema::{Snapshot, Targets, Timestamp};
 use tough::{IntoVec as _, TargetName};
 
@@ -399,4 +399,94 @@ fn a_folder_a_web_folder_and_a_file_say_what_they_are() {
     assert_eq!(json["files"][1]["releases"][0]["release"]["version"], "0.2.0");
     assert!(report.words().contains("0.2.0 for qemu-arm64, channel stable"));
     assert!(matches!(Folder::open(&place.web), Err(Error::File { .. })));
+}
+
+#[test]
+fn a_patch_that_is_smaller_is_signed_published_shown_and_withdrawn_with_its_release() {
+    let place = Place::new();
+    published(&place, "0.2.0", 7);
+    let added = place.add_patched("0.3.0", &touched(7), "0.2.0");
+    let [tried] = &added.patches[..] else { panic!("{:?}", added.patches) };
+    assert!(tried.is_taken() && tried.bytes.unwrap() * 4 < tried.chunks, "{tried:?}");
+    let words = Paper::open(&added.held.path, None).unwrap().words(now()).unwrap();
+    assert!(words.contains("from 0.2.0"), "{words}");
+    place.sign(11).unwrap();
+    place.sign(12).unwrap();
+    place.publish().unwrap();
+    let root = place.folder.path().join("1.root.json");
+    let said = std::cell::RefCell::new(String::new());
+    verify(&place.web, &root, &|text| said.borrow_mut().push_str(text)).unwrap();
+    let said = said.into_inner();
+    assert!(
+        said.contains("lucid-qemu-arm64-0.3.0-from-0.2.0.patch") && !said.contains("not tried"),
+        "{said}"
+    );
+    let report = serde_json::to_value(inspect::inspect(&place.web, now()).unwrap()).unwrap();
+    let patch = &report["files"][1]["releases"][1]["patches"][0];
+    assert_eq!((patch["from"].as_str(), patch["bytes"].as_u64()), (Some("0.2.0"), tried.bytes));
+    // Without the old one it is only read.
+    draft::withdraw(&place.folder, "0.2.0".parse().unwrap(), None, now()).unwrap();
+    place.sign(11).unwrap();
+    place.sign(12).unwrap();
+    place.publish().unwrap();
+    let said = std::cell::RefCell::new(String::new());
+    verify(&place.web, &root, &|text| said.borrow_mut().push_str(text)).unwrap();
+    assert!(said.into_inner().contains("not tried"));
+    let held = draft::withdraw(&place.folder, "0.3.0".parse().unwrap(), None, now()).unwrap();
+    assert!(held.signed.signed.targets.is_empty());
+}
+
+#[test]
+fn a_patch_that_is_no_smaller_than_the_chunks_is_not_listed() {
+    let place = Place::new();
+    published(&place, "0.2.0", 7);
+    // Noise, of which nothing is in the other noise.
+    let added = place.add_patched("0.3.0", &[noise(50, 300_000), noise(51, 400_000)], "0.2.0");
+    assert!(!added.patches[0].is_taken(), "{:?}", added.patches);
+    let held = added.held;
+    assert!(release::all(&held.signed.signed).unwrap().iter().all(|listed| listed.patches.is_empty()));
+    assert_eq!(held.signed.signed.targets.len(), 4);
+}
+
+#[test]
+fn a_patch_starts_from_an_image_as_well_and_only_from_what_is_older() {
+    let place = Place::new();
+    let old = image(&place.path().join("old.img"), 7);
+    let added = place.add_patched("0.3.0", &touched(7), &format!("0.1.0={}", old.display()));
+    assert!(added.patches[0].is_taken());
+    let other = image(&place.path().join("other.img"), 9);
+    for from in [["0.4.0"].as_slice(), &["0.5.0"], &["0.3.0", "0.3.0"]] {
+        let from = from.iter().map(|text| draft::patch_from(text).unwrap()).collect();
+        assert!(matches!(place.add_with(&other, "0.4.0", from), Err(Error::Arguments(_))));
+    }
+    for text in ["", "1", "1.2", "=a", "a=b"] {
+        assert!(draft::patch_from(text).is_err(), "{text}");
+    }
+    let newest = |version: &str| {
+        draft::newest_before(&place.folder, &"qemu-arm64".parse().unwrap(), version.parse().unwrap()).unwrap()
+    };
+    assert_eq!(newest("0.4.0"), Some("0.3.0".parse().unwrap()));
+    assert_eq!(newest("0.3.0"), None);
+}
+
+#[test]
+fn a_patch_that_makes_something_else_is_not_published() {
+    let place = Place::new();
+    published(&place, "0.2.0", 7);
+    place.add_patched("0.3.0", &touched(7), "0.2.0");
+    let name = "lucid-qemu-arm64-0.3.0-from-0.2.0.patch";
+    let path = place.folder.targets_folder().join(name);
+    let good = fs::read(&path).unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    fs::write(&path, &bad).unwrap();
+    // Even where holders have signed just that.
+    let mut held = Held::<Targets>::read(&place.folder.targets_file()).unwrap();
+    let target = held.signed.signed.targets.get_mut(&TargetName::new(name).unwrap()).unwrap();
+    target.hashes.sha256 = Sha256::digest(&bad).to_vec().into();
+    Held::new(held.path, held.signed).unwrap().write().unwrap();
+    place.sign(11).unwrap();
+    place.sign(12).unwrap();
+    let error = place.publish().unwrap_err();
+    assert!(matches!(&error, Error::Release { what, .. } if what == name), "{error}");
 }

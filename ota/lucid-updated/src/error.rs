@@ -129,6 +129,14 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// A patch cannot be used.
+    #[error("the patch {name} is not used: {why}")]
+    Patch {
+        /// Its file.
+        name: String,
+        /// Why.
+        why: String,
+    },
     /// What was written does not come back from the disk.
     #[error("the {0} was written and reads back as something else: the disk is failing, replace it")]
     ReadBack(String),

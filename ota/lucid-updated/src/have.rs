@@ -5,11 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use lucid_release_format::{Chunk, Hash, chunks_of_partition};
+use lucid_release_format::{Hash, Piece, chunks_of_partition};
 
 use crate::{
     disk::{Disk, Reader},
     error::{Error, Result},
+    patch::Patched,
 };
 
 /// So many chunks are remembered: those of both slots of a kind, each as large as a part may be with chunks of usual size.
@@ -32,6 +33,10 @@ struct Seen {
 pub struct Have {
     disks: Vec<Arc<dyn Disk>>,
     seen: HashMap<Hash, Seen>,
+    /// What makes other chunks of those that are there.
+    pub patch: Option<Patched>,
+    /// Why a patch that there was is not used.
+    pub refused: Option<String>,
 }
 
 impl Have {
@@ -81,24 +86,46 @@ impl Have {
         }
     }
 
-    /// Reads a whole partition and adds its chunks. Takes as long as reading it does.
+    /// Does without the patch from now on.
+    pub fn refuse(&mut self, why: &Error) {
+        tracing::warn!("{why}; the chunks are fetched without it");
+        (self.patch, self.refused) = (None, Some(why.to_string()));
+    }
+
+    /// The chunk that a frame of the patch makes.
+    ///
+    /// # Errors
+    /// When there is no patch, what it stands on is not there, or it makes anything else.
+    pub fn unpatch(&mut self, frame: usize, stored: &[u8]) -> Result<Vec<u8>> {
+        let gone = || Error::Internal("a frame without its patch".to_owned());
+        let mut patch = self.patch.take().ok_or_else(gone)?;
+        let chunk = patch.chunk(frame, stored, &mut |piece| self.get(piece));
+        self.patch = Some(patch);
+        chunk
+    }
+
+    /// Reads a whole partition and adds its chunks, which it gives in their order. Takes as long as reading it does.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn cut(&mut self, name: &str, disk: Arc<dyn Disk>) -> Result<()> {
+    pub fn cut(&mut self, name: &str, disk: Arc<dyn Disk>) -> Result<Vec<Piece>> {
         let failed = |source| Error::Partition { doing: "reading", name: name.to_owned(), source };
         let number = self.disk(disk.clone());
         let size = disk.size().map_err(failed)?;
+        let mut pieces = Vec::new();
         for chunk in chunks_of_partition(Reader::new(&*disk, size)) {
             let (at, bytes) = chunk.map_err(|error| failed(std::io::Error::other(error)))?;
             let length = u32::try_from(bytes.len()).map_err(|error| Error::Internal(error.to_string()))?;
-            self.add(*blake3::hash(&bytes).as_bytes(), number, at, length);
+            let piece = Piece { hash: *blake3::hash(&bytes).as_bytes(), raw: length };
+            self.add(piece.hash, number, at, length);
+            pieces.push(piece);
         }
-        Ok(())
+        Ok(pieces)
     }
 
     /// The chunk, if it is somewhere still.
-    pub fn get(&mut self, chunk: &Chunk) -> Option<Vec<u8>> {
+    pub fn get(&mut self, chunk: impl Into<Piece>) -> Option<Vec<u8>> {
+        let chunk = chunk.into();
         let seen = *self.seen.get(&chunk.hash)?;
         let mut bytes = vec![0; seen.length as usize];
         // A place that cannot be read any more, or holds something else by now, is as good as none: the chunk is fetched.

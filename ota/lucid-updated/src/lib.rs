@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | [`source`] | where files come from: a web server or a folder, bounded in bytes and time |
 //! | [`trust`] | what of it is believed: The Update Framework, and what is remembered of it |
-//! | [`have`], [`stage`] | what the slots hold already; writing a release into the one that does not run |
+//! | [`have`], [`patch`], [`stage`] | what the slots hold already, and what can be made of it; writing a release into the one that does not run |
 //! | [`mod@state`] | what is being done, on disk before it is done |
 //! | [`boot`], [`autoboot`] | the firmware: which slot boots, which one is tried |
 //! | [`gate`] | whether a new system is well |
@@ -34,6 +34,7 @@ pub mod fuzzing;
 pub mod gate;
 pub mod have;
 pub mod held;
+pub mod patch;
 pub mod peak;
 pub mod schedule;
 pub mod service;

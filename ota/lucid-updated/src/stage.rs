@@ -1,21 +1,23 @@
 //! Writes a release into the slot that does not run.
 //!
-//! Chunk by chunk: what is in its place already stays; what another place of the slots holds is copied; the rest is fetched,
-//! neighbours together, and compared with the index before anything of it is written. What was written is brought to the disk
+//! Chunk by chunk: what is in its place already stays; what another place of the slots holds is copied; the rest is fetched, from
+//! the archive or as frames of a patch, neighbours together, and compared with the index before anything of it is written. Where
+//! a patch is missing, damaged or none for this slot, the archive is taken for what is left. What was written is brought to the disk
 //! every 4 MiB, so a power cut costs no more than that. What is behind a part becomes zeros. At the end all is read back.
 //!
 //! The disk is waited for by another thread: what else the program does goes on meanwhile, and staging can be
 //! given up between two steps. Beside the index and what is remembered of the slots, memory holds one request's bytes, at most
-//! 4 MiB.
+//! 4 MiB, and with a patch the prefix of one of its sections, at most 16 MiB.
 
 use std::{collections::VecDeque, sync::Arc};
 
-use lucid_release_format::{Chunk, Index, Kind, Part};
+use lucid_release_format::{Chunk, Index, Kind, Part, Place};
 
 use crate::{
     disk::{Disk, Reader},
     error::{Error, Result},
     have::Have,
+    patch,
     source::Source,
 };
 
@@ -52,6 +54,9 @@ pub struct Progress {
     pub copied: u64,
     /// Bytes that were fetched, as they are stored.
     pub fetched: u64,
+    /// Of those, that came as frames of a patch.
+    #[serde(default)]
+    pub patched: u64,
     /// The most memory that the program has had, in bytes; 0 where that is not known.
     pub memory_peak: u64,
 }
@@ -64,6 +69,18 @@ fn gone() -> Error {
 /// A chunk of a part, and where in it that is.
 type Placed = (u64, Chunk);
 
+/// A chunk that has to be fetched.
+#[derive(Clone, Copy)]
+struct Due {
+    /// Where in the part it goes.
+    at: u64,
+    chunk: Chunk,
+    /// Its frame, where that is in the patch.
+    frame: Option<usize>,
+    /// Where its bytes are, in the archive or in the patch.
+    place: Place,
+}
+
 /// What is worked on for one part.
 struct Work {
     have: Have,
@@ -74,8 +91,8 @@ struct Work {
     loose: u64,
     /// What is looked at next.
     next: VecDeque<Placed>,
-    /// What has to be fetched: neighbours in the archive.
-    due: Vec<Placed>,
+    /// What has to be fetched: neighbours in one file.
+    due: Vec<Due>,
     state: Progress,
 }
 
@@ -111,7 +128,7 @@ impl Work {
             if chunk.is(&bytes) {
                 self.done((at, chunk));
                 self.state.kept += u64::from(chunk.raw);
-            } else if self.due.iter().any(|(_, due)| due.hash == chunk.hash) {
+            } else if self.due.iter().any(|due| due.chunk.hash == chunk.hash) {
                 // The same chunk again: once it is written it is copied from there.
                 return Ok(true);
             } else if let Some(bytes) = self.have.get(&chunk) {
@@ -119,14 +136,19 @@ impl Work {
                 self.done((at, chunk));
                 self.state.copied += u64::from(chunk.raw);
             } else {
-                // Neighbours in the archive come with one request.
-                if let (Some((_, first)), Some((_, last))) = (self.due.first(), self.due.last())
-                    && (last.place.end() != chunk.place.offset
-                        || chunk.place.end() - first.place.offset > REQUEST)
+                let due = match self.have.patch.as_ref().and_then(|patch| patch.frame(&chunk.hash)) {
+                    Some((frame, place)) => Due { at, chunk, frame: Some(frame), place },
+                    None => Due { at, chunk, frame: None, place: chunk.place },
+                };
+                // Neighbours come with one request.
+                if let (Some(first), Some(last)) = (self.due.first(), self.due.last())
+                    && (last.frame.is_some() != due.frame.is_some()
+                        || last.place.end() != due.place.offset
+                        || due.place.end() - first.place.offset > REQUEST)
                 {
                     return Ok(true);
                 }
-                self.due.push((at, chunk));
+                self.due.push(due);
             }
             self.next.pop_front();
         }
@@ -134,15 +156,24 @@ impl Work {
     }
 
     /// Writes a chunk that was fetched, once it is known to be right.
-    fn fetched(&mut self, archive: &str, (at, chunk): Placed, stored: &[u8]) -> Result<()> {
-        let bytes = chunk.open(stored).map_err(|error| Error::Chunk {
-            name: archive.to_owned(),
-            offset: chunk.place.offset,
-            why: error.to_string(),
-        })?;
+    fn fetched(&mut self, file: &str, due: Due, stored: &[u8]) -> Result<()> {
+        let Due { at, chunk, frame, place } = due;
+        let length = u64::from(place.length);
+        let bytes = match frame {
+            Some(frame) => {
+                let bytes = self.have.unpatch(frame, stored)?;
+                self.state.patched += length;
+                bytes
+            }
+            None => chunk.open(stored).map_err(|error| Error::Chunk {
+                name: file.to_owned(),
+                offset: place.offset,
+                why: error.to_string(),
+            })?,
+        };
         self.write(at, &bytes)?;
         self.done((at, chunk));
-        self.state.fetched += u64::from(chunk.place.length);
+        self.state.fetched += length;
         Ok(())
     }
 
@@ -256,11 +287,13 @@ impl Staging<'_> {
                 break;
             }
             self.work()?.next.extend(more);
-            while self.step(Work::look).await? {
-                self.fetch().await?;
-            }
+            self.go_on().await?;
         }
-        self.fetch().await?;
+        while !self.work()?.due.is_empty() {
+            self.fetch().await?;
+            // What a patch did not give stands in line again.
+            self.go_on().await?;
+        }
         let mut at = Some(part.bytes);
         while let Some(from) = at {
             at = self.step(move |work| work.clear(from)).await?;
@@ -268,15 +301,46 @@ impl Staging<'_> {
         self.step(Work::sync).await
     }
 
-    /// Fetches what is due, in one request, and writes each chunk as soon as it is known to be right.
+    /// Goes through what is next, until all of it is in its place or due.
+    async fn go_on(&mut self) -> Result<()> {
+        while self.step(Work::look).await? {
+            self.fetch().await?;
+        }
+        Ok(())
+    }
+
+    /// Fetches what is due. What a patch should have given and did not stands in line again, for the archive.
     async fn fetch(&mut self) -> Result<()> {
-        let due = std::mem::take(&mut self.work()?.due);
-        let (Some((_, first)), Some((_, last))) = (due.first(), due.last()) else { return Ok(()) };
-        let mut stretch = self.source.range(self.archive, first.place.offset, last.place.end()).await?;
-        for placed in due {
-            let stored = stretch.take(placed.1.place.length as usize).await?;
-            let archive = self.archive.to_owned();
-            self.step(move |work| work.fetched(&archive, placed, &stored)).await?;
+        let archive = self.archive;
+        let work = self.work()?;
+        let mut due = VecDeque::from(std::mem::take(&mut work.due));
+        let Some(first) = due.front() else { return Ok(()) };
+        let of_patch = first.frame.is_some();
+        let patch = work.have.patch.as_ref().filter(|_| of_patch);
+        let file = patch.map_or(archive, |patch| patch.file()).to_owned();
+        match self.fetch_from(&file, &mut due).await {
+            Err(error) if of_patch && patch::is_of_patch(&error) => {
+                let work = self.work()?;
+                work.have.refuse(&error);
+                for Due { at, chunk, .. } in due.into_iter().rev() {
+                    work.next.push_front((at, chunk));
+                }
+                Ok(())
+            }
+            fetched => fetched,
+        }
+    }
+
+    /// Fetches neighbours in one request, and writes each chunk as soon as it is known to be right. Those that are written are
+    /// due no more.
+    async fn fetch_from(&mut self, file: &str, due: &mut VecDeque<Due>) -> Result<()> {
+        let (Some(first), Some(last)) = (due.front(), due.back()) else { return Ok(()) };
+        let mut stretch = self.source.range(file, first.place.offset, last.place.end()).await?;
+        while let Some(one) = due.front().copied() {
+            let stored = stretch.take(one.place.length as usize).await?;
+            let file = file.to_owned();
+            self.step(move |work| work.fetched(&file, one, &stored)).await?;
+            due.pop_front();
         }
         Ok(stretch.end().await?)
     }

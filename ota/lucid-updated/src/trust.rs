@@ -22,7 +22,7 @@ use std::{
 
 use jiff::Timestamp as Time;
 use lucid_release_format::{
-    Index, Release,
+    Index, Release, Version,
     index::MAX_INDEX,
     metadata::{
         MAX_ROOT, MAX_ROOTS, MAX_SNAPSHOT, MAX_TARGETS, MAX_TIMESTAMP, SPECIFICATION, is_development,
@@ -42,6 +42,7 @@ pub use self::{
 };
 use crate::{
     error::{At, Error, Result},
+    patch::Offered,
     source::Source,
 };
 
@@ -71,6 +72,8 @@ pub struct Offer {
     pub archive: String,
     /// How many bytes that has.
     pub archive_bytes: u64,
+    /// Its patches, by the version that they start from.
+    pub patches: Vec<(Version, Offered)>,
     index: TargetName,
 }
 
@@ -383,7 +386,13 @@ fn offer(targets: &Targets, name: &TargetName, target: &schema::Target) -> Resul
     let found = targets.targets.iter().find(|(name, _)| name.raw() == archive);
     let Some((_, about)) = found else { return Err(format!("there is no {archive} to it")) };
     let file = format!("{}.{archive}", hex::encode(&about.hashes.sha256));
-    Ok(Some(Offer { release, archive: file, archive_bytes: about.length, index: name.clone() }))
+    let patch = |(name, about): (&TargetName, &schema::Target)| {
+        let from = release.patch_from(name.raw())?;
+        let file = format!("{}.{}", hex::encode(&about.hashes.sha256), name.raw());
+        Some((from, Offered { file, bytes: about.length }))
+    };
+    let patches = targets.targets.iter().filter_map(patch).collect();
+    Ok(Some(Offer { release, archive: file, archive_bytes: about.length, patches, index: name.clone() }))
 }
 
 impl Offers {

@@ -121,7 +121,7 @@ impl World {
         }
         if !matches!(service.state().phase, Phase::Staged { .. }) {
             let source: &dyn Source = &self.site;
-            service.write(&self.release, &self.index, ARCHIVE, source).await?;
+            service.write(&self.release, &self.index, ARCHIVE, None, source).await?;
         }
         service.try_staged()
     }
@@ -258,7 +258,7 @@ async fn where_the_slot_that_was_to_boot_does_not_start_the_other_one_boots_and_
     // It is said once, and what was there can be written again.
     assert_eq!(service.start().await.unwrap(), After::On);
     assert_eq!(service.state().history.len(), 2);
-    service.write(&world.release, &world.index, ARCHIVE, &world.site).await.unwrap();
+    service.write(&world.release, &world.index, ARCHIVE, None, &world.site).await.unwrap();
     assert!(matches!(service.state().phase, Phase::Staged { slot: Slot::B, .. }));
 }
 
@@ -340,7 +340,7 @@ async fn what_was_staged_is_not_tried_where_what_is_kept_is_in_memory() {
     let world = World::new();
     let mut machine = world.machine(u64::MAX, 1, false);
     let mut service = world.service(&machine, OLD, true).unwrap();
-    service.write(&world.release, &world.index, ARCHIVE, &world.site).await.unwrap();
+    service.write(&world.release, &world.index, ARCHIVE, None, &world.site).await.unwrap();
     machine.kept = false;
     machine.start();
     let mut service = world.service(&machine, OLD, true).unwrap();

@@ -4,14 +4,23 @@
 
 mod support;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use lucid_release_format::{Index, Kind, build};
+use async_trait::async_trait;
+use bytes::Bytes;
+use lucid_release_format::{Change, Index, Kind, Patch, Piece, build, patch::pieces};
 use lucid_updated::{
     Error,
     disk::Disk,
     have::Have,
-    source::Failed,
+    patch::{Offered, Patched},
+    source::{Failed, Folder, Source, Stretch},
     stage::{self, Progress, Target},
 };
 use support::{
@@ -270,4 +279,224 @@ async fn the_thread_of_all_tasks_never_waits_for_the_disk() {
     assert!(world.is_in(&slot));
     // How far it is is told many times, and never less than before.
     assert!(told.len() > 10 && told.is_sorted(), "{told:?}");
+}
+
+const PATCH: &str = "a.patch";
+
+/// A release that is an older one with a byte changed here and there, the older one in a slot, and the patch between them.
+struct Patching {
+    world: World,
+    running: Slot,
+    patch: Vec<u8>,
+}
+
+impl Patching {
+    fn new() -> Self {
+        let mut random = Random(21);
+        let old = [random.bytes(300 << 10), random.bytes(1 << 20)];
+        let new = old.clone().map(|mut part| {
+            for at in (0..part.len()).step_by(5000) {
+                part[at] ^= 1;
+            }
+            part
+        });
+        let [boot, root] = new;
+        let world = World::of(boot, root);
+        let mut archive = Vec::new();
+        let parts = [(Kind::Boot, &old[0][..]), (Kind::Root, &old[1][..])];
+        let index = build::release(parts, &mut archive, 1).unwrap();
+        let change = Change::between(&pieces(&index), &world.index);
+        let new = world.site.get(&format!("targets/{ARCHIVE}"));
+        let chunk = |index: &Index, archive: &[u8], piece: Piece| {
+            let mut chunks = index.parts().iter().flat_map(|part| &part.chunks);
+            let chunk = chunks.find(|chunk| chunk.hash == piece.hash).unwrap();
+            chunk.open(&archive[chunk.place.offset as usize..chunk.place.end() as usize])
+        };
+        let (mut of_old, mut of_new) =
+            (|piece| chunk(&index, &archive, piece), |piece| chunk(&world.index, &new, piece));
+        let patch = build::patch(&change, &mut of_old, &mut of_new, 1, &|_, _| {}).unwrap().unwrap();
+        assert!((patch.len() as u64) * 4 < change.archive_bytes());
+        world.site.put(&format!("targets/{PATCH}"), patch.clone());
+        let running = Slot::of(&old[0], &old[1]);
+        Self { world, running, patch }
+    }
+
+    /// What the running slot has, and what it is.
+    fn have(&self) -> (Have, Vec<Piece>) {
+        let mut have = Have::new();
+        let mut pieces = have.cut("boot-a", Arc::new(self.running.boot.clone())).unwrap();
+        pieces.extend(have.cut("root-a", Arc::new(self.running.root.clone())).unwrap());
+        (have, pieces)
+    }
+
+    fn offered(&self) -> Offered {
+        Offered { file: PATCH.to_owned(), bytes: self.patch.len() as u64 }
+    }
+
+    async fn open(&self, source: &dyn Source) -> Result<Have, Error> {
+        let (mut have, pieces) = self.have();
+        let change = Change::between(&pieces, &self.world.index);
+        have.patch = Some(Patched::open(&self.offered(), change, source).await?);
+        Ok(have)
+    }
+}
+
+#[tokio::test]
+async fn with_a_patch_the_same_is_written_and_nothing_of_the_archive_is_fetched() {
+    let patching = Patching::new();
+    let slot = Slot::of(&[], &[]);
+    let mut have = patching.open(&patching.world.site).await.unwrap();
+    // The archive is not even there.
+    let gone = Failed::Missing { name: ARCHIVE.to_owned() };
+    patching.world.site.fail(&format!("targets/{ARCHIVE}"), gone);
+    let progress = patching.world.write(&slot, &mut have).await.unwrap();
+    assert!(patching.world.is_in(&slot) && have.refused.is_none());
+    assert_eq!(progress.fetched, progress.patched);
+    assert!(progress.patched <= patching.patch.len() as u64 && progress.patched > 0);
+    // Each byte of it once.
+    assert_eq!(patching.world.fetched(), patching.patch.len() as u64);
+}
+
+#[tokio::test]
+async fn a_patch_whose_frames_are_damaged_is_done_without() {
+    let patching = Patching::new();
+    let change = Change::between(&patching.have().1, &patching.world.index);
+    let head = Patch::head_bytes(&patching.patch).unwrap();
+    let patch = Patch::read(&patching.patch[..head], &change, patching.patch.len() as u64).unwrap();
+    let frames = patch.frames();
+    for frame in [0, frames.len() / 2, frames.len() - 1] {
+        let mut damaged = patching.patch.clone();
+        for byte in &mut damaged[frames[frame].offset as usize..frames[frame].end() as usize] {
+            *byte ^= 0x55;
+        }
+        let slot = Slot::of(&[], &[]);
+        let mut have = patching.open(&patching.world.site).await.unwrap();
+        patching.world.site.put(&format!("targets/{PATCH}"), damaged);
+        let progress = patching.world.write(&slot, &mut have).await.unwrap();
+        assert!(patching.world.is_in(&slot), "frame {frame}");
+        assert!(have.patch.is_none() && have.refused.is_some_and(|why| why.contains(PATCH)));
+        assert!(progress.patched < progress.fetched, "{progress:?}");
+        patching.world.site.put(&format!("targets/{PATCH}"), patching.patch.clone());
+    }
+}
+
+#[tokio::test]
+async fn a_patch_that_goes_away_or_ends_early_is_done_without() {
+    for failed in [
+        Failed::Missing { name: PATCH.to_owned() },
+        Failed::Short { name: PATCH.to_owned(), had: 0, wanted: 1 },
+        Failed::Status { name: PATCH.to_owned(), status: 416 },
+    ] {
+        let patching = Patching::new();
+        let slot = Slot::of(&[], &[]);
+        let mut have = patching.open(&patching.world.site).await.unwrap();
+        patching.world.site.fail(&format!("targets/{PATCH}"), failed);
+        let progress = patching.world.write(&slot, &mut have).await.unwrap();
+        assert!(patching.world.is_in(&slot) && have.refused.is_some());
+        assert_eq!(progress.patched, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_patch_for_another_slot_or_with_a_head_that_lies_is_not_taken() {
+    let patching = Patching::new();
+    let site = &patching.world.site;
+    let (_, mut pieces) = patching.have();
+    pieces.pop();
+    let other = Change::between(&pieces, &patching.world.index);
+    let error = Patched::open(&patching.offered(), other, site).await.unwrap_err();
+    assert!(matches!(&error, Error::Patch { why, .. } if why.contains("starts from another")), "{error}");
+    let change = || Change::between(&patching.have().1, &patching.world.index);
+    for bytes in [0, 1, 14, 100, patching.patch.len() as u64 - 1, patching.patch.len() as u64 + 1] {
+        let offered = Offered { bytes, ..patching.offered() };
+        let error = Patched::open(&offered, change(), site).await.unwrap_err();
+        assert!(matches!(error, Error::Patch { .. }), "{bytes}: {error}");
+    }
+    for at in [0, 8, 10, 13, 20, 60, 80, 100] {
+        let mut bad = patching.patch.clone();
+        bad[at] ^= 0x80;
+        site.put(&format!("targets/{PATCH}"), bad);
+        let error = Patched::open(&patching.offered(), change(), site).await.unwrap_err();
+        assert!(lucid_updated::patch::is_of_patch(&error), "{at}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_patch_stands_on_and_is_not_there_any_more_is_done_without() {
+    let patching = Patching::new();
+    let slot = Slot::of(&[], &[]);
+    let mut have = patching.open(&patching.world.site).await.unwrap();
+    // The slot that runs is another one meanwhile, which no device does to itself.
+    patching.running.root.write_at(100_000, &[0x55; 200_000]).unwrap();
+    patching.world.write(&slot, &mut have).await.unwrap();
+    assert!(patching.world.is_in(&slot));
+    assert!(have.refused.is_some_and(|why| why.contains("not there")));
+}
+
+/// Gives so many bytes in all, and breaks off.
+#[derive(Debug)]
+struct Breaks {
+    site: Site,
+    left: AtomicU64,
+    given: AtomicU64,
+}
+
+#[async_trait]
+impl Source for Breaks {
+    fn name(&self) -> String {
+        "what breaks off".to_owned()
+    }
+
+    async fn whole(&self, folder: Folder, name: &str, cap: u64) -> Result<Bytes, Failed> {
+        self.site.whole(folder, name, cap).await
+    }
+
+    async fn range(&self, name: &str, from: u64, to: u64) -> Result<Stretch, Failed> {
+        let broken =
+            || Failed::Broken { name: name.to_owned(), doing: "reading the answer", why: "cut".into() };
+        let left = self.left.load(Ordering::Relaxed);
+        if left == 0 {
+            return Err(broken());
+        }
+        let count = left.min(to - from);
+        self.left.fetch_sub(count, Ordering::Relaxed);
+        self.given.fetch_add(count, Ordering::Relaxed);
+        let all = self.site.get(&format!("targets/{name}"));
+        let bytes = Bytes::copy_from_slice(&all[from as usize..(from + count) as usize]);
+        let (give, stretch) = Stretch::new(name.to_owned());
+        give.send(Ok(bytes)).await.unwrap();
+        if count < to - from {
+            give.send(Err(broken())).await.unwrap();
+        }
+        Ok(stretch)
+    }
+}
+
+#[tokio::test]
+async fn what_was_interrupted_within_a_patch_goes_on_with_it_and_less_than_a_chunk_is_fetched_again() {
+    let patching = Patching::new();
+    let whole = patching.patch.len() as u64;
+    let head = Patch::head_bytes(&patching.patch).unwrap() as u64;
+    for cut in [head + 1, whole / 3, whole / 2, whole - 1] {
+        let slot = Slot::of(&[], &[]);
+        let source = Breaks {
+            site: patching.world.site.clone(),
+            left: AtomicU64::new(cut),
+            given: AtomicU64::default(),
+        };
+        let index = &patching.world.index;
+        let mut have = patching.open(&source).await.unwrap();
+        let targets = slot.targets();
+        let error =
+            stage::write(index, ARCHIVE, &targets, &mut have, &source, &mut |_| {}).await.unwrap_err();
+        assert!(matches!(error, Error::Source(Failed::Broken { .. })), "{error}");
+        // A new life of the service.
+        source.left.store(u64::MAX, Ordering::Relaxed);
+        let mut have = patching.open(&source).await.unwrap();
+        let progress = stage::write(index, ARCHIVE, &targets, &mut have, &source, &mut |_| {}).await.unwrap();
+        assert!(patching.world.is_in(&slot) && have.refused.is_none());
+        assert_eq!(progress.fetched, progress.patched);
+        let again = source.given.load(Ordering::Relaxed) - whole;
+        assert!(again < head + (128 << 10), "{again} bytes were fetched again after {cut}");
+    }
 }

@@ -4,7 +4,9 @@
 
 use std::io::{self, ErrorKind, Read};
 
-use lucid_release_format::{Chunk, Index, Kind, Part, Place, Release, Version, Wave};
+use lucid_release_format::{
+    Change, Chunk, Index, Kind, Part, Patch, Piece, Place, Release, Version, Wave, patch::Section,
+};
 
 /// Bytes of Marsaglia's xorshift64 (13, 7, 17), each number little-endian, from a seed that is not zero.
 pub fn generated(seed: u64, bytes: usize) -> Vec<u8> {
@@ -51,6 +53,21 @@ pub fn parts() -> Vec<Part> {
 /// The golden index.
 pub fn index() -> Index {
     Index::new(parts()).unwrap()
+}
+
+/// The change that the golden patch is for: to the golden index, from a release that has one of its chunks.
+pub fn change() -> Change {
+    let old = [(1, 10_000), (9, 20_000), (8, 30_000), (9, 20_000)];
+    Change::between(&old.map(|(byte, raw)| Piece { hash: [byte; 32], raw }), &index())
+}
+
+/// The golden patch.
+pub fn golden_patch() -> Patch {
+    let sections = vec![
+        Section { removed: 0..2, before: 0..0, frames: 0..2 },
+        Section { removed: 1..2, before: 1..2, frames: 2..3 },
+    ];
+    Patch::new(&change(), sections, &[(100, true), (5000, true), (3616, false)]).unwrap()
 }
 
 /// The golden description.

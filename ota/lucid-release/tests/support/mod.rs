@@ -15,7 +15,7 @@ use gpt::partition_types;
 use jiff::Timestamp as Time;
 use lucid_release::Result;
 use lucid_release::document::Held;
-use lucid_release::draft::{self, Addition, Holders, Plan};
+use lucid_release::draft::{self, Added, Addition, Holders, PatchFrom, Plan};
 use lucid_release::folder::{Days, Folder};
 use lucid_release::key::{PublicKey, SecretKey};
 use lucid_release::publish::{Done, Keys, publish};
@@ -70,8 +70,23 @@ pub fn parts(number: u8) -> [Vec<u8>; 2] {
     [boot, root]
 }
 
+/// The same with a byte changed here and there, so that no chunk of the noise stays and most of its bytes do.
+pub fn touched(number: u8) -> [Vec<u8>; 2] {
+    parts(number).map(|mut part| {
+        for at in (0..part.len()).step_by(5000) {
+            part[at] ^= 1;
+        }
+        part
+    })
+}
+
 /// A disk with a table and two partitions.
 pub fn image(path: &Path, number: u8) -> PathBuf {
+    image_of(path, &parts(number))
+}
+
+/// The same, with these parts.
+pub fn image_of(path: &Path, parts: &[Vec<u8>; 2]) -> PathBuf {
     let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap();
     file.set_len(6 << 20).unwrap();
     ProtectiveMBR::with_lb_size((6 << 20) / 512 - 1).overwrite_lba0(&mut file).unwrap();
@@ -94,9 +109,9 @@ pub fn image(path: &Path, number: u8) -> PathBuf {
     }
     disk.update_partitions(entries).unwrap();
     let mut file = disk.write().unwrap();
-    for ((start, _), part) in [BOOT, ROOT].into_iter().zip(parts(number)) {
+    for ((start, _), part) in [BOOT, ROOT].into_iter().zip(parts) {
         file.seek(SeekFrom::Start(start)).unwrap();
-        file.write_all(&part).unwrap();
+        file.write_all(part).unwrap();
     }
     path.to_owned()
 }
@@ -137,6 +152,16 @@ impl Place {
     }
 
     pub fn add_image(&self, image: &Path, version: &str) -> Result<Held<Targets>> {
+        self.add_with(image, version, Vec::new()).map(|added| added.held)
+    }
+
+    /// A draft with a release of an image with these parts, and a patch from another version.
+    pub fn add_patched(&self, version: &str, parts: &[Vec<u8>; 2], from: &str) -> Added {
+        let image = image_of(&self.path().join(format!("{version}.img")), parts);
+        self.add_with(&image, version, vec![draft::patch_from(from).unwrap()]).unwrap()
+    }
+
+    pub fn add_with(&self, image: &Path, version: &str, patch_from: Vec<PatchFrom>) -> Result<Added> {
         let addition = Addition {
             image,
             machine: "qemu-arm64".parse().unwrap(),
@@ -145,9 +170,10 @@ impl Place {
             min_version: "0.0.0".parse().unwrap(),
             min_from: "0.0.0".parse().unwrap(),
             waves: vec![draft::wave("0:100").unwrap(), draft::wave("1d:1000").unwrap()],
+            patch_from,
             level: 1,
         };
-        draft::add(&self.folder, &addition, now(), &|_, _| {}).map(|(held, _)| held)
+        draft::add(&self.folder, &addition, now(), &|_, _| {})
     }
 
     /// Signs the draft in the folder itself.

@@ -6,13 +6,14 @@ use std::{
     time::Duration,
 };
 
-use lucid_release_format::{Index, Release};
+use lucid_release_format::{Change, Index, Release};
 use tokio::time::{Instant, sleep};
 
 use super::{Chosen, KINDS, Service, look::Mirror};
 use crate::{
     error::{Error, Result},
     have::Have,
+    patch::{self, Offered, Patched},
     peak,
     source::Source,
     stage::{self, Progress, Target},
@@ -56,10 +57,13 @@ impl Service {
     async fn stage_from(&mut self, mirror: &Mirror) -> Result<()> {
         let offer = mirror.offer();
         let index = mirror.offers.index(offer).await?;
-        self.write(&offer.release, &index, &offer.archive, &*mirror.source).await
+        let running = self.parts.settings.system.version;
+        let patch = offer.patches.iter().find(|(from, _)| *from == running).map(|(_, patch)| patch);
+        self.write(&offer.release, &index, &offer.archive, patch, &*mirror.source).await
     }
 
-    /// Writes a release whose index is believed.
+    /// Writes a release whose index is believed. The patch is one from what runs by its name; it is used where it is that, and
+    /// smaller than the chunks.
     ///
     /// # Errors
     /// When the source or the disk fails: it goes on from there the next time. When what is kept is in memory.
@@ -68,6 +72,7 @@ impl Service {
         release: &Release,
         index: &Index,
         archive: &str,
+        offered: Option<&Offered>,
         source: &dyn Source,
     ) -> Result<()> {
         let (booted, default) = (self.parts.boot.booted()?, self.parts.boot.default()?);
@@ -96,18 +101,27 @@ impl Service {
         let slots = self.parts.slots.clone();
         let work = async {
             let cutting = tokio::task::spawn_blocking(move || {
-                let mut have = Have::new();
+                let (mut have, mut running) = (Have::new(), Vec::new());
                 // What runs first: it is read-only, and stays.
                 for (slot, kind) in
                     [booted.slot, slot].into_iter().flat_map(|slot| KINDS.map(|kind| (slot, kind)))
                 {
-                    have.cut(&slot.partition(kind), slots.open(slot, kind, false)?)?;
+                    let pieces = have.cut(&slot.partition(kind), slots.open(slot, kind, false)?)?;
+                    if slot == booted.slot {
+                        running.extend(pieces);
+                    }
                 }
-                Ok::<_, Error>(have)
+                Ok::<_, Error>((have, running))
             });
-            let mut have = cutting.await.map_err(|error| Error::Internal(error.to_string()))??;
+            let (mut have, running) = cutting.await.map_err(|error| Error::Internal(error.to_string()))??;
+            if let Some(offered) = offered {
+                let change = Change::between(&running, index);
+                drop(running);
+                patched(&mut have, offered, change, source).await?;
+            }
             let mut tell = |progress| *latest.lock().unwrap_or_else(PoisonError::into_inner) = progress;
-            stage::write(index, archive, &targets, &mut have, source, &mut tell).await
+            let written = stage::write(index, archive, &targets, &mut have, source, &mut tell).await?;
+            Ok::<_, Error>((written, have.refused))
         };
         let mut work = pin!(work);
         let mut logged = Instant::now();
@@ -125,15 +139,41 @@ impl Service {
                 () = sleep(TELL) => {}
             }
         };
-        let Progress { kept, copied, fetched, .. } = written;
+        let (Progress { kept, copied, fetched, patched, .. }, refused) = written;
+        self.trouble("the patch", refused);
         let peak = peak::memory()
             .map_or_else(|| "an unknown number of".to_owned(), |bytes| (bytes >> 20).to_string());
         tracing::info!(
-            "{} is staged: {kept} bytes were there, {copied} were copied, {fetched} were fetched; it took {peak} MB at most",
+            "{} is staged: {kept} bytes were there, {copied} were copied, {fetched} were fetched, {patched} of them as a patch; \
+             it took {peak} MB at most",
             release.version,
         );
         // First: what is staged is not taken for what ran in that slot before.
         self.wrote(slot, release, index)?;
         self.take(Event::Written)
+    }
+}
+
+/// Takes the patch that is offered, where it is smaller than the chunks. Where it cannot be used, that is remembered.
+async fn patched(have: &mut Have, offered: &Offered, change: Change, source: &dyn Source) -> Result<()> {
+    let chunks = change.archive_bytes();
+    if offered.bytes >= chunks {
+        tracing::info!(
+            "the patch has {} bytes, and the chunks that are missing {chunks}: these are taken",
+            offered.bytes
+        );
+        return Ok(());
+    }
+    match Patched::open(offered, change, source).await {
+        Ok(patch) => {
+            tracing::info!("a patch of {} bytes is taken for {chunks} bytes of chunks", offered.bytes);
+            have.patch = Some(patch);
+            Ok(())
+        }
+        Err(error) if patch::is_of_patch(&error) => {
+            have.refuse(&error);
+            Ok(())
+        }
+        Err(error) => Err(error),
     }
 }
