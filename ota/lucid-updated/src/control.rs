@@ -17,8 +17,8 @@ use lucid_ipc::{
         Request, Response, Status, async_trait, service::interceptor::InterceptedService, transport::Server,
     },
     update::{
-        self as wire, ApplyRequest, CheckRequest, HistoryRequest, HistoryResponse, StatusRequest, Timestamp,
-        UpdateStatus,
+        self as wire, ApplyRequest, CheckRequest, HistoryRequest, HistoryResponse, JournalRequest,
+        JournalResponse, StatusRequest, Timestamp, UpdateStatus,
         updates_server::{Updates, UpdatesServer},
     },
 };
@@ -31,6 +31,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 
 use crate::{
     boot::Slot,
+    files::Store,
     service::{self, Asked},
     stage::Progress,
     state::{Ending, Outcome, Phase},
@@ -47,7 +48,7 @@ pub const READERS: usize = 16;
 pub const GAP: Duration = Duration::from_millis(250);
 /// Calls at a time on one connection.
 const CALLS_PER_CONNECTION: u32 = 16;
-/// The most bytes of a request: none has a field yet.
+/// The most bytes of a request: none has more than a number.
 const MAX_REQUEST: usize = 256;
 /// The most bytes of a text for people.
 const MAX_WORDS: usize = 1000;
@@ -165,10 +166,14 @@ impl Control {
     ///
     /// # Errors
     /// When the socket cannot be made.
-    pub fn open(path: &Path, status: &service::Status) -> Result<Self, lucid_ipc::Error> {
+    pub fn open(
+        path: &Path,
+        status: &service::Status,
+        store: Arc<dyn Store>,
+    ) -> Result<Self, lucid_ipc::Error> {
         let (tell, told) = watch::channel(Told::of(status));
         let (send, wishes) = mpsc::channel(WISHES);
-        serve(path, told, send)?;
+        serve(path, told, send, store)?;
         Ok(Self { tell, wishes, pace: Mutex::default(), busy: false, done: 0, failed: None })
     }
 
@@ -212,10 +217,12 @@ pub fn serve(
     path: &Path,
     told: watch::Receiver<Told>,
     wishes: mpsc::Sender<Asked>,
+    store: Arc<dyn Store>,
 ) -> Result<(), lucid_ipc::Error> {
     let (listener, guard) = bind(path, Access::Owner)?;
     let mut ends = told.clone();
-    let calls = Calls { told, wishes, sent: Mutex::new(0), readers: Arc::new(Semaphore::new(READERS)) };
+    let readers = Arc::new(Semaphore::new(READERS));
+    let calls = Calls { told, wishes, sent: Mutex::new(0), readers, store };
     let service = UpdatesServer::new(calls).max_decoding_message_size(MAX_REQUEST);
     let service = InterceptedService::new(service, guard);
     tokio::spawn(async move {
@@ -234,6 +241,8 @@ struct Calls {
     /// How many wishes were taken.
     sent: Mutex<u64>,
     readers: Arc<Semaphore>,
+    /// What is kept.
+    store: Arc<dyn Store>,
 }
 
 impl Calls {
@@ -305,6 +314,19 @@ impl Updates for Calls {
     async fn history(&self, _: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
         let outcomes = self.told.borrow().history.iter().map(wire::Outcome::from).collect();
         Ok(Response::new(HistoryResponse { outcomes }))
+    }
+
+    async fn journal(&self, request: Request<JournalRequest>) -> Result<Response<JournalResponse>, Status> {
+        let (number, store) = (request.into_inner().number, Arc::clone(&self.store));
+        let read = tokio::task::spawn_blocking(move || service::failed(&*store, number)).await;
+        match read.map_err(|error| Status::internal(error.to_string()))? {
+            Ok(Some(text)) => Ok(Response::new(JournalResponse { text })),
+            Ok(None) => Err(Status::not_found(format!(
+                "the journal of {number} failed starts is not kept: there were fewer, or it is more than {}",
+                service::FAILED.len()
+            ))),
+            Err(error) => Err(Status::internal(error.to_string())),
+        }
     }
 }
 

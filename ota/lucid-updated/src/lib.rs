@@ -10,16 +10,18 @@
 //! | [`have`], [`stage`] | what the slots hold already; writing a release into the one that does not run |
 //! | [`mod@state`] | what is being done, on disk before it is done |
 //! | [`boot`], [`autoboot`] | the firmware: which slot boots, which one is tried |
-//! | [`gate`] | whether a new system is well |
+//! | [`gate`], [`before`] | whether a new system is well, and how the old one was |
+//! | [`journal`] | what the journal has of a boot that failed |
 //! | [`when`] | when the machine may restart by itself |
 //! | [`peak`] | how much memory all of it takes |
 //! | [`service`] | all of it in order |
 //! | [`control`] | the socket on which others are told of it, and ask for it |
 //!
-//! Three files are kept, each described where it is made: `update.json` ([`mod@state`]), `trust.json` ([`trust`]), and a spare
-//! copy of the sector of `autoboot.txt` ([`autoboot`]).
+//! What is kept is described where it is made: `update.json` ([`mod@state`]), `trust.json` ([`trust`]), `before.json`
+//! ([`before`]), a spare copy of the sector of `autoboot.txt` ([`autoboot`]), and the texts of [`service::FAILED`].
 
 pub mod autoboot;
+pub mod before;
 pub mod boot;
 pub mod control;
 pub mod disk;
@@ -29,6 +31,7 @@ pub mod files;
 pub mod fuzzing;
 pub mod gate;
 pub mod have;
+pub mod journal;
 pub mod peak;
 pub mod service;
 pub mod source;

@@ -4,6 +4,7 @@
 //! `judged` (this boot is no try, or was committed), `leaving` and `mended` (for its own later lives in this boot).
 
 mod attempt;
+mod failed;
 mod look;
 mod requests;
 mod slots;
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep};
 
 pub use self::{
     attempt::{JUDGED, LEAVING, MENDED, SPARE},
+    failed::{FAILED, LEFT, failed},
     look::{Chosen, Looked, Said},
     requests::{Asked, REQUEST, ask},
     slots::{KINDS, Partitions, Slots},
@@ -34,6 +36,7 @@ use crate::{
     error::{Error, Result},
     files::{Folder, Store},
     gate::Check,
+    journal::Journal,
     source::Source,
     state::{self, Event, Phase, State, next},
     trust::{self, Memory, Trust},
@@ -82,6 +85,8 @@ pub struct Parts {
     pub sources: Vec<Arc<dyn Source>>,
     /// What a new system has to pass.
     pub checks: Vec<Box<dyn Check>>,
+    /// What is kept of starts.
+    pub journal: Arc<dyn Journal>,
     /// What this device is.
     pub settings: Settings,
 }
@@ -201,7 +206,7 @@ impl Service {
                 self.take(Event::Allowed { version })?;
             }
         }
-        let Some(looked) = self.look_for(asked).await? else { return self.try_staged() };
+        let Some(looked) = self.look_for(asked).await? else { return self.try_staged().await };
         for Said { version, words, .. } in &looked.said {
             tracing::info!("{version}: {words}");
         }
@@ -212,14 +217,14 @@ impl Service {
         drop(chosen);
         if written {
             // That took its time: what was withdrawn meanwhile is not tried.
-            let Some(looked) = self.look_for(asked).await? else { return self.try_staged() };
+            let Some(looked) = self.look_for(asked).await? else { return self.try_staged().await };
             self.withdraw(&looked)?;
             if matches!(self.state.phase, Phase::Idle {}) {
                 return Ok(After::On);
             }
         }
         if asked == Some(Asked::Apply) || self.may_try() {
-            return self.try_staged();
+            return self.try_staged().await;
         }
         if !self.parts.settings.automatic {
             tracing::info!("{version} is ready: `lucid-updated apply` restarts into it");
@@ -287,7 +292,7 @@ impl Service {
     /// Serves the socket. Without it updates go on all the same.
     fn serve(&mut self) {
         let path = self.run.path().join(control::SOCKET);
-        match self.status().map(|status| Control::open(&path, &status)) {
+        match self.status().map(|status| Control::open(&path, &status, self.parts.store.clone())) {
             Ok(Ok(control)) => self.control = Some(control),
             Ok(Err(error)) => tracing::error!("{error}; `lucidctl update` cannot ask"),
             Err(error) => tracing::error!("{error}; the control socket is not served"),

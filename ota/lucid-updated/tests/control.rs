@@ -8,6 +8,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -16,14 +17,15 @@ use lucid_ipc::{
     connect,
     tonic::{Code, Streaming, transport::Channel},
     update::{
-        self as wire, ApplyRequest, CheckRequest, HistoryRequest, StatusRequest, UpdateStatus,
-        updates_client::UpdatesClient,
+        self as wire, ApplyRequest, CheckRequest, HistoryRequest, JournalRequest, StatusRequest,
+        UpdateStatus, updates_client::UpdatesClient,
     },
 };
 use lucid_updated::{
     boot::Slot,
     control::{self, Control, GAP, Moving, READERS, Told},
-    service::{Asked, Status},
+    files::Folder,
+    service::{Asked, FAILED, Status},
     stage::Progress,
     state::{Ending, Outcome, Phase},
     trust::Standing,
@@ -120,7 +122,8 @@ impl World {
     fn start(most: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ((tell, told), (send, wishes)) = (watch::channel(told()), mpsc::channel(most));
-        control::serve(&dir.path().join(control::SOCKET), told, send).unwrap();
+        let store = Arc::new(Folder::of(dir.path().to_owned()));
+        control::serve(&dir.path().join(control::SOCKET), told, send, store).unwrap();
         Self { dir, tell, wishes }
     }
 
@@ -139,6 +142,19 @@ impl World {
 
 async fn next(changes: &mut Streaming<UpdateStatus>) -> UpdateStatus {
     timeout(LONGEST, changes.message()).await.unwrap().unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn the_journal_of_a_failed_start_is_given_by_its_number_and_where_there_is_none_that_is_said() {
+    let world = World::start(1);
+    let mut client = world.client().await;
+    fs::write(world.dir.path().join(FAILED[1]), "the one before\n[    1.0] \u{e9}").unwrap();
+    let text = client.journal(JournalRequest { number: 2 }).await.unwrap().into_inner().text;
+    assert_eq!(text, "the one before\n[    1.0] \u{e9}");
+    for number in [0, 1, 3, 4, u32::MAX] {
+        let status = client.journal(JournalRequest { number }).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound, "{number}: {status}");
+    }
 }
 
 #[tokio::test]
@@ -285,7 +301,8 @@ async fn wishes_are_numbered_and_arrive_in_order_and_more_than_fit_are_refused()
 async fn the_service_is_given_wishes_and_says_which_are_done_and_how_fast_it_goes() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join(control::SOCKET);
-    let mut control = Control::open(&socket, &known(None)).unwrap();
+    let mut control =
+        Control::open(&socket, &known(None), Arc::new(Folder::of(dir.path().to_owned()))).unwrap();
     let mut client = UpdatesClient::new(connect(&socket).await.unwrap());
     let mut changes = client.status(StatusRequest {}).await.unwrap().into_inner();
     let first = next(&mut changes).await;
