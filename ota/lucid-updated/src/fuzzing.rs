@@ -2,7 +2,10 @@
 
 use std::io;
 
-use crate::{autoboot, boot::Slot, disk::Disk, files, state::State, trust::Memory};
+use crate::{
+    autoboot, before::Before, boot::Slot, disk::Disk, files, journal, service::armed, state::State,
+    trust::Memory,
+};
 
 /// A partition that is read only.
 struct Bytes<'a>(&'a [u8]);
@@ -42,7 +45,20 @@ pub fn text(bytes: &[u8]) {
     }
 }
 
-/// `update.json` and `trust.json`: what is understood comes back when it is written and read again. The first line is taken with
+/// What journalctl says: what is kept of it is bounded, and nothing in it that a terminal would obey. And the word of a failed try.
+pub fn journal(bytes: &[u8]) {
+    if let Ok(start) = journal::read(bytes, "a0", "b0") {
+        let size: usize = start.lines.iter().map(|line| line.len() + 1).sum();
+        assert!(size <= journal::MAX_TEXT && start.lines.len() <= journal::MAX_LINES);
+        assert!(start.boot != "a0" && start.boot != "b0" && start.boot.len() <= 64);
+        assert!(!start.lines.iter().any(|line| line.contains(char::is_control)));
+    }
+    if let Ok(Some(id)) = armed(bytes) {
+        assert!(!id.contains(char::is_control));
+    }
+}
+
+/// `update.json`, `trust.json` and `before.json`: what is understood comes back when it is written and read again. The first line is taken with
 /// the seal that it should have too: no fuzzer finds one.
 pub fn kept(bytes: &[u8]) {
     read(bytes);
@@ -55,6 +71,10 @@ fn read(bytes: &[u8]) {
     if let Ok(state) = State::from_bytes(bytes) {
         let again = state.to_bytes().map(|bytes| State::from_bytes(&bytes));
         assert!(matches!(again, Ok(Ok(again)) if again == state));
+    }
+    if let Ok(before) = Before::from_bytes(bytes) {
+        let again = before.to_bytes().map(|bytes| Before::from_bytes(&bytes));
+        assert!(matches!(again, Ok(Ok(again)) if again == before));
     }
     if let Ok(memory) = Memory::from_bytes(bytes) {
         let again = memory.to_bytes().map(|bytes| Memory::from_bytes(&bytes));
@@ -75,7 +95,14 @@ mod tests {
         assert!(State::from_bytes(&state).is_ok());
         let memory = fs::read(corpus.join("good-memory")).unwrap();
         assert!(Memory::from_bytes(&memory).is_ok());
-        for bytes in [&state, &memory] {
+        let said = fs::read(corpus.join("../update_journal/good")).unwrap();
+        assert_eq!(journal::read(&said[..], "a0", "b0").map(|start| start.lines.len()), Ok(2));
+        journal(&said);
+        // Its seal is made by the door.
+        let before = fs::read(corpus.join("before")).unwrap();
+        let line = str::from_utf8(&before).unwrap().lines().next().unwrap();
+        assert!(Before::from_bytes(&files::seal(line)).is_ok());
+        for bytes in [&state, &memory, &before] {
             kept(bytes);
             for end in 0..bytes.len() {
                 kept(&bytes[..end]);
@@ -89,6 +116,7 @@ mod tests {
             select(bytes);
             text(bytes);
             kept(bytes);
+            journal(bytes);
         }
     }
 }

@@ -20,6 +20,10 @@ use tokio::time::timeout;
 pub const MAX_TEXT: usize = 252 << 10;
 /// And lines.
 pub const MAX_LINES: usize = 8000;
+/// So many entries are looked at, of all starts.
+const MAX_ENTRIES: usize = 50_000;
+/// So many starts are looked through for the one in which the try was armed.
+const MAX_STARTS: usize = 3;
 /// The most bytes of what journalctl says of one entry: fields of more than 4 KiB it leaves out.
 const MAX_ENTRY: u64 = 256 << 10;
 /// The most bytes of the message of one.
@@ -32,7 +36,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// Where it is to be had.
 #[async_trait]
 pub trait Journal: Send + Sync {
-    /// That of the start that came after the one with the id `armed`. `running` is the id of this one.
+    /// That of the start that came after the one with the id `armed`. Where the journal does not have that one, as after a power
+    /// cut, that of the start before this one, whose id is `running`.
     ///
     /// # Errors
     /// In words, why there is none.
@@ -52,6 +57,8 @@ pub struct Start {
     pub lines: Vec<String>,
     /// Whether older ones were left out.
     pub cut: bool,
+    /// Whether the start in which the try was armed was found before it.
+    pub found: bool,
 }
 
 /// That of journald, through its program.
@@ -72,7 +79,6 @@ impl Journal for Journalctl {
         let failed = |error: io::Error| format!("{}: {error}", self.program.display());
         let (reader, writer) = io::pipe().map_err(failed)?;
         let mut command = Command::new(&self.program);
-        command.arg(format!("--boot={}+1", plain(armed)));
         command.args([
             "--output=json",
             "--output-fields=MESSAGE,SYSLOG_IDENTIFIER,_PID",
@@ -85,24 +91,20 @@ impl Journal for Journalctl {
         let mut child = command.spawn().map_err(failed)?;
         // With its ends of the pipe.
         drop(command);
-        let reading =
-            timeout(LONGEST, tokio::task::spawn_blocking(move || read(BufReader::new(reader)))).await;
+        let (armed, running) = (plain(armed), plain(running));
+        let work = move || read(BufReader::new(reader), &armed, &running);
+        let reading = timeout(LONGEST, tokio::task::spawn_blocking(work)).await;
         // What it still had to say has no room.
         if let Err(error) = child.kill() {
             tracing::warn!("ending {}: {error}", self.program.display());
         }
         // On a disk that hangs it may take its time to end.
         drop(tokio::task::spawn_blocking(move || child.wait()));
-        let start = match reading {
-            Ok(Ok(start)) => start?,
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err(format!("reading the journal took longer than {} s", LONGEST.as_secs())),
-        };
-        if start.boot == plain(running) {
-            return Err("that start left nothing in the journal: it did not reach journald, or its data was in memory"
-                .to_owned());
+        match reading {
+            Ok(Ok(start)) => start,
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("reading the journal took longer than {} s", LONGEST.as_secs())),
         }
-        Ok(start)
     }
 }
 
@@ -161,14 +163,41 @@ impl Entry {
     }
 }
 
-/// Reads what journalctl says, the newest entry first, and stops when there is no more room.
+/// A start of which lines come in, the newest first.
+#[derive(Default)]
+struct Taking {
+    start: Start,
+    bytes: usize,
+}
+
+impl Taking {
+    fn take(&mut self, entry: &Entry) {
+        if self.start.cut {
+            return;
+        }
+        let line = entry.line();
+        self.bytes += line.len() + 1;
+        if self.bytes > MAX_TEXT || self.start.lines.len() == MAX_LINES {
+            self.start.cut = true;
+            return;
+        }
+        let at = entry.at.parse().unwrap_or(0);
+        if self.start.lines.is_empty() {
+            self.start.to = at;
+        }
+        self.start.from = at;
+        self.start.lines.push(line);
+    }
+}
+
+/// Reads what journalctl says, the newest entry first. Ids are without dashes.
 ///
 /// # Errors
-/// In words, when there is no entry, or one cannot be understood.
-pub(crate) fn read(mut from: impl BufRead) -> Result<Start, String> {
-    let (mut start, mut complaints, mut bytes) = (Start::default(), Vec::new(), 0);
-    let mut line = Vec::new();
-    loop {
+/// In words, when there is no entry of such a start.
+pub(crate) fn read(mut from: impl BufRead, armed: &str, running: &str) -> Result<Start, String> {
+    let (mut starts, mut complaints): (Vec<Taking>, Vec<String>) = (Vec::new(), Vec::new());
+    let (mut line, mut found) = (Vec::new(), false);
+    for _ in 0..MAX_ENTRIES {
         line.clear();
         let read = from.by_ref().take(MAX_ENTRY).read_until(b'\n', &mut line);
         if read.map_err(|error| format!("reading what journalctl says: {error}"))? == 0 {
@@ -185,28 +214,37 @@ pub(crate) fn read(mut from: impl BufRead) -> Result<Start, String> {
             // What there is so far is worth more than nothing.
             Err(error) => {
                 complaints.push(format!("an entry cannot be understood ({error})"));
-                start.cut = true;
+                if let Some(last) = starts.last_mut() {
+                    last.start.cut = true;
+                }
                 break;
             }
         };
-        let text = entry.line();
-        bytes += text.len() + 1;
-        if bytes > MAX_TEXT || start.lines.len() == MAX_LINES {
-            start.cut = true;
+        let boot = plain(&shown(&entry.boot, 64));
+        if boot == running {
+            continue;
+        }
+        found = boot == armed;
+        if found {
             break;
         }
-        let at = entry.at.parse().unwrap_or(0);
-        if start.lines.is_empty() {
-            start.boot = plain(&shown(&entry.boot, 64));
-            start.to = at;
+        if starts.last().is_none_or(|last| last.start.boot != boot) {
+            if starts.len() == MAX_STARTS {
+                break;
+            }
+            starts.push(Taking { start: Start { boot, ..Start::default() }, bytes: 0 });
         }
-        start.from = at;
-        start.lines.push(text);
+        if let Some(last) = starts.last_mut() {
+            last.take(&entry);
+        }
     }
-    if start.lines.is_empty() {
-        let none = "the journal has nothing after the start in which the try was armed".to_owned();
-        return Err(if complaints.is_empty() { none } else { format!("{none}: {}", complaints.join("; ")) });
-    }
+    let wanted = if found { starts.pop() } else { starts.into_iter().next() };
+    let Some(Taking { mut start, .. }) = wanted else {
+        let none = "that start left nothing in the journal: it did not reach journald, or what it kept was in memory";
+        let said = complaints.iter().fold(String::new(), |said, complaint| said + "; " + complaint);
+        return Err(format!("{none}{said}"));
+    };
+    start.found = found;
     start.lines.reverse();
     Ok(start)
 }
@@ -220,38 +258,59 @@ mod tests {
     const ARMED: &str = "01234567-89ab-cdef-0123-456789abcdef";
     const RUNNING: &str = "fedcba98-7654-3210-fedc-ba9876543210";
 
+    fn of(boot: &str, number: u64, message: &str) -> String {
+        let (boot, since, at) = (plain(boot), number * 1_000_001, number + 100);
+        format!(r#"{{"_BOOT_ID":"{boot}","__MONOTONIC_TIMESTAMP":"{since}","__REALTIME_TIMESTAMP":"{at}","#)
+            + &format!(r#""MESSAGE":{message},"SYSLOG_IDENTIFIER":"lucid-rdp","_PID":"7"}}"#)
+            + "\n"
+    }
+
     fn entry(number: u64, message: &str) -> String {
-        format!(
-            r#"{{"_BOOT_ID":"aa","__MONOTONIC_TIMESTAMP":"{}","__REALTIME_TIMESTAMP":"{}","MESSAGE":{message},"SYSLOG_IDENTIFIER":"lucid-rdp","_PID":"7"}}"#,
-            number * 1_000_001,
-            number + 100
-        ) + "\n"
+        of("aa", number, message)
+    }
+
+    fn taken(said: &str) -> Result<Start, String> {
+        read(said.as_bytes(), &plain(ARMED), &plain(RUNNING))
     }
 
     #[test]
     fn lines_come_the_oldest_first_and_say_when_and_who() {
-        let said = entry(12, r#""two""#) + &entry(1, r#""one""#);
-        let start = read(said.as_bytes()).unwrap();
+        let start = taken(&(entry(12, r#""two""#) + &entry(1, r#""one""#))).unwrap();
         assert_eq!((start.boot.as_str(), start.from, start.to, start.cut), ("aa", 101, 112, false));
         assert_eq!(start.lines, ["[    1.000001] lucid-rdp[7]: one", "[   12.000012] lucid-rdp[7]: two"]);
     }
 
     #[test]
+    fn of_several_starts_the_one_after_that_in_which_the_try_was_armed_is_taken() {
+        let running = of(RUNNING, 1, r#""it runs""#);
+        let between = of("bb", 1, r#""cut off before it read this""#);
+        let (tried, armed) = (entry(1, r#""tried""#), of(ARMED, 1, r#""armed""#));
+        let older = of("cc", 1, r#""older""#);
+        let start = taken(&format!("{running}{between}{tried}{armed}{older}")).unwrap();
+        assert_eq!((start.boot.as_str(), start.found), ("aa", true));
+        // Without it: the one before this.
+        let start = taken(&format!("{running}{tried}{older}")).unwrap();
+        assert_eq!((start.boot.as_str(), start.found), ("aa", false));
+        // And nothing where that is the next one.
+        let why = taken(&format!("{running}{armed}{tried}")).unwrap_err();
+        assert!(why.contains("left nothing"), "{why}");
+    }
+
+    #[test]
     fn nothing_that_a_terminal_would_obey_is_kept() {
-        for message in
-            [r#""\u001b[2Jgone\nand\u009b""#, "[27,91,50,74,255,10]", r#"["\u0007bell","two"]"#, "null", "7"]
-        {
-            let start = read(entry(1, message).as_bytes()).unwrap();
+        let sequence = r#""\u001b[2Jgone\nand\u009b""#;
+        for message in [sequence, "[27,91,50,74,255,10]", r#"["\u0007bell","two"]"#, "null", "7"] {
+            let start = taken(&entry(1, message)).unwrap();
             assert!(!start.lines[0].chars().any(char::is_control), "{:?}", start.lines);
         }
-        assert!(read(entry(1, "null").as_bytes()).unwrap().lines[0].ends_with("too long)"));
+        assert!(taken(&entry(1, "null")).unwrap().lines[0].ends_with("too long)"));
     }
 
     #[test]
     fn the_newest_lines_are_kept_of_as_many_as_have_room() {
         let long = format!("\"{}\"", "x".repeat(5000));
         let many: String = (0..1000).rev().map(|number| entry(number, &long)).collect();
-        let start = read(many.as_bytes()).unwrap();
+        let start = taken(&many).unwrap();
         let bytes: usize = start.lines.iter().map(|line| line.len() + 1).sum();
         assert!(start.cut && bytes <= MAX_TEXT && bytes > MAX_TEXT / 2, "{bytes}");
         assert!(start.lines.last().unwrap().starts_with("[  999."), "{:?}", start.lines.last());
@@ -259,12 +318,11 @@ mod tests {
     }
 
     #[test]
-    fn what_journalctl_complains_of_is_the_reason_where_it_gives_no_line() {
-        let why = read(&b"Data from the specified boot is not available\n"[..]).unwrap_err();
-        assert!(why.contains("specified boot"), "{why}");
-        assert!(read(&b""[..]).unwrap_err().contains("nothing after"));
+    fn what_journalctl_complains_of_is_said_where_it_gives_no_line() {
+        let why = taken("Journal file uses an unsupported feature\n").unwrap_err();
+        assert!(why.contains("unsupported feature"), "{why}");
         // What came before something that is none is kept.
-        let start = read((entry(2, r#""last""#) + "{\"MESSAGE\":").as_bytes()).unwrap();
+        let start = taken(&(entry(2, r#""last""#) + "{\"MESSAGE\":")).unwrap();
         assert_eq!((start.lines.len(), start.cut), (1, true));
     }
 
@@ -277,31 +335,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_start_after_the_one_in_which_the_try_was_armed_is_asked_for() {
+    async fn what_the_program_says_is_read_and_one_that_is_not_there_is_the_reason() {
         let dir = tempfile::tempdir().unwrap();
-        let says = format!(
-            "test \"$1\" = --boot=0123456789abcdef0123456789abcdef+1 && printf '%s' '{}'",
-            entry(1, r#""one""#)
-        );
+        let says = format!("printf '%s' '{}'", entry(1, r#""one""#));
         let start = program(&dir, &says).after(ARMED, RUNNING).await.unwrap();
         assert_eq!(start.lines, ["[    1.000001] lucid-rdp[7]: one"]);
-    }
-
-    #[tokio::test]
-    async fn a_start_that_left_nothing_is_not_taken_for_the_one_that_runs() {
-        let dir = tempfile::tempdir().unwrap();
-        let own = entry(1, r#""one""#).replace("\"aa\"", "\"fedcba9876543210fedcba9876543210\"");
-        let why = program(&dir, &format!("printf '%s' '{own}'")).after(ARMED, RUNNING).await.unwrap_err();
-        assert!(why.contains("left nothing"), "{why}");
-        let why = Journalctl { program: dir.path().join("nothing") }.after(ARMED, RUNNING).await.unwrap_err();
+        let gone = Journalctl { program: dir.path().join("nothing") };
+        let why = gone.after(ARMED, RUNNING).await.unwrap_err();
         assert!(why.contains("nothing"), "{why}");
     }
 
     #[tokio::test]
-    async fn a_program_that_says_too_much_is_ended() {
+    async fn a_program_that_never_ends_is_ended() {
         let dir = tempfile::tempdir().unwrap();
-        let says =
-            format!("while printf '%s' '{}'; do :; done", entry(1, &format!("\"{}\"", "x".repeat(1000))));
+        let says = format!("while printf '%s' '{}'; do :; done", entry(1, r#""once more""#));
         let start = program(&dir, &says).after(ARMED, RUNNING).await.unwrap();
         assert!(start.cut);
     }

@@ -22,6 +22,8 @@ use std::{
 use lucid_release_format::System;
 use tokio::time::{Instant, sleep};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::failed::armed;
 pub use self::{
     attempt::{JUDGED, LEAVING, MENDED, SPARE},
     failed::{FAILED, LEFT, failed},

@@ -59,8 +59,13 @@ fn text(what: &str, reason: &str, journal: &Result<Start, String>) -> String {
     let mut text = format!("lucid journal of a failed start, version 1\n{what}\nreason: {reason}\n");
     match journal {
         Err(why) => text.push_str(&format!("no journal: {why}\n")),
-        Ok(Start { boot, from, to, lines, cut }) => {
+        Ok(Start { boot, from, to, lines, cut, found }) => {
             let which = if *cut { "the last lines" } else { "all lines" };
+            if !found {
+                text.push_str(
+                    "the start in which it was armed is not in the journal: this is the last one that is\n",
+                );
+            }
             let (from, to) = (time(*from), time(*to));
             text.push_str(&format!("boot {boot}, {which}: {}, from {from} to {to}\n\n", lines.len()));
             for line in lines {
@@ -164,7 +169,7 @@ mod tests {
     fn the_text_is_as_it_was_in_its_version() {
         let lines = ["[    1.000001] systemd[1]: one", "[    2.000002] lucid-rdp[7]: two"].map(str::to_owned);
         let (from, to) = (1_790_000_000_000_000, 1_790_000_009_999_999);
-        let start = Start { boot: "aa".to_owned(), from, to, lines: lines.into(), cut: true };
+        let start = Start { boot: "aa".to_owned(), from, to, lines: lines.into(), cut: true, found: true };
         let made = text("release 0.2.0 in slot b", "the RDP host answers: it does not", &Ok(start));
         let none = text("release 0.2.0 in slot b", "not known", &Err("it left nothing".to_owned()));
         assert_eq!(made, include_str!("../../tests/golden/failed.txt"));

@@ -383,7 +383,7 @@ impl Journal for Lines {
     async fn after(&self, armed: &str, running: &str) -> std::result::Result<Start, String> {
         assert_ne!(armed, running, "a start is read after it");
         let lines = vec![format!("[    1.000000] a try after {armed}")];
-        Ok(Start { boot: "aa".to_owned(), lines, ..Start::default() })
+        Ok(Start { boot: "aa".to_owned(), lines, found: true, ..Start::default() })
     }
 }
 
