@@ -425,9 +425,9 @@ mod tests {
         for (bytes, said) in [
             // A day earlier to the second, and one of 2024.
             (&[0x68, 0xae, 0x4a, 0x7f][..], "it was built on 2025-08-26"),
-            (&[0x66, 0x00, 0x00, 0x00], "it was built on 2024-03-24"),
-            (&[0x68, 0xae, 0x4a], "3 bytes and not 4"),
-            (&[0; 8], "8 bytes and not 4"),
+            (&[0x66, 0x00, 0x00, 0x00][..], "it was built on 2024-03-24"),
+            (&[0x68, 0xae, 0x4a][..], "3 bytes and not 4"),
+            (&[0; 8][..], "8 bytes and not 4"),
         ] {
             fs::write(&built, bytes).unwrap();
             let why = why(&machine);
