@@ -1,6 +1,6 @@
 //! How the old system was when it was left for a try: what it could not do itself, a new one is not left for.
 //!
-//! `before.json`, sealed as `update.json` is: `version` (1), `recorder` (which part of a test record failed, or null: none did, or
+//! `before.json`, sealed as `update.json` is: `version` (1), `recorder` (which part of a test record failed; null: none did, or
 //! nothing is recorded) and `settled` (whether all its services had started). Written before each try is armed.
 
 use serde::{Deserialize, Serialize};

@@ -65,8 +65,8 @@ pub enum Error {
     },
     /// A boot firmware that may not come back from a try.
     #[error(
-        "the boot firmware (EEPROM) is too old for updates: {why}, and has to be of {since} or later; start Raspberry Pi OS \
-         from another card, run `sudo rpi-eeprom-update -a` there, restart, and put this card back"
+        "updates are refused: the boot firmware (EEPROM) has to be of {since} or later, and {why}; start Raspberry Pi OS from \
+         another card, run `sudo rpi-eeprom-update -a` there, restart, and put this card back"
     )]
     Eeprom {
         /// What is wrong with it.

@@ -45,7 +45,7 @@ pub fn text(bytes: &[u8]) {
     }
 }
 
-/// What journalctl says: what is kept of it is bounded, and nothing in it that a terminal would obey. And the word of a failed try.
+/// What journalctl says: what is kept of it is bounded, and nothing in it that a terminal would obey; the word of a failed try.
 pub fn journal(bytes: &[u8]) {
     if let Ok(start) = journal::read(bytes, "a0", "b0") {
         let size: usize = start.lines.iter().map(|line| line.len() + 1).sum();
@@ -58,8 +58,8 @@ pub fn journal(bytes: &[u8]) {
     }
 }
 
-/// `update.json`, `trust.json` and `before.json`: what is understood comes back when it is written and read again. The first line is taken with
-/// the seal that it should have too: no fuzzer finds one.
+/// `update.json`, `trust.json` and `before.json`: what is understood comes back when it is written and read again. The first
+/// line is taken with the seal that it should have too: no fuzzer finds one.
 pub fn kept(bytes: &[u8]) {
     read(bytes);
     if let Ok(text) = str::from_utf8(bytes) {

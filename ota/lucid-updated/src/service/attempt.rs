@@ -55,7 +55,7 @@ impl Service {
         if let Some(why) = &firmware {
             tracing::error!("{why}");
         }
-        self.trouble("updates are refused", firmware);
+        self.trouble("the boot firmware", firmware);
         if !on_trial(&*self.parts.boot, booted) {
             self.judge();
         }

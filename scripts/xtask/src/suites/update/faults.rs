@@ -124,7 +124,7 @@ const FAULTS: [Fault; 8] = [
         },
     },
     Fault {
-        property: "fault: where the start hangs before the basic system is up the timer brings the old system back, which says so",
+        property: "fault: where the start hangs before the basic system is up a timer brings the old system back, which says so",
         folder: "hang-early",
         long: true,
         way: Way::Restart(&[]),
