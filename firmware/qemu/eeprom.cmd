@@ -42,4 +42,6 @@ fdt resize 4096
 fdt mknode /chosen bootloader
 fdt set /chosen/bootloader partition <${lucid_part}>
 fdt set /chosen/bootloader tryboot <${lucid_try}>
+# When it was built: 2025-08-27, the oldest of which a Pi takes updates.
+fdt set /chosen/bootloader build-timestamp <0x68ae4a80>
 booti ${kernel_addr_r} ${lucid_initramfs} ${fdt_addr}

@@ -26,6 +26,10 @@ const TRY: &str = "0 tryboot";
 /// What the machine is, as the firmware tells the kernel: strings with a zero byte after each (Devicetree Specification 0.4,
 /// 2.3.1).
 pub const COMPATIBLE: &str = "/proc/device-tree/compatible";
+/// When the boot firmware in the EEPROM was built, as it tells the kernel: seconds since 1970, u32, big-endian.
+pub const EEPROM_BUILT: &str = "/proc/device-tree/chosen/bootloader/build-timestamp";
+/// 2025-08-27T00:00:00Z: of that day is the first one whose tries can be relied upon.
+const EEPROM_SINCE: u32 = 1_756_252_800;
 /// The partition of the disk that plays the firmware in QEMU.
 pub const FIRMWARE: &str = "firmware";
 /// Why nothing is installed where what is kept does not last. lucid-init's message says more.
@@ -111,6 +115,11 @@ pub trait BootControl: Send + Sync {
     /// # Errors
     /// When it cannot be read.
     fn boot_id(&self) -> Result<String>;
+    /// Whether it is one whose tries can be relied upon.
+    ///
+    /// # Errors
+    /// When it is too old, or does not say how old it is, with what to do.
+    fn new_enough(&self) -> Result<()>;
     /// Which slot it starts when nobody asks for a try.
     ///
     /// # Errors
@@ -179,6 +188,8 @@ pub struct Machine {
     pub select: Arc<dyn Disk>,
     /// What arms a try.
     pub arming: Arming,
+    /// Where it says when it was built: [`EEPROM_BUILT`].
+    pub built: PathBuf,
 }
 
 /// What is needed of `boot.json`.
@@ -252,6 +263,23 @@ impl BootControl for Machine {
         Ok(String::from_utf8_lossy(&bytes(path)?).trim().to_owned())
     }
 
+    fn new_enough(&self) -> Result<()> {
+        // QEMU's stand-in says it as well; one that does not say it is no Raspberry Pi's.
+        let stands_in = matches!(self.arming, Arming::StandIn { .. });
+        let why = match bytes(&self.built).map(|bytes| <[u8; 4]>::try_from(bytes).map(u32::from_be_bytes)) {
+            Ok(Ok(built)) if built >= EEPROM_SINCE => return Ok(()),
+            Ok(Ok(built)) => format!("it was built on {}", day(built)),
+            Ok(Err(bytes)) => {
+                format!("{} has {} bytes and not 4", self.built.display(), bytes.len())
+            }
+            Err(Error::File { source, .. }) if stands_in && source.kind() == io::ErrorKind::NotFound => {
+                return Ok(());
+            }
+            Err(error) => format!("it does not say when it was built ({error})"),
+        };
+        Err(Error::Eeprom { why, since: day(EEPROM_SINCE) })
+    }
+
     fn default(&self) -> Result<Slot> {
         autoboot::read(&*self.select)
     }
@@ -279,6 +307,12 @@ impl BootControl for Machine {
     fn restart(&self) -> Result<()> {
         restart()
     }
+}
+
+/// The day of a time in seconds since 1970, as in 2025-08-27.
+fn day(at: u32) -> String {
+    let time = jiff::Timestamp::from_second(at.into());
+    time.map_or_else(|error| error.to_string(), |time| time.to_string().chars().take(10).collect())
 }
 
 /// Leaves the file by which the stand-in starts a try.
@@ -360,6 +394,59 @@ mod tests {
         // The partition of a disk that was plugged in says nothing.
         fs::write(&tree, b"raspberrypi,5-model-b\0brcm,bcm2712\0").unwrap();
         assert!(matches!(find().unwrap(), Arming::Pi { .. }));
+    }
+
+    #[test]
+    fn a_boot_firmware_that_is_too_old_or_does_not_say_how_old_it_is_is_refused_with_what_to_do() {
+        struct Nothing;
+        impl Disk for Nothing {
+            fn size(&self) -> io::Result<u64> {
+                Ok(0)
+            }
+
+            fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+
+            fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+                Err(io::ErrorKind::ReadOnlyFilesystem.into())
+            }
+
+            fn sync(&self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let built = dir.path().join("build-timestamp");
+        let machine = |arming| Machine {
+            boot: PathBuf::new(),
+            select: Arc::new(Nothing),
+            arming,
+            built: built.clone(),
+        };
+        let pi = machine(Arming::Pi { argument: PathBuf::new() });
+        let stand_in = machine(Arming::StandIn { firmware: PathBuf::new() });
+        let why = |machine: &Machine| machine.new_enough().unwrap_err().to_string();
+        assert!(why(&pi).contains("it does not say when it was built"), "{}", why(&pi));
+        stand_in.new_enough().unwrap();
+        for (bytes, said) in [
+            // A day earlier to the second, and one of 2024.
+            (&[0x68_u8, 0xae, 0x4a, 0x7f][..], "it was built on 2025-08-26"),
+            (&[0x66, 0x00, 0x00, 0x00][..], "it was built on 2024-03-24"),
+            (&[0x68, 0xae, 0x4a][..], "3 bytes and not 4"),
+            (&[0; 8][..], "8 bytes and not 4"),
+        ] {
+            fs::write(&built, bytes).unwrap();
+            for machine in [&pi, &stand_in] {
+                let why = why(machine);
+                assert!(why.contains(said) && why.contains("rpi-eeprom-update"), "{why}");
+            }
+        }
+        for bytes in [[0x68_u8, 0xae, 0x4a, 0x80], [0xff; 4]] {
+            fs::write(&built, bytes).unwrap();
+            pi.new_enough().unwrap();
+            stand_in.new_enough().unwrap();
+        }
     }
 
     #[test]

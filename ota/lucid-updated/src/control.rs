@@ -18,7 +18,8 @@ use lucid_ipc::{
     },
     update::{
         self as wire, ApplyRequest, CheckRequest, GetScheduleRequest, HistoryRequest, HistoryResponse,
-        RollbackRequest, SetScheduleRequest, StatusRequest, Timestamp, UpdateStatus,
+        JournalRequest, JournalResponse, RollbackRequest, SetScheduleRequest, StatusRequest, Timestamp,
+        UpdateStatus,
         updates_server::{Updates, UpdatesServer},
     },
 };
@@ -32,6 +33,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use crate::{
     boot::Slot,
     error::Error,
+    files::Store,
     schedule::{Change, Offered, Plan, Planned},
     service::{self, Asked},
     stage::Progress,
@@ -171,10 +173,15 @@ impl Control {
     ///
     /// # Errors
     /// When the socket cannot be made.
-    pub fn open(path: &Path, status: &service::Status, plan: Arc<Plan>) -> Result<Self, lucid_ipc::Error> {
+    pub fn open(
+        path: &Path,
+        status: &service::Status,
+        plan: Arc<Plan>,
+        store: Arc<dyn Store>,
+    ) -> Result<Self, lucid_ipc::Error> {
         let (tell, told) = watch::channel(Told::of(status));
         let (send, wishes) = mpsc::channel(WISHES);
-        serve(path, told, send, plan)?;
+        serve(path, told, send, plan, store)?;
         Ok(Self { tell, wishes, pace: Mutex::default(), busy: false, done: 0, failed: None })
     }
 
@@ -219,11 +226,12 @@ pub fn serve(
     told: watch::Receiver<Told>,
     wishes: mpsc::Sender<Asked>,
     plan: Arc<Plan>,
+    store: Arc<dyn Store>,
 ) -> Result<(), lucid_ipc::Error> {
     let (listener, guard) = bind(path, Access::Owner)?;
     let mut ends = told.clone();
     let readers = Arc::new(Semaphore::new(READERS));
-    let calls = Calls { told, wishes, plan, sent: Mutex::new(0), readers };
+    let calls = Calls { told, wishes, plan, store, sent: Mutex::new(0), readers };
     let service = UpdatesServer::new(calls).max_decoding_message_size(MAX_REQUEST);
     let service = InterceptedService::new(service, guard);
     tokio::spawn(async move {
@@ -243,6 +251,8 @@ struct Calls {
     /// How many wishes were taken.
     sent: Mutex<u64>,
     readers: Arc<Semaphore>,
+    /// What is kept.
+    store: Arc<dyn Store>,
 }
 
 impl Calls {
@@ -354,6 +364,19 @@ impl Updates for Calls {
     async fn history(&self, _: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
         let outcomes = self.told.borrow().history.iter().map(wire::Outcome::from).collect();
         Ok(Response::new(HistoryResponse { outcomes }))
+    }
+
+    async fn journal(&self, request: Request<JournalRequest>) -> Result<Response<JournalResponse>, Status> {
+        let (number, store) = (request.into_inner().number, Arc::clone(&self.store));
+        let read = tokio::task::spawn_blocking(move || service::failed(&*store, number)).await;
+        match read.map_err(|error| Status::internal(error.to_string()))? {
+            Ok(Some(text)) => Ok(Response::new(JournalResponse { text })),
+            Ok(None) => Err(Status::not_found(format!(
+                "the journal of {number} failed starts is not kept: there were fewer, or it is more than {}",
+                service::FAILED.len()
+            ))),
+            Err(error) => Err(Status::internal(error.to_string())),
+        }
     }
 }
 

@@ -63,6 +63,17 @@ pub enum Error {
         /// What is wrong.
         source: lucid_release_format::Error,
     },
+    /// A boot firmware that may not come back from a try.
+    #[error(
+        "updates are refused: the boot firmware (EEPROM) has to be of {since} or later, and {why}; start Raspberry Pi OS from \
+         another card, run `sudo rpi-eeprom-update -a` there, restart, and put this card back"
+    )]
+    Eeprom {
+        /// What is wrong with it.
+        why: String,
+        /// The day that it has to be of at least.
+        since: String,
+    },
     /// Two services would write to the same slot.
     #[error("{} is used by another lucid-updated: ask that one, or give another --run and --state", .0.display())]
     InUse(PathBuf),

@@ -3,7 +3,8 @@
 use std::io;
 
 use crate::{
-    autoboot, boot::Slot, disk::Disk, files, held::Holdings, schedule::Schedule, state::State, trust::Memory,
+    autoboot, before::Before, boot::Slot, disk::Disk, files, held::Holdings, journal, schedule::Schedule,
+    service::armed, state::State, trust::Memory,
 };
 
 /// A partition that is read only.
@@ -44,8 +45,21 @@ pub fn text(bytes: &[u8]) {
     }
 }
 
-/// `update.json`, `trust.json`, `slots.json` and `schedule.json`: what is understood comes back when it is written and read
-/// again. The first line is taken with the seal that it should have too: no fuzzer finds one.
+/// What journalctl says: what is kept of it is bounded, and nothing in it that a terminal would obey; the word of a failed try.
+pub fn journal(bytes: &[u8]) {
+    if let Ok(start) = journal::read(bytes, "a0", "b0") {
+        let size: usize = start.lines.iter().map(|line| line.len() + 1).sum();
+        assert!(size <= journal::MAX_TEXT && start.lines.len() <= journal::MAX_LINES);
+        assert!(start.boot != "a0" && start.boot != "b0" && start.boot.len() <= 64);
+        assert!(!start.lines.iter().any(|line| line.contains(char::is_control)));
+    }
+    if let Ok(Some(id)) = armed(bytes) {
+        assert!(!id.contains(char::is_control));
+    }
+}
+
+/// `update.json`, `trust.json`, `slots.json`, `schedule.json` and `before.json`: what is understood comes back when it is
+/// written and read again. The first line is taken with the seal that it should have too: no fuzzer finds one.
 pub fn kept(bytes: &[u8]) {
     read(bytes);
     if let Ok(text) = str::from_utf8(bytes) {
@@ -65,6 +79,10 @@ fn read(bytes: &[u8]) {
     if let Ok(schedule) = Schedule::from_bytes(bytes) {
         let again = schedule.to_bytes().map(|bytes| Schedule::from_bytes(&bytes));
         assert!(matches!(again, Ok(Ok(again)) if again == schedule));
+    }
+    if let Ok(before) = Before::from_bytes(bytes) {
+        let again = before.to_bytes().map(|bytes| Before::from_bytes(&bytes));
+        assert!(matches!(again, Ok(Ok(again)) if again == before));
     }
     if let Ok(memory) = Memory::from_bytes(bytes) {
         let again = memory.to_bytes().map(|bytes| Memory::from_bytes(&bytes));
@@ -89,7 +107,14 @@ mod tests {
         assert!(Holdings::from_bytes(&slots).is_ok());
         let schedule = fs::read(corpus.join("good-schedule")).unwrap();
         assert!(Schedule::from_bytes(&schedule).is_ok());
-        for bytes in [&state, &memory, &slots, &schedule] {
+        let said = fs::read(corpus.join("../update_journal/good")).unwrap();
+        assert_eq!(journal::read(&said[..], "a0", "b0").map(|start| start.lines.len()), Ok(2));
+        journal(&said);
+        // Its seal is made by the door.
+        let before = fs::read(corpus.join("before")).unwrap();
+        let line = str::from_utf8(&before).unwrap().lines().next().unwrap();
+        assert!(Before::from_bytes(&files::seal(line)).is_ok());
+        for bytes in [&state, &memory, &slots, &schedule, &before] {
             kept(bytes);
             for end in 0..bytes.len() {
                 kept(&bytes[..end]);
@@ -103,6 +128,7 @@ mod tests {
             select(bytes);
             text(bytes);
             kept(bytes);
+            journal(bytes);
         }
     }
 }

@@ -11,10 +11,15 @@ use std::{
 };
 
 use async_trait::async_trait;
+use lucid_ipc::{
+    connect,
+    session::{TestPart, TestRequest, recordings_client::RecordingsClient},
+    tonic::Code,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpStream, UnixStream},
+    net::TcpStream,
     time::{Instant, sleep, timeout},
 };
 use tokio_rustls::{
@@ -26,10 +31,17 @@ use tokio_rustls::{
     },
 };
 
-use crate::boot::IN_MEMORY;
+use crate::{
+    before::{Before, Part},
+    boot::IN_MEMORY,
+};
 
 /// One attempt of a check may take so long.
 const ATTEMPT: Duration = Duration::from_secs(15);
+/// A recorder answers within this time, which is shorter, so that what it does not do has a name.
+const ANSWER: Duration = Duration::from_secs(12);
+/// So often is the recorder of a system asked that is about to be left: what fails once excuses nobody.
+const ASKED: usize = 3;
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(2);
 /// A reason has at most so many characters.
@@ -40,11 +52,13 @@ const MAX_REASON: usize = 400;
 pub trait Check: Send + Sync {
     /// In a few words, for people.
     fn name(&self) -> &'static str;
-    /// Tries it once.
+    /// Tries it once. What the old system could not do either, the new one is not held to.
     ///
     /// # Errors
     /// In words, why it is not so.
-    async fn check(&self) -> Result<(), String>;
+    async fn check(&self, before: &Before) -> Result<(), String>;
+    /// Notes how it is in the system that runs, which is about to be left for a new one.
+    async fn note(&self, _before: &mut Before) {}
 }
 
 /// A check that did not pass in time.
@@ -61,12 +75,12 @@ pub struct Unwell {
 ///
 /// # Errors
 /// The first check that has not passed when `within` is over.
-pub async fn pass(checks: &[Box<dyn Check>], within: Duration) -> Result<(), Unwell> {
+pub async fn pass(checks: &[Box<dyn Check>], before: &Before, within: Duration) -> Result<(), Unwell> {
     let end = Instant::now() + within;
     for check in checks {
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let reason = match timeout(ATTEMPT.min(left), check.check()).await {
+            let reason = match timeout(ATTEMPT.min(left), check.check(before)).await {
                 Ok(Ok(())) => break,
                 Ok(Err(reason)) => reason.chars().take(MAX_REASON).collect(),
                 Err(_) => "it gave no answer".to_owned(),
@@ -97,7 +111,7 @@ impl Check for Data {
         "the data partition is writable"
     }
 
-    async fn check(&self) -> Result<(), String> {
+    async fn check(&self, _: &Before) -> Result<(), String> {
         if !self.kept {
             return Err(IN_MEMORY.to_owned());
         }
@@ -140,7 +154,7 @@ impl Check for Rdp {
         "the RDP host answers"
     }
 
-    async fn check(&self) -> Result<(), String> {
+    async fn check(&self, _: &Before) -> Result<(), String> {
         let words = |error: std::io::Error| error.to_string();
         let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.map_err(words)?;
         socket.write_all(&REQUEST).await.map_err(words)?;
@@ -209,35 +223,71 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-/// A service answers on its Unix socket: HTTP/2's first message for its first message (RFC 9113, 3.4).
+/// The recorder seals a record of a test, on the way of every recording, and what it has written verifies.
 #[derive(Clone, Debug)]
-pub struct Socket {
-    /// In a few words, for people.
-    pub name: &'static str,
-    /// The socket.
-    pub path: PathBuf,
+pub struct Records {
+    /// Its socket.
+    pub socket: PathBuf,
 }
 
-/// The preface of HTTP/2 and an empty SETTINGS frame.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+impl Records {
+    /// Has it make one.
+    async fn make(&self) -> Result<(), (Part, String)> {
+        let asked = async {
+            let channel = connect(&self.socket).await.map_err(|error| (Part::Answer, error.to_string()))?;
+            let answer = RecordingsClient::new(channel).test(TestRequest {}).await;
+            let answer = answer.map_err(|status| match status.code() {
+                // One before this one hangs.
+                Code::ResourceExhausted => (Part::Writing, status.message().to_owned()),
+                _ => (Part::Answer, status.to_string()),
+            })?;
+            let answer = answer.into_inner();
+            let part = match TestPart::try_from(answer.failed) {
+                Ok(TestPart::Unspecified) => return Ok(()),
+                Ok(TestPart::Room) => Part::Room,
+                Ok(TestPart::Writing) => Part::Writing,
+                Ok(TestPart::Proof) => Part::Proof,
+                Ok(TestPart::Removal) => Part::Removal,
+                Err(_) => return Err((Part::Answer, format!("it names part {}", answer.failed))),
+            };
+            Err((part, answer.why))
+        };
+        let silent = || (Part::Answer, format!("it gave none within {} s", ANSWER.as_secs()));
+        timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(silent()))
+    }
+}
 
 #[async_trait]
-impl Check for Socket {
+impl Check for Records {
     fn name(&self) -> &'static str {
-        self.name
+        "the recorder seals a test record"
     }
 
-    async fn check(&self) -> Result<(), String> {
-        let words = |error: std::io::Error| format!("{}: {error}", self.path.display());
-        let mut socket = UnixStream::connect(&self.path).await.map_err(words)?;
-        socket.write_all(PREFACE).await.map_err(words)?;
-        // The head of a frame: length (3), type, flags, stream (4). The first one is SETTINGS, 4.
-        let mut frame = [0; 9];
-        socket.read_exact(&mut frame).await.map_err(words)?;
-        if frame[3] == 4 {
-            Ok(())
-        } else {
-            Err(format!("{} answers with something that is not HTTP/2", self.path.display()))
+    async fn check(&self, before: &Before) -> Result<(), String> {
+        match self.make().await {
+            Err((part, why)) if before.excuses(part) => {
+                tracing::warn!(
+                    "a test record: {}: {why}; the old system could not do that either",
+                    part.words()
+                );
+                Ok(())
+            }
+            Err((part, why)) => Err(format!("{}: {why}", part.words())),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn note(&self, before: &mut Before) {
+        for again in (0..ASKED).rev() {
+            let Err((part, why)) = self.make().await else {
+                before.recorder = None;
+                return;
+            };
+            tracing::warn!("the recorder of this system makes no test record: {}: {why}", part.words());
+            before.recorder = Some(part);
+            if again > 0 {
+                sleep(PAUSE).await;
+            }
         }
     }
 }
@@ -255,13 +305,23 @@ impl Check for Settled {
         "all services have started"
     }
 
-    async fn check(&self) -> Result<(), String> {
+    async fn check(&self, before: &Before) -> Result<(), String> {
         match fs::metadata(&self.path) {
             Ok(_) => Ok(()),
+            Err(_) if before.excuses_unsettled() => {
+                tracing::warn!(
+                    "not all services have started; the recorder of the old system had not either"
+                );
+                Ok(())
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Err("a service that has to be up is not; the journal of that start says which".to_owned())
             }
             Err(error) => Err(format!("{}: {error}", self.path.display())),
         }
+    }
+
+    async fn note(&self, before: &mut Before) {
+        before.settled = self.path.exists();
     }
 }

@@ -10,7 +10,8 @@
 //! | [`have`], [`patch`], [`stage`] | what the slots hold already, and what can be made of it; writing a release into the one that does not run |
 //! | [`mod@state`] | what is being done, on disk before it is done |
 //! | [`boot`], [`autoboot`] | the firmware: which slot boots, which one is tried |
-//! | [`gate`] | whether a new system is well |
+//! | [`gate`], [`before`] | whether a new system is well, and how the old one was |
+//! | [`journal`] | what the journal has of a boot that failed |
 //! | [`when`] | when the machine may restart by itself |
 //! | [`schedule`] | what somebody set of that |
 //! | [`drain`] | telling people before it does, and ending their sessions |
@@ -19,10 +20,12 @@
 //! | [`service`] | all of it in order |
 //! | [`control`] | the socket on which others are told of it, and ask for it |
 //!
-//! Five files are kept, each described where it is made: `update.json` ([`mod@state`]), `trust.json` ([`trust`]), `slots.json`
-//! ([`held`]), `schedule.json` ([`schedule`]), and a spare copy of the sector of `autoboot.txt` ([`autoboot`]).
+//! What is kept is described where it is made: `update.json` ([`mod@state`]), `trust.json` ([`trust`]), `slots.json` ([`held`]),
+//! `schedule.json` ([`schedule`]), `before.json` ([`before`]), a spare copy of the sector of `autoboot.txt` ([`autoboot`]), and
+//! the texts of [`service::FAILED`].
 
 pub mod autoboot;
+pub mod before;
 pub mod boot;
 pub mod control;
 pub mod disk;
@@ -34,6 +37,7 @@ pub mod fuzzing;
 pub mod gate;
 pub mod have;
 pub mod held;
+pub mod journal;
 pub mod patch;
 pub mod peak;
 pub mod schedule;

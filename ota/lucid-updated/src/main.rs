@@ -14,10 +14,11 @@ use clap::{Args, Parser, Subcommand};
 use lucid_release_format::{Name, System, metadata::MAX_ROOT};
 use lucid_updated::{
     Error, Result,
-    boot::{self, Arming, COMPATIBLE, Machine},
+    boot::{self, Arming, COMPATIBLE, EEPROM_BUILT, Machine},
     disk::Device,
     files::Folder,
-    gate::{Check, Data, Rdp, Settled, Socket},
+    gate::{Check, Data, Rdp, Records, Settled},
+    journal::Journalctl,
     service::{After, Asked, Partitions, Parts, Service, Settings, Status, ask, history},
     source::{self, Limits, Source},
     state::Outcome,
@@ -83,7 +84,8 @@ enum What {
 
 #[derive(Args)]
 struct Options {
-    /// Directory of what is kept: update.json, trust.json, slots.json, schedule.json, autoboot.bak.
+    /// Directory of what is kept: update.json, trust.json, slots.json, schedule.json, before.json, autoboot.bak, failed-1.txt
+    /// to failed-3.txt.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/lucid-updated")]
     state: PathBuf,
     /// Directory for what is lost at power-off: status.json, request, judged.
@@ -121,12 +123,15 @@ struct Options {
     /// The port of the RDP host, which has to answer before a new system is kept.
     #[arg(long, value_name = "PORT", default_value_t = 3389)]
     port: u16,
-    /// The socket of lucid-sessiond's recorder, which has to answer too.
+    /// The socket of lucid-sessiond's recorder, which has to seal a test record too.
     #[arg(long, value_name = "SOCKET")]
     sessiond: Option<PathBuf>,
     /// A file that is there when all services have started, which has to be so before a new system is kept.
     #[arg(long, value_name = "FILE")]
     settled: Option<PathBuf>,
+    /// The program that reads the journal of a start that failed.
+    #[arg(long, value_name = "FILE", default_value = "/usr/bin/journalctl")]
+    journalctl: PathBuf,
     /// A new system has to be well within this time.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
     within: Duration,
@@ -324,7 +329,7 @@ fn machine(options: &Options) -> Result<Machine> {
         Some(firmware) => Arming::StandIn { firmware: firmware.clone() },
         None => Arming::find(Path::new(COMPATIBLE), Path::new(SYS))?,
     };
-    Ok(Machine { boot: options.boot.clone(), select: Arc::new(select), arming })
+    Ok(Machine { boot: options.boot.clone(), select: Arc::new(select), arming, built: EEPROM_BUILT.into() })
 }
 
 fn system(options: &Options) -> Result<System> {
@@ -346,8 +351,8 @@ fn parts(options: &Options) -> Result<Parts> {
     let sources = sources.collect::<Result<Vec<Arc<dyn Source>>>>()?;
     let kept = boot::booted(&options.boot)?.kept;
     let mut checks: Vec<Box<dyn Check>> = vec![Box::new(Data { dir: options.state.clone(), kept })];
-    if let Some(path) = options.sessiond.clone() {
-        checks.push(Box::new(Socket { name: "the recorder answers", path }));
+    if let Some(socket) = options.sessiond.clone() {
+        checks.push(Box::new(Records { socket }));
     }
     checks.push(Box::new(Rdp { port: options.port }));
     // Last: each of the others says more of what is wrong.
@@ -361,6 +366,7 @@ fn parts(options: &Options) -> Result<Parts> {
         trust: trust(options, &system)?,
         sources,
         checks,
+        journal: Arc::new(Journalctl { program: options.journalctl.clone() }),
         settings: Settings {
             system,
             channel: options.channel.to_string(),

@@ -5,6 +5,7 @@
 
 mod attempt;
 mod back;
+mod failed;
 mod look;
 mod requests;
 mod slots;
@@ -22,8 +23,11 @@ use std::{
 use lucid_release_format::System;
 use tokio::time::{Instant, sleep};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::failed::armed;
 pub use self::{
     attempt::{JUDGED, LEAVING, MENDED, SPARE},
+    failed::{FAILED, LEFT, failed},
     look::{Chosen, Looked, Said},
     requests::{Asked, REQUEST, ask},
     slots::{KINDS, Partitions, Slots},
@@ -37,6 +41,7 @@ use crate::{
     files::{Folder, Store},
     gate::Check,
     held::{self, Holdings},
+    journal::Journal,
     schedule::{self, Offered, Plan, Planned, Turn},
     source::Source,
     state::{self, Event, Phase, State, next},
@@ -90,6 +95,8 @@ pub struct Parts {
     pub sources: Vec<Arc<dyn Source>>,
     /// What a new system has to pass.
     pub checks: Vec<Box<dyn Check>>,
+    /// What is kept of starts.
+    pub journal: Arc<dyn Journal>,
     /// What this device is.
     pub settings: Settings,
 }
@@ -352,7 +359,7 @@ impl Service {
             // A time that was set is one for one restart.
             self.plan.used()?;
         }
-        self.try_staged()
+        self.try_staged().await
     }
 
     /// Lets the RDP host tell those who are connected that the machine restarts, and end their sessions. Whatever becomes of
@@ -418,7 +425,8 @@ impl Service {
     /// Serves the socket. Without it updates go on all the same.
     fn serve(&mut self) {
         let path = self.run.path().join(control::SOCKET);
-        match self.status().map(|status| Control::open(&path, &status, self.plan.clone())) {
+        let store = self.parts.store.clone();
+        match self.status().map(|status| Control::open(&path, &status, self.plan.clone(), store)) {
             Ok(Ok(control)) => self.control = Some(control),
             Ok(Err(error)) => tracing::error!("{error}; `lucidctl update` cannot ask"),
             Err(error) => tracing::error!("{error}; the control socket is not served"),

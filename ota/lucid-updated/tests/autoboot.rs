@@ -117,7 +117,7 @@ fn a_try_is_armed_for_the_other_slot_alone_on_a_pi_and_on_its_stand_in() {
     for arming in [Arming::Pi { argument: argument.clone() }, Arming::StandIn { firmware: firmware.clone() }]
     {
         let select = std::sync::Arc::new(disk(fat(&autoboot::text(Slot::A))));
-        let machine = Machine { boot: boot.clone(), select, arming };
+        let machine = Machine { boot: boot.clone(), select, arming, built: dir.path().join("built") };
         assert_eq!(machine.booted().unwrap().slot, Slot::A);
         assert!(matches!(machine.arm(Slot::A), Err(Error::Arm { .. })));
         machine.arm(Slot::B).unwrap();

@@ -17,8 +17,8 @@ use lucid_ipc::{
     connect,
     tonic::{Code, Streaming, transport::Channel},
     update::{
-        self as wire, ApplyRequest, CheckRequest, GetScheduleRequest, HistoryRequest, RollbackRequest,
-        SetScheduleRequest, StatusRequest, UpdateStatus, updates_client::UpdatesClient,
+        self as wire, ApplyRequest, CheckRequest, GetScheduleRequest, HistoryRequest, JournalRequest,
+        RollbackRequest, SetScheduleRequest, StatusRequest, UpdateStatus, updates_client::UpdatesClient,
     },
 };
 use lucid_updated::{
@@ -26,7 +26,7 @@ use lucid_updated::{
     control::{self, Control, GAP, Moving, READERS, Told},
     files::Folder,
     schedule::{Offered, Plan, Planned, Turn},
-    service::{Asked, Status},
+    service::{Asked, FAILED, Status},
     stage::Progress,
     state::{Ending, Outcome, Phase},
     trust::Standing,
@@ -144,8 +144,8 @@ impl World {
     fn start(most: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ((tell, told), (send, wishes)) = (watch::channel(told()), mpsc::channel(most));
-        let plan = plan(dir.path());
-        control::serve(&dir.path().join(control::SOCKET), told, send, plan).unwrap();
+        let (plan, store) = (plan(dir.path()), Arc::new(Folder::of(dir.path().to_owned())));
+        control::serve(&dir.path().join(control::SOCKET), told, send, plan, store).unwrap();
         Self { dir, tell, wishes }
     }
 
@@ -164,6 +164,19 @@ impl World {
 
 async fn next(changes: &mut Streaming<UpdateStatus>) -> UpdateStatus {
     timeout(LONGEST, changes.message()).await.unwrap().unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn the_journal_of_a_failed_start_is_given_by_its_number_and_where_there_is_none_that_is_said() {
+    let world = World::start(1);
+    let mut client = world.client().await;
+    fs::write(world.dir.path().join(FAILED[1]), "the one before\n[    1.0] \u{e9}").unwrap();
+    let text = client.journal(JournalRequest { number: 2 }).await.unwrap().into_inner().text;
+    assert_eq!(text, "the one before\n[    1.0] \u{e9}");
+    for number in [0, 1, 3, 4, u32::MAX] {
+        let status = client.journal(JournalRequest { number }).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound, "{number}: {status}");
+    }
 }
 
 #[tokio::test]
@@ -319,7 +332,8 @@ async fn wishes_are_numbered_and_arrive_in_order_and_more_than_fit_are_refused()
 async fn the_service_is_given_wishes_and_says_which_are_done_and_how_fast_it_goes() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join(control::SOCKET);
-    let mut control = Control::open(&socket, &known(None), plan(dir.path())).unwrap();
+    let store = Arc::new(Folder::of(dir.path().to_owned()));
+    let mut control = Control::open(&socket, &known(None), plan(dir.path()), store).unwrap();
     let mut client = UpdatesClient::new(connect(&socket).await.unwrap());
     let mut changes = client.status(StatusRequest {}).await.unwrap().into_inner();
     let first = next(&mut changes).await;

@@ -18,7 +18,7 @@ use lucid_updated::{
     trust::Trust,
 };
 use support::{
-    machine::{Known, Power, Random, SimMachine, SimStore},
+    machine::{Known, Lines, Power, Random, SimMachine, SimStore},
     repository::{Site, release},
     system,
 };
@@ -92,6 +92,7 @@ impl World {
             trust: Trust { root: Vec::new(), scratch: Path::new("/nowhere").to_owned(), built: 0 },
             sources: Vec::new(),
             checks: vec![Box::new(Known(answer))],
+            journal: Arc::new(Lines),
             settings: Settings {
                 system: system(&running.to_string()),
                 channel: "stable".into(),
@@ -123,7 +124,7 @@ impl World {
             let source: &dyn Source = &self.site;
             service.write(&self.release, &self.index, ARCHIVE, None, source).await?;
         }
-        service.try_staged()
+        service.try_staged().await
     }
 
     /// All lives until there is nothing more to do. Gives the state and what boots.
@@ -345,7 +346,7 @@ async fn what_was_staged_is_not_tried_where_what_is_kept_is_in_memory() {
     machine.start();
     let mut service = world.service(&machine, OLD, true).unwrap();
     assert_eq!(service.start().await.unwrap(), After::On);
-    let error = service.try_staged().unwrap_err();
+    let error = service.try_staged().await.unwrap_err();
     assert!(matches!(&error, Error::Nothing(why) if why.contains("in memory")), "{error}");
     assert!(matches!(service.state().phase, Phase::Staged { tries: 0, .. }));
 }

@@ -28,14 +28,16 @@ use lucid_updated::{
     files::Folder,
     gate::Check,
     schedule::{self, Change, Plan, Schedule},
-    service::{After, Asked, JUDGED, Parts, REQUEST, STATUS, Service, Settings, Status, ask, history},
+    service::{
+        After, Asked, FAILED, JUDGED, LEFT, Parts, REQUEST, STATUS, Service, Settings, Status, ask, history,
+    },
     source::{Failed, Source},
     state::{self, Ending, Kept, Phase, State},
     trust::{self, Refused, Trust},
     when::Window,
 };
 use support::{
-    machine::{Known, Power, Random, SimMachine},
+    machine::{Known, Lines, Power, Random, SimMachine},
     repository::{Maker, Site, release},
     system,
 };
@@ -95,6 +97,7 @@ impl World {
             trust: self.trust.clone(),
             sources: sites.map(|site| Arc::new(site.clone()) as Arc<dyn Source>).collect(),
             checks: vec![Box::new(Known(self.well.clone())) as Box<dyn Check>],
+            journal: Arc::new(Lines),
             settings: Settings {
                 system: System { data: self.data, ..system(&self.running.to_string()) },
                 channel: "stable".into(),
@@ -357,6 +360,95 @@ async fn a_power_cut_in_a_try_is_no_failure_and_the_try_is_made_again() {
         assert!(world.words().contains("is tried again"), "{}", world.words());
         assert_eq!(service.round(None).await.unwrap(), After::Restart);
     }
+}
+
+#[tokio::test]
+async fn the_journal_of_a_try_that_did_not_pass_is_kept_with_the_reason_and_once() {
+    let mut world = World::new();
+    world.well = Err("nobody listens".to_owned());
+    world.tried().await;
+    assert_eq!(world.service(true).start().await.unwrap(), After::Restart);
+    // By the old system alone: the new one may be cut off at any time.
+    assert!(world.machine.store.get(FAILED[0]).is_none());
+    for _ in 0..2 {
+        world.back();
+        world.service(true).start().await.unwrap();
+        let text = String::from_utf8(world.machine.store.get(FAILED[0]).unwrap()).unwrap();
+        for said in
+            ["version 1\n", "0.2.0 in slot b", "reason: what is known: nobody listens", "a try after boot "]
+        {
+            assert!(text.contains(said), "{said}: {text}");
+        }
+        assert_eq!(world.machine.store.get(LEFT).unwrap(), b"");
+        assert!(world.machine.store.get(FAILED[1]).is_none());
+    }
+}
+
+#[tokio::test]
+async fn the_journals_of_the_last_three_tries_are_kept_also_of_those_that_said_nothing() {
+    let mut world = World::new();
+    world.tried().await;
+    let mut kept = Vec::new();
+    for number in 1..=3 {
+        // Cut off, or hung until the watchdog came.
+        world.machine.power.lock().unwrap().off = true;
+        world.back();
+        let mut service = world.service(true);
+        service.start().await.unwrap();
+        let newest = world.machine.store.get(FAILED[0]).unwrap();
+        let text = String::from_utf8(newest.clone()).unwrap();
+        let reason =
+            if number < 3 { format!("(try {number} of 3)") } else { "was to be tried 3 times".to_owned() };
+        assert!(text.contains(&reason), "{text}");
+        assert!(!kept.contains(&newest), "{text}");
+        kept.insert(0, newest);
+        if number < 3 {
+            assert_eq!(service.round(None).await.unwrap(), After::Restart);
+            world.machine.start();
+        }
+    }
+    assert_eq!(FAILED.map(|name| world.machine.store.get(name).unwrap()).to_vec(), kept);
+    // The next one takes the place of the oldest.
+    world.machine.store.put(LEFT, b"lucid left 1\nboot x\n".to_vec());
+    world.back();
+    world.service(true).start().await.unwrap();
+    let text = String::from_utf8(world.machine.store.get(FAILED[0]).unwrap()).unwrap();
+    assert!(text.contains("a try after boot x"), "{text}");
+    assert_eq!(world.machine.store.get(FAILED[2]).unwrap(), kept[1]);
+}
+
+#[tokio::test]
+async fn word_of_a_failed_try_that_is_damaged_is_a_trouble_and_keeps_nothing_from_being_done() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    world.machine.store.put(LEFT, b"\xff".to_vec());
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    assert!(service.status().unwrap().words().contains("the journal of a start that failed"));
+    assert_eq!(service.round(None).await.unwrap(), After::Restart);
+    assert!(world.machine.store.get(FAILED[0]).is_none());
+}
+
+#[tokio::test]
+async fn where_the_boot_firmware_is_too_old_updates_are_refused_and_the_status_says_what_to_do() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    world.machine.outdated = true;
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    let words = service.status().unwrap().words();
+    assert!(words.contains("updates are refused") && words.contains("rpi-eeprom-update"), "{words}");
+    let error = service.round(Some(Asked::Apply)).await.unwrap_err();
+    assert!(matches!(error, Error::Eeprom { .. }), "{error}");
+    assert!(matches!(service.state().phase, Phase::Idle {}));
+    // What was staged before is not tried either.
+    world.machine.outdated = false;
+    let mut service = world.service(false);
+    service.round(None).await.unwrap();
+    assert!(matches!(service.state().phase, Phase::Staged { .. }));
+    world.machine.outdated = true;
+    let error = world.service(false).round(Some(Asked::Apply)).await.unwrap_err();
+    assert!(matches!(error, Error::Eeprom { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -39,6 +39,7 @@ mod service;
 mod session;
 mod sessions;
 pub mod status;
+mod tested;
 mod used;
 
 use std::{

@@ -20,7 +20,8 @@ use lucid_ipc::{
         DecideRequest, Decided, DeskDecision, DeskRequest, EndRequest, EndResponse, Enforced, FromRecorder,
         GetRequest, GetStatusRequest, Holds, Kept, Key, KeyWanted, ListRequest, MAX_BATCH, MAX_FRAME,
         MAX_MESSAGE, MAX_PICTURE, MAX_SIDE, Over, Policy, PrepareRequest, Prepared, RebuildIndexRequest,
-        RebuildIndexResponse, Recording, Status as RecorderStatus, ToRecorder, Waiting, from_recorder,
+        RebuildIndexResponse, Recording, Status as RecorderStatus, TestRequest, TestResponse, ToRecorder,
+        Waiting, from_recorder,
         recorder_server::{self, Recorder, RecorderServer},
         recordings_server::{Recordings, RecordingsServer},
         sessions_server::{self, Sessions as About, SessionsServer},
@@ -48,6 +49,7 @@ use crate::{
     policy::Told,
     session::{Attached, Command, Item, Picture, Progress, room},
     sessions::{Asks, Begins, Sessions},
+    tested,
 };
 
 /// The most bytes of what somebody asks about sessions: the largest table.
@@ -76,7 +78,8 @@ impl Socket {
     pub(crate) fn new(sessions: Arc<Sessions>) -> Self {
         let accounts = accounts::Service(Arc::clone(&sessions.settings.accounts));
         let desks = Arc::new(Semaphore::new(MOST_DESKS));
-        let service = Service { sessions, desks, began: Instant::now() };
+        let tests = Arc::new(Semaphore::new(1));
+        let service = Service { sessions, desks, tests, began: Instant::now() };
         Self {
             admission: AdmissionServer::new(accounts.clone()).max_decoding_message_size(MAX_QUESTION),
             accounts: AccountsServer::new(accounts).max_decoding_message_size(MAX_ABOUT_ACCOUNTS),
@@ -123,6 +126,8 @@ pub(crate) struct Service {
     sessions: Arc<Sessions>,
     /// Room for those who decide.
     desks: Arc<Semaphore>,
+    /// Room for one record of a test.
+    tests: Arc<Semaphore>,
     began: Instant,
 }
 
@@ -551,6 +556,23 @@ impl Recordings for Service {
         let sessions = Arc::clone(&self.sessions);
         let recordings = beside(move || sessions.rebuild_index()).await?.map_err(|error| error.status())?;
         Ok(Response::new(RebuildIndexResponse { recordings: recordings as u64 }))
+    }
+
+    async fn test(&self, _: Request<TestRequest>) -> Result<Response<TestResponse>, Status> {
+        // Kept to the end also where the caller goes: a disk that hangs has one thread, and no second one.
+        let place = Arc::clone(&self.tests).try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(
+                "a test record before this one has not come to its end; where it never does, the disk hangs: look at \
+                 the kernel's log",
+            )
+        })?;
+        let sessions = Arc::clone(&self.sessions);
+        let answer = beside(move || {
+            let answer = tested::record(&sessions);
+            drop(place);
+            answer
+        });
+        Ok(Response::new(answer.await?))
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<RecorderStatus>, Status> {

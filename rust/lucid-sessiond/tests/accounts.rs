@@ -363,6 +363,7 @@ fn asked_by_a_member_of_the_group() {
         denied(asks.people.forgive(of("lucid")).await.unwrap_err());
         let mut recordings = recordings(Path::new(&socket)).await;
         denied(recordings.list(lucid_ipc::session::ListRequest {}).await.unwrap_err());
+        denied(recordings.test(lucid_ipc::session::TestRequest {}).await.unwrap_err());
         // It records, as before.
         Caller::begin(Path::new(&socket), "lucid", "").await.unwrap().end().await;
     });

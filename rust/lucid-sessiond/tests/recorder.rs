@@ -12,7 +12,8 @@ use std::{
 use lucid_audit::{Data, Kind, MAX_UNCONFIRMED};
 use lucid_ipc::{
     session::{
-        Clipboard, Connect, Direction, GetRequest, Input, Key, RebuildIndexRequest, State, event, to_recorder,
+        Clipboard, Connect, Direction, GetRequest, Input, Key, RebuildIndexRequest, State, TestPart,
+        TestRequest, TestResponse, event, to_recorder,
     },
     tonic::Code,
 };
@@ -505,6 +506,64 @@ fn the_bounds_of_the_disk_refuse_new_sessions_and_no_running_ones() {
         assert_eq!(refused.code(), Code::ResourceExhausted);
         assert!(refused.message().contains("--keep-free"), "{}", refused.message());
         assert_eq!(list(&recorder.socket).await.len(), 1);
+        recorder.stop().await;
+    });
+}
+
+/// A record of a test.
+async fn tested(recorder: &Recorder) -> TestResponse {
+    recordings(&recorder.socket).await.test(TestRequest {}).await.unwrap().into_inner()
+}
+
+#[test]
+fn a_record_of_a_test_is_made_whole_and_leaves_nothing() {
+    within(async {
+        let dir = temp();
+        let recorder = Recorder::start(options(dir.path())).await;
+        // What a recorder left that died in the midst of one.
+        std::fs::create_dir(recorder.recordings.join("test")).unwrap();
+        std::fs::write(recorder.recordings.join("test/half"), b"half").unwrap();
+        for _ in 0..3 {
+            assert_eq!(tested(&recorder).await, TestResponse::default());
+            assert_eq!(std::fs::read_dir(&recorder.recordings).unwrap().count(), 0);
+        }
+        assert!(list(&recorder.socket).await.is_empty());
+        // Beside a session, which minds nothing.
+        let mut caller = Caller::begin(&recorder.socket, USER, "").await.unwrap();
+        let session = caller.session.clone();
+        caller.send(key(8, 8, [1, 2, 3])).await;
+        assert_eq!(tested(&recorder).await, TestResponse::default());
+        caller.all_kept().await;
+        caller.end().await;
+        sound_recording(&recorder.dir(&session));
+        recorder.stop().await;
+    });
+}
+
+#[test]
+fn a_record_of_a_test_says_which_part_failed() {
+    within(async {
+        let dir = temp();
+        let mut full = options(dir.path());
+        full.keep_free = u64::MAX;
+        let recorder = Recorder::start(full).await;
+        let answer = tested(&recorder).await;
+        assert_eq!(answer.failed(), TestPart::Room);
+        assert!(answer.why.contains("--keep-free"), "{}", answer.why);
+        recorder.stop().await;
+
+        let recorder = Recorder::start(options(dir.path())).await;
+        let away = dir.path().join("away");
+        std::fs::rename(&recorder.recordings, &away).unwrap();
+        let answer = tested(&recorder).await;
+        assert_eq!(answer.failed(), TestPart::Writing);
+        assert!(answer.why.contains("recordings"), "{}", answer.why);
+        std::fs::rename(&away, &recorder.recordings).unwrap();
+        // Something that is no folder is in its place.
+        std::fs::write(recorder.recordings.join("test"), b"").unwrap();
+        assert_eq!(tested(&recorder).await.failed(), TestPart::Removal);
+        std::fs::remove_file(recorder.recordings.join("test")).unwrap();
+        assert_eq!(tested(&recorder).await, TestResponse::default());
         recorder.stop().await;
     });
 }

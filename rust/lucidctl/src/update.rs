@@ -9,8 +9,8 @@ use lucid_ipc::tonic::transport::Channel;
 use lucid_ipc::tonic::{Code, Streaming};
 use lucid_ipc::update::updates_client::UpdatesClient;
 use lucid_ipc::update::{
-    ApplyRequest, CheckRequest, Ending, GetScheduleRequest, HistoryRequest, Phase, RollbackRequest,
-    SetScheduleRequest, Slot, StatusRequest, UpdateStatus,
+    ApplyRequest, CheckRequest, Ending, GetScheduleRequest, HistoryRequest, JournalRequest, Phase,
+    RollbackRequest, SetScheduleRequest, Slot, StatusRequest, UpdateStatus,
 };
 use lucid_ipc::update::{
     Offered as WireOffered, Outcome as WireOutcome, Progress as WireProgress, Schedule as WireSchedule,
@@ -83,6 +83,14 @@ pub(crate) enum Command {
     },
     /// Lists how updates ended, the newest last; with --json one object a line.
     History {
+        #[command(flatten)]
+        updater: Updater,
+    },
+    /// Shows the end of the journal of a system that was tried and did not pass, with the reason. Three are kept.
+    Journal {
+        /// 1 for the start that failed last, 2 for the one before it, and so on.
+        #[arg(value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3))]
+        number: u32,
         #[command(flatten)]
         updater: Updater,
     },
@@ -740,6 +748,17 @@ pub(crate) fn run(command: &Command, as_json: bool) -> Result<bool, Error> {
             })?;
             let history: Vec<_> = history.into_iter().map(Outcome::from).collect();
             print(&if as_json { history.iter().map(json).collect::<String>() } else { lines(&history) })?;
+        }
+        Command::Journal { number, updater } => {
+            let text = ask(async {
+                let request = JournalRequest { number: *number };
+                Ok(updater.connect().await?.journal(request).await?.into_inner().text)
+            })?;
+            print(&if as_json {
+                json(&serde_json::json!({ "number": number, "text": text }))
+            } else {
+                text.lines().map(|line| plain(line) + "\n").collect()
+            })?;
         }
     }
     Ok(true)

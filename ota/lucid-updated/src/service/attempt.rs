@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use super::{After, Service, now};
 use crate::{
     autoboot,
+    before::Before,
     boot::{BootControl, Booted, Slot},
     error::{Error, Result},
     files::Store as _,
@@ -50,6 +51,11 @@ impl Service {
                 self.trouble("autoboot.txt", Some(error.to_string()));
             }
         }
+        let firmware = self.parts.boot.new_enough().err().map(|error| error.to_string());
+        if let Some(why) = &firmware {
+            tracing::error!("{why}");
+        }
+        self.trouble("the boot firmware", firmware);
         if !on_trial(&*self.parts.boot, booted) {
             self.judge();
         }
@@ -58,6 +64,9 @@ impl Service {
             Ok(After::On) => self.take_over(booted).map(|()| After::On),
             begun => begun,
         };
+        if !on_trial(&*self.parts.boot, booted) {
+            self.collect().await;
+        }
         let after = match begun {
             Err(error) if on_trial(&*self.parts.boot, booted) => {
                 tracing::error!("{error}; this system is only being tried, and is left");
@@ -129,6 +138,7 @@ impl Service {
                 tracing::warn!(
                     "{version} was to be tried, and what runs is the old system: no word of how it went"
                 );
+                self.left();
                 self.take(Event::FellBack { at: now() })?;
                 Ok(After::On)
             }
@@ -182,7 +192,8 @@ impl Service {
 
     async fn gate(&mut self, version: Version, booted: Booted) -> Result<After> {
         tracing::info!("{version} is being tried");
-        let Err(unwell) = gate::pass(&self.parts.checks, self.parts.settings.within).await else {
+        let before = Before::load(&*self.parts.store);
+        let Err(unwell) = gate::pass(&self.parts.checks, &before, self.parts.settings.within).await else {
             tracing::info!("{version} is well, and is kept");
             self.take(Event::Passed)?;
             return self.commit(booted);
@@ -191,6 +202,9 @@ impl Service {
         let back = if self.is_back() { "it ran before and was gone back to: " } else { "" };
         let reason = format!("{back}{unwell}");
         let mut said = format!("{version} is not well: {reason}");
+        if on_trial(&*self.parts.boot, booted) {
+            self.left();
+        }
         let kept = self.take(Event::Failed { reason, at: now() });
         if let Err(error) = &kept {
             tracing::error!("why {version} is not well cannot be kept: {error}");
@@ -233,15 +247,26 @@ impl Service {
     /// Lets the next restart start what is staged, once.
     ///
     /// # Errors
-    /// When nothing is staged, what is kept is in memory, or the firmware cannot be told.
-    pub fn try_staged(&mut self) -> Result<After> {
+    /// When nothing is staged, what is kept is in memory, or the firmware is too old or cannot be told.
+    pub async fn try_staged(&mut self) -> Result<After> {
         self.parts.boot.booted()?.may_install()?;
+        self.parts.boot.new_enough()?;
         let Phase::Staged { slot, .. } = self.state.phase else {
             return Err(Error::Nothing("nothing is staged that could be tried".to_owned()));
         };
+        self.note_before().await?;
         let boot_id = self.parts.boot.boot_id()?;
         self.take(Event::Armed { boot_id })?;
         self.arm(slot)
+    }
+
+    /// Keeps how the system that is left is, for the gate of the other one.
+    pub(super) async fn note_before(&self) -> Result<()> {
+        let mut before = Before::default();
+        for check in &self.parts.checks {
+            check.note(&mut before).await;
+        }
+        before.save(&*self.parts.store)
     }
 
     /// Restarts the machine: asks for it until it is gone, and does nothing else.

@@ -22,6 +22,7 @@ impl Service {
     pub(super) async fn back(&mut self) -> Result<After> {
         let booted = self.parts.boot.booted()?;
         booted.may_install()?;
+        self.parts.boot.new_enough()?;
         let slot = booted.slot.other();
         let held = self.back_to(booted).map_err(Error::Nothing)?;
         let version = held.release.version;
@@ -45,6 +46,7 @@ impl Service {
         let left = self.parts.settings.system.version;
         tracing::warn!("somebody asks for {version}, which ran before {left}: the machine goes back to it");
         self.drain(version, drain::NOTICE_ASKED).await;
+        self.note_before().await?;
         let boot_id = self.parts.boot.boot_id()?;
         self.take(Event::Back { release: held.release, slot, left, boot_id })?;
         let armed = self.arm(slot);

@@ -77,6 +77,7 @@ impl Service {
     ) -> Result<()> {
         let (booted, default) = (self.parts.boot.booted()?, self.parts.boot.default()?);
         booted.may_install()?;
+        self.parts.boot.new_enough()?;
         if booted.slot != default {
             let words = "the slot that runs is not the one that boots, and the other one is what the machine falls back \
                          to: nothing is written before a restart";

@@ -13,10 +13,12 @@ use async_trait::async_trait;
 use lucid_release_format::Kind;
 use lucid_updated::{
     Error, Result, autoboot,
+    before::Before,
     boot::{BootControl, Booted, Slot},
     disk::Disk,
     files::Store,
     gate::Check,
+    journal::{Journal, Start},
     service::Slots,
 };
 
@@ -243,6 +245,8 @@ pub struct SimMachine {
     /// how often it does not hear that, and how often a try cannot be armed.
     pub deaf: Arc<AtomicU64>,
     pub unarmed: Arc<AtomicU64>,
+    /// Whether its firmware is too old.
+    pub outdated: bool,
 }
 
 /// No two machines of a test have a boot in common, as their ids are random.
@@ -278,6 +282,7 @@ impl SimMachine {
             restarts,
             deaf,
             unarmed,
+            outdated: false,
         }
     }
 
@@ -328,6 +333,14 @@ impl BootControl for SimMachine {
         Ok(format!("boot {}", self.boots))
     }
 
+    fn new_enough(&self) -> Result<()> {
+        if self.outdated {
+            let (why, since) = ("it was built on 2025-01-01".to_owned(), "2025-08-27".to_owned());
+            return Err(Error::Eeprom { why, since });
+        }
+        Ok(())
+    }
+
     fn default(&self) -> Result<Slot> {
         autoboot::read(&self.select)
     }
@@ -362,6 +375,18 @@ impl Slots for SimMachine {
     }
 }
 
+/// A journal that has a line of each start, which names the one in which the try was armed.
+pub struct Lines;
+
+#[async_trait]
+impl Journal for Lines {
+    async fn after(&self, armed: &str, running: &str) -> std::result::Result<Start, String> {
+        assert_ne!(armed, running, "a start is read after it");
+        let lines = vec![format!("[    1.000000] a try after {armed}")];
+        Ok(Start { boot: "aa".to_owned(), lines, found: true, ..Start::default() })
+    }
+}
+
 /// A check whose answer is known.
 #[derive(Clone, Debug)]
 pub struct Known(pub std::result::Result<(), String>);
@@ -372,7 +397,7 @@ impl Check for Known {
         "what is known"
     }
 
-    async fn check(&self) -> std::result::Result<(), String> {
+    async fn check(&self, _: &Before) -> std::result::Result<(), String> {
         self.0.clone()
     }
 }

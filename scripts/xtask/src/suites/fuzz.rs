@@ -70,6 +70,7 @@ const RUNS: [(&str, u32); 38] = [
     ("release_index", 200_000),
     ("release_patch", 100_000),
     ("update_autoboot", 300_000),
+    ("update_journal", 60_000),
     ("update_kept", 100_000),
     ("update_select", 100_000),
 ];

@@ -14,7 +14,7 @@
 //! A folder (a USB stick) as a source is left out: nothing on the device mounts one.
 //!
 //! The run of every day takes some ten minutes under emulation; one with `--long`, half an hour. Only that one goes to a third
-//! version, lets the kernel hang or panic, the recorder not write, the service manager hang and lucid-updated never start, meets
+//! version, lets the kernel hang or panic, the start or the service manager hang and lucid-updated never start, meets
 //! the server that drips, and cuts six times. LUCID_POWER_CUTS says how many power cuts there are, which are a minute each, and
 //! LUCID_POWER_SEED another seed.
 

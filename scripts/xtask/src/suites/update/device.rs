@@ -1,6 +1,11 @@
 //! The device as it is seen from outside: what its update service says on the console, and what is on its card.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -109,7 +114,11 @@ impl Staged {
 }
 
 /// What the update service has kept, `update.json`.
-pub(super) struct State(Value);
+pub(super) struct State {
+    state: Value,
+    /// The folder, as it was copied off the card.
+    folder: PathBuf,
+}
 
 impl State {
     /// Reads it off the card of a machine that is off, however that came about; the card itself is not changed.
@@ -133,7 +142,8 @@ impl State {
         }
         dump_of(&image.to_string_lossy(), STATE, &copied)?;
         fs::remove_file(&image).at("deleting", &image)?;
-        let file = copied.join("lucid-updated/update.json");
+        let folder = copied.join("lucid-updated");
+        let file = folder.join("update.json");
         let text = fs::read_to_string(&file).at("reading", &file)?;
         // A line of JSON, and its BLAKE3 as another one.
         let (line, seal) = text.split_once('\n').unwrap_or((text.as_str(), ""));
@@ -145,24 +155,30 @@ impl State {
         if state["version"] != 1 || state["phase"]["is"].as_str().is_none() {
             return Err(Error::broken(format!("update.json is none of version 1: {state}")));
         }
-        Ok(Self(state))
+        Ok(Self { state, folder })
     }
 
     /// What is being done: `idle`, `staging` and so on.
     pub(super) fn phase(&self) -> &str {
-        self.0["phase"]["is"].as_str().unwrap_or_default()
+        self.state["phase"]["is"].as_str().unwrap_or_default()
     }
 
     /// The release and the slot that it is done with.
     pub(super) fn about(&self) -> Option<(&str, &str)> {
-        let phase = &self.0["phase"];
+        let phase = &self.state["phase"];
         Some((phase["release"]["version"].as_str()?, phase["slot"].as_str()?))
     }
 
     /// The version of the last update that ended, how it ended, and why.
     pub(super) fn last(&self) -> Option<(&str, &str, &str)> {
-        let last = self.0["history"].as_array()?.last()?;
+        let last = self.state["history"].as_array()?.last()?;
         Some((last["version"].as_str()?, last["ending"].as_str()?, last["reason"].as_str()?))
+    }
+
+    /// The journal that was kept of the start that failed last (1), or of one before.
+    pub(super) fn journal(&self, number: usize) -> Result<String> {
+        let file = self.folder.join(format!("failed-{number}.txt"));
+        fs::read_to_string(&file).at("reading", &file)
     }
 
     /// An error unless nothing is being done and the last update, to this version, ended so.
@@ -171,7 +187,7 @@ impl State {
             ("idle", Some((of, how, why))) if of == version && how == ending => Ok(why),
             _ => Err(Error::broken(format!(
                 "update.json does not say that {version} ended as {ending}: {}",
-                self.0
+                self.state
             ))),
         }
     }

@@ -49,15 +49,18 @@ struct Fault {
     /// Only with `--long`.
     long: bool,
     way: Way,
+    /// What the journal of the try has that was kept, as text; nothing: why there is none.
+    kept: &'static [&'static str],
     make: fn(&Bench, &Disks) -> Result<()>,
 }
 
-const FAULTS: [Fault; 7] = [
+const FAULTS: [Fault; 8] = [
     Fault {
         property: "fault: where the RDP host does not start the old system is back, and says so",
         folder: "no-rdp",
         long: false,
         way: Way::Gate(&["the RDP host answers", "all services have started"]),
+        kept: &["no-such-option", "passed: the recorder seals a test record"],
         make: |bench, disks| replaced(bench, disks, "no-rdp", &[no_rdp()]),
     },
     Fault {
@@ -65,6 +68,7 @@ const FAULTS: [Fault; 7] = [
         folder: "bad-root",
         long: false,
         way: Way::Restart(&["corrupted", "Kernel panic"]),
+        kept: &[],
         // In its superblock.
         make: |_, disks| disks.flip(disks.partition("root-b")?.start + 1024),
     },
@@ -74,6 +78,7 @@ const FAULTS: [Fault; 7] = [
         folder: "no-kernel",
         long: true,
         way: Way::Hang,
+        kept: &[],
         make: |_, disks| disks.put("boot-b", "kernel_2712.img", &looping_kernel()),
     },
     Fault {
@@ -81,6 +86,7 @@ const FAULTS: [Fault; 7] = [
         folder: "no-updated",
         long: true,
         way: Way::Restart(&[]),
+        kept: &["lucid-updated.service"],
         make: |bench, disks| {
             let unit = "usr/lib/systemd/system/lucid-updated.service.d/70-fault.conf";
             let timer = "usr/lib/systemd/system/lucid-try.timer.d/70-fault.conf";
@@ -96,6 +102,7 @@ const FAULTS: [Fault; 7] = [
         folder: "panic",
         long: true,
         way: Way::Restart(&["Kernel panic"]),
+        kept: &[],
         make: |_, disks| {
             let line = disks.fat_file("boot-b", "cmdline.txt")?;
             // There is no such program, and no root that the kernel itself could mount.
@@ -106,37 +113,62 @@ const FAULTS: [Fault; 7] = [
     Fault {
         property: "fault: where the recorder cannot write the old system is back, and says so",
         folder: "no-recorder",
-        long: true,
-        way: Way::Gate(&["the recorder answers", "all services have started"]),
+        long: false,
+        way: Way::Gate(&["the recorder seals a test record: it is not written"]),
+        kept: &["lucid-sessiond"],
         make: |bench, disks| {
             let unit = "usr/lib/systemd/system/lucid-sessiond.service.d/70-fault.conf";
-            // No file of its may get longer than it is, and none that is new may have a byte.
-            let changes = [Change::text(unit, "[Service]\nLimitFSIZE=0\n")];
-            replaced(bench, disks, "no-recorder", &changes)
+            // It starts and answers, says that there is room, and nothing but a record finds out.
+            let text = "[Service]\nReadOnlyPaths=/var/lib/lucid-sessiond/recordings\n";
+            replaced(bench, disks, "no-recorder", &[Change::text(unit, text)])
         },
     },
     Fault {
-        property: "fault: where the service manager hangs the watchdog brings the old system back, which says so",
+        property: "fault: where the start hangs before the basic system is up a timer brings the old system back, which says so",
+        folder: "hang-early",
+        long: true,
+        way: Way::Restart(&[]),
+        kept: &["systemd-sysctl.service"],
+        make: |bench, disks| {
+            let unit = "usr/lib/systemd/system/systemd-sysctl.service.d/70-fault.conf";
+            let never = "[Service]\nExecStart=\nExecStart=/usr/bin/wait\nTimeoutStartSec=infinity\n";
+            let timer = "usr/lib/systemd/system/lucid-try.timer.d/70-fault.conf";
+            let changes = [
+                Change::text(unit, never),
+                Change::text(timer, "[Timer]\nOnBootSec=\nOnBootSec=25s\n"),
+                Change { path: "usr/bin/wait", bytes: program(&WAIT), program: true },
+            ];
+            replaced(bench, disks, "hang-early", &changes)
+        },
+    },
+    Fault {
+        property: "fault: where the service manager hangs after the RDP host has answered the watchdog brings the old system \
+                   back, which says so",
         folder: "hang",
         long: true,
         way: Way::Restart(&[]),
+        kept: &["passed: the RDP host answers"],
         make: |bench, disks| {
             let changes = [
-                // Until then nothing is kept.
-                no_rdp(),
+                // Until then nothing is kept: the last check waits.
+                Change::text(
+                    "usr/lib/systemd/system/lucid-settled.service.d/70-fault.conf",
+                    "[Service]\nExecStart=\nExecStart=/usr/bin/lucid-updated nothing\n",
+                ),
                 Change::text(
                     "usr/lib/systemd/system/lucid-power.service.d/70-fault.conf",
                     "[Unit]\nWants=hang.timer\n",
                 ),
                 Change::text(
                     "usr/lib/systemd/system/hang.timer",
-                    "[Unit]\nDefaultDependencies=no\n\n[Timer]\nOnBootSec=30s\nAccuracySec=1s\n",
+                    "[Unit]\nDefaultDependencies=no\nAfter=lucid-rdp.service lucid-updated.service\n\n\
+                     [Timer]\nOnActiveSec=25s\nAccuracySec=1s\n",
                 ),
                 Change::text(
                     "usr/lib/systemd/system/hang.service",
                     "[Unit]\nDefaultDependencies=no\n\n[Service]\nType=oneshot\nExecStart=/usr/bin/hang\n",
                 ),
-                Change { path: "usr/bin/hang", bytes: freezer(), program: true },
+                Change { path: "usr/bin/hang", bytes: program(&FREEZE), program: true },
             ];
             replaced(bench, disks, "hang", &changes)
         },
@@ -169,21 +201,34 @@ fn looping_kernel() -> Vec<u8> {
     image
 }
 
-/// A static arm64 program that sends SIGSEGV to process 1. The service manager takes that for a mistake of its own, and
-/// stands still from then on (systemd(1), "Signals"); a plain SIGSTOP does nothing to process 1.
-fn freezer() -> Vec<u8> {
+/// Sends SIGSEGV to process 1: kill(1, SIGSEGV); exit(0). The service manager takes that for a mistake of its own, and stands
+/// still from then on (systemd(1), "Signals"); a plain SIGSTOP does nothing to process 1.
+const FREEZE: [u32; 7] = [
+    0xd280_0020, // mov x0, #1
+    0xd280_0161, // mov x1, #11
+    0xd280_1028, // mov x8, #129
+    0xd400_0001, // svc #0
+    0xd280_0000, // mov x0, #0
+    0xd280_0ba8, // mov x8, #93
+    0xd400_0001, // svc #0
+];
+
+/// Waits for ever: ppoll(NULL, 0, NULL, NULL, 0), again and again.
+const WAIT: [u32; 8] = [
+    0xd280_0000, // mov x0, #0
+    0xd280_0001, // mov x1, #0
+    0xd280_0002, // mov x2, #0
+    0xd280_0003, // mov x3, #0
+    0xd280_0004, // mov x4, #0
+    0xd280_0928, // mov x8, #73
+    0xd400_0001, // svc #0
+    0x17ff_fff9, // b, seven instructions back
+];
+
+/// A static arm64 program of these instructions.
+fn program(code: &[u32]) -> Vec<u8> {
     const BASE: u64 = 0x40_0000;
     const HEADERS: u64 = 64 + 56;
-    // kill(1, SIGSEGV); exit(0)
-    let code: [u32; 7] = [
-        0xd280_0020, // mov x0, #1
-        0xd280_0161, // mov x1, #11
-        0xd280_1028, // mov x8, #129
-        0xd400_0001, // svc #0
-        0xd280_0000, // mov x0, #0
-        0xd280_0ba8, // mov x8, #93
-        0xd400_0001, // svc #0
-    ];
     let size = HEADERS + code.len() as u64 * 4;
     let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     // ET_EXEC, EM_AARCH64, version 1.
@@ -202,7 +247,7 @@ fn freezer() -> Vec<u8> {
     for number in [0, BASE, BASE, size, size, 0x1_0000] {
         elf.extend(number.to_le_bytes());
     }
-    elf.extend(code.into_iter().flat_map(u32::to_le_bytes));
+    elf.extend(code.iter().flat_map(|instruction| instruction.to_le_bytes()));
     elf
 }
 
@@ -291,6 +336,15 @@ fn falls_back(bench: &Bench, disks: &Disks, fault: &Fault) -> Result<String> {
 
     let state = State::read(disks)?;
     let reason = state.must_have_ended(VERSION, "failed")?;
+    let journal = state.journal(1)?;
+    let head = format!("release {VERSION} in slot b\nreason: {reason}\n");
+    let wanted: &[&str] = if fault.kept.is_empty() { &["no journal: "] } else { fault.kept };
+    if let Some(missing) = [head.as_str()].iter().chain(wanted).find(|wanted| !journal.contains(**wanted)) {
+        return Err(Error::broken(format!(
+            "the journal that was kept of the try does not have {missing:?}; its end:\n{}",
+            crate::progress::last_lines(&journal)
+        )));
+    }
     if default_slot(disks)? != 'a' {
         return Err(Error::broken("the slot that did not pass is the one that boots"));
     }
@@ -303,7 +357,10 @@ fn falls_back(bench: &Bench, disks: &Disks, fault: &Fault) -> Result<String> {
         }
         Way::Hang => tries == TRIES && !judged && console.contains(CAME_BACK),
     };
-    let figures = format!("{tries} tries, back for good after {seconds:.0} s, and says: {reason}");
+    let kept = journal.lines().count();
+    let figures = format!(
+        "{tries} tries, back for good after {seconds:.0} s, and says: {reason}; {kept} lines are kept of it"
+    );
     if right {
         return Ok(figures);
     }
@@ -328,7 +385,7 @@ mod tests {
 
     #[test]
     fn the_program_that_stops_process_1_is_one_for_the_device() {
-        let elf = freezer();
+        let elf = program(&FREEZE);
         assert_eq!(elf.len(), 64 + 56 + 28);
         assert_eq!(elf[24..32], 0x40_0078_u64.to_le_bytes());
         assert_eq!(elf[32..40], 64_u64.to_le_bytes());

@@ -1,0 +1,171 @@
+//! How the old system was when it was left for a try: what it could not do itself, a new one is not left for.
+//!
+//! `before.json`, sealed as `update.json` is: `version` (1), `recorder` (which part of a test record failed; null: none did, or
+//! nothing is recorded) and `settled` (whether all its services had started). Written before each try is armed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    files::{Store, seal, unseal},
+};
+
+/// The file.
+pub const FILE: &str = "before.json";
+/// Its version.
+const VERSION: u32 = 1;
+/// The most bytes of it.
+const MAX_BYTES: u64 = 4 << 10;
+
+/// What a record of a test comes to, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The recorder answers.
+    Answer,
+    /// There is room for a recording.
+    Room,
+    /// A record is sealed, signed and on the disk.
+    Writing,
+    /// What is read again is as it was signed.
+    Proof,
+    /// The record is removed.
+    Removal,
+}
+
+impl Part {
+    /// What failed, for people.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Answer => "the recorder does not answer",
+            Self::Room => "there is no room",
+            Self::Writing => "it is not written",
+            Self::Proof => "what is read again does not verify",
+            Self::Removal => "it is not removed",
+        }
+    }
+}
+
+/// How it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Before {
+    version: u32,
+    /// Which part of a test record failed.
+    pub recorder: Option<Part>,
+    /// Whether all services had started.
+    pub settled: bool,
+}
+
+impl Default for Before {
+    /// Of a system that could do everything.
+    fn default() -> Self {
+        Self::new(None, true)
+    }
+}
+
+impl Before {
+    /// Of a system whose recorder failed in this part, and all of whose services had started or not.
+    #[must_use]
+    pub fn new(recorder: Option<Part>, settled: bool) -> Self {
+        Self { version: VERSION, recorder, settled }
+    }
+
+    /// Whether a new system that fails in this part is no worse than the old one was.
+    #[must_use]
+    pub fn excuses(&self, failed: Part) -> bool {
+        self.recorder.is_some_and(|before| failed >= before)
+    }
+
+    /// Whether a new system that has not started all services is no worse: in the old one it was the recorder that had not.
+    #[must_use]
+    pub fn excuses_unsettled(&self) -> bool {
+        !self.settled && self.recorder == Some(Part::Answer)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// In words, when the bytes are not such a file.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        let before: Self = serde_json::from_str(unseal(bytes)?).map_err(|error| error.to_string())?;
+        if before.version == VERSION {
+            Ok(before)
+        } else {
+            Err(format!("it has version {}, and this program reads {VERSION}", before.version))
+        }
+    }
+
+    /// As it is written.
+    ///
+    /// # Errors
+    /// Never for what this module makes.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let line = serde_json::to_string(self).map_err(|error| Error::Internal(error.to_string()))?;
+        Ok(seal(&line))
+    }
+
+    /// What is kept. Where there is nothing that can be read, the old system could do everything: the new one has to, then.
+    #[must_use]
+    pub fn load(store: &dyn Store) -> Self {
+        let why = match store.read(FILE, MAX_BYTES) {
+            Ok(Some(bytes)) => match Self::from_bytes(&bytes) {
+                Ok(before) => return before,
+                Err(why) => why,
+            },
+            Ok(None) => "it is not there".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!("how the old system was is not known ({FILE}: {why}): everything has to be well");
+        Self::default()
+    }
+
+    /// Keeps it; durable when this is done.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, store: &dyn Store) -> Result<()> {
+        store.replace(FILE, &self.to_bytes()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_system_is_excused_for_what_the_old_one_could_not_do_and_for_nothing_before_that() {
+        let parts = [Part::Answer, Part::Room, Part::Writing, Part::Proof, Part::Removal];
+        for (at, before) in parts.into_iter().enumerate() {
+            let before = Before::new(Some(before), true);
+            for (failed_at, failed) in parts.into_iter().enumerate() {
+                assert_eq!(before.excuses(failed), failed_at >= at, "{before:?}, {failed:?}");
+                assert!(!Before::default().excuses(failed));
+            }
+        }
+    }
+
+    #[test]
+    fn services_that_have_not_started_are_excused_only_where_the_recorder_had_not() {
+        for (recorder, settled, excused) in [
+            (Some(Part::Answer), false, true),
+            (Some(Part::Answer), true, false),
+            (Some(Part::Room), false, false),
+            (None, false, false),
+        ] {
+            let before = Before::new(recorder, settled);
+            assert_eq!(before.excuses_unsettled(), excused, "{before:?}");
+        }
+    }
+
+    #[test]
+    fn the_file_is_as_it_was_in_its_version_and_another_one_is_refused() {
+        let line = r#"{"version":1,"recorder":"room","settled":true}"#;
+        let before = Before::new(Some(Part::Room), true);
+        assert_eq!(before.to_bytes().unwrap(), seal(line));
+        assert_eq!(Before::from_bytes(&seal(line)), Ok(before));
+        assert!(Before::from_bytes(&seal(&line.replace("\"version\":1", "\"version\":2"))).is_err());
+        assert!(Before::from_bytes(line.as_bytes()).is_err());
+    }
+}
