@@ -8,17 +8,17 @@
 //! - `taken`: from one version to the next, twice (with `--long` three times), on one card; and a full download.
 //! - `fault`: systems that do not come up. Each case starts from a copy of one card on which a release was staged and a try
 //!   armed, with another system put into the slot that is tried, as staging would have; so none has to stage anything.
-//! - `cut`: the plug is pulled at every write step of an update and at random moments, made from a record of what the card was told
-//!   ([`cuts`]).
+//! - `cut`: the plug is pulled at every write step of an update and at random moments, made from a record of what the card was
+//!   told ([`cuts`]).
 //! - `attack`: what a server can do. Other attacks need no network, and are tests of lucid-updated.
 //!
 //! A folder (a USB stick) as a source is left out: nothing on the device mounts one.
 //!
-//! The run of every day takes some ten minutes under emulation; one with `--long`, an hour and more. Only that one goes to a third version,
-//! lets the kernel hang or panic, the recorder not write, the service manager hang and lucid-updated never start, meets the server
-//! that drips, records an update that falls back, and starts the machine after a cut at every write step. LUCID_POWER_CUTS says at
-//! how many random moments the plug is pulled, and that the machine is started after each of them (a minute each, two at a time;
-//! LUCID_POWER_MACHINES says otherwise); LUCID_POWER_SEED another seed.
+//! The run of every day takes some ten minutes under emulation; one with `--long`, an hour and more. Only that one goes to a
+//! third version, lets the kernel hang or panic, the recorder not write, the service manager hang and lucid-updated never start,
+//! meets the server that drips, records an update that falls back, and starts the machine after a cut at every write step.
+//! LUCID_POWER_CUTS says at how many random moments the plug is pulled, and that the machine is started after each of them (a
+//! minute each, two at a time; LUCID_POWER_MACHINES says otherwise); LUCID_POWER_SEED another seed.
 
 mod attacks;
 mod cuts;

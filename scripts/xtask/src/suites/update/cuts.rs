@@ -1,28 +1,28 @@
 //! The plug is pulled in the middle of updates, and the machine comes to their end all the same.
 //!
 //! One update is recorded: QEMU's `blklogwrites` keeps every write and flush of the card, from the first start on until the new
-//! system is kept ([`Life`]; with `--long`, or where LUCID_POWER_CUTS is set, a second one that falls back by itself). What a power
-//! cut at any moment would have left is made from that record, without running it again ([`crate::writes`]): what was flushed is
-//! there; of each later write chance leaves all, its first sectors, or nothing, and the same for the same seed.
+//! system is kept ([`Life`]; with `--long`, or where LUCID_POWER_CUTS is set, a second one that falls back by itself). What a
+//! power cut at any moment would have left is made from that record, without running it again ([`crate::writes`]): what was
+//! flushed is there; of each later write chance leaves all, its first sectors, or nothing, and the same for the same seed.
 //!
 //! Cut is ([`points`])
-//! - before and after each flush with which a file of lucid-updated's (`update.json`, `trust.json`, `autoboot.bak`, and those that
-//!   are to take their places) comes to be another one, seen by looking at the data partition after every flush;
-//! - around each write that changes the sector of `autoboot.txt`: before it, after it, and with the sector itself torn, in every way
-//!   that gives another text when its first or its last bytes are new;
+//! - before and after each flush with which a file of lucid-updated's (`update.json`, `trust.json`, `autoboot.bak`, and those
+//!   that are to take their places) comes to be another one, seen by looking at the data partition after every flush;
+//! - around each write that changes the sector of `autoboot.txt`: before it, after it, and with the sector itself torn, in every
+//!   way that gives another text when its first or its last bytes are new;
 //! - around the first and the last write of each partition of a slot, and between them at some moments;
 //! - at random, evenly over all moments at which something is in doubt.
 //!
-//! A try is armed on another disk, QEMU's stand-in for the EEPROM. A Raspberry Pi forgets it with the power, that disk may not: from
-//! the moment that `update.json` says that a try is armed until it begins, each cut counts with and without it.
+//! A try is armed on another disk, QEMU's stand-in for the EEPROM. A Raspberry Pi forgets it with the power, that disk may not:
+//! from the moment that `update.json` says that a try is armed until it begins, each cut counts with and without it.
 //!
-//! The card that is left is looked at ([`card`]) for every cut: the slot that boots holds a whole system, to the last byte, and what
-//! is said of the slots and of past updates is so. Then machines are started from it ([`boots`]): each start says truly what runs, and
-//! the update comes to its end. Cards that are the same in all that decides that are started once. Without `--long` that is done with
-//! two of them; with it after every write step, and where LUCID_POWER_CUTS is set after every random cut too.
+//! The card that is left is looked at ([`card`]) for every cut: the slot that boots holds a whole system, to the last byte, and
+//! what is said of the slots and of past updates is so. Then machines are started from it ([`boots`]): each start says truly what
+//! runs, and the update comes to its end. Cards that are the same in all that decides that are started once. Without `--long`
+//! that is done with two of them; with it after every write step, and where LUCID_POWER_CUTS is set after every random cut too.
 //!
-//! What is left out: a sector that reads as something that nobody wrote, which the stand-in cannot go past, unlike a Pi's firmware
-//! (lucid-updated's own tests have it), and writes of the stand-in's disk that are torn.
+//! What is left out: a sector that reads as something that nobody wrote, which the stand-in cannot go past, unlike a Pi's
+//! firmware (lucid-updated's own tests have it), and writes of the stand-in's disk that are torn.
 //!
 //! `--long` also lets one card age over several cuts of running machines ([`lives`]).
 
@@ -158,7 +158,7 @@ impl Life {
 
 /// The checks, with the lives of an update that was kept.
 pub(super) fn run(bench: &Bench, web: &mut Web, mut lives: Vec<Life>, report: &mut Report) -> Result<()> {
-    let Settings { random, asked, seed, .. } = bench.cuts;
+    let Settings { random, seed, .. } = bench.cuts;
     if bench.cuts.falls_back(bench.long) {
         let name = "cut: an update to a system without an RDP host falls back, and is recorded";
         let figures = |life: &Life| format!("{} writes and flushes", life.writes.len());
@@ -173,9 +173,7 @@ pub(super) fn run(bench: &Bench, web: &mut Web, mut lives: Vec<Life>, report: &m
     );
     let found = report.obtain(name, |survey: &Survey| survey.figures.clone(), || survey(bench, &lives));
     let Some(Survey { starts, .. }) = found else { return Ok(()) };
-    let wanted = starts
-        .into_iter()
-        .filter(|start| if start.point.random { asked } else { bench.long || start.point.always });
+    let wanted = starts.into_iter().filter(|start| start.is_wanted(bench));
     let (kept, left): (Vec<_>, Vec<_>) =
         wanted.partition(|start| lives.get(start.point.life).is_some_and(|life| life.story == Story::Kept));
     web.serve(&bench.first_release()?)?;
@@ -237,6 +235,13 @@ struct Start {
     same: usize,
 }
 
+impl Start {
+    /// Whether this run starts a machine from it.
+    fn is_wanted(&self, bench: &Bench) -> bool {
+        if self.point.random { bench.cuts.asked } else { bench.long || self.point.always }
+    }
+}
+
 /// What became of all cuts.
 struct Survey {
     /// Each card that is another one than those before it, in the order of their moments within a life; write steps come first.
@@ -294,9 +299,10 @@ fn survey(bench: &Bench, lives: &[Life]) -> Result<Survey> {
         )));
     }
     let of_steps = starts.iter().filter(|(_, start)| !start.point.random).count();
+    let wanted = starts.iter().filter(|(_, start)| start.is_wanted(bench)).count();
     let figures = format!(
         "{found} cuts at write steps, {random} at random; {lost} of {doubt} writes lost or torn, autoboot.txt torn {torn} times; \
-         {} different starts, {of_steps} of them at write steps",
+         {} different starts, {of_steps} of them at write steps; {wanted} of them are made",
         starts.len()
     );
     Ok(Survey { starts: starts.into_iter().map(|(_, start)| start).collect(), figures })

@@ -65,8 +65,9 @@ impl Maker<'_> {
             disks.write(life.layout.sector, sector)?;
         }
         if *armed {
-            let words = ["firmware-try".as_ref(), disks.firmware.as_os_str()];
-            ask_well("arming a try", &mut build::image_tool(self.bench.project, &words), b"")?;
+            let firmware = disks.firmware.as_os_str();
+            let mut arm = build::image_tool(self.bench.project, &["firmware-try".as_ref(), firmware]);
+            ask_well("arming a try", &mut arm, b"")?;
         }
         Ok(disks)
     }

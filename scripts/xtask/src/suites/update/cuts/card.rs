@@ -1,4 +1,5 @@
-//! A card as a cut leaves it, looked at without being started: which slot boots, what the slots hold, what the update service says.
+//! A card as a cut leaves it, looked at without being started: which slot boots, what the slots hold, what the update service
+//! says.
 
 use std::{
     collections::BTreeSet,

@@ -1,5 +1,5 @@
-//! Power cuts of machines that run, again and again on the same card: it ages as no record of one life shows. Each life begins with
-//! what the cut of the one before has left; after a few of them the update is let come to its end.
+//! Power cuts of machines that run, again and again on the same card: it ages as no record of one life shows. Each life begins
+//! with what the cut of the one before has left; after a few of them the update is let come to its end.
 
 use std::{fs, thread, time::Duration};
 
