@@ -182,7 +182,7 @@ pub(super) fn run(bench: &Bench, web: &mut Web, mut lives: Vec<Life>, report: &m
         web.serve(&bench.forked()?.web())?;
         boots::run(bench, &lives, left, report)?;
     }
-    if bench.long {
+    if bench.long && report.wants(lives::NAME) {
         web.serve(&bench.first_release()?)?;
         lives::run(bench, &Systems::of(bench, Story::Kept)?, report)?;
     }

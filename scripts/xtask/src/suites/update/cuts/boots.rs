@@ -23,6 +23,9 @@ use crate::{
 /// What the stand-in for the EEPROM says at every start, with the partition and whether it is a try after it.
 const STARTS: &str = "Lucid: partition ";
 
+/// How the names of all checks here begin.
+const NAME: &str = "cut: the machine boots";
+
 /// Makes the cards, one after the other: they follow the logs of their lives.
 struct Maker<'a> {
     bench: &'a Bench<'a>,
@@ -75,6 +78,9 @@ impl Maker<'_> {
 
 /// Starts a machine from each, some at a time. All are of updates of one kind, whose releases are given out.
 pub(super) fn run(bench: &Bench, lives: &[Life], mut starts: Vec<Start>, report: &mut Report) -> Result<()> {
+    if !report.wants(NAME) {
+        return Ok(());
+    }
     let (count, seed) = (starts.len(), bench.cuts.seed);
     starts.sort_by_key(|start| (start.point.life, start.point.at));
     let image = bench.releases.image(FIRST, FIRST, &[])?;
@@ -105,7 +111,7 @@ pub(super) fn run(bench: &Bench, lives: &[Life], mut starts: Vec<Start>, report:
                 same => format!("; {same} other cuts leave the same"),
             };
             let name = format!(
-                "cut: the machine boots, is true about itself and ends the update after a power cut {}{armed} ({number} of \
+                "{NAME}, is true about itself and ends the update after a power cut {}{armed} ({number} of \
                  {count}, seed {seed}{same})",
                 point.what
             );

@@ -415,6 +415,63 @@ mod tests {
         assert_eq!(firmware(b"[all]\ntryboot_a_b=1\n[tryboot]\nboot_partition=3\n"), None);
     }
 
+    const OLD: [u8; 32] = [1; 32];
+    const NEW: [u8; 32] = [2; 32];
+
+    /// What is said of a card of the first update: the slots of `autoboot.txt`, what slot B holds, the phase, and the history.
+    fn said((this, other): (u8, u8), b: [u8; 32], phase: &str, history: &str, torn: bool) -> Result<String> {
+        let text =
+            format!("[all]\ntryboot_a_b=1\nboot_partition={this}\n[tryboot]\nboot_partition={other}\n");
+        let mut sector = [b'\n'; SECTOR];
+        sector[..text.len()].copy_from_slice(text.as_bytes());
+        let about = if phase == "idle" { "" } else { r#","release":{"version":"1.1.0"},"slot":"b""# };
+        let line = format!(r#"{{"version":1,"phase":{{"is":"{phase}"{about}}},"history":[{history}]}}"#);
+        let sealed = format!("{line}\n{}\n", blake3::hash(line.as_bytes()).to_hex());
+        let files = Files::from([("update.json".to_owned(), sealed.into_bytes())]);
+        let systems = Systems { story: Story::Kept, known: vec![("1.0.0", OLD), ("1.1.0", NEW)] };
+        Look { sector, slots: [OLD, b], files }.truth(&systems, torn)
+    }
+
+    #[test]
+    fn a_card_that_is_not_what_it_says_is_found_out() {
+        const INSTALLED: &str = r#"{"version":"1.1.0","ending":"installed"}"#;
+        const FAILED: &str = r#"{"version":"1.1.0","ending":"failed"}"#;
+        let (a, b, half) = ((2, 3), (3, 2), [3; 32]);
+        for (sector, holds, phase, history, torn) in [
+            (a, half, "idle", "", false),
+            (a, half, "staging", "", false),
+            (a, NEW, "staged", "", false),
+            (a, NEW, "trying", "", false),
+            (a, NEW, "good", "", false),
+            (b, NEW, "good", "", false),
+            ((2, 2), NEW, "good", "", true),
+            ((3, 3), NEW, "good", "", true),
+            (b, NEW, "idle", INSTALLED, false),
+        ] {
+            let said = said(sector, holds, phase, history, torn);
+            assert!(said.is_ok(), "{sector:?} {phase} {history}: {}", said.unwrap_err());
+        }
+        for (sector, holds, phase, history, torn) in [
+            // What boots, or is to be tried, is not whole.
+            (b, half, "good", "", false),
+            (a, half, "staged", "", false),
+            (a, half, "trying", "", false),
+            // It boots before it has passed, or does not although it is said to be installed.
+            (b, NEW, "trying", "", false),
+            (b, NEW, "idle", "", false),
+            (a, NEW, "idle", INSTALLED, false),
+            // It has passed, and is said to have failed.
+            (a, NEW, "idle", FAILED, false),
+            // Nobody was writing the sector, or nobody tore it.
+            ((3, 3), NEW, "staged", "", true),
+            ((2, 2), NEW, "good", "", false),
+            ((4, 4), NEW, "good", "", true),
+        ] {
+            let said = said(sector, holds, phase, history, torn);
+            assert!(said.is_err(), "{sector:?} {phase} {history}: {}", said.unwrap());
+        }
+    }
+
     #[test]
     fn pieces_are_laid_over_what_they_meet_and_the_later_one_counts() {
         let mut bytes = [0; 4];

@@ -18,6 +18,8 @@ use crate::{
     writes::Writes,
 };
 
+/// How the names of all checks here begin.
+pub(super) const NAME: &str = "cut: life after life";
 /// Lives that end with a power cut.
 const LIVES: u64 = 6;
 
@@ -73,7 +75,7 @@ pub(super) fn run(bench: &Bench, systems: &Systems, report: &mut Report) -> Resu
             None => bench.card("cuts")?,
         };
         let name = format!(
-            "cut: life after life: a power cut leaves a card that boots and says what is true: {moment:?} ({number} of {LIVES}, \
+            "{NAME}: a power cut leaves a card that boots and says what is true: {moment:?} ({number} of {LIVES}, \
              seed {seed})"
         );
         if !report.check(name, || cut(bench, systems, &disks, moment, &mut picks)) {
@@ -81,7 +83,7 @@ pub(super) fn run(bench: &Bench, systems: &Systems, report: &mut Report) -> Resu
         }
         if last || number == LIVES {
             let name = format!(
-                "cut: life after life: after them the update comes to its end and is installed ({number} of {LIVES})"
+                "{NAME}: after them the update comes to its end and is installed ({number} of {LIVES})"
             );
             if !report.check(name, || boots::ended(bench, Story::Kept, &disks)) {
                 return Ok(());
