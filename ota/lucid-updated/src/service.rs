@@ -20,7 +20,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use lucid_release_format::System;
+use lucid_release_format::{System, Version};
 use tokio::time::{Instant, sleep};
 
 #[cfg(any(test, feature = "fuzzing"))]

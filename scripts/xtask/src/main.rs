@@ -49,7 +49,7 @@ enum Command {
         /// Make only the checks whose names begin with TEXT, and what they stand on.
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         only: String,
-        /// Make the checks as well that take too long for every run: of the suite update, half an hour; of rdp, every client in QEMU too.
+        /// Make the checks as well that take too long for every run: of the suite update, an hour and more; of rdp, every client in QEMU too.
         #[arg(long)]
         long: bool,
         /// List the suites and end.

@@ -52,6 +52,29 @@ impl Entry {
     fn may_be_lost(&self) -> bool {
         self.length > 0 && self.flags & FUA == 0
     }
+
+    /// Its first `length` bytes.
+    fn piece(&self, length: u64) -> Piece {
+        Piece { at: self.at, length, data: self.data }
+    }
+}
+
+/// What is on the disk of a write: all of it, or its first sectors.
+#[derive(Clone, Copy)]
+pub(crate) struct Piece {
+    /// Where it begins on the disk.
+    pub(crate) at: u64,
+    /// Bytes.
+    pub(crate) length: u64,
+    /// Where its data is in the log.
+    data: u64,
+}
+
+impl Piece {
+    /// Whether it has a byte of that part of the disk.
+    pub(crate) fn is_in(&self, part: &Range<u64>) -> bool {
+        self.at < part.end && part.start < self.at + self.length
+    }
 }
 
 /// A log that may still grow.
@@ -163,10 +186,52 @@ impl Writes {
         found
     }
 
+    /// Whether an entry is a flush.
+    pub(crate) fn is_flush(&self, number: usize) -> bool {
+        self.entries.get(number).is_some_and(|entry| entry.flags & FLUSH != 0)
+    }
+
+    /// The whole write of that number; none where the entry is something else.
+    pub(crate) fn piece(&self, number: usize) -> Option<Piece> {
+        self.entries.get(number).filter(|entry| entry.length > 0).map(|entry| entry.piece(entry.length))
+    }
+
+    /// What was written.
+    pub(crate) fn bytes(&self, piece: &Piece) -> Result<Vec<u8>> {
+        self.data(piece.data, piece.length)
+    }
+
     /// So many of the first `at` entries are before a flush that is among them.
-    fn flushed(&self, at: usize) -> usize {
+    pub(crate) fn flushed(&self, at: usize) -> usize {
         let before = self.entries.get(..at).unwrap_or(&self.entries);
         before.iter().rposition(|entry| entry.flags & FLUSH != 0).map_or(0, |last| last + 1)
+    }
+
+    /// What chance leaves of those of the first `at` entries that are not flushed, in order; the same for the same picks.
+    pub(crate) fn left(&self, at: usize, picks: &mut Picks) -> (Cut, Vec<Piece>) {
+        let (mut cut, mut pieces) = (Cut::default(), Vec::new());
+        // A cache that has written nothing yet is the plainest case, and chance alone would hardly ever have it.
+        let nothing = picks.below(4) == 0;
+        let doubted = self.entries.iter().take(at).skip(self.flushed(at));
+        for entry in doubted.filter(|entry| entry.length > 0) {
+            if !entry.may_be_lost() {
+                cut.kept += 1;
+                pieces.push(entry.piece(entry.length));
+                continue;
+            }
+            let there = match picks.below(3) {
+                _ if nothing => 0,
+                0 => 0,
+                1 => picks.below(entry.length / SECTOR) * SECTOR,
+                _ => entry.length,
+            };
+            cut.in_doubt += 1;
+            cut.lost += usize::from(there < entry.length);
+            if there > 0 {
+                pieces.push(entry.piece(there));
+            }
+        }
+        (cut, pieces)
     }
 
     /// Makes of `disk`, as it was at the machine's start, what a power cut at the log's end leaves.
@@ -198,14 +263,22 @@ impl Replay {
         self.lose(writes, at, picks, &file)
     }
 
+    /// Makes it what is left where the log ends and nothing is lost.
+    pub(crate) fn end(self, writes: &Writes) -> Result<()> {
+        for entry in writes.entries.iter().skip(self.next) {
+            self.write(writes, &entry.piece(entry.length), &self.image)?;
+        }
+        Ok(())
+    }
+
     /// Writes everything that is flushed before `at`.
-    fn settle(&mut self, writes: &Writes, at: usize) -> Result<()> {
+    pub(crate) fn settle(&mut self, writes: &Writes, at: usize) -> Result<()> {
         let end = writes.flushed(at);
         if end < self.next {
             return Err(Error::broken("a disk that follows its log cannot go back in it"));
         }
         for entry in writes.entries.iter().take(end).skip(self.next) {
-            self.write(writes, entry, entry.length, &self.image)?;
+            self.write(writes, &entry.piece(entry.length), &self.image)?;
             self.kept += usize::from(entry.length > 0);
         }
         self.next = end;
@@ -214,36 +287,22 @@ impl Replay {
 
     /// Writes what chance leaves of the entries that are not flushed before `at`.
     fn lose(&self, writes: &Writes, at: usize, picks: &mut Picks, image: &File) -> Result<Cut> {
-        let mut cut = Cut { kept: self.kept, ..Cut::default() };
-        // A cache that has written nothing yet is the plainest case, and chance alone would hardly ever have it.
-        let nothing = picks.below(4) == 0;
-        for entry in writes.entries.iter().take(at).skip(self.next).filter(|entry| entry.length > 0) {
-            if !entry.may_be_lost() {
-                cut.kept += 1;
-                self.write(writes, entry, entry.length, image)?;
-                continue;
-            }
-            let there = match picks.below(3) {
-                _ if nothing => 0,
-                0 => 0,
-                1 => picks.below(entry.length / SECTOR) * SECTOR,
-                _ => entry.length,
-            };
-            cut.in_doubt += 1;
-            cut.lost += usize::from(there < entry.length);
-            self.write(writes, entry, there, image)?;
+        let (mut cut, pieces) = writes.left(at, picks);
+        cut.kept += self.kept;
+        for piece in &pieces {
+            self.write(writes, piece, image)?;
         }
         Ok(cut)
     }
 
-    /// Writes the first `there` bytes of an entry, as far as they are in our part of the disk.
-    fn write(&self, writes: &Writes, entry: &Entry, there: u64, image: &File) -> Result<()> {
-        let from = entry.at.max(self.part.start);
-        let to = (entry.at + there).min(self.part.end);
+    /// Writes a piece, as far as it is in our part of the disk.
+    fn write(&self, writes: &Writes, piece: &Piece, image: &File) -> Result<()> {
+        let from = piece.at.max(self.part.start);
+        let to = (piece.at + piece.length).min(self.part.end);
         if from >= to {
             return Ok(());
         }
-        let data = writes.data(entry.data + (from - entry.at), to - from)?;
+        let data = writes.data(piece.data + (from - piece.at), to - from)?;
         image.write_all_at(&data, from - self.part.start).at("writing", &self.path)
     }
 }
@@ -332,6 +391,25 @@ mod tests {
         assert_eq!(fates.into_iter().collect::<Vec<_>>(), [((2, 1), 3), ((2, 1), 9)]);
         assert_eq!(left(&mut replay, 5).unwrap(), ((3, 0), vec![1, 3, 9, 2]));
         assert!(left(&mut replay, 2).is_err());
+        // What is left is the same for the same seed, whichever part of the disk it is written to; and all is there at the end.
+        let of = |seed| {
+            let (_, pieces) = writes.left(4, &mut Picks::new(seed));
+            pieces.iter().map(|piece| (piece.at, piece.length)).collect::<Vec<_>>()
+        };
+        assert!((0..50).all(|seed| of(seed) == of(seed)));
+        let fates: std::collections::BTreeSet<_> = (0..50).map(of).collect();
+        assert_eq!(
+            fates.into_iter().collect::<Vec<_>>(),
+            [vec![(2048, 1024)], vec![(2048, 1024), (1024, 512)]]
+        );
+        assert!(writes.is_flush(1) && !writes.is_flush(2) && writes.piece(1).is_none());
+        assert!(
+            writes.piece(2).is_some_and(|piece| piece.is_in(&(3071..4000)) && !piece.is_in(&(3072..4000)))
+        );
+        fs::write(&part, [9; 2048]).unwrap();
+        Replay::new(&part, 512..2560).unwrap().end(&writes).unwrap();
+        let firsts: Vec<u8> = fs::read(&part).unwrap().chunks(512).map(|sector| sector[0]).collect();
+        assert_eq!(firsts, [1, 3, 9, 2]);
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -5,18 +5,20 @@
 //! the device's own service. From outside it is seen by its console, where an overlay lets the service say what goes into the
 //! journal too, and by its card once it is off ([`device`]).
 //!
-//! - `taken`: from one version to the next, twice (with `--long` three times), on one card.
+//! - `taken`: from one version to the next, twice (with `--long` three times), on one card; and a full download.
 //! - `fault`: systems that do not come up. Each case starts from a copy of one card on which a release was staged and a try
 //!   armed, with another system put into the slot that is tried, as staging would have; so none has to stage anything.
-//! - `cut`: the plug is pulled at random moments of an update, again and again on the same card.
+//! - `cut`: the plug is pulled at every write step of an update and at random moments, made from a record of what the card was
+//!   told ([`cuts`]).
 //! - `attack`: what a server can do. Other attacks need no network, and are tests of lucid-updated.
 //!
 //! A folder (a USB stick) as a source is left out: nothing on the device mounts one.
 //!
-//! The run of every day takes some ten minutes under emulation; one with `--long`, half an hour. Only that one goes to a third
-//! version, lets the kernel hang or panic, the start or the service manager hang and lucid-updated never start, meets
-//! the server that drips, and cuts six times. LUCID_POWER_CUTS says how many power cuts there are, which are a minute each, and
-//! LUCID_POWER_SEED another seed.
+//! The run of every day takes some ten minutes under emulation; one with `--long`, an hour and more. Only that one goes to a
+//! third version, lets the kernel hang or panic, the start or the service manager hang and lucid-updated never start, meets the
+//! server that drips, records an update that falls back, and starts the machine after a cut at every write step.
+//! LUCID_POWER_CUTS says at how many random moments the plug is pulled, and that the machine is started after each of them (a
+//! minute each, two at a time; LUCID_POWER_MACHINES says otherwise); LUCID_POWER_SEED another seed.
 
 mod attacks;
 mod cuts;
@@ -64,14 +66,16 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
         bench.port,
         &context.steps.interrupt,
     )?;
-    if ["taken", "attack", "fault"].into_iter().any(|group| report.wants(group)) {
-        taken::run(&bench, &mut web, report)?;
+    let mut lives = Vec::new();
+    if ["taken", "attack", "fault", "cut"].into_iter().any(|group| report.wants(group)) {
+        taken::run(&bench, &mut web, report, &mut lives)?;
     }
     if report.wants("fault") && bench.armed().join("lucid.img").exists() {
         faults::run(&bench, &mut web, report)?;
     }
-    if report.wants("cut") {
-        cuts::run(&bench, &mut web, report)?;
+    // Without both of them, what was to be recorded has failed already.
+    if report.wants("cut") && lives.len() == 2 {
+        cuts::run(&bench, &mut web, lives, report)?;
     }
     Ok(())
 }
@@ -89,11 +93,14 @@ struct Bench<'a> {
     port: u16,
     /// The public half of an owner's key, so that there is a recorder.
     owner: String,
+    /// How many power cuts there are, and of what seed.
+    cuts: cuts::Settings,
 }
 
 impl<'a> Bench<'a> {
     fn make(context: &Context<'a>) -> Result<Self> {
         let Context { project, steps, long, .. } = *context;
+        let cuts = cuts::Settings::read()?;
         let work = project.lucid.join("update");
         if work.exists() {
             fs::remove_dir_all(&work).at("emptying", &work)?;
@@ -107,12 +114,16 @@ impl<'a> Bench<'a> {
         let owner = made["public"].as_str().unwrap_or_default().to_owned();
         let port = free_port()?;
         let releases = Releases::make(project, steps, &work, port)?;
-        Ok(Self { project, steps, long, work, releases, port, owner })
+        Ok(Self { project, steps, long, work, releases, port, owner, cuts })
     }
 
     /// A card with the first version, an account and an owner's key, whose other slot is blank.
     fn card(&self, name: &str) -> Result<Scratch> {
-        let image = self.releases.image(FIRST, FIRST, &[])?;
+        self.card_of(name, &self.releases.image(FIRST, FIRST, &[])?)
+    }
+
+    /// The same with an image of one's own.
+    fn card_of(&self, name: &str, image: &Disks) -> Result<Scratch> {
         let disks = Disks::scratch(&image.dir, &self.machine(name))?;
         disks.grow(CARD_BYTES)?;
         device::clear(&disks, "b")?;
@@ -131,8 +142,16 @@ impl<'a> Bench<'a> {
         if !copy.exists() {
             self.releases.publish(SECOND)?;
             self.releases.copy("web-first")?;
+            if self.cuts.falls_back(self.long) {
+                self.forked()?;
+            }
         }
         Ok(copy)
+    }
+
+    /// The repository that goes on from [`SECOND`] with a release that does not pass.
+    fn forked(&self) -> Result<Releases<'a>> {
+        self.releases.fork("bad")
     }
 
     /// The folder of a machine.

@@ -1,11 +1,6 @@
 //! The device as it is seen from outside: what its update service says on the console, and what is on its card.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
 
 use serde_json::Value;
 
@@ -30,9 +25,13 @@ pub(super) const UNWELL: &str = " is not well (";
 pub(super) const CAME_BACK: &str = ": no word of how it went";
 /// and it is not tried any more.
 pub(super) const REFUSED: &str = "it was tried and did not pass";
-/// What the stand-in for the EEPROM says when it tries slot B, and when it starts slot A as ever.
+/// What the device says when it runs the newest release.
+pub(super) const OVER: &str = "it is not newer than what the device runs";
+/// What the stand-in for the EEPROM says when it tries a slot, and when it starts one as ever.
+pub(super) const TRIES_A: &str = "Lucid: partition 2, try 1";
 pub(super) const TRIES_B: &str = "Lucid: partition 3, try 1";
 pub(super) const STARTS_A: &str = "Lucid: partition 2, try 0";
+pub(super) const STARTS_B: &str = "Lucid: partition 3, try 0";
 /// Where the update service keeps its state, on the data partition.
 const STATE: &str = "/var/lib/lucid-updated";
 /// The longest that a release may take to be staged on a busy machine in QEMU.
@@ -113,49 +112,98 @@ impl Staged {
     }
 }
 
+/// Files by their names.
+pub(super) type Files = BTreeMap<String, Vec<u8>>;
+
+/// Copies a part of a card's image, without room for what is empty.
+pub(super) fn extract(card: &Path, start: u64, length: u64, to: &Path) -> Result<()> {
+    let mut copy = Command::new("dd");
+    copy.args(["status=none", "bs=1M", "iflag=skip_bytes,count_bytes", "conv=sparse"]);
+    copy.arg(format!("if={}", card.display())).arg(format!("of={}", to.display()));
+    copy.args([format!("skip={start}"), format!("count={length}")]);
+    ask_well("copying a part of the card", &mut copy, b"").map(drop)
+}
+
+/// What the update service keeps, on the image of a data partition, which is mended first, as the machine itself does before it
+/// mounts it. `copied` is emptied for the files.
+pub(super) fn kept_files(image: &Path, copied: &Path) -> Result<Files> {
+    if copied.exists() {
+        fs::remove_dir_all(copied).at("emptying", copied)?;
+    }
+    fs::create_dir_all(copied).at("making", copied)?;
+    // Bits 0 and 1 of the status: something was mended.
+    let check = ask(Command::new("e2fsck").arg("-p").arg(image), b"")?;
+    if check.status.code().is_none_or(|code| code > 3) {
+        let said = format!("{}{}", check.text(), check.err);
+        return Err(Error::broken(format!("e2fsck cannot mend the data partition: {said}")));
+    }
+    dump_of(&image.to_string_lossy(), STATE, copied)?;
+    let folder = copied.join("lucid-updated");
+    let mut files = Files::new();
+    for entry in fs::read_dir(&folder).at("reading", &folder)? {
+        let path = entry.at("reading", &folder)?.path();
+        if path.is_file() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            files.insert(name, fs::read(&path).at("reading", &path)?);
+        }
+    }
+    Ok(files)
+}
+
+/// The line of a sealed file, if there is one of that name: a line, and its BLAKE3 as another one.
+pub(super) fn sealed(files: &Files, name: &str) -> Result<Option<String>> {
+    let Some(bytes) = files.get(name) else { return Ok(None) };
+    let text = String::from_utf8_lossy(bytes);
+    let (line, seal) = text.split_once('\n').unwrap_or((&*text, ""));
+    if seal.trim_end() != blake3::hash(line.as_bytes()).to_hex().as_str() {
+        return Err(Error::broken(format!("{name} is not whole: {text:?}")));
+    }
+    Ok(Some(line.to_owned()))
+}
+
 /// What the update service has kept, `update.json`.
 pub(super) struct State {
     state: Value,
-    /// The folder, as it was copied off the card.
-    folder: PathBuf,
+    /// All that is there.
+    files: Files,
 }
 
 impl State {
     /// Reads it off the card of a machine that is off, however that came about; the card itself is not changed.
     pub(super) fn read(disks: &Disks) -> Result<Self> {
-        let (image, copied) = (disks.dir.join("data.img"), disks.dir.join("state"));
+        let image = disks.dir.join("data.img");
         let data = disks.partition("data")?;
-        if copied.exists() {
-            fs::remove_dir_all(&copied).at("emptying", &copied)?;
-        }
-        fs::create_dir_all(&copied).at("making", &copied)?;
-        let mut copy = Command::new("dd");
-        copy.args(["status=none", "bs=1M", "iflag=skip_bytes,count_bytes", "conv=sparse"]);
-        copy.arg(format!("if={}", disks.os.display())).arg(format!("of={}", image.display()));
-        copy.args([format!("skip={}", data.start), format!("count={}", data.length)]);
-        ask_well("copying the data partition", &mut copy, b"")?;
-        // As the machine itself does before it mounts it. Bits 0 and 1 of the status: something was mended.
-        let check = ask(Command::new("e2fsck").arg("-p").arg(&image), b"")?;
-        if check.status.code().is_none_or(|code| code > 3) {
-            let said = format!("{}{}", check.text(), check.err);
-            return Err(Error::broken(format!("e2fsck cannot mend the data partition: {said}")));
-        }
-        dump_of(&image.to_string_lossy(), STATE, &copied)?;
+        extract(&disks.os, data.start, data.length, &image)?;
+        let files = kept_files(&image, &disks.dir.join("state"))?;
         fs::remove_file(&image).at("deleting", &image)?;
-        let folder = copied.join("lucid-updated");
-        let file = folder.join("update.json");
-        let text = fs::read_to_string(&file).at("reading", &file)?;
-        // A line of JSON, and its BLAKE3 as another one.
-        let (line, seal) = text.split_once('\n').unwrap_or((text.as_str(), ""));
-        if seal.trim_end() != blake3::hash(line.as_bytes()).to_hex().as_str() {
-            return Err(Error::broken(format!("update.json is not whole: {text:?}")));
-        }
-        let state: Value = serde_json::from_str(line)
+        Self::of(&files)
+    }
+
+    /// What the files say that the update service has kept.
+    pub(super) fn of(files: &Files) -> Result<Self> {
+        let Some(line) = sealed(files, "update.json")? else {
+            return Err(Error::broken("there is no update.json"));
+        };
+        let state: Value = serde_json::from_str(&line)
             .map_err(|error| Error::broken(format!("update.json cannot be read: {error}")))?;
         if state["version"] != 1 || state["phase"]["is"].as_str().is_none() {
             return Err(Error::broken(format!("update.json is none of version 1: {state}")));
         }
-        Ok(Self { state, folder })
+        Ok(Self { state, files: files.clone() })
+    }
+
+    /// How updates ended, as versions and words, the newest last.
+    pub(super) fn endings(&self) -> Vec<(&str, &str)> {
+        let history = self.state["history"].as_array().map(Vec::as_slice).unwrap_or_default();
+        history
+            .iter()
+            .map(|outcome| {
+                (
+                    outcome["version"].as_str().unwrap_or_default(),
+                    outcome["ending"].as_str().unwrap_or_default(),
+                )
+            })
+            .collect()
     }
 
     /// What is being done: `idle`, `staging` and so on.
@@ -177,8 +225,11 @@ impl State {
 
     /// The journal that was kept of the start that failed last (1), or of one before.
     pub(super) fn journal(&self, number: usize) -> Result<String> {
-        let file = self.folder.join(format!("failed-{number}.txt"));
-        fs::read_to_string(&file).at("reading", &file)
+        let name = format!("failed-{number}.txt");
+        match self.files.get(&name) {
+            Some(bytes) => Ok(String::from_utf8_lossy(bytes).into_owned()),
+            None => Err(Error::broken(format!("the card has no {name}"))),
+        }
     }
 
     /// An error unless nothing is being done and the last update, to this version, ended so.
@@ -196,17 +247,23 @@ impl State {
 /// The slot that the card boots when nobody asks for a try.
 pub(super) fn default_slot(disks: &Disks) -> Result<char> {
     let text = disks.fat_file("select", "autoboot.txt")?;
-    for (slot, this, other) in [('a', 2, 3), ('b', 3, 2)] {
+    named_slot(text.as_bytes()).ok_or_else(|| {
+        Error::broken(format!(
+            "autoboot.txt ({} bytes) is not one of the two that there are:\n{text}",
+            text.len()
+        ))
+    })
+}
+
+/// The slot that boots by a sector of `autoboot.txt`, where it is one of the two that there are.
+pub(super) fn named_slot(sector: &[u8]) -> Option<char> {
+    let text = String::from_utf8_lossy(sector);
+    let named = [('a', 2, 3), ('b', 3, 2)].into_iter().find(|(_, this, other)| {
         let wanted =
             format!("[all]\ntryboot_a_b=1\nboot_partition={this}\n[tryboot]\nboot_partition={other}\n");
-        if text.len() == 512 && text.trim_end() == wanted.trim_end() {
-            return Ok(slot);
-        }
-    }
-    Err(Error::broken(format!(
-        "autoboot.txt ({} bytes) is not one of the two that there are:\n{text}",
-        text.len()
-    )))
+        sector.len() == 512 && text.trim_end() == wanted.trim_end()
+    });
+    named.map(|(slot, ..)| slot)
 }
 
 /// Whether a slot holds, to the last byte, what an image has in slot A.

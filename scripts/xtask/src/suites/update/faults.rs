@@ -175,7 +175,8 @@ const FAULTS: [Fault; 8] = [
     },
 ];
 
-fn no_rdp() -> Change {
+/// The RDP host does not start.
+pub(super) fn no_rdp() -> Change {
     Change::text(
         "usr/lib/systemd/system/lucid-rdp.service.d/70-fault.conf",
         "[Service]\nExecStart=\nExecStart=/usr/bin/lucid-rdp --no-such-option\n",

@@ -18,7 +18,11 @@ use crate::{
     suite::Picks,
 };
 
+/// A system that looks for releases often, tries them by itself and judges all that it has.
+pub(super) const AUTOMATIC: &str = "--automatic --sessiond=/run/lucid-sessiond/recorder.sock --every=10s";
+
 /// A file of the system in which an image differs from the one that is built for everybody.
+#[derive(Clone)]
 pub(super) struct Change {
     /// From the root.
     pub(super) path: &'static str,
@@ -39,6 +43,7 @@ pub(super) struct Releases<'a> {
     place: Place<'a>,
     work: PathBuf,
     keys: Keys,
+    web: PathBuf,
     port: u16,
 }
 
@@ -60,12 +65,41 @@ impl<'a> Releases<'a> {
             fs::remove_file(&draft).at("removing", &draft)?;
         }
         let keys = Keys { folder, ..kept };
-        Ok(Self { place, work: work.to_owned(), keys, port })
+        Ok(Self { place, work: work.to_owned(), keys, web: work.join("web"), port })
+    }
+
+    /// A repository of its own, which goes on from what was published when it was asked for first; images are shared.
+    pub(super) fn fork(&self, name: &str) -> Result<Self> {
+        let (folder, web) =
+            (self.work.join(format!("releases-{name}")), self.work.join(format!("web-{name}")));
+        if !folder.exists() {
+            let mut copy = Command::new("cp");
+            ask_well("copying the releases", copy.arg("-a").arg(&self.keys.folder).arg(&folder), b"")?;
+            self.copy(&format!("web-{name}"))?;
+        }
+        let keys = Keys { folder, ..self.keys.clone() };
+        Ok(Self { place: self.place, work: self.work.clone(), keys, web, port: self.port })
     }
 
     /// The folder that a web server gives out.
     pub(super) fn web(&self) -> PathBuf {
-        self.work.join("web")
+        self.web.clone()
+    }
+
+    /// The files by which a system's update service asks us for releases and has these options besides, in place of what
+    /// lucid-provision makes of `lucid.toml`.
+    pub(super) fn settings(&self, options: &str) -> [Change; 2] {
+        let options = format!(
+            "LUCID_UPDATE_OPTIONS=\"--source=http://10.0.2.2:{} --channel=stable {options}\"\n",
+            self.port
+        );
+        [
+            Change::text("usr/share/lucid/update-test.env", options),
+            Change::text(
+                "usr/lib/systemd/system/lucid-updated.service.d/60-test.conf",
+                "[Service]\nEnvironmentFile=/usr/share/lucid/update-test.env\n",
+            ),
+        ]
     }
 
     /// An image of that version with these changes, made once for each name. Its update service says on the console what goes
@@ -81,17 +115,7 @@ impl<'a> Releases<'a> {
         let mut always =
             vec![Change::text("usr/lib/systemd/system/lucid-updated.service.d/50-test.conf", service)];
         if version != FIRST {
-            // In place of what lucid-provision makes of lucid.toml.
-            let options = format!(
-                "LUCID_UPDATE_OPTIONS=\"--source=http://10.0.2.2:{} --channel=stable --automatic \
-                 --sessiond=/run/lucid-sessiond/recorder.sock --every=10s --within=75s\"\n",
-                self.port
-            );
-            always.push(Change::text("usr/share/lucid/update-test.env", options));
-            always.push(Change::text(
-                "usr/lib/systemd/system/lucid-updated.service.d/60-test.conf",
-                "[Service]\nEnvironmentFile=/usr/share/lucid/update-test.env\n",
-            ));
+            always.extend(self.settings(&format!("{AUTOMATIC} --within=75s")));
         }
         for Change { path, bytes, program } in always.iter().chain(changes) {
             let path = overlay.join(path);
@@ -112,7 +136,11 @@ impl<'a> Releases<'a> {
 
     /// Makes that version, has it signed by two and publishes it. Devices that have taken it go below it no more.
     pub(super) fn publish(&self, version: &str) -> Result<()> {
-        let image = self.image(version, version, &[])?;
+        self.publish_image(&self.image(version, version, &[])?, version)
+    }
+
+    /// The same with an image of that version that was made already.
+    pub(super) fn publish_image(&self, image: &Disks, version: &str) -> Result<()> {
         release::publish(self.place, &self.keys, &image.dir, version, version, &self.web())
     }
 
@@ -184,12 +212,22 @@ pub(super) fn damage(archive: &Path) -> Result<()> {
     fs::write(archive, bytes).at("writing", archive)
 }
 
-/// An error unless so much of an archive, and in parts, was asked for as the device says that it has fetched, and that is a small
-/// part of the whole.
-pub(super) fn must_be_a_part(
+/// How much of an archive a device fetches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Share {
+    /// What it does not have: a tenth at most.
+    Small,
+    /// All but what is empty: nine tenths at least.
+    Whole,
+}
+
+/// An error unless so much of an archive, and in parts, was asked for as the device says that it has fetched, and that is the
+/// share that it has to be.
+pub(super) fn must_be_fetched(
     asked: &[super::web::Request],
     archive: &Path,
     staged: device::Staged,
+    share: Share,
 ) -> Result<String> {
     let whole = fs::metadata(archive).at("looking at", archive)?.len();
     let name = archive.file_name().unwrap_or_default().to_string_lossy();
@@ -205,8 +243,14 @@ pub(super) fn must_be_a_part(
             staged.fetched
         )));
     }
-    if sent > whole / 10 {
-        return Err(Error::broken(format!("{sent} bytes of {whole} were fetched, which is no small part")));
+    let right = match share {
+        Share::Small => sent <= whole / 10,
+        Share::Whole => sent >= whole / 10 * 9,
+    };
+    if !right {
+        return Err(Error::broken(format!(
+            "{sent} bytes of {whole} were fetched, which is no {share:?} share"
+        )));
     }
     let mb = |bytes: u64| bytes as f64 / 1e6;
     Ok(format!(
