@@ -105,6 +105,8 @@ pub struct Changes {
     pub overlay: Option<PathBuf>,
     /// More words for the kernel's command line.
     pub append: Vec<String>,
+    /// Debian's package of another kernel.
+    pub kernel: Option<String>,
 }
 
 /// `contents.json`: what the image is, in figures.
@@ -181,7 +183,13 @@ impl Build {
             architecture: "arm64".into(),
             suite: SUITE.into(),
             backports: true,
-            packages: PACKAGES.map(str::to_owned).to_vec(),
+            packages: PACKAGES
+                .iter()
+                .map(|name| match &self.changes.kernel {
+                    Some(kernel) if name.starts_with("linux-image-") => kernel.clone(),
+                    _ => (*name).to_owned(),
+                })
+                .collect(),
         }
         .fetch(&archive, &self.cache)?;
         let kernel = Kernel::find(&debian.root)?;

@@ -146,6 +146,9 @@ struct About {
     /// A word more for the kernel's command line, for tests. May be given more than once.
     #[arg(long, value_name = "WORD", requires = "development")]
     append: Vec<String>,
+    /// Another package of Debian's as the kernel, such as linux-image-rt-arm64/trixie-backports, for measurements.
+    #[arg(long, value_name = "PACKAGE", requires = "development")]
+    kernel: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -237,7 +240,7 @@ fn print_checked(checked: &signed::Checked) {
 fn build(services: PathBuf, out: PathBuf, cache: PathBuf, about: About) -> Result<()> {
     let root = Root::read(&about.root, about.development)?;
     let identity = Identity { machine: about.machine, version: about.version, root };
-    let changes = Changes { overlay: about.overlay, append: about.append };
+    let changes = Changes { overlay: about.overlay, append: about.append, kernel: about.kernel };
     let crate_directory = Path::new(env!("CARGO_MANIFEST_DIR"));
     let repository = crate_directory.parent().unwrap_or(crate_directory).to_owned();
     let contents = Build { services, out: out.clone(), cache, repository, identity, changes }.run()?;

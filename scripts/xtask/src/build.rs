@@ -61,12 +61,22 @@ pub(crate) struct Identity<'a> {
     pub(crate) overlay: Option<&'a Path>,
     /// More words for the kernel's command line.
     pub(crate) cmdline: &'a [&'a str],
+    /// Debian's package of another kernel.
+    pub(crate) kernel: Option<&'a str>,
 }
 
 impl<'a> Identity<'a> {
     /// What is built unless somebody says otherwise.
     pub(crate) fn usual(root: &'a Path) -> Self {
-        Self { root, version: VERSION, machine: MACHINE, development: true, overlay: None, cmdline: &[] }
+        Self {
+            root,
+            version: VERSION,
+            machine: MACHINE,
+            development: true,
+            overlay: None,
+            cmdline: &[],
+            kernel: None,
+        }
     }
 }
 
@@ -259,6 +269,9 @@ pub(crate) fn assemble(
     }
     for word in identity.cmdline {
         tool.arg(format!("--append={word}"));
+    }
+    if let Some(kernel) = identity.kernel {
+        tool.args(["--kernel", kernel]);
     }
     steps.run(step, &mut tool).map(drop)
 }

