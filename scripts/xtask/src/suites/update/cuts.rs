@@ -337,7 +337,7 @@ mod tests {
         for story in [Story::Kept, Story::Left] {
             let (new, slot) = story.target();
             assert_eq!(story.version(slot), new);
-            let passed = story.endings().iter().any(|ending| *ending == (new, "installed"));
+            let passed = story.endings().contains(&(new, "installed"));
             assert_eq!(passed, new == story.version('b'));
         }
     }
