@@ -31,7 +31,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 
 use crate::{
     boot::Slot,
-    service::{self, Asked},
+    service::{self, Asked, Cause},
     stage::Progress,
     state::{Ending, Outcome, Phase},
     trust::Standing,
@@ -67,6 +67,10 @@ pub struct Told {
     pub tried: bool,
     /// What is being done.
     pub phase: Phase,
+    /// From where that comes.
+    pub source: Option<String>,
+    /// What set the last look at the sources off.
+    pub cause: Option<Cause>,
     /// How far that is, while a slot is written.
     pub moving: Option<Moving>,
     /// For what a restart waits.
@@ -98,6 +102,8 @@ impl Told {
             slot: status.slot,
             tried: status.tried,
             phase: status.phase.clone(),
+            source: status.source.clone(),
+            cause: status.cause,
             moving: None,
             waiting: status.waiting.clone(),
             memory_peak: status.memory_peak,
@@ -329,6 +335,12 @@ impl From<&Told> for UpdateStatus {
             Phase::Trying { .. } => wire::Phase::Trying,
             Phase::Good { .. } => wire::Phase::Good,
         };
+        let cause = match told.cause {
+            None => wire::Cause::Unspecified,
+            Some(Cause::Itself) => wire::Cause::Itself,
+            Some(Cause::Request) => wire::Cause::Request,
+            Some(Cause::Stick) => wire::Cause::Stick,
+        };
         let about = told.phase.about();
         Self {
             running: told.running.to_string(),
@@ -347,6 +359,8 @@ impl From<&Told> for UpdateStatus {
             waiting: told.waiting.as_deref().map(words),
             wishes_done: told.wishes_done,
             wish_failed: told.wish_failed.as_deref().map(words),
+            source: told.source.as_deref().map(words),
+            cause: cause.into(),
         }
     }
 }
@@ -380,6 +394,7 @@ impl From<&Outcome> for wire::Outcome {
             ending: ending.into(),
             reason: words(&outcome.reason),
             at_seconds: outcome.at,
+            source: outcome.source.as_deref().map(words),
         }
     }
 }

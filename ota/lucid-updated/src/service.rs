@@ -19,6 +19,7 @@ use std::{
 };
 
 use lucid_release_format::System;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 pub use self::{
@@ -37,6 +38,7 @@ use crate::{
     source::Source,
     state::{self, Event, Phase, State, next},
     trust::{self, Memory, Trust},
+    usb::{Plugged, Usb},
     when::{self, Window},
 };
 
@@ -95,6 +97,18 @@ pub enum After {
     Restart,
 }
 
+/// What set a look at the sources off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cause {
+    /// It was time for it.
+    Itself,
+    /// Somebody asked for it.
+    Request,
+    /// A USB stick was plugged in.
+    Stick,
+}
+
 /// The service at work. Whoever has it has locked its directory for what is lost at power-off.
 pub struct Service {
     parts: Parts,
@@ -110,6 +124,11 @@ pub struct Service {
     /// No source could be asked in the last round, and so what is staged was not tried.
     unasked: bool,
     judged: bool,
+    /// Where USB sticks are sources too, and those that were seen.
+    usb: Option<Usb>,
+    sticks: Vec<Plugged>,
+    /// What set the last look off.
+    cause: Option<Cause>,
     /// The socket of others, while it is served.
     control: Option<Control>,
 }
@@ -168,7 +187,35 @@ impl Service {
         };
         let run = Folder::new(parts.settings.run.clone())?;
         let (ready, waiting, unasked, judged, control) = (None, None, false, false, None);
-        Ok(Self { parts, run, state, memory, troubles, ready, waiting, unasked, judged, control })
+        let (usb, sticks, cause) = (None, Vec::new(), None);
+        Ok(Self {
+            parts,
+            run,
+            state,
+            memory,
+            troubles,
+            ready,
+            waiting,
+            unasked,
+            judged,
+            usb,
+            sticks,
+            cause,
+            control,
+        })
+    }
+
+    /// The same, with USB sticks as sources.
+    #[must_use]
+    pub fn with_usb(self, usb: Usb) -> Self {
+        Self { usb: Some(usb), ..self }
+    }
+
+    /// The same, with something that its owner is to know as long as it runs.
+    #[must_use]
+    pub fn with_trouble(mut self, about: &'static str, why: String) -> Self {
+        self.trouble(about, Some(why));
+        self
     }
 
     /// What is being done.
@@ -201,7 +248,11 @@ impl Service {
                 self.take(Event::Allowed { version })?;
             }
         }
-        let Some(looked) = self.look_for(asked).await? else { return self.try_staged() };
+        let looked = match self.look_for(asked).await {
+            Err(Error::NoStick) => return self.alone(asked),
+            looked => looked?,
+        };
+        let Some(looked) = looked else { return self.try_staged() };
         for Said { version, words, .. } in &looked.said {
             tracing::info!("{version}: {words}");
         }
@@ -212,7 +263,11 @@ impl Service {
         drop(chosen);
         if written {
             // That took its time: what was withdrawn meanwhile is not tried.
-            let Some(looked) = self.look_for(asked).await? else { return self.try_staged() };
+            let looked = match self.look_for(asked).await {
+                Err(Error::NoStick) => return self.alone(asked),
+                looked => looked?,
+            };
+            let Some(looked) = looked else { return self.try_staged() };
             self.withdraw(&looked)?;
             if matches!(self.state.phase, Phase::Idle {}) {
                 return Ok(After::On);
@@ -225,6 +280,52 @@ impl Service {
             tracing::info!("{version} is ready: `lucid-updated apply` restarts into it");
         }
         Ok(After::On)
+    }
+
+    /// A round of a device without any source but USB sticks, when there is none. What was staged from one is tried all the same,
+    /// for as long as what was believed then holds: nobody else could say that it was withdrawn.
+    fn alone(&mut self, asked: Option<Asked>) -> Result<After> {
+        if matches!(self.state.phase, Phase::Staged { .. }) {
+            if asked == Some(Asked::Apply) {
+                return self.try_staged();
+            }
+            self.unasked = !self.parts.trust.holds(&self.memory)?;
+            if !self.unasked && self.may_try() {
+                return self.try_staged();
+            }
+            self.show(None);
+        }
+        if let Phase::Staging { release, .. } = &self.state.phase {
+            let version = release.version;
+            let words =
+                format!("{version} is in its slot in part: plug in a stick that has it, and it goes on");
+            self.trouble("USB", Some(words));
+        }
+        // Who asks is told.
+        if asked.is_some() { Err(Error::NoStick) } else { Ok(After::On) }
+    }
+
+    /// Whether a USB stick was plugged in since this was asked last.
+    fn plugged(&mut self) -> bool {
+        let Some(usb) = &self.usb else { return false };
+        let there = match usb.there() {
+            Ok(there) => there,
+            Err(error) => {
+                self.trouble("USB", Some(format!("looking for USB sticks: {error}")));
+                return false;
+            }
+        };
+        let new: Vec<String> =
+            there.iter().filter(|stick| !self.sticks.contains(stick)).map(Plugged::name).collect();
+        if there.is_empty() && !self.sticks.is_empty() {
+            tracing::info!("no USB stick is plugged in any more");
+            self.trouble("USB", None);
+        }
+        self.sticks = there;
+        for name in &new {
+            tracing::info!("{name} was plugged in");
+        }
+        !new.is_empty()
     }
 
     /// Whether what is staged may be tried now, without anybody asking.
@@ -259,25 +360,31 @@ impl Service {
         self.waiting.is_none()
     }
 
-    /// Waits so long, or until somebody wants something, or until what is staged may be tried after all.
-    async fn wait(&mut self, wait: Duration) -> Option<Asked> {
+    /// Waits so long, or until somebody wants something, a USB stick is plugged in, or what is staged may be tried after all.
+    async fn wait(&mut self, wait: Duration) -> (Cause, Option<Asked>) {
         let end = Instant::now() + wait;
         loop {
             if let Some(asked) = requests::taken(self.run.path()) {
-                return Some(asked);
+                return (Cause::Request, Some(asked));
+            }
+            if self.plugged() {
+                return (Cause::Stick, None);
             }
             // While no source can be asked, another round would end as the last one.
             if !self.unasked && self.waiting.is_some() && self.may_try() {
-                return None;
+                return (Cause::Itself, None);
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return None;
+                return (Cause::Itself, None);
             }
             let glance = sleep(left.min(GLANCE));
             match &mut self.control {
                 Some(control) => {
-                    tokio::select! { () = glance => {}, asked = control.wish() => return Some(asked) }
+                    tokio::select! {
+                        () = glance => {}
+                        asked = control.wish() => return (Cause::Request, Some(asked)),
+                    }
                 }
                 None => glance.await,
             }
@@ -324,13 +431,15 @@ impl Service {
         let every = self.parts.settings.every;
         let (mut started, mut wait, mut failures) = (false, Duration::ZERO, 0_u32);
         loop {
-            let asked = self.wait(wait).await;
+            let (cause, asked) = self.wait(wait).await;
             let again = started;
             let mut done = if started { Ok(After::On) } else { self.start().await };
             if matches!(done, Ok(After::On)) {
                 started = true;
                 // Without a source there is nothing to look at, unless somebody asks, who is told so.
-                if asked.is_some() || again && !self.parts.sources.is_empty() {
+                let has_source = !self.parts.sources.is_empty() || self.usb.is_some();
+                if cause != Cause::Itself || again && has_source {
+                    self.cause = Some(cause);
                     done = self.round(asked).await;
                 }
             }

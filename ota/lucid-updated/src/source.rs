@@ -241,7 +241,8 @@ pub fn flat(name: &str) -> bool {
     (1..=160).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(good)
 }
 
-fn checked(name: &str) -> Result<(), Failed> {
+/// An error unless it is a flat name.
+pub(crate) fn checked(name: &str) -> Result<(), Failed> {
     if flat(name) { Ok(()) } else { Err(Failed::Name { name: name.chars().take(80).collect() }) }
 }
 

@@ -23,7 +23,7 @@ use lucid_ipc::{
 use lucid_updated::{
     boot::Slot,
     control::{self, Control, GAP, Moving, READERS, Told},
-    service::{Asked, Status},
+    service::{Asked, Cause, Status},
     stage::Progress,
     state::{Ending, Outcome, Phase},
     trust::Standing,
@@ -38,7 +38,8 @@ use tokio::{
 const LONGEST: Duration = Duration::from_secs(60);
 
 fn outcome(version: &str, slot: Slot, ending: Ending, at: u64) -> Outcome {
-    Outcome { version: version.parse().unwrap(), slot, ending, reason: format!("because of {at}"), at }
+    let (reason, source) = (format!("because of {at}"), (at == 40).then(|| "the USB stick sda1".to_owned()));
+    Outcome { version: version.parse().unwrap(), slot, ending, reason, at, source }
 }
 
 /// A device that runs 0.1.0 and has seen something.
@@ -48,6 +49,8 @@ fn told() -> Told {
         slot: Slot::A,
         tried: false,
         phase: Phase::Idle {},
+        source: Some("https://example.org/".to_owned()),
+        cause: Some(Cause::Stick),
         moving: None,
         waiting: Some("the restart waits: 2 sessions are open".to_owned()),
         memory_peak: Some(12_000_000),
@@ -79,6 +82,8 @@ fn known(progress: Option<Progress>) -> Status {
         slot,
         tried,
         phase,
+        source,
+        cause,
         waiting,
         memory_peak,
         floor,
@@ -93,6 +98,8 @@ fn known(progress: Option<Progress>) -> Status {
         slot,
         tried,
         phase,
+        source,
+        cause,
         progress,
         waiting,
         floor,
@@ -163,6 +170,7 @@ async fn a_client_is_told_how_it_stands_and_then_each_change_in_order() {
             ending: wire::Ending::Lost.into(),
             reason: "because of 40".to_owned(),
             at_seconds: 40,
+            source: Some("the USB stick sda1".to_owned()),
         }),
         trust: Some(wire::Trust {
             root_version: 2,
@@ -175,6 +183,8 @@ async fn a_client_is_told_how_it_stands_and_then_each_change_in_order() {
         waiting: Some("the restart waits: 2 sessions are open".to_owned()),
         wishes_done: 0,
         wish_failed: None,
+        source: Some("https://example.org/".to_owned()),
+        cause: wire::Cause::Stick.into(),
     };
     assert_eq!(first, expected);
 
