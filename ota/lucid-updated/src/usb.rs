@@ -1,7 +1,7 @@
 //! USB sticks with releases: a folder [`FOLDER`] at the top that `lucid-release publish` wrote.
 //!
-//! Sticks are found where the kernel shows its disks, and nowhere else: those whose names begin with `sd`, on the USB bus. Nothing
-//! is mounted, and nothing is written: the file system is read here ([`crate::volume`]). A stick is a source as a web server is
+//! Sticks are found where the kernel shows its disks, and nowhere else: those whose names begin with `sd`, on the USB bus.
+//! Nothing is mounted, and nothing is written: the file system is read here ([`crate::volume`]). A stick is a source as a web server is
 //! one, and believed as little.
 //!
 //! A stick that does not answer holds up a thread in the kernel, for minutes. So there are never more than [`THREADS`] of them at
@@ -112,6 +112,8 @@ impl Usb {
             if parts.is_empty() {
                 parts.push(name.to_owned());
             }
+            // The kernel shows a disk before it has its file.
+            parts.retain(|device| self.dev.join(device).exists());
             found.extend(parts.into_iter().map(|device| Plugged { device, disk }));
         }
         found.sort_unstable_by(|one, other| one.device.cmp(&other.device));
