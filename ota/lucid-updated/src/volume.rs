@@ -265,6 +265,9 @@ impl Volume {
         if length > MAX_FILE {
             return Err(Unreadable::TooMuch("a file on it is larger than any release"));
         }
+        if length > self.clusters * self.cluster {
+            return Err(Unreadable::Damaged("a file on it is larger than the whole of it"));
+        }
         let pieces = if length == 0 { Vec::new() } else { self.pieces(found.content, length, true)? };
         Ok(File { pieces, length })
     }

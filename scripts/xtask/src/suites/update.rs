@@ -9,9 +9,8 @@
 //! - `fault`: systems that do not come up. Each case starts from a copy of one card on which a release was staged and a try
 //!   armed, with another system put into the slot that is tried, as staging would have; so none has to stage anything.
 //! - `cut`: the plug is pulled at random moments of an update, again and again on the same card.
+//! - `usb`: a stick is all that the machine has: it is plugged in, pulled out and put back, and is not what it says.
 //! - `attack`: what a server can do. Other attacks need no network, and are tests of lucid-updated.
-//!
-//! A folder (a USB stick) as a source is left out: nothing on the device mounts one.
 //!
 //! The run of every day takes some ten minutes under emulation; one with `--long`, half an hour. Only that one goes to a third
 //! version, lets the kernel hang or panic, the recorder not write, the service manager hang and lucid-updated never start, meets
@@ -24,6 +23,7 @@ mod device;
 mod faults;
 mod releases;
 mod taken;
+mod usb;
 mod web;
 
 use std::{fs, path::PathBuf};
@@ -73,6 +73,9 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     if report.wants("cut") {
         cuts::run(&bench, &mut web, report)?;
     }
+    if report.wants("usb") {
+        usb::run(&bench, report)?;
+    }
     Ok(())
 }
 
@@ -112,15 +115,19 @@ impl<'a> Bench<'a> {
 
     /// A card with the first version, an account and an owner's key, whose other slot is blank.
     fn card(&self, name: &str) -> Result<Scratch> {
+        self.card_with(name, &format!("[update]\nsource = \"http://10.0.2.2:{}\"\n", self.port))
+    }
+
+    /// The same, with this at the end of its `lucid.toml`.
+    fn card_with(&self, name: &str, update: &str) -> Result<Scratch> {
         let image = self.releases.image(FIRST, FIRST, &[])?;
         let disks = Disks::scratch(&image.dir, &self.machine(name))?;
         disks.grow(CARD_BYTES)?;
         device::clear(&disks, "b")?;
         disks.provision(&format!(
             "[rdp]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n\n[policy]\nprofile = \"standard\"\n\n\
-             [recording]\nowner = \"{}\"\n\n\
-             [update]\nsource = \"http://10.0.2.2:{}\"\n",
-            self.owner, self.port
+             [recording]\nowner = \"{}\"\n\n{update}",
+            self.owner
         ))?;
         Ok(disks)
     }

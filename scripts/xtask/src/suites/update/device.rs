@@ -165,6 +165,11 @@ impl State {
         Some((last["version"].as_str()?, last["ending"].as_str()?, last["reason"].as_str()?))
     }
 
+    /// From where the last update came that ended.
+    pub(super) fn source(&self) -> Option<&str> {
+        self.0["history"].as_array()?.last()?["source"].as_str()
+    }
+
     /// An error unless nothing is being done and the last update, to this version, ended so.
     pub(super) fn must_have_ended(&self, version: &str, ending: &str) -> Result<&str> {
         match (self.phase(), self.last()) {

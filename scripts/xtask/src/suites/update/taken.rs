@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The most memory that the update service may take, in MiB.
-const MEMORY_GOAL: u64 = 64;
+pub(super) const MEMORY_GOAL: u64 = 64;
 
 /// The group's checks, and the card on which a try is armed, for those of others.
 pub(super) fn run(bench: &Bench, web: &mut Web, report: &mut Report) -> Result<()> {
@@ -128,7 +128,7 @@ fn staged(
 }
 
 /// Waits until a new system is kept, from byte `from` of the console on; gives where the console was then.
-fn kept(machine: &mut Machine, from: usize, version: &str, slot: char) -> Result<usize> {
+pub(super) fn kept(machine: &mut Machine, from: usize, version: &str, slot: char) -> Result<usize> {
     let number = if slot == 'b' { TRIES_B } else { "Lucid: partition 2, try 1" };
     let (_, tries) = device::line(machine, TRY_BOUND, from, &[number])?;
     let (_, at) = device::line(machine, TRY_BOUND, tries, &[version, KEPT])?;
