@@ -440,7 +440,7 @@ impl FatEntries {
     fn units(entry: &[u8; ENTRY]) -> impl Iterator<Item = u16> + '_ {
         let places = (1..11).step_by(2).chain((14..26).step_by(2)).chain((28..32).step_by(2));
         // Two bytes.
-        places.map(|at| u16_at(entry, at) as u16)
+        places.map(move |at| u16_at(entry, at) as u16)
     }
 
     fn part(&mut self, entry: &[u8; ENTRY]) {

@@ -29,7 +29,7 @@ fn phases() -> [Phase; 5] {
     ]
 }
 
-fn events() -> [Event; 11] {
+fn events() -> [Event; 12] {
     [
         Event::Begin { release: release("0.3.0"), slot: Slot::B },
         Event::Written,
@@ -42,6 +42,7 @@ fn events() -> [Event; 11] {
         Event::Committed { at: 11 },
         Event::Allowed { version: "0.2.0".parse().unwrap() },
         Event::NotStarting { version: RUNNING, slot: Slot::B, reason: "slot b".into(), at: 12 },
+        Event::From { source: "the USB stick sda1".into() },
     ]
 }
 
@@ -55,11 +56,11 @@ fn state(phase: Phase) -> State {
 fn of_all_pairs_only_those_of_the_plan_are_possible() {
     // Rows: idle, staging, staged, trying, good. Columns: as above.
     let plan = [
-        ["staging", "", "", "", "", "", "", "", "", "idle", "idle"],
-        ["staging", "staged", "idle", "", "", "", "", "", "", "staging", ""],
-        ["staging", "", "idle", "trying", "", "", "", "", "", "staged", ""],
-        ["", "", "", "", "staged", "good", "idle", "staged", "", "", ""],
-        ["", "", "", "", "", "", "", "", "idle", "", ""],
+        ["staging", "", "", "", "", "", "", "", "", "idle", "idle", ""],
+        ["staging", "staged", "idle", "", "", "", "", "", "", "staging", "", "staging"],
+        ["staging", "", "idle", "trying", "", "", "", "", "", "staged", "", ""],
+        ["", "", "", "", "staged", "good", "idle", "staged", "", "", "", ""],
+        ["", "", "", "", "", "", "", "", "idle", "", "", ""],
     ];
     for (phase, row) in phases().into_iter().zip(plan) {
         for (event, wanted) in events().into_iter().zip(row) {
@@ -89,6 +90,26 @@ fn a_system_is_installed_when_it_is_the_one_that_boots_and_not_before() {
     let mut risen = passed;
     risen.floor = Version::new(0, 1, 9);
     assert_eq!(next(&risen, Event::Committed { at: 8 }).unwrap().floor, risen.floor);
+}
+
+#[test]
+fn from_where_it_came_is_known_from_the_first_byte_to_the_outcome_and_not_beyond() {
+    let after = |state: &State, event| next(state, event).unwrap();
+    let begin = || Event::Begin { release: release("0.3.0"), slot: Slot::B };
+    let from = |source: &str| Event::From { source: source.into() };
+    let begun = after(&state(Phase::Idle {}), begin());
+    assert_eq!(begun.source, None);
+    // What goes on from another source comes from that one.
+    let begun = after(&after(&begun, from("the network")), from("the USB stick sda1"));
+    assert_eq!(State::from_bytes(&begun.to_bytes().unwrap()).unwrap(), begun);
+    let armed = after(&after(&begun, Event::Written), Event::Armed { boot_id: "one".into() });
+    let ended = after(&after(&armed, Event::Passed), Event::Committed { at: 8 });
+    assert_eq!(ended.last().unwrap().source.as_deref(), Some("the USB stick sda1"));
+    assert_eq!(ended.source, None);
+    assert_eq!(after(&begun, begin()).source, None);
+    // A name is bounded.
+    let long = after(&begun, from(&"é".repeat(1000)));
+    assert!(long.source.unwrap().len() <= 300);
 }
 
 #[test]
