@@ -84,7 +84,8 @@ fn stick(bench: &Bench, name: &str, release: &Path, partition: bool) -> Result<P
 fn unsign(release: &Path) -> Result<()> {
     let path = release.join("metadata/timestamp.json");
     let bytes = fs::read(&path).at("reading", &path)?;
-    let wrong = |error: serde_json::Error| Error::broken(format!("{} cannot be read: {error}", path.display()));
+    let wrong =
+        |error: serde_json::Error| Error::broken(format!("{} cannot be read: {error}", path.display()));
     let mut timestamp: Value = serde_json::from_slice(&bytes).map_err(wrong)?;
     timestamp["signatures"] = json!([]);
     fs::write(&path, timestamp.to_string()).at("writing", &path)
@@ -105,7 +106,7 @@ fn refused(bench: &Bench, machine: &mut Machine, release: &Path) -> Result<Strin
     Ok(format!("says: {said}"))
 }
 
-fn taken(bench: &Bench, machine: &mut Machine, disks: &Scratch, release: &Path) -> Result<String> {
+fn pulled(bench: &Bench, machine: &mut Machine, disks: &Scratch, release: &Path) -> Result<String> {
     let image = stick(bench, "good", release, true)?;
     let before = hash(&image)?;
     machine.wait_ready(0)?;
