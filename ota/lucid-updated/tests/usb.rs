@@ -81,7 +81,9 @@ impl Ports {
 
     /// A disk on that bus, with these partitions; each of them, or the disk without any, holds the image.
     fn plug(&self, bus: &str, disk: &str, parts: &[&str], number: u64, image: &[u8]) {
-        for name in if parts.is_empty() { &[disk][..] } else { parts } {
+        let whole = [disk];
+        let names: &[&str] = if parts.is_empty() { &whole } else { parts };
+        for name in names {
             fs::write(self.device(name), image).unwrap();
         }
         let bridge = self.0.path().join(format!("devices/{bus}-{disk}"));
