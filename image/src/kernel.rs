@@ -22,8 +22,8 @@ pub const INITRAMFS_MODULES: [&str; 10] = [
     "overlay", // for a data partition that is full
 ];
 
-/// What services load later: on every machine, and on a Pi 5 only (see the units).
-pub const SYSTEM_MODULES: [&str; 16] = [
+/// What services load later: on every machine, on a Pi 5 only, and where USB sticks are taken (see the units).
+pub const SYSTEM_MODULES: [&str; 20] = [
     "virtio_net",     // QEMU's network
     "virtio_balloon", // gives memory back to the host
     "virtio_rng",     // the host's randomness
@@ -40,6 +40,11 @@ pub const SYSTEM_MODULES: [&str; 16] = [
     "r8152", // the common USB network adapters
     "ax88179_178a",
     "cdc_ether",
+    // USB sticks as disks (lucid-usb.service). No driver of a file system: lucid-updated reads those itself.
+    "xhci_pci", // QEMU's USB
+    "sd_mod",
+    "usb_storage",
+    "uas",
 ];
 
 /// The kernel's files in Debian's tree.

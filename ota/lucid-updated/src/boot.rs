@@ -14,6 +14,7 @@ use crate::{
     autoboot,
     disk::Disk,
     error::{At, Error, Result},
+    usb,
 };
 
 /// systemd starts `reboot.target` on SIGRTMIN+5 (systemd(1), "Signals"). It counts from the C library that it was built
@@ -332,7 +333,7 @@ fn flag(firmware: &Path) -> io::Result<()> {
 }
 
 /// The device file of a partition by its name in the partition table, as the kernel shows it below `sys`
-/// (`/sys/class/block`); on this disk, or on any when none is given.
+/// (`/sys/class/block`); on this disk, or on any that is no USB stick when none is given.
 ///
 /// # Errors
 /// When there is none of that name.
@@ -341,6 +342,10 @@ pub fn partition(sys: &Path, disk: Option<&Path>, name: &str) -> Result<PathBuf>
     let dir = disk.map_or_else(|| sys.to_owned(), |disk| sys.join(disk));
     for entry in fs::read_dir(&dir).at("reading", &dir)? {
         let entry = entry.at("reading", &dir)?;
+        // A stranger's stick may have partitions of any name.
+        if disk.is_none() && fs::canonicalize(entry.path()).is_ok_and(|real| usb::is_usb(&real)) {
+            continue;
+        }
         // What is no partition has no such file.
         let Ok(about) = fs::read_to_string(entry.path().join("uevent")) else { continue };
         if about.lines().any(|line| line.strip_prefix("PARTNAME=") == Some(name)) {

@@ -35,7 +35,7 @@ use crate::{
     error::Error,
     files::Store,
     schedule::{Change, Offered, Plan, Planned},
-    service::{self, Asked},
+    service::{self, Asked, Cause},
     stage::Progress,
     state::{Ending, Outcome, Phase},
     trust::Standing,
@@ -72,6 +72,10 @@ pub struct Told {
     pub tried: bool,
     /// What is being done.
     pub phase: Phase,
+    /// From where that comes.
+    pub source: Option<String>,
+    /// What set the last look at the sources off.
+    pub cause: Option<Cause>,
     /// How far that is, while a slot is written.
     pub moving: Option<Moving>,
     /// For what a restart waits.
@@ -105,6 +109,8 @@ impl Told {
             slot: status.slot,
             tried: status.tried,
             phase: status.phase.clone(),
+            source: status.source.clone(),
+            cause: status.cause,
             moving: None,
             waiting: status.waiting.clone(),
             planned: status.planned.clone().unwrap_or_default(),
@@ -401,6 +407,12 @@ impl From<&Told> for UpdateStatus {
             Phase::Trying { .. } => wire::Phase::Trying,
             Phase::Good { .. } => wire::Phase::Good,
         };
+        let cause = match told.cause {
+            None => wire::Cause::Unspecified,
+            Some(Cause::Itself) => wire::Cause::Itself,
+            Some(Cause::Request) => wire::Cause::Request,
+            Some(Cause::Stick) => wire::Cause::Stick,
+        };
         let about = told.phase.about();
         Self {
             running: told.running.to_string(),
@@ -420,6 +432,8 @@ impl From<&Told> for UpdateStatus {
             wishes_done: told.wishes_done,
             wish_failed: told.wish_failed.as_deref().map(words),
             offered: told.planned.offered.as_ref().map(wire::Offered::from),
+            source: told.source.as_deref().map(words),
+            cause: cause.into(),
         }
     }
 }
@@ -477,6 +491,7 @@ impl From<&Outcome> for wire::Outcome {
             ending: ending.into(),
             reason: words(&outcome.reason),
             at_seconds: outcome.at,
+            source: outcome.source.as_deref().map(words),
         }
     }
 }

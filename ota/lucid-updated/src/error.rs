@@ -154,6 +154,9 @@ pub enum Error {
     /// The order of things is broken.
     #[error("internal: {0}")]
     Order(#[from] Impossible),
+    /// There is nobody to ask.
+    #[error("no other source is given, and no USB stick with a folder lucid is plugged in")]
+    NoStick,
     /// There is nothing that could be done.
     #[error("{0}")]
     Nothing(String),

@@ -1,24 +1,24 @@
 //! Doors for fuzz targets: each takes any bytes, and fails only by what is a mistake in this crate.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use crate::{
     autoboot, before::Before, boot::Slot, disk::Disk, files, held::Holdings, journal, schedule::Schedule,
-    service::armed, state::State, trust::Memory,
+    service::armed, state::State, trust::Memory, volume::Volume,
 };
 
 /// A partition that is read only.
-struct Bytes<'a>(&'a [u8]);
+struct Bytes<T>(T);
 
-impl Disk for Bytes<'_> {
+impl<T: AsRef<[u8]> + Send + Sync> Disk for Bytes<T> {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.len() as u64)
+        Ok(self.0.as_ref().len() as u64)
     }
 
     fn read_at(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
         let at = usize::try_from(at).map_err(io::Error::other)?;
         let end = at.checked_add(bytes.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        bytes.copy_from_slice(self.0.get(at..end).ok_or(io::ErrorKind::UnexpectedEof)?);
+        bytes.copy_from_slice(self.0.as_ref().get(at..end).ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 
@@ -35,6 +35,17 @@ impl Disk for Bytes<'_> {
 pub fn select(bytes: &[u8]) {
     if let Ok(at) = autoboot::find(&Bytes(bytes)) {
         assert!(at + autoboot::SIZE as u64 <= bytes.len() as u64);
+    }
+}
+
+/// The file system of a stick: a file that is found is within it, to its last byte and not beyond.
+pub fn stick(bytes: &[u8]) {
+    let Ok(volume) = Volume::open(Arc::new(Bytes(bytes.to_vec()))) else { return };
+    for path in [["lucid", "metadata", "timestamp.json"], ["lucid", "targets", "b.chunks"]] {
+        let Ok(Some(file)) = volume.file(&path) else { continue };
+        let mut read = vec![0; usize::try_from(file.length()).unwrap_or(usize::MAX).min(bytes.len())];
+        assert!(file.length() <= bytes.len() as u64 && volume.read(&file, 0, &mut read).is_ok());
+        assert!(volume.read(&file, file.length(), &mut [0]).is_err());
     }
 }
 
@@ -123,9 +134,28 @@ mod tests {
     }
 
     #[test]
+    fn the_sticks_of_the_corpus_have_a_release_and_damage_to_them_is_found() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rust/fuzz/corpus/update_stick");
+        for name in ["good-exfat", "good-fat32"] {
+            let good = fs::read(corpus.join(name)).unwrap();
+            let volume = Volume::open(Arc::new(Bytes(good.clone()))).unwrap();
+            assert!(volume.file(&["LUCID", "metadata", "Timestamp.json"]).unwrap().is_some(), "{name}");
+            assert!(volume.file(&["lucid", "metadata"]).unwrap().is_none(), "{name}");
+            stick(&good);
+            // The first sector, the table of clusters, and the directories.
+            for at in (0..512).chain((4096..20_000).step_by(3)) {
+                let mut bad = good.clone();
+                bad[at] ^= 0xff;
+                stick(&bad);
+            }
+        }
+    }
+
+    #[test]
     fn the_doors_take_bytes_that_are_nothing() {
         for bytes in [&b""[..], b"{}", &[0xff; 600], &autoboot::text(Slot::B)] {
             select(bytes);
+            stick(bytes);
             text(bytes);
             kept(bytes);
             journal(bytes);

@@ -6,6 +6,7 @@
 //! | module | |
 //! | --- | --- |
 //! | [`source`] | where files come from: a web server or a folder, bounded in bytes and time |
+//! | [`usb`], [`volume`] | USB sticks as sources; their file systems, which are read here and never mounted |
 //! | [`trust`] | what of it is believed: The Update Framework, and what is remembered of it |
 //! | [`have`], [`patch`], [`stage`] | what the slots hold already, and what can be made of it; writing a release into the one that does not run |
 //! | [`mod@state`] | what is being done, on disk before it is done |
@@ -46,6 +47,8 @@ pub mod source;
 pub mod stage;
 pub mod state;
 pub mod trust;
+pub mod usb;
+pub mod volume;
 pub mod when;
 
 pub use error::{Error, Result};

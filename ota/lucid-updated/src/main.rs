@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{self, File},
     io::Read as _,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -23,6 +23,7 @@ use lucid_updated::{
     source::{self, Limits, Source},
     state::Outcome,
     trust::Trust,
+    usb::Usb,
     when::Window,
 };
 use tokio::{
@@ -36,6 +37,13 @@ const AFTER: &str = "LUCID_LOG sets what is logged, as in LUCID_LOG=warn,lucid_u
     Exit status: 0 done, 1 it failed, 2 wrong usage.";
 /// Where the kernel shows partitions.
 const SYS: &str = "/sys/class/block";
+/// Where the kernel has the files of devices.
+const DEVICES: &str = "/dev";
+/// The file beside `boot.json` by which lucid-init says that it has set the clock forward.
+const CLOCK: &str = "clock-set-forward";
+/// What that means.
+const BEHIND: &str = "the clock is not set: it began at the latest time that this device knew of, and is behind by as long as \
+                      it was off since; metadata that has expired meanwhile is not known to have";
 /// A system that is being tried and cannot begin asks for a restart so often.
 const LEAVING: Duration = Duration::from_secs(120);
 
@@ -108,6 +116,9 @@ struct Options {
     /// taken.
     #[arg(long, value_name = "URL|DIR")]
     source: Vec<String>,
+    /// Takes releases from USB sticks too, which are plugged in: from their folder `lucid`. None is mounted.
+    #[arg(long)]
+    usb: bool,
     /// Certificates (PEM) that are trusted to be the server, in place of the public authorities.
     #[arg(long, value_name = "FILE")]
     certificates: Option<PathBuf>,
@@ -152,7 +163,7 @@ struct Options {
     /// for it now), and their sessions end in order.
     #[arg(long, value_name = "SOCKET")]
     rdp_control: Option<PathBuf>,
-    /// Fetching costs: releases are looked for, and fetched only when somebody asks.
+    /// Fetching costs: releases are looked for, and fetched only when somebody asks, or from a USB stick or a folder.
     #[arg(long)]
     metered: bool,
 }
@@ -249,7 +260,7 @@ fn settled(file: &Path) -> Result<()> {
 async fn run(options: Options) -> Result<()> {
     let run = Folder::new(options.run.clone())?;
     let _lock = run.lock()?;
-    match parts(&options).and_then(Service::open) {
+    match service(&options) {
         Ok(service) => {
             service.run(signals()).await;
             Ok(())
@@ -290,7 +301,7 @@ async fn once(options: Options, asked: Asked) -> Result<()> {
         }
         Err(error) => return Err(error),
     };
-    let mut service = match parts(&options).and_then(Service::open) {
+    let mut service = match service(&options) {
         Ok(service) => service,
         Err(error) if asked == Asked::Apply => return leave(&options, error).await,
         Err(error) => return Err(error),
@@ -311,6 +322,21 @@ async fn once(options: Options, asked: Asked) -> Result<()> {
     println!("the machine restarts");
     tokio::select! { () = signals() => {}, () = service.restart() => {} }
     Ok(())
+}
+
+/// The service with all that it works with.
+fn service(options: &Options) -> Result<Service> {
+    let mut service = Service::open(parts(options)?)?;
+    if options.usb {
+        service = service.with_usb(Usb::new(SYS.into(), DEVICES.into(), Limits::default()));
+    }
+    let clock = options.boot.with_file_name(CLOCK);
+    match fs::exists(&clock) {
+        Ok(false) => {}
+        Ok(true) => service = service.with_trouble("clock", BEHIND.to_owned()),
+        Err(source) => return Err(Error::File { doing: "looking for", path: clock, source }),
+    }
+    Ok(service)
 }
 
 fn partitions(options: &Options) -> Result<Partitions> {

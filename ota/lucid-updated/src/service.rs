@@ -21,6 +21,7 @@ use std::{
 };
 
 use lucid_release_format::{System, Version};
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -46,6 +47,7 @@ use crate::{
     source::Source,
     state::{self, Event, Phase, State, next},
     trust::{self, Memory, Trust},
+    usb::{Plugged, Usb},
     when::{self, Window},
 };
 
@@ -110,6 +112,18 @@ pub enum After {
     Restart,
 }
 
+/// What set a look at the sources off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cause {
+    /// It was time for it, or what was set of when updates are made has changed.
+    Itself,
+    /// Somebody asked for it.
+    Request,
+    /// A USB stick was plugged in.
+    Stick,
+}
+
 /// The service at work. Whoever has it has locked its directory for what is lost at power-off.
 pub struct Service {
     parts: Parts,
@@ -135,6 +149,11 @@ pub struct Service {
     turn: Option<Turn>,
     /// When the sources are asked next, in seconds since 1970.
     next_look: Option<u64>,
+    /// Where USB sticks are sources too, and those that were seen.
+    usb: Option<Usb>,
+    sticks: Vec<Plugged>,
+    /// What set the last look off.
+    cause: Option<Cause>,
     /// The socket of others, while it is served.
     control: Option<Control>,
 }
@@ -142,6 +161,11 @@ pub struct Service {
 /// Seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// How long people are told of a restart before it.
+fn notice(asked: Option<Asked>) -> Duration {
+    if asked == Some(Asked::Apply) { drain::NOTICE_ASKED } else { drain::NOTICE }
 }
 
 /// A seed for a device that has none.
@@ -216,8 +240,24 @@ impl Service {
             offered: None,
             turn: None,
             next_look: None,
+            usb: None,
+            sticks: Vec::new(),
+            cause: None,
             control: None,
         })
+    }
+
+    /// The same, with USB sticks as sources.
+    #[must_use]
+    pub fn with_usb(self, usb: Usb) -> Self {
+        Self { usb: Some(usb), ..self }
+    }
+
+    /// The same, with something that its owner is to know as long as it runs.
+    #[must_use]
+    pub fn with_trouble(mut self, about: &'static str, why: String) -> Self {
+        self.trouble(about, Some(why));
+        self
     }
 
     /// What is being done.
@@ -261,22 +301,26 @@ impl Service {
                 self.take(Event::Allowed { version })?;
             }
         }
-        let notice = if asked == Some(Asked::Apply) { drain::NOTICE_ASKED } else { drain::NOTICE };
-        let Some(looked) = self.look_for(asked).await? else { return self.leave(notice).await };
+        let notice = notice(asked);
+        let looked = match self.look_for(asked).await {
+            Err(Error::NoStick) => return self.alone(asked).await,
+            looked => looked?,
+        };
+        let Some(looked) = looked else { return self.leave(notice).await };
         for Said { version, words, .. } in &looked.said {
             tracing::info!("{version}: {words}");
         }
         let turn = |said: &Said| said.turn.map(|at| Turn { version: said.version, at });
         self.turn = looked.said.iter().find_map(turn);
         self.withdraw(&looked)?;
-        let Some(chosen) = looked.chosen else {
+        let Some(mut chosen) = looked.chosen else {
             self.offered = None;
             return Ok(After::On);
         };
         let version = chosen.release().version;
         let staged =
             matches!(&self.state.phase, Phase::Staged { release, .. } if release == chosen.release());
-        let written = match self.held_back(asked).filter(|_| !staged) {
+        let written = match self.held_back(asked, &mut chosen).filter(|_| !staged) {
             Some(why) => {
                 self.offer(&chosen, why).await?;
                 false
@@ -289,7 +333,11 @@ impl Service {
         drop(chosen);
         if written {
             // That took its time: what was withdrawn meanwhile is not tried.
-            let Some(looked) = self.look_for(asked).await? else { return self.leave(notice).await };
+            let looked = match self.look_for(asked).await {
+                Err(Error::NoStick) => return self.alone(asked).await,
+                looked => looked?,
+            };
+            let Some(looked) = looked else { return self.leave(notice).await };
             self.withdraw(&looked)?;
             if matches!(self.state.phase, Phase::Idle {}) {
                 return Ok(After::On);
@@ -302,6 +350,53 @@ impl Service {
             tracing::info!("{version} is ready: `lucid-updated apply` restarts into it");
         }
         Ok(After::On)
+    }
+
+    /// A round of a device without any source but USB sticks, when there is none. What was staged from one is tried all the same,
+    /// for as long as what was believed then holds: nobody else could say that it was withdrawn.
+    async fn alone(&mut self, asked: Option<Asked>) -> Result<After> {
+        self.offered = None;
+        if matches!(self.state.phase, Phase::Staged { .. }) {
+            if asked == Some(Asked::Apply) {
+                return self.leave(notice(asked)).await;
+            }
+            self.unasked = !self.parts.trust.holds(&self.memory)?;
+            if !self.unasked && self.may_try() {
+                return self.leave(notice(asked)).await;
+            }
+            self.show(None);
+        }
+        if let Phase::Staging { release, .. } = &self.state.phase {
+            let version = release.version;
+            let words =
+                format!("{version} is in its slot in part: plug in a stick that has it, and it goes on");
+            self.trouble("USB", Some(words));
+        }
+        // Who asks is told.
+        if asked.is_some() { Err(Error::NoStick) } else { Ok(After::On) }
+    }
+
+    /// Whether a USB stick was plugged in since this was asked last.
+    fn plugged(&mut self) -> bool {
+        let Some(usb) = &self.usb else { return false };
+        let there = match usb.there() {
+            Ok(there) => there,
+            Err(error) => {
+                self.trouble("USB", Some(format!("looking for USB sticks: {error}")));
+                return false;
+            }
+        };
+        let new: Vec<String> =
+            there.iter().filter(|stick| !self.sticks.contains(stick)).map(Plugged::name).collect();
+        if there.is_empty() && !self.sticks.is_empty() {
+            tracing::info!("no USB stick is plugged in any more");
+            self.trouble("USB", None);
+        }
+        self.sticks = there;
+        for name in &new {
+            tracing::info!("{name} was plugged in");
+        }
+        !new.is_empty()
     }
 
     /// Whether what is staged may be tried now, without anybody asking.
@@ -379,32 +474,34 @@ impl Service {
         self.waiting = None;
     }
 
-    /// Why nothing is fetched without somebody asking for it, if so.
-    fn held_back(&self, asked: Option<Asked>) -> Option<String> {
-        if matches!(asked, Some(Asked::Apply | Asked::Download)) {
-            return None;
-        }
-        if self.parts.settings.metered {
+    /// Why nothing is fetched without somebody asking for it, if so. Where fetching costs, those are asked first with whom it does
+    /// not, and without somebody asking for more nobody else.
+    fn held_back(&self, asked: Option<Asked>, chosen: &mut Chosen) -> Option<String> {
+        let asks = matches!(asked, Some(Asked::Apply | Asked::Download));
+        if self.parts.settings.metered && !chosen.saves(!asks) && !asks {
             return Some("fetching costs here, as update.metered of lucid.toml says".to_owned());
         }
         let paused = asked.is_none() && self.plan.get().paused(now()).is_some();
         paused.then(|| "updates are paused".to_owned())
     }
 
-    /// Waits until then, or until somebody wants something, or until what is staged may be tried after all.
-    async fn wait(&mut self, end: Instant) -> Option<Asked> {
+    /// Waits until then, or until somebody wants something, a USB stick is plugged in, or what is staged may be tried after all.
+    async fn wait(&mut self, end: Instant) -> (Cause, Option<Asked>) {
         let plan = self.plan.clone();
         loop {
             if let Some(asked) = requests::taken(self.run.path()) {
-                return Some(asked);
+                return (Cause::Request, Some(asked));
+            }
+            if self.plugged() {
+                return (Cause::Stick, None);
             }
             // While no source can be asked, another round would end as the last one.
             if !self.unasked && self.waiting.is_some() && self.may_try() {
-                return None;
+                return (Cause::Itself, None);
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return None;
+                return (Cause::Itself, None);
             }
             let glance = sleep(left.min(GLANCE));
             let wish = async {
@@ -415,9 +512,9 @@ impl Service {
             };
             tokio::select! {
                 () = glance => {}
-                asked = wish => return Some(asked),
+                asked = wish => return (Cause::Request, Some(asked)),
                 // Something was set: a round sees what follows from that.
-                () = plan.changed() => return None,
+                () = plan.changed() => return (Cause::Itself, None),
             }
         }
     }
@@ -458,12 +555,17 @@ impl Service {
         tokio::select! { () = stop => {}, () = self.work() => {} }
     }
 
+    /// Whether there is anybody to ask, or may be.
+    fn has_source(&self) -> bool {
+        !self.parts.sources.is_empty() || self.usb.is_some()
+    }
+
     /// Without an end: one round after the other.
     async fn work(&mut self) {
         let every = self.parts.settings.every;
         let (mut started, mut due, mut failures) = (false, Instant::now(), 0_u32);
         loop {
-            let asked = self.wait(due).await;
+            let (cause, asked) = self.wait(due).await;
             let again = started;
             let mut refused = None;
             let mut done = if started { Ok(After::On) } else { self.start().await };
@@ -485,7 +587,8 @@ impl Service {
                         continue;
                     }
                 // Without a source there is nothing to look at, unless somebody asks, who is told so.
-                } else if asked.is_some() || again && !self.parts.sources.is_empty() {
+                } else if cause != Cause::Itself || again && self.has_source() {
+                    self.cause = Some(cause);
                     done = self.round(asked).await;
                 }
             }
@@ -507,8 +610,7 @@ impl Service {
                 }
             }
             due = Instant::now() + wait;
-            let looks = !self.parts.sources.is_empty();
-            self.next_look = looks.then(|| now().saturating_add(wait.as_secs()));
+            self.next_look = self.has_source().then(|| now().saturating_add(wait.as_secs()));
             self.show(None);
         }
     }

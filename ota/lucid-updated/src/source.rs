@@ -222,6 +222,10 @@ impl Stretch {
 pub trait Source: fmt::Debug + Send + Sync {
     /// What people call it.
     fn name(&self) -> String;
+    /// Whether fetching from it costs where the network does.
+    fn costs(&self) -> bool {
+        true
+    }
     /// A whole small file.
     ///
     /// # Errors
@@ -241,7 +245,8 @@ pub fn flat(name: &str) -> bool {
     (1..=160).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(good)
 }
 
-fn checked(name: &str) -> Result<(), Failed> {
+/// An error unless it is a flat name.
+pub(crate) fn checked(name: &str) -> Result<(), Failed> {
     if flat(name) { Ok(()) } else { Err(Failed::Name { name: name.chars().take(80).collect() }) }
 }
 
@@ -305,6 +310,10 @@ fn disk(name: &str, error: io::Error) -> Failed {
 impl Source for Dir {
     fn name(&self) -> String {
         self.0.display().to_string()
+    }
+
+    fn costs(&self) -> bool {
+        false
     }
 
     async fn whole(&self, folder: Folder, name: &str, cap: u64) -> Result<Bytes, Failed> {

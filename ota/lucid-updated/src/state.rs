@@ -3,7 +3,8 @@
 //! `update.json`, one JSON object in a line and the BLAKE3 of that line in hex as a second one: `version` (1), `phase`
 //! ([`Phase`]), `floor` (a version: nothing below it is installed), `seed` (32 random bytes in hex, the device's own), `history`
 //! (a list of [`Outcome`], the newest last), `refused` (versions that were tried and did not pass, or were left by going back;
-//! they are not tried again unless somebody says so).
+//! they are not tried again unless somebody says so), and while something is being installed `source`, from where it comes, in
+//! words. An outcome has a `source` too where that is known.
 //!
 //! ```text
 //! idle -> staging -> staged <-> trying -> good -> idle
@@ -44,6 +45,8 @@ pub const MAX_HISTORY: usize = 32;
 const MAX_REFUSED: usize = 32;
 /// A reason has at most so many bytes.
 const MAX_REASON: usize = 1000;
+/// The name of a source has at most so many bytes.
+const MAX_SOURCE: usize = 300;
 
 /// What is being done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +144,9 @@ pub struct Outcome {
     pub reason: String,
     /// When, in seconds since 1970 by the device's clock.
     pub at: u64,
+    /// From where it came, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// The whole file.
@@ -157,6 +163,9 @@ pub struct State {
     pub history: Vec<Outcome>,
     /// Tried, and did not pass, or left by going back.
     pub refused: Vec<Version>,
+    /// From where comes what is being installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// What happens.
@@ -168,6 +177,11 @@ pub enum Event {
         release: Release,
         /// The slot that does not run.
         slot: Slot,
+    },
+    /// What is in the slot comes from this source from now on.
+    From {
+        /// Its name.
+        source: String,
     },
     /// All of it is in the slot and was read back.
     Written,
@@ -242,6 +256,7 @@ impl Event {
     fn name(&self) -> &'static str {
         match self {
             Self::Begin { .. } => "begin",
+            Self::From { .. } => "from",
             Self::Written => "written",
             Self::Dropped { .. } => "dropped",
             Self::Armed { .. } => "armed",
@@ -277,7 +292,13 @@ pub fn next(state: &State, event: Event) -> Result<State, Impossible> {
     let impossible = Impossible { phase: state.phase.name(), event: event.name() };
     new.phase = match (state.phase.clone(), event) {
         (Phase::Idle {} | Phase::Staging { .. } | Phase::Staged { .. }, Event::Begin { release, slot }) => {
+            new.source = None;
             Phase::Staging { release, slot }
+        }
+        (phase @ Phase::Staging { .. }, Event::From { mut source }) => {
+            source.truncate(source.floor_char_boundary(MAX_SOURCE));
+            new.source = Some(source);
+            phase
         }
         (Phase::Staging { release, slot }, Event::Written) => Phase::Staged { release, slot, tries: 0 },
         (
@@ -396,6 +417,7 @@ impl State {
             seed,
             history: Vec::new(),
             refused: Vec::new(),
+            source: None,
         }
     }
 
@@ -416,7 +438,8 @@ impl State {
 
     fn ended(&mut self, version: Version, slot: Slot, ending: Ending, mut reason: String, at: u64) {
         reason.truncate(reason.floor_char_boundary(MAX_REASON));
-        self.history.push(Outcome { version, slot, ending, reason, at });
+        let source = self.source.take();
+        self.history.push(Outcome { version, slot, ending, reason, at, source });
         let surplus = self.history.len().saturating_sub(MAX_HISTORY);
         self.history.drain(..surplus);
     }

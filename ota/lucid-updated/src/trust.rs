@@ -445,6 +445,17 @@ pub struct Standing {
 }
 
 impl Trust {
+    /// Whether what was believed last holds by the clock: the root, and the newest timestamp that was seen.
+    ///
+    /// # Errors
+    /// When the image's root is none.
+    pub fn holds(&self, memory: &Memory) -> Result<bool> {
+        let (start, now) = (self.start(memory, &mut Vec::new())?, Time::now());
+        let timestamp = start.timestamp.as_deref().and_then(parse::<Timestamp>);
+        let timestamp = timestamp.is_some_and(|timestamp| now < timestamp.signed.expires);
+        Ok(timestamp && now < start.root.signed.expires)
+    }
+
     /// What holds at present.
     ///
     /// # Errors

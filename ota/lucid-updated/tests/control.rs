@@ -26,7 +26,7 @@ use lucid_updated::{
     control::{self, Control, GAP, Moving, READERS, Told},
     files::Folder,
     schedule::{Offered, Plan, Planned, Turn},
-    service::{Asked, FAILED, Status},
+    service::{Asked, Cause, FAILED, Status},
     stage::Progress,
     state::{Ending, Outcome, Phase},
     trust::Standing,
@@ -41,7 +41,8 @@ use tokio::{
 const LONGEST: Duration = Duration::from_secs(60);
 
 fn outcome(version: &str, slot: Slot, ending: Ending, at: u64) -> Outcome {
-    Outcome { version: version.parse().unwrap(), slot, ending, reason: format!("because of {at}"), at }
+    let (reason, source) = (format!("because of {at}"), (at == 40).then(|| "the USB stick sda1".to_owned()));
+    Outcome { version: version.parse().unwrap(), slot, ending, reason, at, source }
 }
 
 /// What a device knows of what it will do.
@@ -69,6 +70,8 @@ fn told() -> Told {
         slot: Slot::A,
         tried: false,
         phase: Phase::Idle {},
+        source: Some("https://example.org/".to_owned()),
+        cause: Some(Cause::Stick),
         moving: None,
         waiting: Some("the restart waits: 2 sessions are open".to_owned()),
         planned: planned(),
@@ -101,6 +104,8 @@ fn known(progress: Option<Progress>) -> Status {
         slot,
         tried,
         phase,
+        source,
+        cause,
         waiting,
         planned,
         memory_peak,
@@ -116,6 +121,8 @@ fn known(progress: Option<Progress>) -> Status {
         slot,
         tried,
         phase,
+        source,
+        cause,
         progress,
         waiting,
         planned: Some(planned),
@@ -201,6 +208,7 @@ async fn a_client_is_told_how_it_stands_and_then_each_change_in_order() {
             ending: wire::Ending::Lost.into(),
             reason: "because of 40".to_owned(),
             at_seconds: 40,
+            source: Some("the USB stick sda1".to_owned()),
         }),
         trust: Some(wire::Trust {
             root_version: 2,
@@ -218,6 +226,8 @@ async fn a_client_is_told_how_it_stands_and_then_each_change_in_order() {
             download_bytes: 12_300_000,
             why: "fetching costs here".to_owned(),
         }),
+        source: Some("https://example.org/".to_owned()),
+        cause: wire::Cause::Stick.into(),
     };
     assert_eq!(first, expected);
 

@@ -38,7 +38,7 @@ fn back() -> Event {
     Event::Back { release: release("0.0.9"), slot: Slot::A, left, boot_id: "one".into() }
 }
 
-fn events() -> [Event; 13] {
+fn events() -> [Event; 14] {
     [
         Event::Begin { release: release("0.3.0"), slot: Slot::B },
         Event::Written,
@@ -53,6 +53,7 @@ fn events() -> [Event; 13] {
         Event::NotStarting { version: RUNNING, slot: Slot::B, reason: "slot b".into(), at: 12 },
         back(),
         Event::WentBack { at: 14 },
+        Event::From { source: "the USB stick sda1".into() },
     ]
 }
 
@@ -66,11 +67,11 @@ fn state(phase: Phase) -> State {
 fn of_all_pairs_only_those_of_the_plan_are_possible() {
     // Rows: idle, staging, staged, trying, good. Columns: as above.
     let plan = [
-        ["staging", "", "", "", "", "", "", "", "", "idle", "idle", "trying", ""],
-        ["staging", "staged", "idle", "", "", "", "", "", "", "staging", "", "", ""],
-        ["staging", "", "idle", "trying", "", "", "", "", "", "staged", "", "", ""],
-        ["", "", "", "", "staged", "good", "idle", "staged", "", "", "", "", ""],
-        ["", "", "", "", "", "", "", "", "idle", "", "", "", "idle"],
+        ["staging", "", "", "", "", "", "", "", "", "idle", "idle", "trying", "", ""],
+        ["staging", "staged", "idle", "", "", "", "", "", "", "staging", "", "", "", "staging"],
+        ["staging", "", "idle", "trying", "", "", "", "", "", "staged", "", "", "", ""],
+        ["", "", "", "", "staged", "good", "idle", "staged", "", "", "", "", "", ""],
+        ["", "", "", "", "", "", "", "", "idle", "", "", "", "idle", ""],
     ];
     for (phase, row) in phases().into_iter().zip(plan) {
         for (event, wanted) in events().into_iter().zip(row) {
@@ -115,6 +116,27 @@ fn what_is_left_by_going_back_is_not_taken_again_and_what_runs_then_is() {
     let last = went.history.last().unwrap();
     assert_eq!((last.version, last.slot, last.ending), (version, Slot::A, Ending::Installed));
     assert_eq!(last.reason, "it ran before, was gone back to, and is well");
+    assert_eq!(last.source, None, "it comes from nowhere");
+}
+
+#[test]
+fn from_where_it_came_is_known_from_the_first_byte_to_the_outcome_and_not_beyond() {
+    let after = |state: &State, event| next(state, event).unwrap();
+    let begin = || Event::Begin { release: release("0.3.0"), slot: Slot::B };
+    let from = |source: &str| Event::From { source: source.into() };
+    let begun = after(&state(Phase::Idle {}), begin());
+    assert_eq!(begun.source, None);
+    // What goes on from another source comes from that one.
+    let begun = after(&after(&begun, from("the network")), from("the USB stick sda1"));
+    assert_eq!(State::from_bytes(&begun.to_bytes().unwrap()).unwrap(), begun);
+    let armed = after(&after(&begun, Event::Written), Event::Armed { boot_id: "one".into() });
+    let ended = after(&after(&armed, Event::Passed), Event::Committed { at: 8 });
+    assert_eq!(ended.last().unwrap().source.as_deref(), Some("the USB stick sda1"));
+    assert_eq!(ended.source, None);
+    assert_eq!(after(&begun, begin()).source, None);
+    // A name is bounded.
+    let long = after(&begun, from(&"é".repeat(1000)));
+    assert!(long.source.unwrap().len() <= 300);
 }
 
 #[test]

@@ -33,6 +33,10 @@ const SYSTEM_BYTES: u64 = 512;
 const VAR: &str = "/data/var";
 /// Files below it whose modification times count, beside the journal.
 const FILES: [&str; 2] = ["lib/lucid-updated/trust.json", "lib/systemd/timesync/clock"];
+/// The file that says to lucid-updated that the clock was set forward, and that nobody knows by how much it is behind still.
+const SET: &str = "/run/lucid/clock-set-forward";
+/// Unless it was by no more than so many seconds.
+const STEP: i64 = 60;
 /// At most so many directories of journals are looked at: there is one for each machine id that the device has had.
 const JOURNALS: usize = 16;
 /// A time more than this after the image was built is not believed, in seconds.
@@ -63,6 +67,10 @@ fn try_set() -> Result<(), Error> {
         log::info(&format!(
             "the clock said {now} s after 1970 and was set to {time}, the latest time this device knows of"
         ));
+        // A clock that runs on may be read to whole seconds, and so be behind a little.
+        if time.saturating_sub(now) > STEP {
+            fs::write(SET, "").doing(|| format!("writing {SET}"))?;
+        }
     }
     Ok(())
 }

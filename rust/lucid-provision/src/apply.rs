@@ -13,6 +13,7 @@
 //!   connect: lucid-sessiond, which also records, or the table and the account alone
 //! - `lucid-provision/recorder.env` (0644): `RECIPIENTS="…"`, options of lucid-sessiond; only where it can record
 //! - `lucid-provision/update.env` (0644): `LUCID_UPDATE_OPTIONS="…"`, options of lucid-updated
+//! - `lucid-provision/usb` (0644): empty; there where USB sticks are taken, for the unit that loads their drivers
 //! - `systemd/network/10-lucid.network`
 //!
 //! In what order: the results are saved before the card is touched, and a secret is wiped only when
@@ -415,6 +416,11 @@ fn write_recording(run: &Path, wanted: &config::Recording, recording: &Recording
             format!("# Written by lucid-provision on every start.\nRECIPIENTS=\"{}\"\n", options.join(" "));
         return write(&path, text.as_bytes(), 0o644);
     }
+    remove(path)
+}
+
+/// Removes a file, if there is one.
+fn remove(path: PathBuf) -> Result<(), Error> {
     match fs::remove_file(&path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(Error::File { doing: "removing", path, source })
@@ -426,8 +432,11 @@ fn write_recording(run: &Path, wanted: &config::Recording, recording: &Recording
 /// Which releases lucid-updated takes, and whether the recorder has to answer before it keeps one.
 fn write_update(run: &Path, update: &config::Update, recording: &Recording) -> Result<(), Error> {
     let mut options: Vec<String> = update.sources.iter().map(|source| format!("--source={source}")).collect();
+    if update.usb {
+        options.push("--usb".to_owned());
+    }
     options.push(format!("--channel={}", update.channel));
-    if update.automatic && !update.sources.is_empty() {
+    if update.automatic && (update.usb || !update.sources.is_empty()) {
         options.push("--automatic".to_owned());
     }
     options.extend(update.window.iter().map(|window| format!("--window={window}")));
@@ -443,7 +452,9 @@ fn write_update(run: &Path, update: &config::Update, recording: &Recording) -> R
         "# Written by lucid-provision on every start.\nLUCID_UPDATE_OPTIONS=\"{}\"\n",
         options.join(" ")
     );
-    write(&run.join("lucid-provision/update.env"), text.as_bytes(), 0o644)
+    write(&run.join("lucid-provision/update.env"), text.as_bytes(), 0o644)?;
+    let usb = run.join("lucid-provision/usb");
+    if update.usb { write(&usb, b"", 0o644) } else { remove(usb) }
 }
 
 /// The systemd-networkd file for wired networks.

@@ -24,11 +24,12 @@
 //! | `recording.observers` | a list of public keys of others who can | none |
 //! | `policy.profile` | what sessions may do: `"strict"` (nothing but looking on) or `"standard"` (pointer, keyboard, sound) | `"strict"` |
 //! | `policy.input.…` and the like | what is to be otherwise than the profile says, by the keys of a policy table (`lucidctl policy new` prints one) | |
-//! | `update.source` | where releases come from: an `http://` or `https://` address without name, password, `?` or `#`, or a list of up to 4 | nowhere: nothing is updated |
+//! | `update.source` | where releases come from: an `http://` or `https://` address without name, password, `?` or `#`, or a list of up to 4 | no server: USB sticks alone |
+//! | `update.usb` | whether USB sticks with a folder `lucid` are sources too | `true` |
 //! | `update.channel` | which releases: 1 to 32 of `a-z 0-9 -` | `"stable"` |
 //! | `update.automatic` | whether the device restarts into them by itself | `true` |
 //! | `update.window` | when it does so, UTC: `"02:00-04:00"`; may pass midnight | at any time |
-//! | `update.metered` | whether fetching costs: then releases are looked for, and fetched only when somebody asks | `false` |
+//! | `update.metered` | whether fetching costs: then releases are looked for, and fetched only when somebody asks, or from a USB stick | `false` |
 //!
 //! With an owner's key every session is recorded, and none begins or goes on that cannot be. Without one none is
 //! recorded, which the consoles say. Owners and observers are at most 16, each once.
@@ -122,8 +123,10 @@ impl Recording {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct Update {
-    /// Where they come from, in the order in which they are asked. None: nothing is updated.
+    /// Where they come from, in the order in which they are asked. None: from USB sticks alone.
     pub sources: Vec<String>,
+    /// Whether USB sticks are sources too.
+    pub usb: bool,
     /// The channel that is followed.
     pub channel: String,
     /// Whether the device restarts into them by itself.
@@ -149,6 +152,7 @@ impl Update {
             self.channel = Self::default().channel;
             // Another channel than its own is nothing that a device goes to by itself.
             self.sources.clear();
+            self.usb = false;
             out.push("channel");
         }
         if self.window.as_deref().is_some_and(|window| !is_window(window)) {
@@ -164,6 +168,7 @@ impl Default for Update {
     fn default() -> Self {
         Self {
             sources: Vec::new(),
+            usb: true,
             channel: "stable".to_owned(),
             automatic: true,
             window: None,
@@ -818,6 +823,10 @@ impl Walk<'_> {
                     }
                     update.channel = text.to_owned();
                 }
+                "usb" => {
+                    update.usb = self.yes_or_no("update.usb", value)?;
+                    continue;
+                }
                 "automatic" => update.automatic = self.yes_or_no("update.automatic", value)?,
                 "metered" => update.metered = self.yes_or_no("update.metered", value)?,
                 "window" => {
@@ -831,14 +840,17 @@ impl Walk<'_> {
                     }
                     update.window = Some(text.to_owned());
                 }
-                _ => return Err(self.unknown(key, "update", "source, channel, automatic, window, metered")),
+                _ => {
+                    let allowed = "source, usb, channel, automatic, window, metered";
+                    return Err(self.unknown(key, "update", allowed));
+                }
             }
             other = Some(key.span());
         }
         match other {
-            Some(span) if update.sources.is_empty() => Err(self.problem(
+            Some(span) if update.sources.is_empty() && !update.usb => Err(self.problem(
                 span,
-                "[update] has no source; give one, such as source = \"https://example.org/lucid\"",
+                "[update] has no source, and usb = false; give one, such as source = \"https://example.org/lucid\"",
             )),
             _ => Ok(update),
         }

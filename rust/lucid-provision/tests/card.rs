@@ -348,13 +348,14 @@ fn the_updater_is_told_where_releases_come_from_and_when_it_may_restart() {
         text.lines().skip(1).collect::<String>()
     };
     device.start();
-    assert_eq!(told(), r#"LUCID_UPDATE_OPTIONS="--channel=stable""#);
+    assert_eq!(told(), r#"LUCID_UPDATE_OPTIONS="--usb --channel=stable --automatic""#);
+    assert!(device.run("lucid-provision/usb").exists());
     device.put(
         "lucid.toml",
         b"[update]\nsource = [\"https://a.org/x\", \"http://192.0.2.1\"]\nchannel = \"beta\"\nwindow = \"23:00-01:00\"\n\
           metered = true\n",
     );
-    let all = "LUCID_UPDATE_OPTIONS=\"--source=https://a.org/x --source=http://192.0.2.1 --channel=beta --automatic \
+    let all = "LUCID_UPDATE_OPTIONS=\"--source=https://a.org/x --source=http://192.0.2.1 --usb --channel=beta --automatic \
                --window=23:00-01:00 --metered\"";
     device.start();
     assert_eq!(told(), all);
@@ -365,13 +366,15 @@ fn the_updater_is_told_where_releases_come_from_and_when_it_may_restart() {
     assert_eq!(told(), all);
     // Where sessions are recorded, the recorder has to answer.
     let file = format!(
-        "[update]\nsource = \"https://a.org\"\nautomatic = false\n[recording]\nowner = \"{OWNER}\"\n"
+        "[update]\nsource = \"https://a.org\"\nusb = false\nautomatic = false\n[recording]\nowner = \"{OWNER}\"\n"
     );
     device.put("lucid.toml", file.as_bytes());
     device.start();
     let wanted = "LUCID_UPDATE_OPTIONS=\"--source=https://a.org --channel=stable \
                   --sessiond=/run/lucid-sessiond/recorder.sock\"";
     assert_eq!(told(), wanted);
+    // Then no driver takes a stick as a disk either.
+    assert!(!device.run("lucid-provision/usb").exists());
 }
 
 #[test]

@@ -141,6 +141,18 @@ fn that_fetching_costs_is_true_or_false_and_false_without_a_word() {
 }
 
 #[test]
+fn a_device_takes_usb_sticks_unless_it_is_told_otherwise() {
+    let parse = |text: &str| Config::parse(format!("[update]\n{text}\n").as_bytes());
+    assert!(parse("channel = \"beta\"").unwrap().settings.update.usb);
+    let update = parse("usb = false").unwrap().settings.update;
+    assert!(!update.usb && update.sources.is_empty());
+    let problem = parse("usb = \"no\"").unwrap_err().to_string();
+    assert!(problem.contains("update.usb must be true or false"), "{problem}");
+    let problem = parse("usb = false\nwindow = \"02:00-04:00\"").unwrap_err().to_string();
+    assert!(problem.contains("line 3") && problem.contains("has no source"), "{problem}");
+}
+
+#[test]
 fn a_window_may_pass_midnight_and_has_two_ends() {
     let parse = |window: &str| {
         let text = format!("[update]\nsource = \"https://a.org\"\nwindow = \"{window}\"\n");

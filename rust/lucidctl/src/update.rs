@@ -9,7 +9,7 @@ use lucid_ipc::tonic::transport::Channel;
 use lucid_ipc::tonic::{Code, Streaming};
 use lucid_ipc::update::updates_client::UpdatesClient;
 use lucid_ipc::update::{
-    ApplyRequest, CheckRequest, Ending, GetScheduleRequest, HistoryRequest, JournalRequest, Phase,
+    ApplyRequest, Cause, CheckRequest, Ending, GetScheduleRequest, HistoryRequest, JournalRequest, Phase,
     RollbackRequest, SetScheduleRequest, Slot, StatusRequest, UpdateStatus,
 };
 use lucid_ipc::update::{
@@ -155,6 +155,10 @@ struct Status {
     wish_failed: Option<String>,
     /// What is there and was not fetched.
     offered: Option<Offered>,
+    /// From where what is being installed comes.
+    source: Option<String>,
+    /// What set the last look at the sources off: `itself`, `request` or `stick`.
+    cause: Option<&'static str>,
 }
 
 /// A release that is there and was not fetched.
@@ -208,6 +212,8 @@ struct Outcome {
     reason: String,
     /// Since 1970.
     at_seconds: u64,
+    /// From where it came.
+    source: Option<String>,
 }
 
 /// What is believed.
@@ -239,6 +245,12 @@ impl From<UpdateStatus> for Status {
             Phase::Good => "good",
             Phase::Unspecified => "unknown",
         };
+        let cause = match status.cause() {
+            Cause::Unspecified => None,
+            Cause::Itself => Some("itself"),
+            Cause::Request => Some("request"),
+            Cause::Stick => Some("stick"),
+        };
         Status {
             slot: slot(status.slot()),
             target: status.target.map(|_| slot(status.target())),
@@ -257,6 +269,8 @@ impl From<UpdateStatus> for Status {
             wishes_done: status.wishes_done,
             wish_failed: status.wish_failed,
             offered: status.offered.map(Offered::from),
+            source: status.source,
+            cause,
         }
     }
 }
@@ -371,6 +385,7 @@ impl From<WireOutcome> for Outcome {
             version: outcome.version,
             reason: outcome.reason,
             at_seconds: outcome.at_seconds,
+            source: outcome.source,
         }
     }
 }
@@ -399,6 +414,12 @@ impl Outcome {
             "lost" => "ran when its records were lost",
             _ => "ended in a way that this lucidctl does not know",
         }
+    }
+
+    /// Why, and from where it came.
+    fn why(&self) -> String {
+        let source = self.source.as_ref().map(|source| format!(" (from {})", plain(source)));
+        plain(&self.reason) + &source.unwrap_or_default()
     }
 
     fn when(&self) -> String {
@@ -444,6 +465,9 @@ impl Status {
         let tried = if self.tried { ", started as a try" } else { "" };
         let running = format!("{} in slot {}{tried}", plain(&self.running), self.slot.to_uppercase());
         let mut rows = vec![("Runs", running), ("State", self.doing())];
+        if let Some(source) = &self.source {
+            rows.push(("From", plain(source)));
+        }
         if let Some(progress) = &self.progress {
             rows.push(("Of that", progress.origin()));
         }
@@ -454,7 +478,7 @@ impl Status {
         let last = self.last.as_ref().map_or_else(
             || "none yet".to_owned(),
             |last| {
-                let (version, reason) = (plain(&last.version), plain(&last.reason));
+                let (version, reason) = (plain(&last.version), last.why());
                 format!("{version} {} ({}): {reason}", last.words(), last.when())
             },
         );
@@ -467,6 +491,13 @@ impl Status {
         if let Some(trust) = &self.trust {
             rows.extend(trust.rows());
         }
+        let cause = match self.cause {
+            Some("request") => Some("somebody asked for it"),
+            Some("stick") => Some("a USB stick was plugged in"),
+            Some(_) => Some("it was time for it"),
+            None => None,
+        };
+        rows.extend(cause.map(|cause| ("Last look", cause.to_owned())));
         if let Some(bytes) = self.memory_peak_bytes {
             rows.push(("Memory", format!("{} at most", size(bytes))));
         }
@@ -528,7 +559,7 @@ fn lines(history: &[Outcome]) -> String {
             plain(&outcome.version),
             outcome.slot.to_uppercase(),
             outcome.words().to_owned(),
-            plain(&outcome.reason),
+            outcome.why(),
         ]
     }));
     table(&rows)
@@ -797,6 +828,7 @@ mod tests {
                 ending: Ending::Failed.into(),
                 reason: "the RDP host does not answer\u{1b}[2J".into(),
                 at_seconds: 1_790_000_000,
+                source: Some("https://example.org/".into()),
             }),
             trust: Some(WireTrust {
                 root_version: 2,
@@ -810,6 +842,8 @@ mod tests {
             wishes_done: 3,
             wish_failed: Some("no source answers".into()),
             offered: Some(offered()),
+            source: Some("the USB stick sda1".into()),
+            cause: Cause::Stick.into(),
         }
     }
 
@@ -933,13 +967,14 @@ mod tests {
             slot: "a",
             ending: "installed",
             at_seconds: 0,
+            source: None,
             ..last.clone()
         };
         assert_eq!(
             lines(&[first, last]),
             "ENDED                 VERSION  SLOT  HOW            WHY\n\
              1970-01-01T00:00:00Z  0.1.0    A     was installed  the RDP host does not answer?[2J\n\
-             2026-09-21T14:13:20Z  0.1.6    B     did not pass   the RDP host does not answer?[2J\n"
+             2026-09-21T14:13:20Z  0.1.6    B     did not pass   the RDP host does not answer?[2J (from https://example.org/)\n"
         );
         assert_eq!(lines(&[]), "No update has ended yet.\n");
     }

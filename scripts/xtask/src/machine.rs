@@ -32,6 +32,11 @@ const PRESS_AGAIN: Duration = Duration::from_secs(8);
 /// The card of a machine with a log of writes, and that log, as QEMU's block devices.
 const CARD: &str = "card";
 const LOG: &str = "log";
+/// The USB port of a machine that has one, and the stick in it.
+const PORT: &str = "xhci";
+const STICK: &str = "stick";
+/// The longest until QEMU has let go of a stick that was pulled out.
+const PULL_BOUND: Duration = Duration::from_secs(30);
 /// First line of what the announce service prints on every console.
 const ANNOUNCE: &str = "Lucid is ready.";
 /// What the announcement's last line for every machine is about.
@@ -264,6 +269,8 @@ pub(crate) struct Options {
     pub(crate) watchdog: bool,
     /// The time at which the machine's clock begins, as QEMU's `-rtc base=` takes it; this machine's if none.
     pub(crate) clock: Option<String>,
+    /// There is a USB port ([`Machine::plug`]).
+    pub(crate) usb: bool,
 }
 
 impl Default for Options {
@@ -277,6 +284,7 @@ impl Default for Options {
             read_only: false,
             watchdog: false,
             clock: None,
+            usb: false,
         }
     }
 }
@@ -439,6 +447,9 @@ impl Machine {
         if options.watchdog {
             qemu.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
         }
+        if options.usb {
+            qemu.args(["-device", &format!("qemu-xhci,id={PORT}")]);
+        }
         if let Some(clock) = &options.clock {
             qemu.args(["-rtc", &format!("base={clock}")]);
         }
@@ -576,6 +587,28 @@ impl Machine {
         self.qmp.command("blockdev-add", &node)?;
         let between = json!({"options": [{"driver": "raw", "node-name": CARD, "file": FAILING}]});
         self.qmp.command("blockdev-reopen", &between).map(drop)
+    }
+
+    /// Plugs a USB stick with these bytes into the machine's port.
+    pub(crate) fn plug(&mut self, image: &Path) -> Result<()> {
+        let file = json!({"driver": "file", "filename": image});
+        let node = json!({"driver": "raw", "node-name": STICK, "file": file});
+        self.qmp.command("blockdev-add", &node)?;
+        let bus = format!("{PORT}.0");
+        let stick =
+            json!({"driver": "usb-storage", "id": STICK, "bus": bus, "drive": STICK, "removable": true});
+        self.qmp.command("device_add", &stick).map(drop)
+    }
+
+    /// Pulls it out, whatever the machine does with it.
+    pub(crate) fn pull(&mut self) -> Result<()> {
+        self.qmp.command("device_del", &json!({"id": STICK}))?;
+        let interrupt = self.interrupt.clone();
+        interrupt.wait_for("the end of a stick that was pulled out", PULL_BOUND, || {
+            // As long as the device is not gone, QEMU says that its image is used.
+            Ok(self.qmp.command("blockdev-del", &json!({"node-name": STICK})).ok())
+        })?;
+        Ok(())
     }
 
     /// Presses the reset button.

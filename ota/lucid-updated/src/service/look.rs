@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use jiff::Timestamp as Time;
 use lucid_release_format::{Index, Release, Verdict, Version};
 
 use super::{Asked, KINDS, Service, Slots, now};
@@ -13,6 +14,7 @@ use crate::{
     source::Source,
     state::{Event, Phase},
     trust::{Offer, Offers, Refused, Trust},
+    usb::FOLDER,
 };
 
 /// A source that offers what was chosen.
@@ -40,6 +42,17 @@ impl Chosen {
     #[must_use]
     pub fn release(&self) -> &Release {
         &self.release
+    }
+
+    /// Puts those first from whom fetching costs nothing, or with `alone` leaves only them; says whether there are any. Where there
+    /// are none, nothing changes.
+    pub(super) fn saves(&mut self, alone: bool) -> bool {
+        let free = self.mirrors.iter().any(|mirror| !mirror.source.costs());
+        if free && alone {
+            self.mirrors.retain(|mirror| !mirror.source.costs());
+        }
+        self.mirrors.sort_by_key(|mirror| mirror.source.costs());
+        free
     }
 }
 
@@ -116,9 +129,12 @@ impl Service {
     /// # Errors
     /// When no source gives metadata that is believed: that of one that was refused, or else of the last one.
     pub async fn look(&mut self) -> Result<Looked> {
-        let mut failed = Error::Nothing("no source is given: see --source".to_owned());
+        let mut failed = match self.usb {
+            Some(_) => Error::NoStick,
+            None => Error::Nothing("no source is given: see --source".to_owned()),
+        };
         let (mut good, mut warnings) = (Vec::new(), Vec::new());
-        for (number, source) in self.parts.sources.clone().into_iter().enumerate() {
+        for (number, source) in self.sources().await.into_iter().enumerate() {
             // Several are at hand at once.
             let scratch = self.parts.trust.scratch.join(number.to_string());
             let trust = Trust { scratch, ..self.parts.trust.clone() };
@@ -139,7 +155,12 @@ impl Service {
                     good.push((offers, source));
                 }
                 Err(refused) => {
-                    warnings.push(format!("{}: {refused}", source.name()));
+                    // Nothing but this clock says that.
+                    let clock = match refused {
+                        Refused::Expired { .. } => format!("; the device's clock says {}", Time::now()),
+                        _ => String::new(),
+                    };
+                    warnings.push(format!("{}: {refused}{clock}", source.name()));
                     // A source that was asked, and refused, is not one that could not be asked.
                     if number == 0 || is_unasked(&failed) {
                         failed = refused.into();
@@ -161,6 +182,29 @@ impl Service {
         self.trouble("sources", (!warnings.is_empty()).then(|| warnings.join("; ")));
         self.show(None);
         if good.is_empty() { Err(failed) } else { Ok(self.choose(good)) }
+    }
+
+    /// Those who are asked: the ones that were given, then the USB sticks that are plugged in now.
+    async fn sources(&mut self) -> Vec<Arc<dyn Source>> {
+        let mut sources = self.parts.sources.clone();
+        let Some(usb) = self.usb.clone() else { return sources };
+        let mut wrong = Vec::new();
+        let sticks = usb.there().unwrap_or_else(|error| {
+            wrong.push(format!("looking for USB sticks: {error}"));
+            Vec::new()
+        });
+        for stick in &sticks {
+            match usb.source(stick).await {
+                Ok(Some(source)) => sources.push(source),
+                Ok(None) => tracing::info!("{} has no folder {FOLDER} with releases", stick.name()),
+                Err(why) => wrong.push(format!("{}: {why}", stick.name())),
+            }
+        }
+        for wrong in &wrong {
+            tracing::warn!("{wrong}");
+        }
+        self.trouble("USB", (!wrong.is_empty()).then(|| wrong.join("; ")));
+        sources
     }
 
     fn said(&self, release: &Release) -> Said {

@@ -5,7 +5,7 @@ use std::path::Path;
 use lucid_release_format::Version;
 use serde::{Deserialize, Serialize};
 
-use super::{Planned, Service};
+use super::{Cause, Planned, Service};
 use crate::{
     boot::{Booted, Slot},
     error::Result,
@@ -37,6 +37,10 @@ pub struct Status {
     pub tried: bool,
     /// What is being done.
     pub phase: Phase,
+    /// From where that comes.
+    pub source: Option<String>,
+    /// What set the last look at the sources off.
+    pub cause: Option<Cause>,
     /// How far that is.
     pub progress: Option<Progress>,
     /// For what a restart waits.
@@ -62,6 +66,7 @@ pub struct Status {
 #[serde(default)]
 struct Told {
     planned: Option<Planned>,
+    cause: Option<Cause>,
     progress: Option<Progress>,
     waiting: Option<String>,
     memory_peak: Option<u64>,
@@ -113,7 +118,8 @@ impl Outcome {
             Ending::Dropped => "was given up",
             Ending::Lost => "goes on without what was known",
         };
-        format!("{} in slot {} {ending}: {}", self.version, self.slot.name(), self.reason)
+        let source = self.source.as_ref().map(|source| format!(" (from {source})")).unwrap_or_default();
+        format!("{} in slot {} {ending}: {}{source}", self.version, self.slot.name(), self.reason)
     }
 }
 
@@ -132,6 +138,8 @@ impl Status {
             slot: booted.slot,
             tried: booted.tried,
             phase: state.phase.clone(),
+            source: state.source.clone(),
+            cause: None,
             progress: None,
             waiting: None,
             floor: state.floor,
@@ -169,8 +177,9 @@ impl Status {
             |bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
         );
         match told {
-            Ok(Told { planned, progress, waiting, memory_peak, troubles: others }) => {
+            Ok(Told { planned, cause, progress, waiting, memory_peak, troubles: others }) => {
                 status.planned = planned.filter(|_| runs);
+                status.cause = cause.filter(|_| runs);
                 status.progress = progress.filter(|_| runs && matches!(state.phase, Phase::Staging { .. }));
                 status.waiting = waiting.filter(|_| runs && matches!(state.phase, Phase::Staged { .. }));
                 status.memory_peak = memory_peak;
@@ -211,6 +220,7 @@ impl Status {
                 format!("{} in slot {} is well and becomes the one that boots", release.version, slot.name())
             }
         });
+        lines.extend(self.source.as_ref().map(|source| format!("it comes from {source}")));
         if let Some(progress) = &self.progress {
             lines.push(format!("{} of {} bytes are in their places", progress.done, progress.total));
         }
@@ -236,6 +246,14 @@ impl Status {
             let never = "no source has been well yet".to_owned();
             lines.push(checked.as_ref().map_or(never, |at| format!("a source was well last at {at}")));
         }
+        lines.extend(self.cause.map(|cause| {
+            let why = match cause {
+                Cause::Itself => "it was time for it",
+                Cause::Request => "somebody asked for it",
+                Cause::Stick => "a USB stick was plugged in",
+            };
+            format!("the last look at the sources: {why}")
+        }));
         lines.extend(self.troubles.iter().map(|trouble| format!("trouble: {trouble}")));
         lines.join("\n")
     }
@@ -251,6 +269,7 @@ impl Service {
         let running = self.parts.settings.system.version;
         let mut status = Status::of(&self.state, &self.memory, booted, &self.parts.trust, running);
         status.waiting = if self.unasked { Some(UNASKED.to_owned()) } else { self.waiting.clone() };
+        status.cause = self.cause;
         let settings = &self.parts.settings;
         status.planned = Some(Planned {
             next_look: self.next_look,

@@ -45,7 +45,9 @@ impl Service {
                 Ok(()) => return Ok(true),
                 Err(error) if of_source(&error) => {
                     let version = chosen.release().version;
-                    tracing::warn!("{}: {version} is not had from it: {error}", mirror.source.name());
+                    let words = format!("{}: {version} is not had from it: {error}", mirror.source.name());
+                    tracing::warn!("{words}");
+                    self.trouble("sources", Some(words));
                     failed = error;
                 }
                 Err(error) => return Err(error),
@@ -94,6 +96,10 @@ impl Service {
             if old == release && *into == slot);
         if !goes_on {
             self.take(Event::Begin { release: release.clone(), slot })?;
+        }
+        let from = source.name();
+        if self.state.source.as_ref() != Some(&from) {
+            self.take(Event::From { source: from })?;
         }
         self.know_own(booted).await?;
         tracing::info!("{} goes into slot {}", release.version, slot.name());

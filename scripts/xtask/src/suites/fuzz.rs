@@ -28,7 +28,7 @@ const FOLDER: &str = "rust/fuzz";
 /// The target that shows that coverage guides; it is to be found in this many inputs. 40 thousand were needed.
 const GUIDED: (&str, u32) = ("guided", 2_000_000);
 /// Inputs for each target, those of the corpus included, so that each runs for some seconds.
-const RUNS: [(&str, u32); 39] = [
+const RUNS: [(&str, u32); 40] = [
     ("client_info", 200_000),
     ("clipboard", 60_000),
     ("clipboard_content", 10_000),
@@ -73,6 +73,8 @@ const RUNS: [(&str, u32); 39] = [
     ("update_journal", 60_000),
     ("update_kept", 100_000),
     ("update_select", 100_000),
+    // Inputs are as long as a file system.
+    ("update_stick", 20_000),
 ];
 /// What one input may take: seconds, and MiB of the whole process. The targets themselves bound the heap, far below.
 const LIMITS: [&str; 2] = ["-timeout=20", "-rss_limit_mb=1024"];

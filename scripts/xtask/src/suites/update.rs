@@ -10,9 +10,8 @@
 //!   armed, with another system put into the slot that is tried, as staging would have; so none has to stage anything.
 //! - `cut`: the plug is pulled at every write step of an update and at random moments, made from a record of what the card was
 //!   told ([`cuts`]).
+//! - `usb`: a stick is all that the machine has: it is plugged in, pulled out and put back, and is not what it says.
 //! - `attack`: what a server can do. Other attacks need no network, and are tests of lucid-updated.
-//!
-//! A folder (a USB stick) as a source is left out: nothing on the device mounts one.
 //!
 //! The run of every day takes some ten minutes under emulation; one with `--long`, an hour and more. Only that one goes to a
 //! third version, lets the kernel hang or panic, the start or the service manager hang and lucid-updated never start, meets the
@@ -26,6 +25,7 @@ mod device;
 mod faults;
 mod releases;
 mod taken;
+mod usb;
 mod web;
 
 use std::{fs, path::PathBuf};
@@ -77,6 +77,9 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     if report.wants("cut") && lives.len() == 2 {
         cuts::run(&bench, &mut web, lives, report)?;
     }
+    if report.wants("usb") {
+        usb::run(&bench, report)?;
+    }
     Ok(())
 }
 
@@ -124,14 +127,18 @@ impl<'a> Bench<'a> {
 
     /// The same with an image of one's own.
     fn card_of(&self, name: &str, image: &Disks) -> Result<Scratch> {
+        self.card_with(name, image, &format!("[update]\nsource = \"http://10.0.2.2:{}\"\n", self.port))
+    }
+
+    /// The same, with this at the end of its `lucid.toml`.
+    fn card_with(&self, name: &str, image: &Disks, update: &str) -> Result<Scratch> {
         let disks = Disks::scratch(&image.dir, &self.machine(name))?;
         disks.grow(CARD_BYTES)?;
         device::clear(&disks, "b")?;
         disks.provision(&format!(
             "[rdp]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n\n[policy]\nprofile = \"standard\"\n\n\
-             [recording]\nowner = \"{}\"\n\n\
-             [update]\nsource = \"http://10.0.2.2:{}\"\n",
-            self.owner, self.port
+             [recording]\nowner = \"{}\"\n\n{update}",
+            self.owner
         ))?;
         Ok(disks)
     }

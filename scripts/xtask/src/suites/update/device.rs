@@ -91,6 +91,8 @@ pub(super) struct Staged {
     pub(super) copied: u64,
     /// That were fetched, packed as they are.
     pub(super) fetched: u64,
+    /// Of those, that came out of a patch, without its head.
+    pub(super) patched: u64,
     /// The most memory that the service has had, in MiB.
     pub(super) peak: u64,
 }
@@ -104,8 +106,8 @@ impl Staged {
         });
         match numbers {
             Some(Ok(numbers)) => match numbers[..] {
-                [kept, copied, fetched, peak] => Ok(Self { kept, copied, fetched, peak }),
-                _ => Err(Error::broken(format!("{line:?} does not have four numbers"))),
+                [kept, copied, fetched, patched, peak] => Ok(Self { kept, copied, fetched, patched, peak }),
+                _ => Err(Error::broken(format!("{line:?} does not have five numbers"))),
             },
             _ => Err(Error::broken(format!("{line:?} does not say how a release was staged"))),
         }
@@ -232,6 +234,11 @@ impl State {
         }
     }
 
+    /// From where the last update came that ended.
+    pub(super) fn source(&self) -> Option<&str> {
+        self.state["history"].as_array()?.last()?["source"].as_str()
+    }
+
     /// An error unless nothing is being done and the last update, to this version, ended so.
     pub(super) fn must_have_ended(&self, version: &str, ending: &str) -> Result<&str> {
         match (self.phase(), self.last()) {
@@ -326,7 +333,7 @@ mod tests {
     use super::*;
 
     const LINE: &str = "[   31.482911] lucid-updated[213]:  INFO lucid_updated::service: 1.1.0 is staged: 12 bytes \
-                        were there, 345 were copied, 6 were fetched; it took 21 MB at most\n";
+                        were there, 345 were copied, 6 were fetched, 2 of them as a patch; it took 21 MB at most\n";
 
     #[test]
     fn a_line_is_found_once_it_is_whole() {
@@ -342,7 +349,8 @@ mod tests {
 
     #[test]
     fn what_was_staged_is_read() {
-        assert_eq!(Staged::parse(LINE).unwrap(), Staged { kept: 12, copied: 345, fetched: 6, peak: 21 });
+        let staged = Staged { kept: 12, copied: 345, fetched: 6, patched: 2, peak: 21 };
+        assert_eq!(Staged::parse(LINE).unwrap(), staged);
         assert!(Staged::parse("1.1.0 is staged: all").is_err());
     }
 }

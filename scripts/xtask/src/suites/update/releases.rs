@@ -231,16 +231,23 @@ pub(super) fn must_be_fetched(
 ) -> Result<String> {
     let whole = fs::metadata(archive).at("looking at", archive)?.len();
     let name = archive.file_name().unwrap_or_default().to_string_lossy();
-    let of_it: Vec<_> = asked.iter().filter(|request| request.path.ends_with(&*name)).collect();
-    let sent: u64 = of_it.iter().map(|request| request.bytes).sum();
-    if of_it.iter().any(|request| request.status != 206 || !request.range) {
-        return Err(Error::broken("the archive was not asked for in parts alone"));
+    let (patches, of_it): (Vec<_>, Vec<_>) = asked
+        .iter()
+        .filter(|request| request.path.ends_with(".patch") || request.path.ends_with(&*name))
+        .partition(|request| request.path.ends_with(".patch"));
+    let bytes = |of: &[&super::web::Request]| of.iter().map(|request| request.bytes).sum::<u64>();
+    let (patched, chunks) = (bytes(&patches), bytes(&of_it));
+    if patches.iter().chain(&of_it).any(|request| request.status != 206 || !request.range) {
+        return Err(Error::broken("the archive, or a patch, was not asked for in parts alone"));
     }
-    if of_it.is_empty() || sent != staged.fetched {
-        let questions = of_it.len();
+    let sent = patched + chunks;
+    // The head of a patch is counted by nobody but the server.
+    if sent == 0 || chunks + staged.patched != staged.fetched || patched < staged.patched {
+        let questions = patches.len() + of_it.len();
         return Err(Error::broken(format!(
-            "{sent} bytes were sent in {questions} answers, and the device says that it has fetched {}",
-            staged.fetched
+            "{sent} bytes were sent in {questions} answers, {patched} of them of a patch, and the device says that it has \
+             fetched {}, {} of them of a patch",
+            staged.fetched, staged.patched
         )));
     }
     let right = match share {
@@ -256,7 +263,7 @@ pub(super) fn must_be_fetched(
     Ok(format!(
         "{:.2} MB fetched in {} parts of an archive of {:.1} MB; {:.1} MB were in their places, {:.1} MB copied",
         mb(sent),
-        of_it.len(),
+        patches.len() + of_it.len(),
         mb(whole),
         mb(staged.kept),
         mb(staged.copied)

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The most memory that the update service may take, in MiB.
-const MEMORY_GOAL: u64 = 64;
+pub(super) const MEMORY_GOAL: u64 = 64;
 
 /// Nothing, and where it is on a card whose service takes it for what it runs.
 const NOTHING: &str = "usr/share/lucid/nothing";
@@ -199,7 +199,7 @@ fn staged(
 }
 
 /// Waits until a new system is kept, from byte `from` of the console on; gives where the console was then.
-fn kept(machine: &mut Machine, from: usize, version: &str, slot: char) -> Result<usize> {
+pub(super) fn kept(machine: &mut Machine, from: usize, version: &str, slot: char) -> Result<usize> {
     let number = if slot == 'b' { TRIES_B } else { TRIES_A };
     let (_, tries) = device::line(machine, TRY_BOUND, from, &[number])?;
     let (_, at) = device::line(machine, TRY_BOUND, tries, &[version, KEPT])?;
