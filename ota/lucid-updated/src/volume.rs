@@ -292,9 +292,10 @@ impl Volume {
         while left > 0 {
             let (at, length) = (self.place(number)?, self.cluster.min(left));
             left -= length;
+            let count = pieces.len();
             match pieces.last_mut() {
                 Some(last) if last.at + last.length == at => last.length += length,
-                _ if pieces.len() == MAX_PIECES => {
+                _ if count == MAX_PIECES => {
                     return Err(Unreadable::TooMuch("a file on it lies in too many pieces"));
                 }
                 _ => pieces.push(Piece { at, length }),
