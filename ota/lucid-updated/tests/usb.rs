@@ -491,7 +491,8 @@ async fn a_stick_whose_list_too_few_have_signed_is_refused_by_name() {
     let mut service = world.service(true);
     let error = service.round(None).await.unwrap_err();
     assert!(matches!(error, Error::Refused(Refused::Forged { valid: 1, threshold: 2, .. })), "{error}");
-    let said = "the USB stick sda1: the list of targets is forged: 1 of 2 signatures";
+    let said = "the USB stick sda1: the list of targets is not signed by those who have to sign it: it needs 2 good \
+                signatures and has 1";
     assert!(words(&service).contains(said), "{}", words(&service));
     assert_eq!(service.state().phase, Phase::Idle {});
 }

@@ -29,7 +29,7 @@ impl Case {
         Self { name, paths, terminating: false, listed: true }
     }
 
-    async fn is_refused(self) {
+    async fn must_be_refused(self) {
         let Self { name, paths, terminating, listed } = self;
         let mut world = World::new();
         let other = signer(71);
@@ -38,7 +38,7 @@ impl Case {
         role.delegations = None;
         let release = "lucid-qemu-arm64-0.10.0.index";
         role.targets.insert(TargetName::new(release).unwrap(), world.maker.targets[release].clone());
-        let delegated = sign(role, &[other.clone()]);
+        let delegated = sign(role, std::slice::from_ref(&other));
         world.site.put(&format!("metadata/1.{name}.json"), delegated.clone());
         let mut role = Targets::new("1.0.0".to_owned(), number(2), days(30));
         let (keyids, threshold) = (vec![other.id()], number(1));
@@ -67,27 +67,27 @@ impl Case {
 #[tokio::test]
 async fn unusual_role_names() {
     for name in ["?", "#", "/delegatedrole", "../delegatedrole", "", "ä", "a b"] {
-        Case::new(name).is_refused().await;
+        Case::new(name).must_be_refused().await;
     }
     // Those of files that are asked for by themselves.
     for name in ["root", "timestamp", "snapshot"] {
-        Case::new(name).is_refused().await;
+        Case::new(name).must_be_refused().await;
     }
 }
 
 #[tokio::test]
 async fn lists_that_delegate_are_refused() {
-    Case::new("A").is_refused().await;
-    Case { terminating: true, ..Case::new("A") }.is_refused().await;
+    Case::new("A").must_be_refused().await;
+    Case { terminating: true, ..Case::new("A") }.must_be_refused().await;
     for pattern in ["*.py", "releases/*/*", "foo-?.tgz"] {
         let paths = PathSet::Paths(vec![PathPattern::new(pattern).unwrap()]);
-        Case { paths, ..Case::new("A") }.is_refused().await;
+        Case { paths, ..Case::new("A") }.must_be_refused().await;
     }
     let paths = PathSet::PathHashPrefixes(vec![PathHashPrefix::new("0").unwrap()]);
-    Case { paths, ..Case::new("bin-0") }.is_refused().await;
+    Case { paths, ..Case::new("bin-0") }.must_be_refused().await;
 }
 
 #[tokio::test]
 async fn delegation_that_is_not_in_the_snapshot() {
-    Case { listed: false, ..Case::new("delegated") }.is_refused().await;
+    Case { listed: false, ..Case::new("delegated") }.must_be_refused().await;
 }

@@ -97,7 +97,7 @@ fn refused(bench: &Bench, machine: &mut Machine, release: &Path) -> Result<Strin
     unsign(&copy)?;
     machine.plug(&stick(bench, "unsigned", &copy, false)?)?;
     machine.wait_ready(0)?;
-    let words = ["the USB stick sda: ", "the timestamp is forged: 0 of 1 signatures"];
+    let words = ["the USB stick sda: ", "the timestamp is not signed by those who have to sign it"];
     let (said, _) = device::line(machine, BOOT_BOUND, 0, &words)?;
     machine.pull()?;
     if machine.console()?.contains(BEGUN) {
