@@ -54,7 +54,9 @@ pub(super) fn run(bench: &Bench, web: &mut Web, machine: &mut Machine, report: &
     report.check("attack: arbitrary software: chunks that are not what was signed are not kept", || {
         releases.publish("1.2.0")?;
         let damaged = releases.copy("web-damaged")?;
-        damage(&releases.archive(&damaged, "1.2.0")?)?;
+        for file in releases.contents(&damaged, "1.2.0")? {
+            damage(&file)?;
+        }
         let from = machine.console()?.len();
         web.serve(&damaged)?;
         let (_, at) = device::line(machine, STAGE_BOUND, from, &["1.2.0", BEGUN])?;
