@@ -144,22 +144,27 @@ impl<'a> Releases<'a> {
         release::publish(self.place, &self.keys, &image.dir, version, version, &self.web())
     }
 
+    /// The archive of a version, in a folder that is given out.
+    pub(super) fn archive(&self, web: &Path, version: &str) -> Result<PathBuf> {
+        let is_archive = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "chunks");
+        self.contents(web, version)?.into_iter().find(is_archive).ok_or_else(|| {
+            Error::broken(format!("{} has no archive of {version}", web.join("targets").display()))
+        })
+    }
+
     /// The files of which a version is made, in a folder that is given out: its archive, and patches to it.
     pub(super) fn contents(&self, web: &Path, version: &str) -> Result<Vec<PathBuf>> {
         let targets = web.join("targets");
+        let (archive, patch) = (format!("-{version}.chunks"), format!("-{version}-from-"));
         let mut found = Vec::new();
         for entry in fs::read_dir(&targets).at("reading", &targets)? {
             let entry = entry.at("reading", &targets)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let is_archive = name.ends_with(&format!("-{version}.chunks"));
-            if is_archive || (name.ends_with(".patch") && name.contains(&format!("-{version}-from-"))) {
+            if name.ends_with(&archive) || (name.ends_with(".patch") && name.contains(&patch)) {
                 found.push(entry.path());
             }
         }
-        match found.iter().any(|path| path.extension().is_some_and(|ending| ending == "chunks")) {
-            true => Ok(found),
-            false => Err(Error::broken(format!("{} has no archive of {version}", targets.display()))),
-        }
+        Ok(found)
     }
 
     /// A copy of what is given out now.
