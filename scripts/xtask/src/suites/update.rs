@@ -14,10 +14,10 @@
 //! - `attack`: what a server can do. Other attacks need no network, and are tests of lucid-updated.
 //!
 //! The run of every day takes some ten minutes under emulation; one with `--long`, an hour and more. Only that one goes to a
-//! third version, lets the kernel hang or panic, the start or the service manager hang and lucid-updated never start, meets the
-//! server that drips, records an update that falls back, and starts the machine after a cut at every write step.
-//! LUCID_POWER_CUTS says at how many random moments the plug is pulled, and that the machine is started after each of them (a
-//! minute each, two at a time; LUCID_POWER_MACHINES says otherwise); LUCID_POWER_SEED another seed.
+//! third version, fetches all of a release, has other faults than a recorder that cannot write, meets the server that drips,
+//! records an update that falls back, and starts the machine after a cut at every write step. LUCID_POWER_CUTS says at how many
+//! random moments the plug is pulled, and that the machine is started after each of them (a minute each, two at a time;
+//! LUCID_POWER_MACHINES says otherwise); LUCID_POWER_SEED another seed.
 
 mod attacks;
 mod cuts;

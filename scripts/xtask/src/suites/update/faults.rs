@@ -58,7 +58,7 @@ const FAULTS: [Fault; 8] = [
     Fault {
         property: "fault: where the RDP host does not start the old system is back, and says so",
         folder: "no-rdp",
-        long: false,
+        long: true,
         way: Way::Gate(&["the RDP host answers", "all services have started"]),
         kept: &["no-such-option", "passed: the recorder seals a test record"],
         make: |bench, disks| replaced(bench, disks, "no-rdp", &[no_rdp()]),
@@ -66,7 +66,7 @@ const FAULTS: [Fault; 8] = [
     Fault {
         property: "fault: where the root does not verify the old system is back, and says so",
         folder: "bad-root",
-        long: false,
+        long: true,
         way: Way::Restart(&["corrupted", "Kernel panic"]),
         kept: &[],
         // In its superblock.

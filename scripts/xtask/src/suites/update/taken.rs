@@ -54,10 +54,12 @@ pub(super) fn run(bench: &Bench, web: &mut Web, report: &mut Report, lives: &mut
     if let Some(log) = log("staging") {
         lives.push(Life::recorded(Story::Kept, before, &log)?);
     }
-    report.check(
-        "taken: a device that has nothing of a release fetches all of it, with no more memory",
-        || full(bench, web),
-    );
+    if bench.long {
+        report.check(
+            "taken: a device that has nothing of a release fetches all of it, with no more memory",
+            || full(bench, web),
+        );
+    }
     if !["taken", "attack", "cut"].into_iter().any(|group| report.wants(group)) {
         return Ok(());
     }

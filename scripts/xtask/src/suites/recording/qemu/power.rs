@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Boots that end with a power cut, unless LUCID_POWER_CUTS says how many.
-const BOOTS: u64 = 3;
+const BOOTS: u64 = 2;
 /// Moments of each of them at which the plug might have been pulled as well.
 const MOMENTS: usize = 20;
 /// The plug is pulled this long after the session has become busy at the earliest, and so much later at the latest.
