@@ -139,6 +139,8 @@ pub struct Service {
     /// No source could be asked in the last round, and so what is staged was not tried.
     unasked: bool,
     judged: bool,
+    /// The patch with which, and after which, a source failed in the last run.
+    hung: Option<String>,
     /// What the slots were said to hold.
     held: Holdings,
     /// What somebody set of when the machine updates itself.
@@ -235,6 +237,7 @@ impl Service {
             waiting: None,
             unasked: false,
             judged: false,
+            hung: None,
             held,
             plan: Arc::new(plan),
             offered: None,
