@@ -1086,13 +1086,18 @@ async fn the_device_does_not_go_back_to_a_slot_that_is_being_written_or_was() {
     world.offer(&release("0.3.0"));
     let fetched = |path: &String| path.ends_with(".chunks") && path.contains("0.3.0");
     let path = world.site.paths().into_iter().find(fetched).unwrap();
-    let name = path.rsplit('/').next().unwrap().to_owned();
-    world.site.fail(&path, Failed::Slow { name, what: "no bytes come any more" });
+    // All but its last chunk comes, and is written.
+    let mut damaged = world.site.get(&path);
+    *damaged.last_mut().unwrap() ^= 1;
+    world.site.put(&path, damaged);
     let mut service = world.service(true);
     assert_eq!(service.start().await.unwrap(), After::On);
     service.round(None).await.unwrap_err();
     let why = world.refuses_to_go_back(&mut service).await;
-    assert!(why.contains("0.3.0 is being written into slot a"), "{why}");
+    assert!(
+        why.contains("0.3.0 is being written into slot a, and the partition boot-a does not hold 0.1.0"),
+        "{why}"
+    );
     // One byte of it, whoever has changed it.
     let mut world = World::new();
     world.updated().await;
@@ -1101,6 +1106,29 @@ async fn the_device_does_not_go_back_to_a_slot_that_is_being_written_or_was() {
     let mut service = world.service(true);
     let why = world.refuses_to_go_back(&mut service).await;
     assert!(why.contains("slot a does not hold 0.1.0 as a whole any more, its partition root-a"), "{why}");
+}
+
+#[tokio::test]
+async fn the_device_goes_back_to_a_slot_of_which_nothing_was_written_over_yet() {
+    let mut world = World::new();
+    world.updated().await;
+    world.offer(&release("0.3.0"));
+    let fetched = |path: &String| path.ends_with(".chunks") && path.contains("0.3.0");
+    let path = world.site.paths().into_iter().find(fetched).unwrap();
+    let name = path.rsplit('/').next().unwrap().to_owned();
+    world.site.fail(&path, Failed::Missing { name });
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    service.round(None).await.unwrap_err();
+    assert!(matches!(service.state().phase, Phase::Staging { .. }));
+    assert_eq!(service.round(Some(Asked::Rollback)).await.unwrap(), After::Restart);
+    let Phase::Trying { release, slot: Slot::A, .. } = &service.state().phase else {
+        panic!("{:?}", service.state().phase)
+    };
+    assert_eq!(release.version, "0.1.0".parse().unwrap());
+    let last = service.state().last().unwrap();
+    assert_eq!((last.version, last.ending), ("0.3.0".parse().unwrap(), Ending::Dropped));
+    assert!(last.reason.contains("nothing was written over yet"), "{}", last.reason);
 }
 
 #[tokio::test]
