@@ -359,6 +359,9 @@ impl Service {
     /// for as long as what was believed then holds: nobody else could say that it was withdrawn.
     async fn alone(&mut self, asked: Option<Asked>) -> Result<After> {
         self.offered = None;
+        if asked != Some(Asked::Apply) {
+            self.outgrow()?;
+        }
         if matches!(self.state.phase, Phase::Staged { .. }) {
             if asked == Some(Asked::Apply) {
                 return self.leave(notice(asked)).await;

@@ -23,7 +23,7 @@ use lucid_updated::{
     schedule::{Change, Plan},
     service::{After, Asked, Cause, Parts, STATUS, Service, Settings},
     source::{Failed, Folder, Limits, Source},
-    state::Phase,
+    state::{FILE, Phase},
     trust::{Refused, Trust},
     usb::{MAX_STICKS, Usb},
 };
@@ -277,6 +277,7 @@ struct World {
     ports: Ports,
     sources: Vec<Arc<dyn Source>>,
     metered: bool,
+    channel: &'static str,
 }
 
 impl World {
@@ -287,8 +288,8 @@ impl World {
         let machine = SimMachine::new(Power::new(u64::MAX, 1), slots, false);
         let (maker, site, run) = (Maker::new(), Site::default(), tempfile::tempdir().unwrap());
         let trust = Trust { root: maker.root(1, &[]), scratch: run.path().join("scratch"), built: 0 };
-        let (ports, sources, metered) = (Ports::new(), Vec::new(), false);
-        Self { machine, maker, site, trust, run, ports, sources, metered }
+        let (ports, sources, metered, channel) = (Ports::new(), Vec::new(), false, "stable");
+        Self { machine, maker, site, trust, run, ports, sources, metered, channel }
     }
 
     /// What is published is on a stick from now on.
@@ -314,7 +315,7 @@ impl World {
             journal: Arc::new(Lines),
             settings: Settings {
                 system: system("0.1.0"),
-                channel: "stable".into(),
+                channel: self.channel.into(),
                 within: Duration::ZERO,
                 every: Duration::from_secs(3600),
                 automatic,
@@ -390,6 +391,39 @@ async fn what_was_staged_is_not_tried_by_itself_once_what_was_believed_has_expir
     assert!(staged(&service) && words(&service).contains("the restart waits"), "{}", words(&service));
     // Somebody who asks knows that.
     assert_eq!(service.round(Some(Asked::Apply)).await.unwrap(), After::Restart);
+}
+
+#[tokio::test]
+async fn what_was_staged_is_given_up_without_a_stick_too_when_it_is_not_for_this_device_any_more() {
+    let mut world = World::new();
+    world.offer("0.2.0");
+    world.stick(1);
+    world.service(false).round(None).await.unwrap();
+    world.ports.pull();
+    world.channel = "edge";
+    let kept = world.machine.store.get(FILE).unwrap();
+    let mut service = world.service(true);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert_eq!(service.state().phase, Phase::Idle {});
+    assert!(service.state().last().unwrap().reason.contains("another channel"), "{}", words(&service));
+    drop(service);
+    // Somebody who asks for it gets it.
+    world.machine.store.put(FILE, kept);
+    assert_eq!(world.service(true).round(Some(Asked::Apply)).await.unwrap(), After::Restart);
+}
+
+#[tokio::test]
+async fn what_was_staged_is_not_tried_by_itself_while_the_clock_is_set_back() {
+    let mut world = World::new();
+    world.offer("0.2.0");
+    world.stick(1);
+    world.service(false).round(None).await.unwrap();
+    world.ports.pull();
+    // The image that runs was built tomorrow.
+    world.trust.built = jiff::Timestamp::now().as_second() + 86_400;
+    let mut service = world.service(true);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert!(staged(&service) && words(&service).contains("the restart waits"), "{}", words(&service));
 }
 
 #[tokio::test]

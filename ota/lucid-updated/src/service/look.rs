@@ -207,6 +207,17 @@ impl Service {
         sources
     }
 
+    /// Gives up what is being written or waits to be tried when it is none for this device any more, as far as that is known
+    /// without a source. What the clock alone says is no reason: a clock that was set back says that a turn has not come.
+    pub(super) fn outgrow(&mut self) -> Result<()> {
+        let Some((release, _)) = self.state.phase.about() else { return Ok(()) };
+        let said = self.said(release);
+        if said.turn.is_some() {
+            return Ok(());
+        }
+        self.withdraw(&Looked { chosen: None, said: vec![said] })
+    }
+
     fn said(&self, release: &Release) -> Said {
         let settings = &self.parts.settings;
         let (machine, running) = (settings.system.machine.as_str(), settings.system.version);
