@@ -376,6 +376,11 @@ impl Service {
             let version = release.version;
             let words =
                 format!("{version} is in its slot in part: plug in a stick that has it, and it goes on");
+            // That a stick is there which cannot be read was said by this round.
+            let words = match self.troubles.get("USB") {
+                Some(unread) => format!("{unread}; {words}"),
+                None => words,
+            };
             self.trouble("USB", Some(words));
         }
         // Who asks is told.

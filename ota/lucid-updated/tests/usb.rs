@@ -447,6 +447,18 @@ async fn what_a_stick_does_not_give_is_written_on_when_it_is_there_again() {
     };
     assert_eq!(release.version, "0.2.0".parse().unwrap());
     assert!(words(&service).contains("plug in a stick that has it"), "{}", words(&service));
+    // One that cannot be read is named beside that, however often it is looked at.
+    world.ports.stick(7, &[0; 4096]);
+    for _ in 0..2 {
+        assert_eq!(service.round(None).await.unwrap(), After::On);
+    }
+    let said = words(&service);
+    assert!(
+        said.contains("none of the file systems") && said.contains("plug in a stick that has it"),
+        "{said}"
+    );
+    assert_eq!(said.matches("plug in a stick").count(), 1, "{said}");
+    world.ports.pull();
     world.site.put(&archive, good);
     world.stick(2);
     service.round(None).await.unwrap();
