@@ -55,6 +55,8 @@ use crate::{
 const GLANCE: Duration = Duration::from_secs(2);
 /// The first look is so long after the start.
 const FIRST: Duration = Duration::from_secs(5);
+/// Sticks set off a round so often at most: one with a loose plug is another one whenever it comes back.
+const STICKS: Duration = Duration::from_secs(60);
 /// After a failure it is tried again after so long, then after twice as long, and so on.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -154,6 +156,9 @@ pub struct Service {
     /// Where USB sticks are sources too, and those that were seen.
     usb: Option<Usb>,
     sticks: Vec<Plugged>,
+    /// When one of them set off a round last, and whether another one waits for that.
+    stick_round: Option<Instant>,
+    stick_waits: bool,
     /// What set the last look off.
     cause: Option<Cause>,
     /// The socket of others, while it is served.
@@ -245,6 +250,8 @@ impl Service {
             next_look: None,
             usb: None,
             sticks: Vec::new(),
+            stick_round: None,
+            stick_waits: false,
             cause: None,
             control: None,
         })
@@ -503,7 +510,9 @@ impl Service {
             if let Some(asked) = requests::taken(self.run.path()) {
                 return (Cause::Request, Some(asked));
             }
-            if self.plugged() {
+            self.stick_waits |= self.plugged();
+            if self.stick_waits && self.stick_round.is_none_or(|at| at.elapsed() >= STICKS) {
+                (self.stick_waits, self.stick_round) = (false, Some(Instant::now()));
                 return (Cause::Stick, None);
             }
             // While no source can be asked, another round would end as the last one.

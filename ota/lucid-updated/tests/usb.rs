@@ -580,6 +580,44 @@ async fn who_asks_without_a_stick_is_told_that_there_is_none() {
     }
 }
 
+// These are seconds of a clock that does not run by itself, and no measurement.
+#[tokio::test(start_paused = true)]
+async fn a_stick_with_a_loose_plug_sets_off_a_round_a_minute_and_none_is_lost() {
+    let mut world = World::new();
+    world.offer("0.2.0");
+    // Whoever is asked in each round counts them.
+    world.sources = vec![Arc::new(world.site.clone())];
+    let service = world.service(false);
+    let looks = || world.site.log().iter().filter(|asked| asked.ends_with("timestamp.json")).count();
+    let seconds = |count| tokio::time::sleep(Duration::from_secs(count));
+    let user = async {
+        seconds(60).await;
+        assert!(looks() > 0);
+        // Two minutes.
+        for number in 1..=20 {
+            world.ports.stick(number, &[0; 512]);
+            seconds(3).await;
+            world.ports.pull();
+            seconds(3).await;
+        }
+        let count = looks();
+        assert!((2..=3).contains(&count), "{count} rounds");
+        seconds(120).await;
+        looks();
+        // One at once, and one that has to wait.
+        world.ports.stick(21, &[0; 512]);
+        seconds(5).await;
+        assert_eq!(looks(), 1);
+        world.ports.pull();
+        world.ports.stick(22, &[0; 512]);
+        seconds(5).await;
+        assert_eq!(looks(), 0);
+        seconds(60).await;
+        assert_eq!(looks(), 1);
+    };
+    service.run(user).await;
+}
+
 #[tokio::test]
 async fn a_stick_that_is_plugged_in_is_looked_at_at_once_and_the_status_says_why() {
     let mut world = World::new();
