@@ -169,7 +169,7 @@ fn only_disks_on_the_usb_bus_are_sticks_by_their_partitions_where_they_have_any(
     assert!(ports.names().is_empty());
     ports.plug("usb", "sda", &["sda1", "sda2"], 4, &[0; 512]);
     ports.plug("usb", "sdc", &[], 5, &[0; 512]);
-    assert_eq!(ports.names(), ["the USB stick sda1", "the USB stick sda2", "the USB stick sdc"]);
+    assert_eq!(ports.names(), ["the USB stick sdc", "the USB stick sda1", "the USB stick sda2"]);
 }
 
 #[test]
@@ -178,7 +178,36 @@ fn however_many_partitions_there_are_few_are_looked_at() {
     let parts: Vec<String> = (1..=60).map(|number| format!("sda{number}")).collect();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     ports.plug("usb", "sda", &parts, 1, &[0; 512]);
-    assert_eq!(ports.names().len(), MAX_STICKS);
+    assert_eq!(ports.names(), ["the USB stick sda1", "the USB stick sda2"]);
+    let said = ports.usb().found().unwrap().1.unwrap();
+    assert!(
+        said.starts_with("not looked at: sda3, sda4, sda5, sda6, sda7, sda8, sda9, sda10 and 50 more;"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_stick_that_came_last_is_looked_at_whatever_was_there_before_and_what_is_not_is_named() {
+    let ports = Ports::new();
+    for (disk, number) in [("sda", 3), ("sdb", 1), ("sdc", 2)] {
+        let parts = [1, 2, 3].map(|part| format!("{disk}{part}"));
+        ports.plug("usb", disk, &parts.each_ref().map(String::as_str), number, &[0; 512]);
+    }
+    let taken = ["sda1", "sda2", "sdc1", "sdc2"].map(|name| format!("the USB stick {name}"));
+    assert_eq!((taken.len(), ports.names()), (MAX_STICKS, taken.to_vec()));
+    let said = ports.usb().found().unwrap().1.unwrap();
+    assert!(said.starts_with("not looked at: sda3, sdc3, sdb1, sdb2, sdb3;"), "{said}");
+    ports.plug("usb", "sdd", &[], 4, &[0; 512]);
+    assert_eq!(ports.names()[0], "the USB stick sdd");
+}
+
+#[tokio::test]
+async fn what_is_plugged_in_and_not_looked_at_is_said() {
+    let world = World::new();
+    world.ports.plug("usb", "sda", &["sda1", "sda2", "sda3"], 1, &[0; 4096]);
+    let mut service = world.service(true);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert!(words(&service).contains("not looked at: sda3;"), "{}", words(&service));
 }
 
 #[test]

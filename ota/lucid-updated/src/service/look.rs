@@ -189,10 +189,11 @@ impl Service {
         let mut sources = self.parts.sources.clone();
         let Some(usb) = self.usb.clone() else { return sources };
         let mut wrong = Vec::new();
-        let sticks = usb.there().unwrap_or_else(|error| {
+        let (sticks, over) = usb.found().unwrap_or_else(|error| {
             wrong.push(format!("looking for USB sticks: {error}"));
-            Vec::new()
+            (Vec::new(), None)
         });
+        wrong.extend(over);
         for stick in &sticks {
             match usb.source(stick).await {
                 Ok(Some(source)) => sources.push(source),
