@@ -48,8 +48,10 @@ const PIECE: u64 = 256 << 10;
 pub struct Usb {
     /// Where the kernel shows disks and partitions (`/sys/class/block`),
     sys: PathBuf,
-    /// and their device files are (`/dev`).
+    /// and their device files are (`/dev`),
     dev: PathBuf,
+    /// and its driver of sticks (`/sys/bus/usb/drivers/usb-storage`).
+    driver: PathBuf,
     limits: Limits,
     threads: Arc<Semaphore>,
 }
@@ -83,10 +85,24 @@ pub(crate) fn is_usb(disk: &Path) -> bool {
 }
 
 impl Usb {
-    /// The ports of a machine whose kernel shows disks below `sys` (`/sys/class/block`), with their files in `dev` (`/dev`).
+    /// The ports of a machine whose kernel shows disks below `sys` (`/sys/class/block`), with their files in `dev` (`/dev`), and
+    /// its driver of sticks as `driver` (`/sys/bus/usb/drivers/usb-storage`).
     #[must_use]
-    pub fn new(sys: PathBuf, dev: PathBuf, limits: Limits) -> Self {
-        Self { sys, dev, limits, threads: Arc::new(Semaphore::new(THREADS)) }
+    pub fn new(sys: PathBuf, dev: PathBuf, driver: PathBuf, limits: Limits) -> Self {
+        Self { sys, dev, driver, limits, threads: Arc::new(Semaphore::new(THREADS)) }
+    }
+
+    /// In words, what is wrong where the kernel has no driver of sticks: it shows none then, whatever is plugged in.
+    #[must_use]
+    pub fn no_driver(&self) -> Option<String> {
+        let why = || {
+            let driver = self.driver.display();
+            format!(
+                "no USB stick is seen: the kernel has no driver for one ({driver} is not there); look at the journal of \
+                 lucid-usb.service, and restart"
+            )
+        };
+        (!self.driver.exists()).then(why)
     }
 
     /// What is plugged in and looked at: partitions of sticks, and sticks without any; the stick that came last is the first.

@@ -64,20 +64,24 @@ fn noise(count: usize, seed: u32) -> Vec<u8> {
     .collect()
 }
 
+/// Where that kernel shows its driver of sticks.
+const DRIVER: &str = "bus/usb/drivers/usb-storage";
+
 /// A kernel that shows disks.
 struct Ports(tempfile::TempDir);
 
 impl Ports {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["class", "dev", "bus/usb", "bus/pci"] {
+        for name in ["class", "dev", DRIVER, "bus/pci"] {
             fs::create_dir_all(dir.path().join(name)).unwrap();
         }
         Self(dir)
     }
 
     fn usb(&self) -> Usb {
-        Usb::new(self.0.path().join("class"), self.0.path().join("dev"), LIMITS)
+        let path = |name| self.0.path().join(name);
+        Usb::new(path("class"), path("dev"), path(DRIVER), LIMITS)
     }
 
     /// A disk on that bus, with these partitions; each of them, or the disk without any, holds the image.
@@ -597,6 +601,21 @@ async fn a_stick_that_is_older_than_what_was_seen_is_rolled_back() {
     world.ports.stick(2, &old);
     let error = world.service(true).round(None).await.unwrap_err();
     assert!(matches!(error, Error::Refused(Refused::Rollback { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn where_the_kernel_has_no_driver_of_sticks_the_status_says_so() {
+    let world = World::new();
+    let mut service = world.service(true);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert!(!words(&service).contains("no driver"), "{}", words(&service));
+    fs::remove_dir(world.ports.0.path().join(DRIVER)).unwrap();
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert!(
+        words(&service).contains("no USB stick is seen: the kernel has no driver"),
+        "{}",
+        words(&service)
+    );
 }
 
 #[tokio::test]

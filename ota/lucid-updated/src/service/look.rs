@@ -188,7 +188,7 @@ impl Service {
     async fn sources(&mut self) -> Vec<Arc<dyn Source>> {
         let mut sources = self.parts.sources.clone();
         let Some(usb) = self.usb.clone() else { return sources };
-        let mut wrong = Vec::new();
+        let mut wrong: Vec<String> = usb.no_driver().into_iter().collect();
         let (sticks, over) = usb.found().unwrap_or_else(|error| {
             wrong.push(format!("looking for USB sticks: {error}"));
             (Vec::new(), None)
