@@ -3,8 +3,8 @@
 //! Chunk by chunk: what is in its place already stays; what another place of the slots holds is copied; the rest is fetched, from
 //! the archive or as frames of a patch, neighbours together, and compared with the index before anything of it is written. Where
 //! a patch is missing, damaged, none for this slot, or breaks off twice in a request, the archive is taken for what is left. What
-//! was written is brought to the disk every 4 MiB, so a power cut costs no more than that. What is behind a part becomes zeros. At
-//! the end all is read back.
+//! was written is brought to the disk every 4 MiB, so a power cut costs no more than that. What is behind a part becomes zeros.
+//! At the end all is read back.
 //!
 //! The disk is waited for by another thread: what else the program does goes on meanwhile, and staging can be
 //! given up between two steps. Beside the index and what is remembered of the slots, memory holds one request's bytes, at most

@@ -151,7 +151,7 @@ impl Service {
             }
         };
         let (written, refused) = written;
-        // A stick that hangs in its patch may hang in what is asked for after it: its next run is one without, which costs nothing.
+        // A stick that hangs in its patch may hang in what comes after it: its next run is one without, which costs nothing.
         let again = written.is_err() && refused.is_some() && !source.costs();
         self.hung = offered.filter(|_| again).map(|offered| offered.file.clone());
         self.trouble("the patch", refused);
