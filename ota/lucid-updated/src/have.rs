@@ -88,7 +88,7 @@ impl Have {
 
     /// Does without the patch from now on.
     pub fn refuse(&mut self, why: &Error) {
-        tracing::warn!("{why}; the chunks are fetched without it");
+        tracing::warn!("{why}; the patch is not used in this run, and the chunks are fetched");
         (self.patch, self.refused) = (None, Some(why.to_string()));
     }
 

@@ -39,6 +39,8 @@ const AFTER: &str = "LUCID_LOG sets what is logged, as in LUCID_LOG=warn,lucid_u
 const SYS: &str = "/sys/class/block";
 /// Where the kernel has the files of devices.
 const DEVICES: &str = "/dev";
+/// Where it shows its driver of USB sticks.
+const DRIVER: &str = "/sys/bus/usb/drivers/usb-storage";
 /// The file beside `boot.json` by which lucid-init says that it has set the clock forward.
 const CLOCK: &str = "clock-set-forward";
 /// What that means.
@@ -328,7 +330,7 @@ async fn once(options: Options, asked: Asked) -> Result<()> {
 fn service(options: &Options) -> Result<Service> {
     let mut service = Service::open(parts(options)?)?;
     if options.usb {
-        service = service.with_usb(Usb::new(SYS.into(), DEVICES.into(), Limits::default()));
+        service = service.with_usb(Usb::new(SYS.into(), DEVICES.into(), DRIVER.into(), Limits::default()));
     }
     let clock = options.boot.with_file_name(CLOCK);
     match fs::exists(&clock) {

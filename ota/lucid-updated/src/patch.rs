@@ -33,14 +33,18 @@ pub struct Patched {
     prefix: Option<(usize, Vec<u8>)>,
 }
 
-/// Whether a patch is done without because of an error; others would come without it as well.
+/// Whether a patch is done without because of an error. Where the source is gone as a whole, the archive is not had either, and
+/// that says so.
 #[must_use]
 pub fn is_of_patch(error: &Error) -> bool {
-    match error {
-        Error::Patch { .. } => true,
-        Error::Source(failed) => !matches!(failed, Failed::Broken { .. } | Failed::Slow { .. }),
-        _ => false,
-    }
+    matches!(error, Error::Patch { .. } | Error::Source(_))
+}
+
+/// Whether an error may be one of a moment: what is left is asked for once more then.
+#[must_use]
+pub fn may_pass(error: &Error) -> bool {
+    let Error::Source(failed) = error else { return false };
+    matches!(failed, Failed::Broken { .. } | Failed::Slow { .. } | Failed::Short { .. })
 }
 
 impl Patched {
@@ -114,6 +118,16 @@ fn refused(file: &str, error: &lucid_release_format::Error) -> Error {
 }
 
 async fn fetch(file: &str, from: u64, to: u64, source: &dyn Source) -> Result<Vec<u8>> {
+    match fetch_once(file, from, to, source).await {
+        Err(error) if may_pass(&error) => {
+            tracing::warn!("{error}; it is asked for once more");
+            fetch_once(file, from, to, source).await
+        }
+        fetched => fetched,
+    }
+}
+
+async fn fetch_once(file: &str, from: u64, to: u64, source: &dyn Source) -> Result<Vec<u8>> {
     let mut stretch = source.range(file, from, to).await?;
     let bytes = stretch.take(usize::try_from(to - from).unwrap_or(usize::MAX)).await?;
     stretch.end().await?;

@@ -55,6 +55,8 @@ use crate::{
 const GLANCE: Duration = Duration::from_secs(2);
 /// The first look is so long after the start.
 const FIRST: Duration = Duration::from_secs(5);
+/// Sticks set off a round so often at most: one with a loose plug is another one whenever it comes back.
+const STICKS: Duration = Duration::from_secs(60);
 /// After a failure it is tried again after so long, then after twice as long, and so on.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -139,6 +141,8 @@ pub struct Service {
     /// No source could be asked in the last round, and so what is staged was not tried.
     unasked: bool,
     judged: bool,
+    /// The patch with which, and after which, a source failed in the last run.
+    hung: Option<String>,
     /// What the slots were said to hold.
     held: Holdings,
     /// What somebody set of when the machine updates itself.
@@ -152,6 +156,9 @@ pub struct Service {
     /// Where USB sticks are sources too, and those that were seen.
     usb: Option<Usb>,
     sticks: Vec<Plugged>,
+    /// When one of them set off a round last, and whether another one waits for that.
+    stick_round: Option<Instant>,
+    stick_waits: bool,
     /// What set the last look off.
     cause: Option<Cause>,
     /// The socket of others, while it is served.
@@ -235,6 +242,7 @@ impl Service {
             waiting: None,
             unasked: false,
             judged: false,
+            hung: None,
             held,
             plan: Arc::new(plan),
             offered: None,
@@ -242,6 +250,8 @@ impl Service {
             next_look: None,
             usb: None,
             sticks: Vec::new(),
+            stick_round: None,
+            stick_waits: false,
             cause: None,
             control: None,
         })
@@ -356,6 +366,9 @@ impl Service {
     /// for as long as what was believed then holds: nobody else could say that it was withdrawn.
     async fn alone(&mut self, asked: Option<Asked>) -> Result<After> {
         self.offered = None;
+        if asked != Some(Asked::Apply) {
+            self.outgrow()?;
+        }
         if matches!(self.state.phase, Phase::Staged { .. }) {
             if asked == Some(Asked::Apply) {
                 return self.leave(notice(asked)).await;
@@ -370,6 +383,11 @@ impl Service {
             let version = release.version;
             let words =
                 format!("{version} is in its slot in part: plug in a stick that has it, and it goes on");
+            // That a stick is there which cannot be read was said by this round.
+            let words = match self.troubles.get("USB") {
+                Some(unread) => format!("{unread}; {words}"),
+                None => words,
+            };
             self.trouble("USB", Some(words));
         }
         // Who asks is told.
@@ -492,7 +510,9 @@ impl Service {
             if let Some(asked) = requests::taken(self.run.path()) {
                 return (Cause::Request, Some(asked));
             }
-            if self.plugged() {
+            self.stick_waits |= self.plugged();
+            if self.stick_waits && self.stick_round.is_none_or(|at| at.elapsed() >= STICKS) {
+                (self.stick_waits, self.stick_round) = (false, Some(Instant::now()));
                 return (Cause::Stick, None);
             }
             // While no source can be asked, another round would end as the last one.

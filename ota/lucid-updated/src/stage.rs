@@ -2,8 +2,9 @@
 //!
 //! Chunk by chunk: what is in its place already stays; what another place of the slots holds is copied; the rest is fetched, from
 //! the archive or as frames of a patch, neighbours together, and compared with the index before anything of it is written. Where
-//! a patch is missing, damaged or none for this slot, the archive is taken for what is left. What was written is brought to the disk
-//! every 4 MiB, so a power cut costs no more than that. What is behind a part becomes zeros. At the end all is read back.
+//! a patch is missing, damaged, none for this slot, or breaks off twice in a request, the archive is taken for what is left. What
+//! was written is brought to the disk every 4 MiB, so a power cut costs no more than that. What is behind a part becomes zeros.
+//! At the end all is read back.
 //!
 //! The disk is waited for by another thread: what else the program does goes on meanwhile, and staging can be
 //! given up between two steps. Beside the index and what is remembered of the slots, memory holds one request's bytes, at most
@@ -318,7 +319,15 @@ impl Staging<'_> {
         let of_patch = first.frame.is_some();
         let patch = work.have.patch.as_ref().filter(|_| of_patch);
         let file = patch.map_or(archive, |patch| patch.file()).to_owned();
-        match self.fetch_from(&file, &mut due).await {
+        let mut fetched = self.fetch_from(&file, &mut due).await;
+        if let Err(error) = &fetched
+            && of_patch
+            && patch::may_pass(error)
+        {
+            tracing::warn!("{error}; what is left of that request is asked for once more");
+            fetched = self.fetch_from(&file, &mut due).await;
+        }
+        match fetched {
             Err(error) if of_patch && patch::is_of_patch(&error) => {
                 let work = self.work()?;
                 work.have.refuse(&error);

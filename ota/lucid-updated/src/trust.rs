@@ -445,7 +445,8 @@ pub struct Standing {
 }
 
 impl Trust {
-    /// Whether what was believed last holds by the clock: the root, and the newest timestamp that was seen.
+    /// Whether what was believed last holds by the clock: the root, and the newest timestamp that was seen. By one that was set
+    /// back nothing does.
     ///
     /// # Errors
     /// When the image's root is none.
@@ -453,7 +454,8 @@ impl Trust {
         let (start, now) = (self.start(memory, &mut Vec::new())?, Time::now());
         let timestamp = start.timestamp.as_deref().and_then(parse::<Timestamp>);
         let timestamp = timestamp.is_some_and(|timestamp| now < timestamp.signed.expires);
-        Ok(timestamp && now < start.root.signed.expires)
+        let back = now.as_second() < memory.latest.max(self.built).saturating_sub(STEP);
+        Ok(!back && timestamp && now < start.root.signed.expires)
     }
 
     /// What holds at present.

@@ -8,6 +8,7 @@
 //! work for all sticks, and whoever waits longer than [`Limits`] allows goes on without.
 
 use std::{
+    cmp::Reverse,
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -29,8 +30,12 @@ use crate::{
 
 /// The folder of a stick.
 pub const FOLDER: &str = "lucid";
-/// So many file systems on sticks are looked at, in the order of their names.
+/// So many file systems on sticks are looked at, those of the stick that came last first,
 pub const MAX_STICKS: usize = 4;
+/// and so many of one stick.
+pub const MAX_EACH: usize = 2;
+/// So many of those that are not looked at are named.
+const MAX_NAMED: usize = 8;
 /// So many threads wait for sticks.
 const THREADS: usize = 2;
 /// So many entries of the kernel's list of disks are looked at.
@@ -43,8 +48,10 @@ const PIECE: u64 = 256 << 10;
 pub struct Usb {
     /// Where the kernel shows disks and partitions (`/sys/class/block`),
     sys: PathBuf,
-    /// and their device files are (`/dev`).
+    /// and their device files are (`/dev`),
     dev: PathBuf,
+    /// and its driver of sticks (`/sys/bus/usb/drivers/usb-storage`).
+    driver: PathBuf,
     limits: Limits,
     threads: Arc<Semaphore>,
 }
@@ -78,18 +85,40 @@ pub(crate) fn is_usb(disk: &Path) -> bool {
 }
 
 impl Usb {
-    /// The ports of a machine whose kernel shows disks below `sys` (`/sys/class/block`), with their files in `dev` (`/dev`).
+    /// The ports of a machine whose kernel shows disks below `sys` (`/sys/class/block`), with their files in `dev` (`/dev`), and
+    /// its driver of sticks as `driver` (`/sys/bus/usb/drivers/usb-storage`).
     #[must_use]
-    pub fn new(sys: PathBuf, dev: PathBuf, limits: Limits) -> Self {
-        Self { sys, dev, limits, threads: Arc::new(Semaphore::new(THREADS)) }
+    pub fn new(sys: PathBuf, dev: PathBuf, driver: PathBuf, limits: Limits) -> Self {
+        Self { sys, dev, driver, limits, threads: Arc::new(Semaphore::new(THREADS)) }
     }
 
-    /// What is plugged in: the partitions of sticks, and sticks without any.
+    /// In words, what is wrong where the kernel has no driver of sticks: it shows none then, whatever is plugged in.
+    #[must_use]
+    pub fn no_driver(&self) -> Option<String> {
+        let why = || {
+            let driver = self.driver.display();
+            format!(
+                "no USB stick is seen: the kernel has no driver for one ({driver} is not there); look at the journal of \
+                 lucid-usb.service, and restart"
+            )
+        };
+        (!self.driver.exists()).then(why)
+    }
+
+    /// What is plugged in and looked at: partitions of sticks, and sticks without any; the stick that came last is the first.
     ///
     /// # Errors
     /// When the kernel does not say it.
     pub fn there(&self) -> io::Result<Vec<Plugged>> {
-        let mut found = Vec::new();
+        Ok(self.found()?.0)
+    }
+
+    /// The same, and in words what else is plugged in and is not looked at.
+    ///
+    /// # Errors
+    /// When the kernel does not say it.
+    pub fn found(&self) -> io::Result<(Vec<Plugged>, Option<String>)> {
+        let (mut found, mut over) = (Vec::<Plugged>::new(), Vec::<Plugged>::new());
         for disk in fs::read_dir(&self.sys)?.take(MAX_DISKS) {
             let disk = disk?;
             let name = disk.file_name();
@@ -114,11 +143,26 @@ impl Usb {
             }
             // The kernel shows a disk before it has its file.
             parts.retain(|device| self.dev.join(device).exists());
-            found.extend(parts.into_iter().map(|device| Plugged { device, disk }));
+            // `sda10` comes after `sda2`.
+            parts.sort_unstable_by(|one, other| (one.len(), one).cmp(&(other.len(), other)));
+            let mut parts = parts.into_iter().map(|device| Plugged { device, disk });
+            found.extend(parts.by_ref().take(MAX_EACH));
+            over.extend(parts);
         }
-        found.sort_unstable_by(|one, other| one.device.cmp(&other.device));
-        found.truncate(MAX_STICKS);
-        Ok(found)
+        let order = |stick: &Plugged| (Reverse(stick.disk), stick.device.len(), stick.device.clone());
+        found.sort_by_cached_key(order);
+        over.extend(found.split_off(found.len().min(MAX_STICKS)));
+        over.sort_by_cached_key(order);
+        let words = (!over.is_empty()).then(|| {
+            let names: Vec<&str> = over.iter().take(MAX_NAMED).map(|stick| stick.device.as_str()).collect();
+            let more = over.len().saturating_sub(MAX_NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!(
+                "not looked at: {}{more}; {MAX_EACH} file systems of a USB stick are, and {MAX_STICKS} in all",
+                names.join(", ")
+            )
+        });
+        Ok((found, words))
     }
 
     /// The source on it; none when it has no folder of releases.

@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use lucid_ipc::{
     connect,
     update::{
@@ -19,7 +21,7 @@ use lucid_ipc::{
         updates_client::UpdatesClient,
     },
 };
-use lucid_release_format::{Kind, Release, System, Version, Wave};
+use lucid_release_format::{Kind, Release, System, Version, Wave, build, patch::START};
 use lucid_updated::{
     Error,
     boot::{BootControl as _, Slot},
@@ -27,11 +29,12 @@ use lucid_updated::{
     disk::Disk as _,
     files::Folder,
     gate::Check,
+    patch::Offered,
     schedule::{self, Change, Plan, Schedule},
     service::{
         After, Asked, FAILED, JUDGED, LEFT, Parts, REQUEST, STATUS, Service, Settings, Status, ask, history,
     },
-    source::{Failed, Source},
+    source::{self, Failed, Source, Stretch},
     state::{self, Ending, Kept, Phase, State},
     trust::{self, Refused, Trust},
     when::Window,
@@ -647,6 +650,55 @@ async fn what_one_source_does_not_give_is_fetched_from_the_next() {
     }
 }
 
+/// A source from which fetching costs nothing, as a stick.
+#[derive(Debug)]
+struct Free(Site);
+
+#[async_trait]
+impl Source for Free {
+    fn name(&self) -> String {
+        "what costs nothing".to_owned()
+    }
+
+    fn costs(&self) -> bool {
+        false
+    }
+
+    async fn whole(&self, folder: source::Folder, name: &str, cap: u64) -> Result<Bytes, Failed> {
+        self.0.whole(folder, name, cap).await
+    }
+
+    async fn range(&self, name: &str, from: u64, to: u64) -> Result<Stretch, Failed> {
+        self.0.range(name, from, to).await
+    }
+}
+
+#[tokio::test]
+async fn after_a_patch_in_which_a_stick_hung_as_a_whole_the_next_run_is_one_without() {
+    let world = World::new();
+    let mut service = world.service(false);
+    let (boot, root) = (Random(5).bytes(20_000), Random(6).bytes(90_000));
+    let mut archive = Vec::new();
+    let index = build::release([(Kind::Boot, &boot[..]), (Kind::Root, &root[..])], &mut archive, 1).unwrap();
+    world.site.put("targets/a.chunks", archive);
+    let hangs = |name: &str| {
+        let failed = Failed::Slow { name: name.to_owned(), what: "no byte comes from the USB stick" };
+        world.site.fail(&format!("targets/{name}"), failed);
+    };
+    let (offered, stick) = (Offered { file: "a.patch".to_owned(), bytes: 1000 }, Free(world.site.clone()));
+    let (release, of_patch) = (release("0.2.0"), format!("0..{START}"));
+    hangs("a.patch");
+    hangs("a.chunks");
+    service.write(&release, &index, "a.chunks", Some(&offered), &stick).await.unwrap_err();
+    assert_eq!(world.site.log().iter().filter(|asked| **asked == of_patch).count(), 2);
+    world.site.heal();
+    hangs("a.patch");
+    service.write(&release, &index, "a.chunks", Some(&offered), &stick).await.unwrap();
+    assert!(!world.site.log().contains(&of_patch));
+    let words = service.status().unwrap().words();
+    assert!(words.contains("a.patch is not used: its source failed with it in the last run"), "{words}");
+}
+
 #[tokio::test]
 async fn a_source_that_fails_withdraws_nothing() {
     let mut world = World::new();
@@ -1034,13 +1086,18 @@ async fn the_device_does_not_go_back_to_a_slot_that_is_being_written_or_was() {
     world.offer(&release("0.3.0"));
     let fetched = |path: &String| path.ends_with(".chunks") && path.contains("0.3.0");
     let path = world.site.paths().into_iter().find(fetched).unwrap();
-    let name = path.rsplit('/').next().unwrap().to_owned();
-    world.site.fail(&path, Failed::Slow { name, what: "no bytes come any more" });
+    // All but its last chunk comes, and is written.
+    let mut damaged = world.site.get(&path);
+    *damaged.last_mut().unwrap() ^= 1;
+    world.site.put(&path, damaged);
     let mut service = world.service(true);
     assert_eq!(service.start().await.unwrap(), After::On);
     service.round(None).await.unwrap_err();
     let why = world.refuses_to_go_back(&mut service).await;
-    assert!(why.contains("0.3.0 is being written into slot a"), "{why}");
+    assert!(
+        why.contains("0.3.0 is being written into slot a, and the partition boot-a does not hold 0.1.0"),
+        "{why}"
+    );
     // One byte of it, whoever has changed it.
     let mut world = World::new();
     world.updated().await;
@@ -1049,6 +1106,29 @@ async fn the_device_does_not_go_back_to_a_slot_that_is_being_written_or_was() {
     let mut service = world.service(true);
     let why = world.refuses_to_go_back(&mut service).await;
     assert!(why.contains("slot a does not hold 0.1.0 as a whole any more, its partition root-a"), "{why}");
+}
+
+#[tokio::test]
+async fn the_device_goes_back_to_a_slot_of_which_nothing_was_written_over_yet() {
+    let mut world = World::new();
+    world.updated().await;
+    world.offer(&release("0.3.0"));
+    let fetched = |path: &String| path.ends_with(".chunks") && path.contains("0.3.0");
+    let path = world.site.paths().into_iter().find(fetched).unwrap();
+    let name = path.rsplit('/').next().unwrap().to_owned();
+    world.site.fail(&path, Failed::Missing { name });
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    service.round(None).await.unwrap_err();
+    assert!(matches!(service.state().phase, Phase::Staging { .. }));
+    assert_eq!(service.round(Some(Asked::Rollback)).await.unwrap(), After::Restart);
+    let Phase::Trying { release, slot: Slot::A, .. } = &service.state().phase else {
+        panic!("{:?}", service.state().phase)
+    };
+    assert_eq!(release.version, "0.1.0".parse().unwrap());
+    let last = service.state().last().unwrap();
+    assert_eq!((last.version, last.ending), ("0.3.0".parse().unwrap(), Ending::Dropped));
+    assert!(last.reason.contains("nothing was written over yet"), "{}", last.reason);
 }
 
 #[tokio::test]

@@ -386,6 +386,13 @@ async fn a_patch_that_goes_away_or_ends_early_is_done_without() {
         Failed::Missing { name: PATCH.to_owned() },
         Failed::Short { name: PATCH.to_owned(), had: 0, wanted: 1 },
         Failed::Status { name: PATCH.to_owned(), status: 416 },
+        // It breaks, or hangs, however often it is asked for; the archive is whole.
+        Failed::Broken {
+            name: PATCH.to_owned(),
+            doing: "reading the USB stick",
+            why: "it is damaged".into(),
+        },
+        Failed::Slow { name: PATCH.to_owned(), what: "no byte comes from the USB stick" },
     ] {
         let patching = Patching::new();
         let slot = Slot::of(&[], &[]);
@@ -469,6 +476,55 @@ impl Source for Breaks {
             give.send(Err(broken())).await.unwrap();
         }
         Ok(stretch)
+    }
+}
+
+/// Breaks off once, within the answer that has this byte of the patch, and never again.
+#[derive(Debug)]
+struct Stumbles {
+    site: Site,
+    at: AtomicU64,
+}
+
+#[async_trait]
+impl Source for Stumbles {
+    fn name(&self) -> String {
+        "what stumbles".to_owned()
+    }
+
+    async fn whole(&self, folder: Folder, name: &str, cap: u64) -> Result<Bytes, Failed> {
+        self.site.whole(folder, name, cap).await
+    }
+
+    async fn range(&self, name: &str, from: u64, to: u64) -> Result<Stretch, Failed> {
+        let at = self.at.load(Ordering::Relaxed);
+        if name != PATCH || !(from..to).contains(&at) {
+            return self.site.range(name, from, to).await;
+        }
+        self.at.store(u64::MAX, Ordering::Relaxed);
+        let all = self.site.get(&format!("targets/{name}"));
+        let (give, stretch) = Stretch::new(name.to_owned());
+        give.send(Ok(Bytes::copy_from_slice(&all[from as usize..at as usize]))).await.unwrap();
+        let name = name.to_owned();
+        give.send(Err(Failed::Broken { name, doing: "reading", why: "a loose plug".into() })).await.unwrap();
+        Ok(stretch)
+    }
+}
+
+#[tokio::test]
+async fn a_patch_that_breaks_off_once_is_asked_for_again_from_there_and_used_to_its_end() {
+    let patching = Patching::new();
+    let whole = patching.patch.len() as u64;
+    // In the first bytes, in the head, and among the frames.
+    for at in [3, 40, whole / 2, whole - 1] {
+        let slot = Slot::of(&[], &[]);
+        let source = Stumbles { site: patching.world.site.clone(), at: AtomicU64::new(at) };
+        let mut have = patching.open(&source).await.unwrap();
+        let (index, targets) = (&patching.world.index, slot.targets());
+        let progress = stage::write(index, ARCHIVE, &targets, &mut have, &source, &mut |_| {}).await.unwrap();
+        assert_eq!(source.at.load(Ordering::Relaxed), u64::MAX, "it never broke off at {at}");
+        assert!(patching.world.is_in(&slot) && have.refused.is_none(), "{at}");
+        assert_eq!(progress.fetched, progress.patched, "{at}");
     }
 }
 

@@ -23,7 +23,7 @@ use lucid_updated::{
     schedule::{Change, Plan},
     service::{After, Asked, Cause, Parts, STATUS, Service, Settings},
     source::{Failed, Folder, Limits, Source},
-    state::Phase,
+    state::{FILE, Phase},
     trust::{Refused, Trust},
     usb::{MAX_STICKS, Usb},
 };
@@ -64,20 +64,24 @@ fn noise(count: usize, seed: u32) -> Vec<u8> {
     .collect()
 }
 
+/// Where that kernel shows its driver of sticks.
+const DRIVER: &str = "bus/usb/drivers/usb-storage";
+
 /// A kernel that shows disks.
 struct Ports(tempfile::TempDir);
 
 impl Ports {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["class", "dev", "bus/usb", "bus/pci"] {
+        for name in ["class", "dev", DRIVER, "bus/pci"] {
             fs::create_dir_all(dir.path().join(name)).unwrap();
         }
         Self(dir)
     }
 
     fn usb(&self) -> Usb {
-        Usb::new(self.0.path().join("class"), self.0.path().join("dev"), LIMITS)
+        let path = |name| self.0.path().join(name);
+        Usb::new(path("class"), path("dev"), path(DRIVER), LIMITS)
     }
 
     /// A disk on that bus, with these partitions; each of them, or the disk without any, holds the image.
@@ -169,7 +173,7 @@ fn only_disks_on_the_usb_bus_are_sticks_by_their_partitions_where_they_have_any(
     assert!(ports.names().is_empty());
     ports.plug("usb", "sda", &["sda1", "sda2"], 4, &[0; 512]);
     ports.plug("usb", "sdc", &[], 5, &[0; 512]);
-    assert_eq!(ports.names(), ["the USB stick sda1", "the USB stick sda2", "the USB stick sdc"]);
+    assert_eq!(ports.names(), ["the USB stick sdc", "the USB stick sda1", "the USB stick sda2"]);
 }
 
 #[test]
@@ -178,7 +182,36 @@ fn however_many_partitions_there_are_few_are_looked_at() {
     let parts: Vec<String> = (1..=60).map(|number| format!("sda{number}")).collect();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     ports.plug("usb", "sda", &parts, 1, &[0; 512]);
-    assert_eq!(ports.names().len(), MAX_STICKS);
+    assert_eq!(ports.names(), ["the USB stick sda1", "the USB stick sda2"]);
+    let said = ports.usb().found().unwrap().1.unwrap();
+    assert!(
+        said.starts_with("not looked at: sda3, sda4, sda5, sda6, sda7, sda8, sda9, sda10 and 50 more;"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_stick_that_came_last_is_looked_at_whatever_was_there_before_and_what_is_not_is_named() {
+    let ports = Ports::new();
+    for (disk, number) in [("sda", 3), ("sdb", 1), ("sdc", 2)] {
+        let parts = [1, 2, 3].map(|part| format!("{disk}{part}"));
+        ports.plug("usb", disk, &parts.each_ref().map(String::as_str), number, &[0; 512]);
+    }
+    let taken = ["sda1", "sda2", "sdc1", "sdc2"].map(|name| format!("the USB stick {name}"));
+    assert_eq!((taken.len(), ports.names()), (MAX_STICKS, taken.to_vec()));
+    let said = ports.usb().found().unwrap().1.unwrap();
+    assert!(said.starts_with("not looked at: sda3, sdc3, sdb1, sdb2, sdb3;"), "{said}");
+    ports.plug("usb", "sdd", &[], 4, &[0; 512]);
+    assert_eq!(ports.names()[0], "the USB stick sdd");
+}
+
+#[tokio::test]
+async fn what_is_plugged_in_and_not_looked_at_is_said() {
+    let world = World::new();
+    world.ports.plug("usb", "sda", &["sda1", "sda2", "sda3"], 1, &[0; 4096]);
+    let mut service = world.service(true);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert!(words(&service).contains("not looked at: sda3;"), "{}", words(&service));
 }
 
 #[test]
@@ -277,6 +310,7 @@ struct World {
     ports: Ports,
     sources: Vec<Arc<dyn Source>>,
     metered: bool,
+    channel: &'static str,
 }
 
 impl World {
@@ -287,8 +321,8 @@ impl World {
         let machine = SimMachine::new(Power::new(u64::MAX, 1), slots, false);
         let (maker, site, run) = (Maker::new(), Site::default(), tempfile::tempdir().unwrap());
         let trust = Trust { root: maker.root(1, &[]), scratch: run.path().join("scratch"), built: 0 };
-        let (ports, sources, metered) = (Ports::new(), Vec::new(), false);
-        Self { machine, maker, site, trust, run, ports, sources, metered }
+        let (ports, sources, metered, channel) = (Ports::new(), Vec::new(), false, "stable");
+        Self { machine, maker, site, trust, run, ports, sources, metered, channel }
     }
 
     /// What is published is on a stick from now on.
@@ -314,7 +348,7 @@ impl World {
             journal: Arc::new(Lines),
             settings: Settings {
                 system: system("0.1.0"),
-                channel: "stable".into(),
+                channel: self.channel.into(),
                 within: Duration::ZERO,
                 every: Duration::from_secs(3600),
                 automatic,
@@ -393,6 +427,39 @@ async fn what_was_staged_is_not_tried_by_itself_once_what_was_believed_has_expir
 }
 
 #[tokio::test]
+async fn what_was_staged_is_given_up_without_a_stick_too_when_it_is_not_for_this_device_any_more() {
+    let mut world = World::new();
+    world.offer("0.2.0");
+    world.stick(1);
+    world.service(false).round(None).await.unwrap();
+    world.ports.pull();
+    world.channel = "edge";
+    let kept = world.machine.store.get(FILE).unwrap();
+    let mut service = world.service(true);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert_eq!(service.state().phase, Phase::Idle {});
+    assert!(service.state().last().unwrap().reason.contains("another channel"), "{}", words(&service));
+    drop(service);
+    // Somebody who asks for it gets it.
+    world.machine.store.put(FILE, kept);
+    assert_eq!(world.service(true).round(Some(Asked::Apply)).await.unwrap(), After::Restart);
+}
+
+#[tokio::test]
+async fn what_was_staged_is_not_tried_by_itself_while_the_clock_is_set_back() {
+    let mut world = World::new();
+    world.offer("0.2.0");
+    world.stick(1);
+    world.service(false).round(None).await.unwrap();
+    world.ports.pull();
+    // The image that runs was built tomorrow.
+    world.trust.built = jiff::Timestamp::now().as_second() + 86_400;
+    let mut service = world.service(true);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert!(staged(&service) && words(&service).contains("the restart waits"), "{}", words(&service));
+}
+
+#[tokio::test]
 async fn what_a_stick_does_not_give_is_written_on_when_it_is_there_again() {
     let mut world = World::new();
     world.offer("0.2.0");
@@ -413,6 +480,18 @@ async fn what_a_stick_does_not_give_is_written_on_when_it_is_there_again() {
     };
     assert_eq!(release.version, "0.2.0".parse().unwrap());
     assert!(words(&service).contains("plug in a stick that has it"), "{}", words(&service));
+    // One that cannot be read is named beside that, however often it is looked at.
+    world.ports.stick(7, &[0; 4096]);
+    for _ in 0..2 {
+        assert_eq!(service.round(None).await.unwrap(), After::On);
+    }
+    let said = words(&service);
+    assert!(
+        said.contains("none of the file systems") && said.contains("plug in a stick that has it"),
+        "{said}"
+    );
+    assert_eq!(said.matches("plug in a stick").count(), 1, "{said}");
+    world.ports.pull();
     world.site.put(&archive, good);
     world.stick(2);
     service.round(None).await.unwrap();
@@ -525,6 +604,21 @@ async fn a_stick_that_is_older_than_what_was_seen_is_rolled_back() {
 }
 
 #[tokio::test]
+async fn where_the_kernel_has_no_driver_of_sticks_the_status_says_so() {
+    let world = World::new();
+    let mut service = world.service(true);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert!(!words(&service).contains("no driver"), "{}", words(&service));
+    fs::remove_dir(world.ports.0.path().join(DRIVER)).unwrap();
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert!(
+        words(&service).contains("no USB stick is seen: the kernel has no driver"),
+        "{}",
+        words(&service)
+    );
+}
+
+#[tokio::test]
 async fn who_asks_without_a_stick_is_told_that_there_is_none() {
     let world = World::new();
     let mut service = world.service(true);
@@ -532,6 +626,44 @@ async fn who_asks_without_a_stick_is_told_that_there_is_none() {
     for asked in [Asked::Check, Asked::Apply] {
         assert!(matches!(service.round(Some(asked)).await.unwrap_err(), Error::NoStick));
     }
+}
+
+// These are seconds of a clock that does not run by itself, and no measurement.
+#[tokio::test(start_paused = true)]
+async fn a_stick_with_a_loose_plug_sets_off_a_round_a_minute_and_none_is_lost() {
+    let mut world = World::new();
+    world.offer("0.2.0");
+    // Whoever is asked in each round counts them.
+    world.sources = vec![Arc::new(world.site.clone())];
+    let service = world.service(false);
+    let looks = || world.site.log().iter().filter(|asked| asked.ends_with("timestamp.json")).count();
+    let seconds = |count| tokio::time::sleep(Duration::from_secs(count));
+    let user = async {
+        seconds(60).await;
+        assert!(looks() > 0);
+        // Two minutes.
+        for number in 1..=20 {
+            world.ports.stick(number, &[0; 512]);
+            seconds(3).await;
+            world.ports.pull();
+            seconds(3).await;
+        }
+        let count = looks();
+        assert!((2..=3).contains(&count), "{count} rounds");
+        seconds(120).await;
+        looks();
+        // One at once, and one that has to wait.
+        world.ports.stick(21, &[0; 512]);
+        seconds(5).await;
+        assert_eq!(looks(), 1);
+        world.ports.pull();
+        world.ports.stick(22, &[0; 512]);
+        seconds(5).await;
+        assert_eq!(looks(), 0);
+        seconds(60).await;
+        assert_eq!(looks(), 1);
+    };
+    service.run(user).await;
 }
 
 #[tokio::test]

@@ -26,6 +26,10 @@ impl Service {
         let slot = booted.slot.other();
         let held = self.back_to(booted).map_err(Error::Nothing)?;
         let version = held.release.version;
+        let over = match &self.state.phase {
+            Phase::Staging { release, .. } => Some(release.version),
+            _ => None,
+        };
         for kind in KINDS {
             let (content, name) = (held.content(kind), slot.partition(kind));
             let hash =
@@ -34,11 +38,17 @@ impl Service {
             let part = Part { kind, bytes: content.bytes, hash, chunks: Vec::new() };
             match stage::read_back(&part, &Target { kind, name, disk }).await {
                 Err(Error::ReadBack(what)) => {
-                    return Err(Error::Nothing(format!(
-                        "the device cannot go back: slot {} does not hold {version} as a whole any more, its {what} was \
-                         written since",
-                        slot.name()
-                    )));
+                    let name = slot.name();
+                    let why = match over {
+                        Some(new) => format!(
+                            "{new} is being written into slot {name}, and the {what} does not hold {version}, which ran \
+                             before, any more; the update goes on once a source gives what is missing"
+                        ),
+                        None => format!(
+                            "slot {name} does not hold {version} as a whole any more, its {what} was written since"
+                        ),
+                    };
+                    return Err(Error::Nothing(format!("the device cannot go back: {why}")));
                 }
                 read => read?,
             }
@@ -48,6 +58,10 @@ impl Service {
         self.drain(version, drain::NOTICE_ASKED).await;
         self.note_before().await?;
         let boot_id = self.parts.boot.boot_id()?;
+        if over.is_some() {
+            let reason = format!("somebody asked for {version}, of which nothing was written over yet");
+            self.take(Event::Dropped { reason, at: super::now() })?;
+        }
         self.take(Event::Back { release: held.release, slot, left, boot_id })?;
         let armed = self.arm(slot);
         if let Err(error) = &armed {
@@ -64,12 +78,12 @@ impl Service {
         let refuse = |why: String| Err(format!("the device cannot go back: {why}"));
         let slot = booted.slot.other();
         let name = slot.name();
-        if let Some((release, _)) = self.state.phase.about() {
+        // What is being written may have changed nothing yet, which the partitions themselves say.
+        let staging = matches!(self.state.phase, Phase::Staging { .. });
+        let holds = if staging { "held" } else { "holds" };
+        if let Some((release, _)) = self.state.phase.about().filter(|_| !staging) {
             let version = release.version;
             return refuse(match self.state.phase {
-                Phase::Staging { .. } => format!(
-                    "{version} is being written into slot {name}, over what ran before; that goes on by itself"
-                ),
                 Phase::Staged { .. } => format!(
                     "slot {name} holds {version}, which waits to be tried, and not what ran before; \
                      `lucidctl update apply` restarts into it"
@@ -87,11 +101,11 @@ impl Service {
         };
         let (version, floor) = (held.release.version, self.state.floor);
         let Some(data) = held.data else {
-            return refuse(format!("slot {name} holds {version}, which was never kept"));
+            return refuse(format!("slot {name} {holds} {version}, which was never kept"));
         };
         if version < floor {
             return refuse(format!(
-                "slot {name} holds {version}, and a release that was kept rules out everything below {floor}"
+                "slot {name} {holds} {version}, and a release that was kept rules out everything below {floor}"
             ));
         }
         let own = self.parts.settings.system.data;

@@ -188,11 +188,12 @@ impl Service {
     async fn sources(&mut self) -> Vec<Arc<dyn Source>> {
         let mut sources = self.parts.sources.clone();
         let Some(usb) = self.usb.clone() else { return sources };
-        let mut wrong = Vec::new();
-        let sticks = usb.there().unwrap_or_else(|error| {
+        let mut wrong: Vec<String> = usb.no_driver().into_iter().collect();
+        let (sticks, over) = usb.found().unwrap_or_else(|error| {
             wrong.push(format!("looking for USB sticks: {error}"));
-            Vec::new()
+            (Vec::new(), None)
         });
+        wrong.extend(over);
         for stick in &sticks {
             match usb.source(stick).await {
                 Ok(Some(source)) => sources.push(source),
@@ -205,6 +206,17 @@ impl Service {
         }
         self.trouble("USB", (!wrong.is_empty()).then(|| wrong.join("; ")));
         sources
+    }
+
+    /// Gives up what is being written or waits to be tried when it is none for this device any more, as far as that is known
+    /// without a source. What the clock alone says is no reason: a clock that was set back says that a turn has not come.
+    pub(super) fn outgrow(&mut self) -> Result<()> {
+        let Some((release, _)) = self.state.phase.about() else { return Ok(()) };
+        let said = self.said(release);
+        if said.turn.is_some() {
+            return Ok(());
+        }
+        self.withdraw(&Looked { chosen: None, said: vec![said] })
     }
 
     fn said(&self, release: &Release) -> Said {

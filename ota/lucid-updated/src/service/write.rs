@@ -106,6 +106,7 @@ impl Service {
         let total = index.parts().iter().map(|part| part.bytes).sum();
         let latest = Mutex::new(Progress { total, ..Progress::default() });
         let slots = self.parts.slots.clone();
+        let hung = !source.costs() && self.hung.as_ref() == offered.map(|offered| &offered.file);
         let work = async {
             let cutting = tokio::task::spawn_blocking(move || {
                 let (mut have, mut running) = (Have::new(), Vec::new());
@@ -121,13 +122,16 @@ impl Service {
                 Ok::<_, Error>((have, running))
             });
             let (mut have, running) = cutting.await.map_err(|error| Error::Internal(error.to_string()))??;
-            if let Some(offered) = offered {
+            if let Some(offered) = offered.filter(|_| hung) {
+                let why = "its source failed with it in the last run, and after it".to_owned();
+                have.refuse(&Error::Patch { name: offered.file.clone(), why });
+            } else if let Some(offered) = offered {
                 let change = Change::between(&running, index);
                 drop(running);
                 patched(&mut have, offered, change, source).await?;
             }
             let mut tell = |progress| *latest.lock().unwrap_or_else(PoisonError::into_inner) = progress;
-            let written = stage::write(index, archive, &targets, &mut have, source, &mut tell).await?;
+            let written = stage::write(index, archive, &targets, &mut have, source, &mut tell).await;
             Ok::<_, Error>((written, have.refused))
         };
         let mut work = pin!(work);
@@ -146,8 +150,12 @@ impl Service {
                 () = sleep(TELL) => {}
             }
         };
-        let (Progress { kept, copied, fetched, patched, .. }, refused) = written;
+        let (written, refused) = written;
+        // A stick that hangs in its patch may hang in what comes after it: its next run is one without, which costs nothing.
+        let again = written.is_err() && refused.is_some() && !source.costs();
+        self.hung = offered.filter(|_| again).map(|offered| offered.file.clone());
         self.trouble("the patch", refused);
+        let Progress { kept, copied, fetched, patched, .. } = written?;
         let peak = peak::memory()
             .map_or_else(|| "an unknown number of".to_owned(), |bytes| (bytes >> 20).to_string());
         tracing::info!(
