@@ -163,9 +163,19 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// How long people are told of a restart before it.
-fn notice(asked: Option<Asked>) -> Duration {
-    if asked == Some(Asked::Apply) { drain::NOTICE_ASKED } else { drain::NOTICE }
+/// How the machine is left.
+#[derive(Clone, Copy, Debug)]
+struct Notice {
+    /// How long people are told of a restart before it.
+    time: Duration,
+    /// Whether somebody asked for it: then what is set meanwhile of when the machine updates itself does not hold it up.
+    asked: bool,
+}
+
+/// How it is left for what was asked.
+fn notice(asked: Option<Asked>) -> Notice {
+    let asked = asked == Some(Asked::Apply);
+    Notice { time: if asked { drain::NOTICE_ASKED } else { drain::NOTICE }, asked }
 }
 
 /// A seed for a device that has none.
@@ -293,7 +303,7 @@ impl Service {
         }
         if asked != Some(Asked::Apply) && self.goes_back() {
             // The power was cut in the try that somebody asked for.
-            return self.leave(drain::NOTICE).await;
+            return self.leave(Notice { time: drain::NOTICE, asked: true }).await;
         }
         if asked == Some(Asked::Apply) {
             // Who asks for it wants it tried again.
@@ -444,17 +454,12 @@ impl Service {
         self.waiting.is_none()
     }
 
-    /// What is staged is tried by a restart: people are told of it and have so long, then their sessions end, and only then the
-    /// try is armed.
-    async fn leave(&mut self, notice: Duration) -> Result<After> {
-        self.parts.boot.booted()?.may_install()?;
-        if let Phase::Staged { release, .. } = &self.state.phase {
-            let version = release.version;
-            self.drain(version, notice).await;
-            // A time that was set is one for one restart.
-            self.plan.used()?;
-        }
-        self.try_staged().await
+    /// What is staged is tried by a restart. What can fail is done first: nobody's session ends for a restart that does not
+    /// follow. Then people are told of it and have so long, their sessions end, and only then the try is armed.
+    async fn leave(&mut self, notice: Notice) -> Result<After> {
+        let (version, boot_id) = self.before_try().await?;
+        self.drain(version, notice.time).await;
+        self.arm_staged(boot_id)
     }
 
     /// Lets the RDP host tell those who are connected that the machine restarts, and end their sessions. Whatever becomes of

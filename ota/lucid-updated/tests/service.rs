@@ -21,7 +21,7 @@ use lucid_ipc::{
 };
 use lucid_release_format::{Kind, Release, System, Version, Wave};
 use lucid_updated::{
-    Error,
+    Error, before,
     boot::{BootControl as _, Slot},
     control,
     disk::Disk as _,
@@ -1241,6 +1241,7 @@ async fn until_the_sessions_have_ended_no_try_is_armed_and_being_cut_off_costs_n
         world.rdp = Some(socket);
         let mut service = world.service(false);
         let before = service.state().clone();
+        world.machine.store.remove(before::FILE);
         let waits = async {
             loop {
                 let shown = fs::read(world.run.path().join("run").join(STATUS)).unwrap_or_default();
@@ -1254,6 +1255,8 @@ async fn until_the_sessions_have_ended_no_try_is_armed_and_being_cut_off_costs_n
             after = service.round(Some(asked)) => panic!("{after:?} without waiting"),
             waited = tokio::time::timeout(Duration::from_secs(60), waits) => waited.unwrap(),
         }
+        // How the old system is was seen and kept before: people are not cut off for what comes after.
+        assert!(world.machine.store.get(before::FILE).is_some(), "{asked:?}");
         // There the power was cut.
         drop(service);
         assert_eq!(State::load(&world.machine.store).unwrap(), Kept::State(Box::new(before)), "{asked:?}");
@@ -1263,4 +1266,47 @@ async fn until_the_sessions_have_ended_no_try_is_armed_and_being_cut_off_costs_n
         assert_eq!(service.start().await.unwrap(), After::On);
         assert_eq!(service.round(Some(asked)).await.unwrap(), After::Restart, "{asked:?}");
     }
+}
+
+#[tokio::test]
+async fn nobody_is_cut_off_for_a_restart_that_the_device_refuses() {
+    let mut world = World::new();
+    world.updated().await;
+    world.offer(&release("0.3.0"));
+    let socket = world.run.path().join("rdp.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    world.rdp = Some(socket);
+    assert_eq!(world.service(false).round(None).await.unwrap(), After::On);
+    world.machine.outdated = true;
+    let mut service = world.service(false);
+    let error = service.round(Some(Asked::Apply)).await.unwrap_err();
+    assert!(matches!(error, Error::Eeprom { .. }), "{error}");
+    let asked = std::future::poll_fn(|context| std::task::Poll::Ready(listener.poll_accept(context)));
+    assert!(asked.await.is_pending(), "the RDP host was asked to end sessions");
+}
+
+#[tokio::test]
+async fn a_time_that_was_set_is_not_lost_where_the_power_is_cut_before_the_try_is_armed() {
+    let mut cuts = 0;
+    loop {
+        let mut world = World::new();
+        world.offer(&release("0.2.0"));
+        assert_eq!(world.service(false).round(None).await.unwrap(), After::On);
+        world.machine.store.put(schedule::FILE, at(Some(1_700_000_000)).to_bytes().unwrap());
+        let mut service = world.service(false);
+        world.machine.power.lock().unwrap().left = cuts;
+        let ended = service.round(None).await;
+        drop(service);
+        world.machine.start();
+        let Kept::State(state) = State::load(&world.machine.store).unwrap() else { panic!("no state") };
+        let set = Plan::open(Arc::new(world.machine.store.clone())).0.get();
+        let untried = matches!(state.phase, Phase::Staged { tries: 0, .. });
+        assert!(!untried || set == at(Some(1_700_000_000)), "after {cuts} writes: {:?}", state.phase);
+        if let Ok(after) = ended {
+            assert_eq!((after, set), (After::Restart, at(None)));
+            break;
+        }
+        cuts += 1;
+    }
+    assert!(cuts > 8, "{cuts}");
 }

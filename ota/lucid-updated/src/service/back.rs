@@ -45,9 +45,10 @@ impl Service {
         }
         let left = self.parts.settings.system.version;
         tracing::warn!("somebody asks for {version}, which ran before {left}: the machine goes back to it");
-        self.drain(version, drain::NOTICE_ASKED).await;
-        self.note_before().await?;
+        // What can fail comes before sessions end.
         let boot_id = self.parts.boot.boot_id()?;
+        self.note_before().await?;
+        self.drain(version, drain::NOTICE_ASKED).await;
         self.take(Event::Back { release: held.release, slot, left, boot_id })?;
         let armed = self.arm(slot);
         if let Err(error) = &armed {
