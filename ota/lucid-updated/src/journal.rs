@@ -1,7 +1,7 @@
 //! What the journal has of a start that failed, as text that any program shows.
 //!
 //! journald writes it on the data partition while the new system runs, so it is there also when that hung, panicked or was cut
-//! off: up to what was synced last, which in a try is a second before (lucid-init says so to journald). It is read by the old
+//! off: up to what was synced last, which in a try is five seconds before (lucid-init says so to journald). It is read by the old
 //! system, with the journalctl that every image has.
 
 use std::{
