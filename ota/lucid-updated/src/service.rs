@@ -297,10 +297,7 @@ impl Service {
         if asked == Some(Asked::Rollback) {
             return self.back().await;
         }
-        if matches!(self.state.phase, Phase::Idle {}) && self.plan.get().at.is_some_and(|at| at <= now()) {
-            // Nothing was ready at that time. What comes later is not what it was set for.
-            self.plan.used()?;
-        }
+        self.miss_time()?;
         if asked != Some(Asked::Apply) && self.goes_back() {
             // The power was cut in the try that somebody asked for.
             return self.leave(Notice { time: drain::NOTICE, asked: true }).await;
@@ -407,6 +404,16 @@ impl Service {
             tracing::info!("{name} was plugged in");
         }
         !new.is_empty()
+    }
+
+    /// Where nothing is ready at the time that was set, it is forgotten: what comes later is not what it was set for.
+    fn miss_time(&self) -> Result<()> {
+        let ready = matches!(self.state.phase, Phase::Staged { .. });
+        if !ready && self.plan.get().at.is_some_and(|at| at <= now()) {
+            tracing::warn!("nothing was ready at the time that was set for a restart: it is forgotten");
+            self.plan.used()?;
+        }
+        Ok(())
     }
 
     /// Whether what is staged may be tried now, without anybody asking.

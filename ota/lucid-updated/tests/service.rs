@@ -1181,6 +1181,36 @@ async fn a_time_at_which_nothing_was_ready_is_not_one_for_what_comes_later() {
     assert_eq!(service.round(None).await.unwrap(), After::On);
     assert!(matches!(service.state().phase, Phase::Staged { .. }));
     assert_eq!(service.round(None).await.unwrap(), After::On);
+    // Nor for what was being written at that time.
+    world.offer(&release("0.3.0"));
+    let fetched = |path: &String| path.ends_with(".chunks") && path.contains("0.3.0");
+    let path = world.site.paths().into_iter().find(fetched).unwrap();
+    let name = path.rsplit('/').next().unwrap().to_owned();
+    world.site.fail(&path, Failed::Slow { name, what: "no bytes come any more" });
+    service.round(None).await.unwrap_err();
+    assert!(matches!(service.state().phase, Phase::Staging { .. }));
+    drop(service);
+    world.machine.store.put(schedule::FILE, at(Some(1_700_000_000)).to_bytes().unwrap());
+    world.site.heal();
+    let mut service = world.service(false);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert!(matches!(service.state().phase, Phase::Staged { .. }));
+    assert_eq!(Plan::open(Arc::new(world.machine.store.clone())).0.get(), at(None));
+}
+
+#[tokio::test]
+async fn a_time_that_comes_while_a_release_is_written_is_not_one_for_it() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    let mut service = world.service(false);
+    let looked = service.look().await.unwrap();
+    // Set before, and over by the time that all of it is in its slot; no round has begun since.
+    drop(service);
+    world.machine.store.put(schedule::FILE, at(Some(1_700_000_000)).to_bytes().unwrap());
+    let mut service = world.service(false);
+    assert!(service.stage(&looked.chosen.unwrap()).await.unwrap());
+    assert!(matches!(service.state().phase, Phase::Staged { .. }));
+    assert_eq!(Plan::open(Arc::new(world.machine.store.clone())).0.get(), at(None));
 }
 
 #[tokio::test]

@@ -157,6 +157,8 @@ impl Service {
         );
         // First: what is staged is not taken for what ran in that slot before.
         self.wrote(slot, release, index)?;
+        // The time that was set may have come meanwhile.
+        self.miss_time()?;
         self.take(Event::Written)
     }
 }
