@@ -27,6 +27,7 @@ use lucid_updated::{
     disk::Disk as _,
     files::Folder,
     gate::Check,
+    journal::Journal,
     schedule::{self, Change, Plan, Schedule},
     service::{
         After, Asked, FAILED, JUDGED, LEFT, Parts, REQUEST, STATUS, Service, Settings, Status, ask, history,
@@ -37,7 +38,7 @@ use lucid_updated::{
     when::Window,
 };
 use support::{
-    machine::{Known, Lines, Power, Random, SimMachine},
+    machine::{Known, Lines, Power, Random, SimMachine, SlowLines},
     repository::{Maker, Site, release},
     system,
 };
@@ -61,6 +62,7 @@ struct World {
     rdp: Option<PathBuf>,
     /// The form of data that runs.
     data: u32,
+    journal: Arc<dyn Journal>,
 }
 
 impl World {
@@ -73,7 +75,23 @@ impl World {
         let trust = Trust { root: maker.root(1, &[]), scratch: run.path().join("scratch"), built: 0 };
         let (running, others) = ("0.1.0".parse().unwrap(), Vec::new());
         let (well, window, sessions, metered, rdp, data) = (Ok(()), None, None, false, None, 1);
-        Self { machine, maker, site, trust, run, running, others, well, window, sessions, metered, rdp, data }
+        let journal = Arc::new(Lines);
+        Self {
+            machine,
+            maker,
+            site,
+            trust,
+            run,
+            running,
+            others,
+            well,
+            window,
+            sessions,
+            metered,
+            rdp,
+            data,
+            journal,
+        }
     }
 
     fn offer(&mut self, release: &Release) {
@@ -97,7 +115,7 @@ impl World {
             trust: self.trust.clone(),
             sources: sites.map(|site| Arc::new(site.clone()) as Arc<dyn Source>).collect(),
             checks: vec![Box::new(Known(self.well.clone())) as Box<dyn Check>],
-            journal: Arc::new(Lines),
+            journal: self.journal.clone(),
             settings: Settings {
                 system: System { data: self.data, ..system(&self.running.to_string()) },
                 channel: "stable".into(),
@@ -415,6 +433,29 @@ async fn the_journals_of_the_last_three_tries_are_kept_also_of_those_that_said_n
     let text = String::from_utf8(world.machine.store.get(FAILED[0]).unwrap()).unwrap();
     assert!(text.contains("a try after boot x"), "{text}");
     assert_eq!(world.machine.store.get(FAILED[2]).unwrap(), kept[1]);
+}
+
+#[tokio::test]
+async fn a_journal_that_takes_too_long_is_read_at_a_later_start_and_not_for_ever() {
+    for slow in [1, 2, 3] {
+        let mut world = World::new();
+        world.well = Err("nobody listens".to_owned());
+        world.tried().await;
+        assert_eq!(world.service(true).start().await.unwrap(), After::Restart);
+        world.journal = Arc::new(SlowLines);
+        for _ in 0..slow {
+            world.back();
+            assert!(world.machine.store.get(FAILED[0]).is_none(), "{slow}");
+            assert_eq!(world.service(true).start().await.unwrap(), After::On);
+        }
+        world.journal = Arc::new(Lines);
+        world.back();
+        assert_eq!(world.service(true).start().await.unwrap(), After::On);
+        let text = String::from_utf8(world.machine.store.get(FAILED[0]).unwrap()).unwrap();
+        let said = if slow < 3 { "a try after boot " } else { "no journal: it took too long" };
+        assert!(text.contains(said), "{slow}: {text}");
+        assert_eq!(world.machine.store.get(LEFT).unwrap(), b"");
+    }
 }
 
 #[tokio::test]
