@@ -298,9 +298,9 @@ impl Service {
             return self.back().await;
         }
         self.miss_time()?;
-        if asked != Some(Asked::Apply) && self.goes_back() {
-            // The power was cut in the try that somebody asked for.
-            return self.leave(Notice { time: drain::NOTICE, asked: true }).await;
+        if self.goes_back() {
+            // The power was cut in the try that somebody asked for. No source has to be asked about it.
+            return self.leave(Notice { asked: true, ..notice(asked) }).await;
         }
         if asked == Some(Asked::Apply) {
             // Who asks for it wants it tried again.
@@ -598,8 +598,8 @@ impl Service {
                         self.show(None);
                         continue;
                     }
-                // Without a source there is nothing to look at, unless somebody asks, who is told so.
-                } else if cause != Cause::Itself || again && self.has_source() {
+                // Without a source there is nothing to look at, unless somebody asks, who is told so; going back needs none.
+                } else if cause != Cause::Itself || again && (self.has_source() || self.goes_back()) {
                     self.cause = Some(cause);
                     done = self.round(asked).await;
                 }

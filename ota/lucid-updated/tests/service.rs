@@ -63,6 +63,8 @@ struct World {
     /// The form of data that runs.
     data: u32,
     journal: Arc<dyn Journal>,
+    /// Without any source.
+    sourceless: bool,
 }
 
 impl World {
@@ -91,6 +93,7 @@ impl World {
             rdp,
             data,
             journal,
+            sourceless: false,
         }
     }
 
@@ -107,7 +110,7 @@ impl World {
 
     /// A service whose directory for what is lost at power-off is that one.
     fn open(&self, automatic: bool, run: &str) -> Result<Service, Error> {
-        let sites = [&self.site].into_iter().chain(&self.others);
+        let sites = [&self.site].into_iter().chain(&self.others).filter(|_| !self.sourceless);
         Service::open(Parts {
             store: Arc::new(self.machine.store.clone()),
             boot: Arc::new(self.machine.clone()),
@@ -1030,6 +1033,34 @@ async fn a_power_cut_while_the_device_goes_back_forgets_nothing() {
         panic!("{:?}", service.state().phase)
     };
     assert_eq!(release.version, "0.1.0".parse().unwrap());
+}
+
+#[tokio::test]
+async fn a_device_without_any_source_goes_on_with_going_back_by_itself_and_when_somebody_asks() {
+    for by_itself in [true, false] {
+        let mut world = World::new();
+        world.updated().await;
+        world.sourceless = true;
+        assert_eq!(world.service(false).round(Some(Asked::Rollback)).await.unwrap(), After::Restart);
+        world.starts("0.1.0", Slot::A, true);
+        world.machine.power.lock().unwrap().off = true;
+        world.starts("0.2.0", Slot::B, false);
+        let mut service = world.service(false);
+        if by_itself {
+            let restarted = async {
+                while world.machine.restarts() == 0 {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(120), service.run(restarted)).await.unwrap();
+            assert_eq!(world.machine.restarts(), 1);
+        } else {
+            assert_eq!(service.start().await.unwrap(), After::On);
+            assert_eq!(service.round(Some(Asked::Apply)).await.unwrap(), After::Restart);
+        }
+        let Kept::State(state) = State::load(&world.machine.store).unwrap() else { panic!("no state") };
+        assert!(matches!(state.phase, Phase::Trying { slot: Slot::A, tries: 2, .. }), "{:?}", state.phase);
+    }
 }
 
 #[tokio::test]
