@@ -154,6 +154,8 @@ pub struct Service {
     sticks: Vec<Plugged>,
     /// What set the last look off.
     cause: Option<Cause>,
+    /// What the round is made for that is under way.
+    asked: Option<Asked>,
     /// The socket of others, while it is served.
     control: Option<Control>,
 }
@@ -253,6 +255,7 @@ impl Service {
             usb: None,
             sticks: Vec::new(),
             cause: None,
+            asked: None,
             control: None,
         })
     }
@@ -290,6 +293,7 @@ impl Service {
     /// # Errors
     /// When something failed that the next round may do better.
     pub async fn round(&mut self, asked: Option<Asked>) -> Result<After> {
+        self.asked = asked;
         if matches!(self.state.phase, Phase::Trying { .. } | Phase::Good { .. }) {
             // The disk or the firmware failed before.
             return self.start().await;
@@ -465,7 +469,13 @@ impl Service {
     /// follow. Then people are told of it and have so long, their sessions end, and only then the try is armed.
     async fn leave(&mut self, notice: Notice) -> Result<After> {
         let (version, boot_id) = self.before_try().await?;
+        let set = self.plan.get();
         self.drain(version, notice.time).await;
+        // A pause, or another time, may have been set meanwhile.
+        if !notice.asked && self.plan.get() != set && !self.may_try() {
+            tracing::warn!("the machine does not restart into {version}: another time was set meanwhile");
+            return Ok(After::On);
+        }
         self.arm_staged(boot_id)
     }
 

@@ -1227,6 +1227,54 @@ async fn while_updates_are_paused_nothing_is_fetched_by_itself_and_what_is_ready
 }
 
 #[tokio::test]
+async fn a_pause_ends_what_is_being_written_and_not_what_somebody_asked_for() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    set(&world, &Change { pause: Some(86_400), ..Change::default() });
+    let mut service = world.service(true);
+    let looked = service.look().await.unwrap();
+    world.site.log();
+    assert!(!service.stage(&looked.chosen.unwrap()).await.unwrap());
+    assert!(matches!(service.state().phase, Phase::Staging { .. }));
+    assert!(world.site.log().iter().all(|asked| !asked.contains("..")), "it was fetched");
+    // That goes on when somebody asks.
+    assert_eq!(service.round(Some(Asked::Download)).await.unwrap(), After::On);
+    assert!(matches!(service.state().phase, Phase::Staged { .. }));
+}
+
+#[tokio::test]
+async fn a_pause_that_is_set_while_sessions_end_keeps_the_machine_from_restarting() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    // It accepts connections, and says nothing.
+    let rdp = world.run.path().join("rdp.sock");
+    let listener = tokio::net::UnixListener::bind(&rdp).unwrap();
+    world.rdp = Some(rdp.clone());
+    let service = world.service(true);
+    let run = world.run.path().join("run");
+    let shows = async |words: &str| {
+        while !String::from_utf8_lossy(&fs::read(run.join(STATUS)).unwrap_or_default()).contains(words) {
+            assert_eq!(world.machine.restarts(), 0, "before it shows {words:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let user = async {
+        shows("sessions are being ended").await;
+        let mut client = UpdatesClient::new(connect(&run.join(control::SOCKET)).await.unwrap());
+        let pause = SetScheduleRequest { pause_seconds: Some(86_400), ..SetScheduleRequest::default() };
+        client.set_schedule(pause).await.unwrap();
+        // All have ended: the host is gone.
+        fs::remove_file(&rdp).unwrap();
+        drop(listener);
+        shows("the restart waits: updates are paused").await;
+    };
+    tokio::time::timeout(Duration::from_secs(120), service.run(user)).await.unwrap();
+    assert_eq!(world.machine.restarts(), 0);
+    let Kept::State(state) = State::load(&world.machine.store).unwrap() else { panic!("no state") };
+    assert!(matches!(state.phase, Phase::Staged { tries: 0, .. }), "{:?}", state.phase);
+}
+
+#[tokio::test]
 async fn at_a_time_that_was_set_the_machine_restarts_whoever_is_connected_and_not_before() {
     let mut world = World::new();
     world.offer(&release("0.2.0"));
