@@ -196,7 +196,11 @@ impl Service {
 
     async fn gate(&mut self, version: Version, booted: Booted) -> Result<After> {
         tracing::info!("{version} is being tried");
-        let before = Before::load(&*self.parts.store);
+        let armed = match &self.state.phase {
+            Phase::Trying { boot_id, .. } => boot_id.as_str(),
+            _ => "",
+        };
+        let before = Before::load(&*self.parts.store, armed);
         let Err(unwell) = gate::pass(&self.parts.checks, &before, self.parts.settings.within).await else {
             tracing::info!("{version} is well, and is kept");
             self.take(Event::Passed)?;
@@ -264,7 +268,7 @@ impl Service {
         let Phase::Staged { release, .. } = &self.state.phase else { return Err(nothing_staged()) };
         let version = release.version;
         let boot_id = self.parts.boot.boot_id()?;
-        self.note_before().await?;
+        self.note_before(&boot_id).await?;
         Ok((version, boot_id))
     }
 
@@ -279,9 +283,9 @@ impl Service {
         self.arm(slot)
     }
 
-    /// Keeps how the system that is left is, for the gate of the other one.
-    pub(super) async fn note_before(&self) -> Result<()> {
-        let mut before = Before::default();
+    /// Keeps how the system that is left is, for the gate of the other one, and that this boot ends with the try of that.
+    pub(super) async fn note_before(&self, boot_id: &str) -> Result<()> {
+        let mut before = Before { boot: boot_id.to_owned(), ..Before::default() };
         for check in &self.parts.checks {
             check.note(&mut before).await;
         }

@@ -47,7 +47,7 @@ impl Service {
         tracing::warn!("somebody asks for {version}, which ran before {left}: the machine goes back to it");
         // What can fail comes before sessions end.
         let boot_id = self.parts.boot.boot_id()?;
-        self.note_before().await?;
+        self.note_before(&boot_id).await?;
         self.drain(version, drain::NOTICE_ASKED).await;
         self.take(Event::Back { release: held.release, slot, left, boot_id })?;
         let armed = self.arm(slot);
