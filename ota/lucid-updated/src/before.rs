@@ -75,6 +75,12 @@ impl Before {
         Self { version: VERSION, boot: String::new(), recorder, settled }
     }
 
+    /// Of a system that could do everything, and that ends with a try in this boot.
+    #[must_use]
+    pub fn of_boot(boot: &str) -> Self {
+        Self { boot: boot.to_owned(), ..Self::default() }
+    }
+
     /// Whether a new system that fails in this part is no worse than the old one was.
     #[must_use]
     pub fn excuses(&self, failed: Part) -> bool {

@@ -285,7 +285,7 @@ impl Service {
 
     /// Keeps how the system that is left is, for the gate of the other one, and that this boot ends with the try of that.
     pub(super) async fn note_before(&self, boot_id: &str) -> Result<()> {
-        let mut before = Before { boot: boot_id.to_owned(), ..Before::default() };
+        let mut before = Before::of_boot(boot_id);
         for check in &self.parts.checks {
             check.note(&mut before).await;
         }
