@@ -38,7 +38,7 @@ use lucid_updated::{
     when::Window,
 };
 use support::{
-    machine::{Known, Lines, Power, Random, SimMachine, SlowLines},
+    machine::{Known, Lines, NoLines, Power, Random, SimMachine, SlowLines},
     repository::{Maker, Site, release},
     system,
 };
@@ -436,6 +436,43 @@ async fn the_journals_of_the_last_three_tries_are_kept_also_of_those_that_said_n
     let text = String::from_utf8(world.machine.store.get(FAILED[0]).unwrap()).unwrap();
     assert!(text.contains("a try after boot x"), "{text}");
     assert_eq!(world.machine.store.get(FAILED[2]).unwrap(), kept[1]);
+}
+
+#[tokio::test]
+async fn tries_that_did_not_start_push_out_no_journal_of_another_one() {
+    let mut world = World::new();
+    world.tried().await;
+    world.machine.power.lock().unwrap().off = true;
+    world.back();
+    let mut service = world.service(true);
+    service.start().await.unwrap();
+    let kept = world.machine.store.get(FAILED[0]).unwrap();
+    world.journal = Arc::new(NoLines);
+    for number in 2..=3 {
+        assert_eq!(service.round(None).await.unwrap(), After::Restart, "{number}");
+        drop(service);
+        world.machine.start();
+        world.machine.power.lock().unwrap().off = true;
+        world.back();
+        service = world.service(true);
+        service.start().await.unwrap();
+        let text = String::from_utf8(world.machine.store.get(FAILED[0]).unwrap()).unwrap();
+        assert!(text.contains("no journal: nothing after boot "), "{text}");
+    }
+    assert_eq!(world.machine.store.get(FAILED[1]).unwrap(), kept);
+    assert!(world.machine.store.get(FAILED[2]).is_none());
+}
+
+#[tokio::test]
+async fn word_of_a_try_of_which_nothing_is_known_is_emptied_and_keeps_nothing() {
+    let mut world = World::new();
+    world.journal = Arc::new(NoLines);
+    world.machine.store.put(LEFT, b"lucid left 1\nboot x\n".to_vec());
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    assert_eq!(world.machine.store.get(LEFT).unwrap(), b"");
+    assert!(world.machine.store.get(FAILED[0]).is_none());
+    assert!(service.status().unwrap().troubles.is_empty(), "{:?}", service.status().unwrap().troubles);
 }
 
 #[tokio::test]

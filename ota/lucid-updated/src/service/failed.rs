@@ -65,11 +65,19 @@ fn time(at: u64) -> String {
     time.map_or_else(|| "an unknown time".to_owned(), |time| time.to_string())
 }
 
+/// What the fourth line of a text without a journal begins with.
+const NONE: &str = "no journal: ";
+
+/// Whether a text has no journal.
+fn is_empty(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n').nth(3).is_some_and(|line| line.starts_with(NONE.as_bytes()))
+}
+
 /// The whole text.
 fn text(what: &str, reason: &str, journal: &Result<Start, Missing>) -> String {
     let mut text = format!("lucid journal of a failed start, version 1\n{what}\nreason: {reason}\n");
     match journal {
-        Err(why) => text.push_str(&format!("no journal: {why}\n")),
+        Err(why) => text.push_str(&format!("{NONE}{why}\n")),
         Ok(Start { boot, from, to, lines, cut, found }) => {
             let which = if *cut { "the last lines" } else { "all lines" };
             if !found {
@@ -126,11 +134,30 @@ impl Service {
             store.replace(LEFT, left.as_bytes())?;
             return Err(Error::Nothing(format!("{why}; the next start tries it again")));
         }
-        let (what, reason) = self.about_the_try();
-        let text = text(&what, &reason, &journal);
+        let Some((what, reason)) = self.about_the_try() else {
+            // The word is left from long ago: whatever start that was, it is not the one that the journal has last.
+            if !journal.as_ref().is_ok_and(|start| start.found) {
+                tracing::warn!(
+                    "{LEFT} names a boot of which neither a try nor the journal knows: it is emptied"
+                );
+                return store.replace(LEFT, b"");
+            }
+            let (what, reason) = ("a release of which nothing is known".to_owned(), "not known".to_owned());
+            return self.keep(&what, &reason, &journal);
+        };
+        self.keep(&what, &reason, &journal)
+    }
+
+    /// Keeps the text of a start, and empties the word of it.
+    fn keep(&self, what: &str, reason: &str, journal: &Result<Start, Missing>) -> Result<()> {
+        let store = &*self.parts.store;
+        let text = text(what, reason, journal);
+        let newest = store.read(FAILED[0], MAX_BYTES)?;
         // A power cut may have come between the texts and the end of this.
-        if store.read(FAILED[0], MAX_BYTES)?.is_none_or(|kept| kept != text.as_bytes()) {
-            for pair in FAILED.windows(2).rev() {
+        if newest.as_ref().is_none_or(|kept| kept != text.as_bytes()) {
+            // Tries that did not start, one after the other, do not push out what others have left.
+            let empty = journal.is_err() && newest.is_some_and(|kept| is_empty(&kept));
+            for pair in FAILED.windows(2).rev().filter(|_| !empty) {
                 let [newer, older] = pair else { continue };
                 if let Some(kept) = store.read(newer, MAX_BYTES)? {
                     store.replace(older, &kept)?;
@@ -139,7 +166,7 @@ impl Service {
             store.replace(FAILED[0], text.as_bytes())?;
         }
         store.replace(LEFT, b"")?;
-        match &journal {
+        match journal {
             Ok(start) => {
                 tracing::info!("the journal of the failed start is kept: {} lines", start.lines.len())
             }
@@ -148,18 +175,18 @@ impl Service {
         Ok(())
     }
 
-    /// What was tried, and why it failed.
-    fn about_the_try(&self) -> (String, String) {
+    /// What was tried, and why it failed, where that is known.
+    fn about_the_try(&self) -> Option<(String, String)> {
         let what = |version: &dyn std::fmt::Display, slot: &str| format!("release {version} in slot {slot}");
         match (&self.state.phase, self.state.last()) {
-            (Phase::Staged { release, slot, tries }, _) if *tries > 0 => (
+            (Phase::Staged { release, slot, tries }, _) if *tries > 0 => Some((
                 what(&release.version, slot.name()),
                 format!("the machine came back without a word of it (try {tries} of {MAX_TRIES})"),
-            ),
+            )),
             (_, Some(last)) if last.ending == Ending::Failed => {
-                (what(&last.version, last.slot.name()), last.reason.clone())
+                Some((what(&last.version, last.slot.name()), last.reason.clone()))
             }
-            _ => ("a release of which nothing is known".to_owned(), "not known".to_owned()),
+            _ => None,
         }
     }
 }
@@ -195,6 +222,7 @@ mod tests {
         let none =
             text("release 0.2.0 in slot b", "not known", &Err(Missing::None("it left nothing".to_owned())));
         assert_eq!(made, include_str!("../../tests/golden/failed.txt"));
+        assert!(is_empty(none.as_bytes()) && !is_empty(made.as_bytes()));
         assert_eq!(none.lines().last(), Some("no journal: it left nothing"));
     }
 

@@ -387,6 +387,16 @@ impl Journal for Lines {
     }
 }
 
+/// A journal that has nothing of the start after the one in which the try was armed.
+pub struct NoLines;
+
+#[async_trait]
+impl Journal for NoLines {
+    async fn after(&self, armed: &str, _: &str) -> std::result::Result<Start, Missing> {
+        Err(Missing::None(format!("nothing after {armed}")))
+    }
+}
+
 /// A journal that takes too long to be read.
 pub struct SlowLines;
 
