@@ -116,8 +116,8 @@ impl Before {
         Ok(seal(&line))
     }
 
-    /// What is kept for the try that was armed in this boot. Where there is nothing that can be read, or it is of another try, the
-    /// old system could do everything: the new one has to, then.
+    /// What is kept for the try that was armed in this boot. Where there is nothing that can be read, or it is of another try,
+    /// the old system could do everything: the new one has to, then.
     #[must_use]
     pub fn load(store: &dyn Store, armed: &str) -> Self {
         let why = match store.read(FILE, MAX_BYTES) {

@@ -45,8 +45,8 @@ const FRESH: Duration = Duration::from_secs(60);
 /// How a test ended, and when.
 type Ended = (Instant, TestResponse);
 
-/// Records of tests, one at a time: a disk that hangs has one thread, and no second one; and on a disk that is slow a test comes to
-/// its end, whoever has stopped waiting for it.
+/// Records of tests, one at a time: a disk that hangs has one thread, and no second one; and on a disk that is slow a test comes
+/// to its end, whoever has stopped waiting for it.
 #[derive(Clone)]
 pub(crate) struct Tests {
     /// The one that is being made, or whose end nobody has been told.

@@ -31,8 +31,8 @@ fn of_source(error: &Error) -> bool {
 }
 
 impl Service {
-    /// Writes a release that was chosen into the other slot, or goes on with it. Says whether that was done now: it was not where it
-    /// is there already, or updates were paused meanwhile.
+    /// Writes a release that was chosen into the other slot, or goes on with it. Says whether that was done now: it was not
+    /// where it is there already, or updates were paused meanwhile.
     ///
     /// # Errors
     /// When the disk fails, or every source that offers it: it goes on from there the next time.
@@ -74,8 +74,8 @@ impl Service {
     /// smaller than the chunks.
     ///
     /// # Errors
-    /// When the source or the disk fails, or updates are paused meanwhile and nobody had asked: it goes on from there the next time.
-    /// When what is kept is in memory.
+    /// When the source or the disk fails, or updates are paused meanwhile and nobody had asked: it goes on from there the next
+    /// time. When what is kept is in memory.
     pub async fn write(
         &mut self,
         release: &Release,
