@@ -3,9 +3,10 @@
 //! `left` says that there is one to be read: `lucid left 1`, a line feed, the id of the boot in which the try was armed, a line
 //! feed, and `slow` and a line feed for each start at which it took too long to read it; or nothing. Whoever finds out that a try
 //! failed leaves it there, the new system itself or the old one that came back, and the old one reads the journal of the start
-//! after that boot into `failed-1.txt`. What was there becomes `failed-2.txt`, and so on; but of texts without a journal, one after
-//! the other, the newest alone is kept. Their first line is `lucid journal of a failed start, version 1`; they are for people, and no program reads more of
-//! them. Nothing that fails here keeps anything from being installed or left.
+//! after that boot into `failed-1.txt`. What was there becomes `failed-2.txt`, and so on; but of texts without a journal, one
+//! after the other, the newest alone is kept. Their first line is `lucid journal of a failed start, version 1`; they are for
+//! people, and no program reads more of them than whether there is a journal. Nothing that fails here keeps anything from being
+//! installed or left.
 
 use super::Service;
 use crate::{
