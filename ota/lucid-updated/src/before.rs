@@ -1,7 +1,8 @@
 //! How the old system was when it was left for a try: what it could not do itself, a new one is not left for.
 //!
-//! `before.json`, sealed as `update.json` is: `version` (1), `recorder` (which part of a test record failed; null: none did, or
-//! nothing is recorded) and `settled` (whether all its services had started). Written before each try is armed.
+//! `before.json`, sealed as `update.json` is: `version` (2), `boot` (the id of the boot in which the try was armed: it excuses
+//! nothing in another try), `recorder` (which part of a test record failed; null: none did, or nothing is recorded) and `settled`
+//! (whether all its services had started). Written before each try is armed.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ use crate::{
 /// The file.
 pub const FILE: &str = "before.json";
 /// Its version.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The most bytes of it.
 const MAX_BYTES: u64 = 4 << 10;
 
@@ -48,10 +49,12 @@ impl Part {
 }
 
 /// How it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Before {
     version: u32,
+    /// The boot that ended with the try for which this was noted.
+    pub boot: String,
     /// Which part of a test record failed.
     pub recorder: Option<Part>,
     /// Whether all services had started.
@@ -69,7 +72,13 @@ impl Before {
     /// Of a system whose recorder failed in this part, and all of whose services had started or not.
     #[must_use]
     pub fn new(recorder: Option<Part>, settled: bool) -> Self {
-        Self { version: VERSION, recorder, settled }
+        Self { version: VERSION, boot: String::new(), recorder, settled }
+    }
+
+    /// Of a system that could do everything, and that ends with a try in this boot.
+    #[must_use]
+    pub fn of_boot(boot: &str) -> Self {
+        Self { boot: boot.to_owned(), ..Self::default() }
     }
 
     /// Whether a new system that fails in this part is no worse than the old one was.
@@ -78,10 +87,11 @@ impl Before {
         self.recorder.is_some_and(|before| failed >= before)
     }
 
-    /// Whether a new system that has not started all services is no worse: in the old one it was the recorder that had not.
+    /// Whether a new system that has not started all services is no worse: in the old one it was the recorder that had not, or
+    /// that died later in that boot, which `settled` says nothing of.
     #[must_use]
     pub fn excuses_unsettled(&self) -> bool {
-        !self.settled && self.recorder == Some(Part::Answer)
+        self.recorder == Some(Part::Answer)
     }
 
     /// Reads it.
@@ -106,12 +116,16 @@ impl Before {
         Ok(seal(&line))
     }
 
-    /// What is kept. Where there is nothing that can be read, the old system could do everything: the new one has to, then.
+    /// What is kept for the try that was armed in this boot. Where there is nothing that can be read, or it is of another try,
+    /// the old system could do everything: the new one has to, then.
     #[must_use]
-    pub fn load(store: &dyn Store) -> Self {
+    pub fn load(store: &dyn Store, armed: &str) -> Self {
         let why = match store.read(FILE, MAX_BYTES) {
             Ok(Some(bytes)) => match Self::from_bytes(&bytes) {
-                Ok(before) => return before,
+                Ok(before) if before.boot == armed => return before,
+                Ok(before) => {
+                    format!("it is of a try that was armed in boot {}, and not in {armed}", before.boot)
+                }
                 Err(why) => why,
             },
             Ok(None) => "it is not there".to_owned(),
@@ -133,6 +147,17 @@ impl Before {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::Folder;
+
+    #[test]
+    fn what_was_noted_for_another_try_excuses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Folder::new(dir.path().to_owned()).unwrap();
+        let before = Before { boot: "boot 7".to_owned(), ..Before::new(Some(Part::Answer), false) };
+        before.save(&store).unwrap();
+        assert_eq!(Before::load(&store, "boot 7"), before);
+        assert_eq!(Before::load(&store, "boot 8"), Before::default());
+    }
 
     #[test]
     fn a_new_system_is_excused_for_what_the_old_one_could_not_do_and_for_nothing_before_that() {
@@ -147,10 +172,10 @@ mod tests {
     }
 
     #[test]
-    fn services_that_have_not_started_are_excused_only_where_the_recorder_had_not() {
+    fn services_that_have_not_started_are_excused_only_where_the_recorder_did_not_answer() {
         for (recorder, settled, excused) in [
             (Some(Part::Answer), false, true),
-            (Some(Part::Answer), true, false),
+            (Some(Part::Answer), true, true),
             (Some(Part::Room), false, false),
             (None, false, false),
         ] {
@@ -161,11 +186,11 @@ mod tests {
 
     #[test]
     fn the_file_is_as_it_was_in_its_version_and_another_one_is_refused() {
-        let line = r#"{"version":1,"recorder":"room","settled":true}"#;
-        let before = Before::new(Some(Part::Room), true);
+        let line = r#"{"version":2,"boot":"boot 7","recorder":"room","settled":true}"#;
+        let before = Before { boot: "boot 7".to_owned(), ..Before::new(Some(Part::Room), true) };
         assert_eq!(before.to_bytes().unwrap(), seal(line));
         assert_eq!(Before::from_bytes(&seal(line)), Ok(before));
-        assert!(Before::from_bytes(&seal(&line.replace("\"version\":1", "\"version\":2"))).is_err());
+        assert!(Before::from_bytes(&seal(&line.replace("\"version\":2", "\"version\":1"))).is_err());
         assert!(Before::from_bytes(line.as_bytes()).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! Before a restart the people who are connected are told of it, and their sessions end in order.
 //!
 //! The RDP host does both, as when `lucidctl` ends a session with a message. Nothing of it is on the disk: where the power is cut
-//! meanwhile, sessions were ended and the next round begins again.
+//! meanwhile, what the machine does by itself begins again at the next start, and what somebody asked for is forgotten.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 

@@ -157,6 +157,9 @@ pub enum Error {
     /// There is nobody to ask.
     #[error("no other source is given, and no USB stick with a folder lucid is plugged in")]
     NoStick,
+    /// Somebody paused updates while a release was being written without anybody having asked for it.
+    #[error("updates were paused")]
+    Paused,
     /// There is nothing that could be done.
     #[error("{0}")]
     Nothing(String),

@@ -64,8 +64,8 @@ pub fn journal(bytes: &[u8]) {
         assert!(start.boot != "a0" && start.boot != "b0" && start.boot.len() <= 64);
         assert!(!start.lines.iter().any(|line| line.contains(char::is_control)));
     }
-    if let Ok(Some(id)) = armed(bytes) {
-        assert!(!id.contains(char::is_control));
+    if let Ok(Some((id, slow))) = armed(bytes) {
+        assert!(!id.contains(char::is_control) && slow < 3);
     }
 }
 

@@ -310,7 +310,7 @@ impl Check for Settled {
             Ok(_) => Ok(()),
             Err(_) if before.excuses_unsettled() => {
                 tracing::warn!(
-                    "not all services have started; the recorder of the old system had not either"
+                    "not all services have started; the recorder of the old system did not answer either"
                 );
                 Ok(())
             }

@@ -1,10 +1,11 @@
 //! What the journal has of a start that failed, as text that any program shows.
 //!
 //! journald writes it on the data partition while the new system runs, so it is there also when that hung, panicked or was cut
-//! off: up to what was synced last, which in a try is a second before (lucid-init says so to journald). It is read by the old
+//! off: up to what was synced last, which in a try is five seconds before (lucid-init says so to journald). It is read by the old
 //! system, with the journalctl that every image has.
 
 use std::{
+    fmt,
     io::{self, BufRead, BufReader, Read as _},
     path::PathBuf,
     process::{Command, Stdio},
@@ -31,7 +32,9 @@ const MAX_MESSAGE: usize = 2000;
 /// So many lines of journalctl's own complaints are given on.
 const COMPLAINTS: usize = 3;
 /// Reading may take so long, on a card that answers slowly.
-const LONGEST: Duration = Duration::from_secs(60);
+pub const LONGEST: Duration = Duration::from_secs(60);
+/// What was read by then has so long to come in, once journalctl is ended.
+const REST: Duration = Duration::from_secs(5);
 
 /// Where it is to be had.
 #[async_trait]
@@ -40,8 +43,24 @@ pub trait Journal: Send + Sync {
     /// cut, that of the start before this one, whose id is `running`.
     ///
     /// # Errors
-    /// In words, why there is none.
-    async fn after(&self, armed: &str, running: &str) -> Result<Start, String>;
+    /// Why there is none.
+    async fn after(&self, armed: &str, running: &str) -> Result<Start, Missing>;
+}
+
+/// Why there is no journal of a start, in words for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// There is none, and will be none.
+    None(String),
+    /// Reading it took too long, and nothing of it came; another time it may.
+    Slow(String),
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::None(why) | Self::Slow(why)) = self;
+        f.write_str(why)
+    }
 }
 
 /// One start of the machine.
@@ -66,6 +85,8 @@ pub struct Start {
 pub struct Journalctl {
     /// The program.
     pub program: PathBuf,
+    /// It may take so long; what came by then is taken.
+    pub longest: Duration,
 }
 
 /// A boot's id as the journal has it.
@@ -75,8 +96,8 @@ fn plain(id: &str) -> String {
 
 #[async_trait]
 impl Journal for Journalctl {
-    async fn after(&self, armed: &str, running: &str) -> Result<Start, String> {
-        let failed = |error: io::Error| format!("{}: {error}", self.program.display());
+    async fn after(&self, armed: &str, running: &str) -> Result<Start, Missing> {
+        let failed = |error: io::Error| Missing::None(format!("{}: {error}", self.program.display()));
         let (reader, writer) = io::pipe().map_err(failed)?;
         let mut command = Command::new(&self.program);
         command.args([
@@ -93,17 +114,24 @@ impl Journal for Journalctl {
         drop(command);
         let (armed, running) = (plain(armed), plain(running));
         let work = move || read(BufReader::new(reader), &armed, &running);
-        let reading = timeout(LONGEST, tokio::task::spawn_blocking(work)).await;
-        // What it still had to say has no room.
+        let mut reading = tokio::task::spawn_blocking(work);
+        let ended = timeout(self.longest, &mut reading).await;
+        // What it still had to say has no room, or no time. With it the pipe ends, and so does the reading.
         if let Err(error) = child.kill() {
             tracing::warn!("ending {}: {error}", self.program.display());
         }
         // On a disk that hangs it may take its time to end.
         drop(tokio::task::spawn_blocking(move || child.wait()));
-        match reading {
-            Ok(Ok(start)) => start,
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("reading the journal took longer than {} s", LONGEST.as_secs())),
+        match ended {
+            Ok(Ok(start)) => start.map_err(Missing::None),
+            Ok(Err(error)) => Err(Missing::None(error.to_string())),
+            Err(_) => match timeout(REST, reading).await {
+                Ok(Ok(Ok(start))) => Ok(Start { cut: true, ..start }),
+                _ => Err(Missing::Slow(format!(
+                    "reading the journal took longer than {} s, and nothing of that start came",
+                    self.longest.as_secs()
+                ))),
+            },
         }
     }
 }
@@ -240,7 +268,8 @@ pub(crate) fn read(mut from: impl BufRead, armed: &str, running: &str) -> Result
     }
     let wanted = if found { starts.pop() } else { starts.into_iter().next() };
     let Some(Taking { mut start, .. }) = wanted else {
-        let none = "that start left nothing in the journal: it did not reach journald, or what it kept was in memory";
+        let none = "that start left nothing in the journal: the firmware did not start it, it did not reach journald, or what \
+                    it kept was in memory";
         let said = complaints.iter().fold(String::new(), |said, complaint| said + "; " + complaint);
         return Err(format!("{none}{said}"));
     };
@@ -331,7 +360,7 @@ mod tests {
         let path = dir.path().join("journalctl");
         fs::write(&path, format!("#!/bin/sh\n{says}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        Journalctl { program: path }
+        Journalctl { program: path, longest: LONGEST }
     }
 
     #[tokio::test]
@@ -340,9 +369,31 @@ mod tests {
         let says = format!("printf '%s' '{}'", entry(1, r#""one""#));
         let start = program(&dir, &says).after(ARMED, RUNNING).await.unwrap();
         assert_eq!(start.lines, ["[    1.000001] lucid-rdp[7]: one"]);
-        let gone = Journalctl { program: dir.path().join("nothing") };
+        let gone = Journalctl { program: dir.path().join("nothing"), longest: LONGEST };
         let why = gone.after(ARMED, RUNNING).await.unwrap_err();
-        assert!(why.contains("nothing"), "{why}");
+        assert!(matches!(&why, Missing::None(why) if why.contains("nothing")), "{why}");
+    }
+
+    #[tokio::test]
+    async fn of_a_program_that_hangs_what_it_has_said_is_kept_and_with_nothing_it_is_worth_another_time() {
+        let dir = tempfile::tempdir().unwrap();
+        // The line is in the pipe before the time counts.
+        let said = dir.path().join("said");
+        let says =
+            format!("printf '%s' '{}'; : > '{}'; exec /bin/sleep 600", entry(1, r#""one""#), said.display());
+        let hangs = program(&dir, &says);
+        let mut longest = Duration::from_secs(1);
+        let start = loop {
+            // A machine may take longer than that to run it at all.
+            match (Journalctl { longest, ..hangs.clone() }).after(ARMED, RUNNING).await {
+                Err(Missing::Slow(_)) if !said.exists() && longest < Duration::from_secs(60) => longest *= 2,
+                start => break start.unwrap(),
+            }
+        };
+        assert_eq!((start.lines.len(), start.cut), (1, true));
+        let silent = Journalctl { longest: Duration::from_secs(1), ..program(&dir, "exec /bin/sleep 600") };
+        let why = silent.after(ARMED, RUNNING).await.unwrap_err();
+        assert!(matches!(why, Missing::Slow(_)), "{why}");
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use lucid_updated::{
     disk::Device,
     files::Folder,
     gate::{Check, Data, Rdp, Records, Settled},
-    journal::Journalctl,
+    journal::{self, Journalctl},
     service::{After, Asked, Partitions, Parts, Service, Settings, Status, ask, history},
     source::{self, Limits, Source},
     state::Outcome,
@@ -394,7 +394,7 @@ fn parts(options: &Options) -> Result<Parts> {
         trust: trust(options, &system)?,
         sources,
         checks,
-        journal: Arc::new(Journalctl { program: options.journalctl.clone() }),
+        journal: Arc::new(Journalctl { program: options.journalctl.clone(), longest: journal::LONGEST }),
         settings: Settings {
             system,
             channel: options.channel.to_string(),

@@ -161,6 +161,8 @@ pub struct Service {
     stick_waits: bool,
     /// What set the last look off.
     cause: Option<Cause>,
+    /// What the round is made for that is under way.
+    asked: Option<Asked>,
     /// The socket of others, while it is served.
     control: Option<Control>,
 }
@@ -170,9 +172,19 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// How long people are told of a restart before it.
-fn notice(asked: Option<Asked>) -> Duration {
-    if asked == Some(Asked::Apply) { drain::NOTICE_ASKED } else { drain::NOTICE }
+/// How the machine is left.
+#[derive(Clone, Copy, Debug)]
+struct Notice {
+    /// How long people are told of a restart before it.
+    time: Duration,
+    /// Whether somebody asked for it: then what is set meanwhile of when the machine updates itself does not hold it up.
+    asked: bool,
+}
+
+/// How it is left for what was asked.
+fn notice(asked: Option<Asked>) -> Notice {
+    let asked = asked == Some(Asked::Apply);
+    Notice { time: if asked { drain::NOTICE_ASKED } else { drain::NOTICE }, asked }
 }
 
 /// A seed for a device that has none.
@@ -253,6 +265,7 @@ impl Service {
             stick_round: None,
             stick_waits: false,
             cause: None,
+            asked: None,
             control: None,
         })
     }
@@ -290,6 +303,7 @@ impl Service {
     /// # Errors
     /// When something failed that the next round may do better.
     pub async fn round(&mut self, asked: Option<Asked>) -> Result<After> {
+        self.asked = asked;
         if matches!(self.state.phase, Phase::Trying { .. } | Phase::Good { .. }) {
             // The disk or the firmware failed before.
             return self.start().await;
@@ -297,13 +311,10 @@ impl Service {
         if asked == Some(Asked::Rollback) {
             return self.back().await;
         }
-        if matches!(self.state.phase, Phase::Idle {}) && self.plan.get().at.is_some_and(|at| at <= now()) {
-            // Nothing was ready at that time. What comes later is not what it was set for.
-            self.plan.used()?;
-        }
-        if asked != Some(Asked::Apply) && self.goes_back() {
-            // The power was cut in the try that somebody asked for.
-            return self.leave(drain::NOTICE).await;
+        self.miss_time()?;
+        if self.goes_back() {
+            // The power was cut in the try that somebody asked for. No source has to be asked about it.
+            return self.leave(Notice { asked: true, ..notice(asked) }).await;
         }
         if asked == Some(Asked::Apply) {
             // Who asks for it wants it tried again.
@@ -417,6 +428,16 @@ impl Service {
         !new.is_empty()
     }
 
+    /// Where nothing is ready at the time that was set, it is forgotten: what comes later is not what it was set for.
+    fn miss_time(&self) -> Result<()> {
+        let ready = matches!(self.state.phase, Phase::Staged { .. });
+        if !ready && self.plan.get().at.is_some_and(|at| at <= now()) {
+            tracing::warn!("nothing was ready at the time that was set for a restart: it is forgotten");
+            self.plan.used()?;
+        }
+        Ok(())
+    }
+
     /// Whether what is staged may be tried now, without anybody asking.
     fn may_try(&mut self) -> bool {
         let settings = &self.parts.settings;
@@ -462,17 +483,18 @@ impl Service {
         self.waiting.is_none()
     }
 
-    /// What is staged is tried by a restart: people are told of it and have so long, then their sessions end, and only then the
-    /// try is armed.
-    async fn leave(&mut self, notice: Duration) -> Result<After> {
-        self.parts.boot.booted()?.may_install()?;
-        if let Phase::Staged { release, .. } = &self.state.phase {
-            let version = release.version;
-            self.drain(version, notice).await;
-            // A time that was set is one for one restart.
-            self.plan.used()?;
+    /// What is staged is tried by a restart. What can fail is done first: nobody's session ends for a restart that does not
+    /// follow. Then people are told of it and have so long, their sessions end, and only then the try is armed.
+    async fn leave(&mut self, notice: Notice) -> Result<After> {
+        let (version, boot_id) = self.before_try().await?;
+        let set = self.plan.get();
+        self.drain(version, notice.time).await;
+        // A pause, or another time, may have been set meanwhile.
+        if !notice.asked && self.plan.get() != set && !self.may_try() {
+            tracing::warn!("the machine does not restart into {version}: another time was set meanwhile");
+            return Ok(After::On);
         }
-        self.try_staged().await
+        self.arm_staged(boot_id)
     }
 
     /// Lets the RDP host tell those who are connected that the machine restarts, and end their sessions. Whatever becomes of
@@ -606,8 +628,8 @@ impl Service {
                         self.show(None);
                         continue;
                     }
-                // Without a source there is nothing to look at, unless somebody asks, who is told so.
-                } else if cause != Cause::Itself || again && self.has_source() {
+                // Without a source there is nothing to look at, unless somebody asks, who is told so; going back needs none.
+                } else if cause != Cause::Itself || again && (self.has_source() || self.goes_back()) {
                     self.cause = Some(cause);
                     done = self.round(asked).await;
                 }

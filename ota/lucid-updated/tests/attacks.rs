@@ -335,13 +335,15 @@ async fn attack_clock_set_back_expired_metadata_does_not_come_to_life() {
     let ahead = days(30).as_second();
     world.memory.latest = ahead;
     world.site.log();
-    says(&mut world, "it was set back; set it, or wait until it is set by the network").await;
+    says(&mut world, "it was set back; set it, or restart the device: its start sets it forward to that")
+        .await;
     assert_eq!(world.memory.latest, ahead);
     assert_eq!(world.site.log(), Vec::<String>::new(), "nothing is asked for by such a clock");
     // A device that lost what it kept has the time at which its image was built.
     world.memory = lucid_updated::trust::Memory::default();
     world.trust.built = ahead;
-    says(&mut world, "it was set back; set it, or wait until it is set by the network").await;
+    says(&mut world, "it was set back; set it, or restart the device: its start sets it forward to that")
+        .await;
 }
 
 #[tokio::test]

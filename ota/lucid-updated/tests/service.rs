@@ -23,12 +23,13 @@ use lucid_ipc::{
 };
 use lucid_release_format::{Kind, Release, System, Version, Wave, build, patch::START};
 use lucid_updated::{
-    Error,
+    Error, before,
     boot::{BootControl as _, Slot},
     control,
     disk::Disk as _,
     files::Folder,
     gate::Check,
+    journal::Journal,
     patch::Offered,
     schedule::{self, Change, Plan, Schedule},
     service::{
@@ -40,7 +41,7 @@ use lucid_updated::{
     when::Window,
 };
 use support::{
-    machine::{Known, Lines, Power, Random, SimMachine},
+    machine::{Known, Lines, NoLines, Power, Random, SimMachine, SlowLines},
     repository::{Maker, Site, release},
     system,
 };
@@ -64,6 +65,9 @@ struct World {
     rdp: Option<PathBuf>,
     /// The form of data that runs.
     data: u32,
+    journal: Arc<dyn Journal>,
+    /// Without any source.
+    sourceless: bool,
 }
 
 impl World {
@@ -76,7 +80,24 @@ impl World {
         let trust = Trust { root: maker.root(1, &[]), scratch: run.path().join("scratch"), built: 0 };
         let (running, others) = ("0.1.0".parse().unwrap(), Vec::new());
         let (well, window, sessions, metered, rdp, data) = (Ok(()), None, None, false, None, 1);
-        Self { machine, maker, site, trust, run, running, others, well, window, sessions, metered, rdp, data }
+        let journal = Arc::new(Lines);
+        Self {
+            machine,
+            maker,
+            site,
+            trust,
+            run,
+            running,
+            others,
+            well,
+            window,
+            sessions,
+            metered,
+            rdp,
+            data,
+            journal,
+            sourceless: false,
+        }
     }
 
     fn offer(&mut self, release: &Release) {
@@ -92,7 +113,7 @@ impl World {
 
     /// A service whose directory for what is lost at power-off is that one.
     fn open(&self, automatic: bool, run: &str) -> Result<Service, Error> {
-        let sites = [&self.site].into_iter().chain(&self.others);
+        let sites = [&self.site].into_iter().chain(&self.others).filter(|_| !self.sourceless);
         Service::open(Parts {
             store: Arc::new(self.machine.store.clone()),
             boot: Arc::new(self.machine.clone()),
@@ -100,7 +121,7 @@ impl World {
             trust: self.trust.clone(),
             sources: sites.map(|site| Arc::new(site.clone()) as Arc<dyn Source>).collect(),
             checks: vec![Box::new(Known(self.well.clone())) as Box<dyn Check>],
-            journal: Arc::new(Lines),
+            journal: self.journal.clone(),
             settings: Settings {
                 system: System { data: self.data, ..system(&self.running.to_string()) },
                 channel: "stable".into(),
@@ -418,6 +439,66 @@ async fn the_journals_of_the_last_three_tries_are_kept_also_of_those_that_said_n
     let text = String::from_utf8(world.machine.store.get(FAILED[0]).unwrap()).unwrap();
     assert!(text.contains("a try after boot x"), "{text}");
     assert_eq!(world.machine.store.get(FAILED[2]).unwrap(), kept[1]);
+}
+
+#[tokio::test]
+async fn tries_that_did_not_start_push_out_no_journal_of_another_one() {
+    let mut world = World::new();
+    world.tried().await;
+    world.machine.power.lock().unwrap().off = true;
+    world.back();
+    let mut service = world.service(true);
+    service.start().await.unwrap();
+    let kept = world.machine.store.get(FAILED[0]).unwrap();
+    world.journal = Arc::new(NoLines);
+    for number in 2..=3 {
+        assert_eq!(service.round(None).await.unwrap(), After::Restart, "{number}");
+        drop(service);
+        world.machine.start();
+        world.machine.power.lock().unwrap().off = true;
+        world.back();
+        service = world.service(true);
+        service.start().await.unwrap();
+        let text = String::from_utf8(world.machine.store.get(FAILED[0]).unwrap()).unwrap();
+        assert!(text.contains("no journal: nothing after boot "), "{text}");
+    }
+    assert_eq!(world.machine.store.get(FAILED[1]).unwrap(), kept);
+    assert!(world.machine.store.get(FAILED[2]).is_none());
+}
+
+#[tokio::test]
+async fn word_of_a_try_of_which_nothing_is_known_is_emptied_and_keeps_nothing() {
+    let mut world = World::new();
+    world.journal = Arc::new(NoLines);
+    world.machine.store.put(LEFT, b"lucid left 1\nboot x\n".to_vec());
+    let mut service = world.service(true);
+    assert_eq!(service.start().await.unwrap(), After::On);
+    assert_eq!(world.machine.store.get(LEFT).unwrap(), b"");
+    assert!(world.machine.store.get(FAILED[0]).is_none());
+    assert!(service.status().unwrap().troubles.is_empty(), "{:?}", service.status().unwrap().troubles);
+}
+
+#[tokio::test]
+async fn a_journal_that_takes_too_long_is_read_at_a_later_start_and_not_for_ever() {
+    for slow in [1, 2, 3] {
+        let mut world = World::new();
+        world.well = Err("nobody listens".to_owned());
+        world.tried().await;
+        assert_eq!(world.service(true).start().await.unwrap(), After::Restart);
+        world.journal = Arc::new(SlowLines);
+        for _ in 0..slow {
+            world.back();
+            assert!(world.machine.store.get(FAILED[0]).is_none(), "{slow}");
+            assert_eq!(world.service(true).start().await.unwrap(), After::On);
+        }
+        world.journal = Arc::new(Lines);
+        world.back();
+        assert_eq!(world.service(true).start().await.unwrap(), After::On);
+        let text = String::from_utf8(world.machine.store.get(FAILED[0]).unwrap()).unwrap();
+        let said = if slow < 3 { "a try after boot " } else { "no journal: it took too long" };
+        assert!(text.contains(said), "{slow}: {text}");
+        assert_eq!(world.machine.store.get(LEFT).unwrap(), b"");
+    }
 }
 
 #[tokio::test]
@@ -1044,6 +1125,34 @@ async fn a_power_cut_while_the_device_goes_back_forgets_nothing() {
 }
 
 #[tokio::test]
+async fn a_device_without_any_source_goes_on_with_going_back_by_itself_and_when_somebody_asks() {
+    for by_itself in [true, false] {
+        let mut world = World::new();
+        world.updated().await;
+        world.sourceless = true;
+        assert_eq!(world.service(false).round(Some(Asked::Rollback)).await.unwrap(), After::Restart);
+        world.starts("0.1.0", Slot::A, true);
+        world.machine.power.lock().unwrap().off = true;
+        world.starts("0.2.0", Slot::B, false);
+        let mut service = world.service(false);
+        if by_itself {
+            let restarted = async {
+                while world.machine.restarts() == 0 {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(120), service.run(restarted)).await.unwrap();
+            assert_eq!(world.machine.restarts(), 1);
+        } else {
+            assert_eq!(service.start().await.unwrap(), After::On);
+            assert_eq!(service.round(Some(Asked::Apply)).await.unwrap(), After::Restart);
+        }
+        let Kept::State(state) = State::load(&world.machine.store).unwrap() else { panic!("no state") };
+        assert!(matches!(state.phase, Phase::Trying { slot: Slot::A, tries: 2, .. }), "{:?}", state.phase);
+    }
+}
+
+#[tokio::test]
 async fn to_go_back_where_no_try_can_be_armed_leaves_everything_as_it_was() {
     let mut world = World::new();
     world.updated().await;
@@ -1235,6 +1344,54 @@ async fn while_updates_are_paused_nothing_is_fetched_by_itself_and_what_is_ready
 }
 
 #[tokio::test]
+async fn a_pause_ends_what_is_being_written_and_not_what_somebody_asked_for() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    set(&world, &Change { pause: Some(86_400), ..Change::default() });
+    let mut service = world.service(true);
+    let looked = service.look().await.unwrap();
+    world.site.log();
+    assert!(!service.stage(&looked.chosen.unwrap()).await.unwrap());
+    assert!(matches!(service.state().phase, Phase::Staging { .. }));
+    assert!(world.site.log().iter().all(|asked| !asked.contains("..")), "it was fetched");
+    // That goes on when somebody asks.
+    assert_eq!(service.round(Some(Asked::Download)).await.unwrap(), After::On);
+    assert!(matches!(service.state().phase, Phase::Staged { .. }));
+}
+
+#[tokio::test]
+async fn a_pause_that_is_set_while_sessions_end_keeps_the_machine_from_restarting() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    // It accepts connections, and says nothing.
+    let rdp = world.run.path().join("rdp.sock");
+    let listener = tokio::net::UnixListener::bind(&rdp).unwrap();
+    world.rdp = Some(rdp.clone());
+    let service = world.service(true);
+    let run = world.run.path().join("run");
+    let shows = async |words: &str| {
+        while !String::from_utf8_lossy(&fs::read(run.join(STATUS)).unwrap_or_default()).contains(words) {
+            assert_eq!(world.machine.restarts(), 0, "before it shows {words:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let user = async {
+        shows("sessions are being ended").await;
+        let mut client = UpdatesClient::new(connect(&run.join(control::SOCKET)).await.unwrap());
+        let pause = SetScheduleRequest { pause_seconds: Some(86_400), ..SetScheduleRequest::default() };
+        client.set_schedule(pause).await.unwrap();
+        // All have ended: the host is gone.
+        fs::remove_file(&rdp).unwrap();
+        drop(listener);
+        shows("the restart waits: updates are paused").await;
+    };
+    tokio::time::timeout(Duration::from_secs(120), service.run(user)).await.unwrap();
+    assert_eq!(world.machine.restarts(), 0);
+    let Kept::State(state) = State::load(&world.machine.store).unwrap() else { panic!("no state") };
+    assert!(matches!(state.phase, Phase::Staged { tries: 0, .. }), "{:?}", state.phase);
+}
+
+#[tokio::test]
 async fn at_a_time_that_was_set_the_machine_restarts_whoever_is_connected_and_not_before() {
     let mut world = World::new();
     world.offer(&release("0.2.0"));
@@ -1261,6 +1418,36 @@ async fn a_time_at_which_nothing_was_ready_is_not_one_for_what_comes_later() {
     assert_eq!(service.round(None).await.unwrap(), After::On);
     assert!(matches!(service.state().phase, Phase::Staged { .. }));
     assert_eq!(service.round(None).await.unwrap(), After::On);
+    // Nor for what was being written at that time.
+    world.offer(&release("0.3.0"));
+    let fetched = |path: &String| path.ends_with(".chunks") && path.contains("0.3.0");
+    let path = world.site.paths().into_iter().find(fetched).unwrap();
+    let name = path.rsplit('/').next().unwrap().to_owned();
+    world.site.fail(&path, Failed::Slow { name, what: "no bytes come any more" });
+    service.round(None).await.unwrap_err();
+    assert!(matches!(service.state().phase, Phase::Staging { .. }));
+    drop(service);
+    world.machine.store.put(schedule::FILE, at(Some(1_700_000_000)).to_bytes().unwrap());
+    world.site.heal();
+    let mut service = world.service(false);
+    assert_eq!(service.round(None).await.unwrap(), After::On);
+    assert!(matches!(service.state().phase, Phase::Staged { .. }));
+    assert_eq!(Plan::open(Arc::new(world.machine.store.clone())).0.get(), at(None));
+}
+
+#[tokio::test]
+async fn a_time_that_comes_while_a_release_is_written_is_not_one_for_it() {
+    let mut world = World::new();
+    world.offer(&release("0.2.0"));
+    let mut service = world.service(false);
+    let looked = service.look().await.unwrap();
+    // Set before, and over by the time that all of it is in its slot; no round has begun since.
+    drop(service);
+    world.machine.store.put(schedule::FILE, at(Some(1_700_000_000)).to_bytes().unwrap());
+    let mut service = world.service(false);
+    assert!(service.stage(&looked.chosen.unwrap()).await.unwrap());
+    assert!(matches!(service.state().phase, Phase::Staged { .. }));
+    assert_eq!(Plan::open(Arc::new(world.machine.store.clone())).0.get(), at(None));
 }
 
 #[tokio::test]
@@ -1321,6 +1508,7 @@ async fn until_the_sessions_have_ended_no_try_is_armed_and_being_cut_off_costs_n
         world.rdp = Some(socket);
         let mut service = world.service(false);
         let before = service.state().clone();
+        world.machine.store.remove(before::FILE);
         let waits = async {
             loop {
                 let shown = fs::read(world.run.path().join("run").join(STATUS)).unwrap_or_default();
@@ -1334,6 +1522,8 @@ async fn until_the_sessions_have_ended_no_try_is_armed_and_being_cut_off_costs_n
             after = service.round(Some(asked)) => panic!("{after:?} without waiting"),
             waited = tokio::time::timeout(Duration::from_secs(60), waits) => waited.unwrap(),
         }
+        // How the old system is was seen and kept before: people are not cut off for what comes after.
+        assert!(world.machine.store.get(before::FILE).is_some(), "{asked:?}");
         // There the power was cut.
         drop(service);
         assert_eq!(State::load(&world.machine.store).unwrap(), Kept::State(Box::new(before)), "{asked:?}");
@@ -1343,4 +1533,47 @@ async fn until_the_sessions_have_ended_no_try_is_armed_and_being_cut_off_costs_n
         assert_eq!(service.start().await.unwrap(), After::On);
         assert_eq!(service.round(Some(asked)).await.unwrap(), After::Restart, "{asked:?}");
     }
+}
+
+#[tokio::test]
+async fn nobody_is_cut_off_for_a_restart_that_the_device_refuses() {
+    let mut world = World::new();
+    world.updated().await;
+    world.offer(&release("0.3.0"));
+    let socket = world.run.path().join("rdp.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    world.rdp = Some(socket);
+    assert_eq!(world.service(false).round(None).await.unwrap(), After::On);
+    world.machine.outdated = true;
+    let mut service = world.service(false);
+    let error = service.round(Some(Asked::Apply)).await.unwrap_err();
+    assert!(matches!(error, Error::Eeprom { .. }), "{error}");
+    let asked = std::future::poll_fn(|context| std::task::Poll::Ready(listener.poll_accept(context)));
+    assert!(asked.await.is_pending(), "the RDP host was asked to end sessions");
+}
+
+#[tokio::test]
+async fn a_time_that_was_set_is_not_lost_where_the_power_is_cut_before_the_try_is_armed() {
+    let mut cuts = 0;
+    loop {
+        let mut world = World::new();
+        world.offer(&release("0.2.0"));
+        assert_eq!(world.service(false).round(None).await.unwrap(), After::On);
+        world.machine.store.put(schedule::FILE, at(Some(1_700_000_000)).to_bytes().unwrap());
+        let mut service = world.service(false);
+        world.machine.power.lock().unwrap().left = cuts;
+        let ended = service.round(None).await;
+        drop(service);
+        world.machine.start();
+        let Kept::State(state) = State::load(&world.machine.store).unwrap() else { panic!("no state") };
+        let set = Plan::open(Arc::new(world.machine.store.clone())).0.get();
+        let untried = matches!(state.phase, Phase::Staged { tries: 0, .. });
+        assert!(!untried || set == at(Some(1_700_000_000)), "after {cuts} writes: {:?}", state.phase);
+        if let Ok(after) = ended {
+            assert_eq!((after, set), (After::Restart, at(None)));
+            break;
+        }
+        cuts += 1;
+    }
+    assert!(cuts > 8, "{cuts}");
 }

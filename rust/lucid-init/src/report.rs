@@ -66,13 +66,15 @@ impl Boot {
 /// Files that say to units, which cannot read `boot.json`, that this boot is a one-shot try. `lucid/try`: lucid-try.service
 /// leads back when nobody judges it. `lucid-migrate/unread`: no service may use what is kept until lucid-migrate, which takes
 /// the file away, has brought it into this system's form. It is made here so that it is there whatever becomes of that program.
-/// `systemd/journald.conf.d/try.conf`: journald brings each line to the disk within a second, so that the old system finds out
-/// why this one hung. Its name comes after that of the image's `lucid.conf`, so it has the last word.
+/// `systemd/journald.conf.d/try.conf`: journald brings each line to the disk within five seconds, so that the old system finds
+/// out why this one hung. Its name comes after that of the image's `lucid.conf`, so it has the last word. It holds for the whole
+/// boot, also once the system is kept: journald reads its settings at its start alone, and starting it again would start again
+/// what needs it.
 pub(crate) fn mark_try(run: &Path) -> Result<(), Error> {
     for (dir, name, text) in [
         ("lucid", "try", ""),
         ("lucid-migrate", "unread", ""),
-        ("systemd/journald.conf.d", "try.conf", "[Journal]\nSyncIntervalSec=1s\n"),
+        ("systemd/journald.conf.d", "try.conf", "[Journal]\nSyncIntervalSec=5s\n"),
     ] {
         let dir = run.join(dir);
         fs::create_dir_all(&dir).doing(|| format!("making the directory {}", dir.display()))?;
@@ -96,11 +98,11 @@ mod tests {
     }
 
     #[test]
-    fn in_a_try_journald_is_told_to_sync_each_second() {
+    fn in_a_try_journald_is_told_to_sync_within_seconds() {
         let run = tempfile::tempdir().unwrap();
         mark_try(run.path()).unwrap();
         let text = fs::read_to_string(run.path().join("systemd/journald.conf.d/try.conf")).unwrap();
-        assert_eq!(text, "[Journal]\nSyncIntervalSec=1s\n");
+        assert_eq!(text, "[Journal]\nSyncIntervalSec=5s\n");
     }
 
     #[test]

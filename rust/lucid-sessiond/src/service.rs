@@ -49,7 +49,7 @@ use crate::{
     policy::Told,
     session::{Attached, Command, Item, Picture, Progress, room},
     sessions::{Asks, Begins, Sessions},
-    tested,
+    tested::{self, Tests},
 };
 
 /// The most bytes of what somebody asks about sessions: the largest table.
@@ -78,8 +78,7 @@ impl Socket {
     pub(crate) fn new(sessions: Arc<Sessions>) -> Self {
         let accounts = accounts::Service(Arc::clone(&sessions.settings.accounts));
         let desks = Arc::new(Semaphore::new(MOST_DESKS));
-        let tests = Arc::new(Semaphore::new(1));
-        let service = Service { sessions, desks, tests, began: Instant::now() };
+        let service = Service { sessions, desks, tests: Tests::default(), began: Instant::now() };
         Self {
             admission: AdmissionServer::new(accounts.clone()).max_decoding_message_size(MAX_QUESTION),
             accounts: AccountsServer::new(accounts).max_decoding_message_size(MAX_ABOUT_ACCOUNTS),
@@ -126,8 +125,8 @@ pub(crate) struct Service {
     sessions: Arc<Sessions>,
     /// Room for those who decide.
     desks: Arc<Semaphore>,
-    /// Room for one record of a test.
-    tests: Arc<Semaphore>,
+    /// Records of tests.
+    tests: Tests,
     began: Instant,
 }
 
@@ -559,20 +558,8 @@ impl Recordings for Service {
     }
 
     async fn test(&self, _: Request<TestRequest>) -> Result<Response<TestResponse>, Status> {
-        // Kept to the end also where the caller goes: a disk that hangs has one thread, and no second one.
-        let place = Arc::clone(&self.tests).try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(
-                "a test record before this one has not come to its end; where it never does, the disk hangs: look at \
-                 the kernel's log",
-            )
-        })?;
         let sessions = Arc::clone(&self.sessions);
-        let answer = beside(move || {
-            let answer = tested::record(&sessions);
-            drop(place);
-            answer
-        });
-        Ok(Response::new(answer.await?))
+        self.tests.ask(move || tested::record(&sessions)).await.map(Response::new)
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<RecorderStatus>, Status> {

@@ -325,7 +325,10 @@ impl Schedule {
         };
         let restart = match (self.restart_seconds, self.at_seconds) {
             (Some(from), Some(_)) => {
-                format!("once at {}, into what is ready then, whoever is connected", when(from))
+                format!(
+                    "once at {}, into what is ready then, whoever is connected; where nothing is, the time is forgotten",
+                    when(from)
+                )
             }
             (Some(from), None) => {
                 format!("from {} on, when something is ready and nobody is connected", when(from))

@@ -32,6 +32,10 @@ const DOWN: Duration = Duration::from_secs(120);
 /// Who could not be asked to restart it is asked again after so long.
 const AGAIN: Duration = Duration::from_secs(10);
 
+fn nothing_staged() -> Error {
+    Error::Nothing("nothing is staged that could be tried".to_owned())
+}
+
 /// Whether the system that runs is left by a restart: it was tried, and does not boot by itself.
 pub(super) fn on_trial(boot: &dyn BootControl, booted: Booted) -> bool {
     booted.tried && !matches!(boot.default(), Ok(slot) if slot == booted.slot)
@@ -192,7 +196,11 @@ impl Service {
 
     async fn gate(&mut self, version: Version, booted: Booted) -> Result<After> {
         tracing::info!("{version} is being tried");
-        let before = Before::load(&*self.parts.store);
+        let armed = match &self.state.phase {
+            Phase::Trying { boot_id, .. } => boot_id.as_str(),
+            _ => "",
+        };
+        let before = Before::load(&*self.parts.store, armed);
         let Err(unwell) = gate::pass(&self.parts.checks, &before, self.parts.settings.within).await else {
             tracing::info!("{version} is well, and is kept");
             self.take(Event::Passed)?;
@@ -249,20 +257,35 @@ impl Service {
     /// # Errors
     /// When nothing is staged, what is kept is in memory, or the firmware is too old or cannot be told.
     pub async fn try_staged(&mut self) -> Result<After> {
+        let (_, boot_id) = self.before_try().await?;
+        self.arm_staged(boot_id)
+    }
+
+    /// What has to be so, and is kept, before what is staged is tried: which version that is, and which boot ends with it.
+    pub(super) async fn before_try(&self) -> Result<(Version, String)> {
         self.parts.boot.booted()?.may_install()?;
         self.parts.boot.new_enough()?;
-        let Phase::Staged { slot, .. } = self.state.phase else {
-            return Err(Error::Nothing("nothing is staged that could be tried".to_owned()));
-        };
-        self.note_before().await?;
+        let Phase::Staged { release, .. } = &self.state.phase else { return Err(nothing_staged()) };
+        let version = release.version;
         let boot_id = self.parts.boot.boot_id()?;
+        self.note_before(&boot_id).await?;
+        Ok((version, boot_id))
+    }
+
+    /// Arms the try of what is staged; a time that was set is used up by it.
+    pub(super) fn arm_staged(&mut self, boot_id: String) -> Result<After> {
+        let Phase::Staged { slot, .. } = self.state.phase else { return Err(nothing_staged()) };
         self.take(Event::Armed { boot_id })?;
+        // After that: cut off before, the try is made at the time that was set, and not whenever somebody asks for it again.
+        if let Err(error) = self.plan.used() {
+            tracing::error!("{error}: the time that was set for this restart may count once more");
+        }
         self.arm(slot)
     }
 
-    /// Keeps how the system that is left is, for the gate of the other one.
-    pub(super) async fn note_before(&self) -> Result<()> {
-        let mut before = Before::default();
+    /// Keeps how the system that is left is, for the gate of the other one, and that this boot ends with the try of that.
+    pub(super) async fn note_before(&self, boot_id: &str) -> Result<()> {
+        let mut before = Before::of_boot(boot_id);
         for check in &self.parts.checks {
             check.note(&mut before).await;
         }

@@ -55,9 +55,10 @@ impl Service {
         }
         let left = self.parts.settings.system.version;
         tracing::warn!("somebody asks for {version}, which ran before {left}: the machine goes back to it");
-        self.drain(version, drain::NOTICE_ASKED).await;
-        self.note_before().await?;
+        // What can fail comes before sessions end.
         let boot_id = self.parts.boot.boot_id()?;
+        self.note_before(&boot_id).await?;
+        self.drain(version, drain::NOTICE_ASKED).await;
         if over.is_some() {
             let reason = format!("somebody asked for {version}, of which nothing was written over yet");
             self.take(Event::Dropped { reason, at: super::now() })?;

@@ -9,7 +9,7 @@ use std::{
 use lucid_release_format::{Change, Index, Release};
 use tokio::time::{Instant, sleep};
 
-use super::{Chosen, KINDS, Service, look::Mirror};
+use super::{Chosen, KINDS, Service, look::Mirror, now};
 use crate::{
     error::{Error, Result},
     have::Have,
@@ -31,7 +31,8 @@ fn of_source(error: &Error) -> bool {
 }
 
 impl Service {
-    /// Writes a release that was chosen into the other slot, or goes on with it. Says whether there was anything to be done.
+    /// Writes a release that was chosen into the other slot, or goes on with it. Says whether that was done now: it was not
+    /// where it is there already, or updates were paused meanwhile.
     ///
     /// # Errors
     /// When the disk fails, or every source that offers it: it goes on from there the next time.
@@ -43,6 +44,11 @@ impl Service {
         for mirror in &chosen.mirrors {
             match self.stage_from(mirror).await {
                 Ok(()) => return Ok(true),
+                Err(Error::Paused) => {
+                    tracing::info!("updates were paused: writing {} goes on later", chosen.release().version);
+                    self.show(None);
+                    return Ok(false);
+                }
                 Err(error) if of_source(&error) => {
                     let version = chosen.release().version;
                     let words = format!("{}: {version} is not had from it: {error}", mirror.source.name());
@@ -68,7 +74,8 @@ impl Service {
     /// smaller than the chunks.
     ///
     /// # Errors
-    /// When the source or the disk fails: it goes on from there the next time. When what is kept is in memory.
+    /// When the source or the disk fails, or updates are paused meanwhile and nobody had asked: it goes on from there the next
+    /// time. When what is kept is in memory.
     pub async fn write(
         &mut self,
         release: &Release,
@@ -137,6 +144,9 @@ impl Service {
         let mut work = pin!(work);
         let mut logged = Instant::now();
         let written = loop {
+            if self.asked.is_none() && self.plan.get().paused(now()).is_some() {
+                return Err(Error::Paused);
+            }
             let mut progress = *latest.lock().unwrap_or_else(PoisonError::into_inner);
             progress.memory_peak = peak::memory().unwrap_or(0);
             self.show(Some(progress));
@@ -165,6 +175,8 @@ impl Service {
         );
         // First: what is staged is not taken for what ran in that slot before.
         self.wrote(slot, release, index)?;
+        // The time that was set may have come meanwhile.
+        self.miss_time()?;
         self.take(Event::Written)
     }
 }

@@ -98,7 +98,8 @@ pub enum Refused {
     },
     /// The clock is before what it has been.
     #[error(
-        "the clock says {now} and it was {latest} before: it was set back; set it, or wait until it is set by the network"
+        "the clock says {now} and it was {latest} before: it was set back; set it, or restart the device: its start sets it \
+         forward to that"
     )]
     ClockBack {
         /// Now.

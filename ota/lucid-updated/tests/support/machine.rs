@@ -18,7 +18,7 @@ use lucid_updated::{
     disk::Disk,
     files::Store,
     gate::Check,
-    journal::{Journal, Start},
+    journal::{Journal, Missing, Start},
     service::Slots,
 };
 
@@ -380,10 +380,30 @@ pub struct Lines;
 
 #[async_trait]
 impl Journal for Lines {
-    async fn after(&self, armed: &str, running: &str) -> std::result::Result<Start, String> {
+    async fn after(&self, armed: &str, running: &str) -> std::result::Result<Start, Missing> {
         assert_ne!(armed, running, "a start is read after it");
         let lines = vec![format!("[    1.000000] a try after {armed}")];
         Ok(Start { boot: "aa".to_owned(), lines, found: true, ..Start::default() })
+    }
+}
+
+/// A journal that has nothing of the start after the one in which the try was armed.
+pub struct NoLines;
+
+#[async_trait]
+impl Journal for NoLines {
+    async fn after(&self, armed: &str, _: &str) -> std::result::Result<Start, Missing> {
+        Err(Missing::None(format!("nothing after {armed}")))
+    }
+}
+
+/// A journal that takes too long to be read.
+pub struct SlowLines;
+
+#[async_trait]
+impl Journal for SlowLines {
+    async fn after(&self, _: &str, _: &str) -> std::result::Result<Start, Missing> {
+        Err(Missing::Slow("it took too long".to_owned()))
     }
 }
 
