@@ -356,9 +356,11 @@ fn to_desktop(name: &str, setting: &mut Setting, report: &mut Report) {
             timeout.envs(paste.get_envs().filter_map(|(name, value)| Some((name, value?))));
             timeout
         };
-        if ask(&mut paste, b"")?.status.code() != Some(124) {
-            return Err(Error::broken("the paste ended by itself"));
-        }
+        let target = setting.target;
+        target.place.interrupt.wait_for("a paste that does not end by itself", target.bound, || {
+            // What was copied before may still be what is pasted.
+            Ok((ask(&mut paste, b"")?.status.code() == Some(124)).then_some(()))
+        })?;
         let interrupt = setting.target.place.interrupt;
         interrupt.wait_for("the end of the fetch", setting.target.bound, || {
             Ok((setting.said(GIVEN_UP)? > given_up && kept(setting)? == before).then_some(()))
