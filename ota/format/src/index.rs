@@ -33,6 +33,7 @@ use std::{
 
 use crate::{
     chunker::MAX_CHUNK,
+    cursor::Cursor,
     error::{Error, Result},
 };
 
@@ -266,7 +267,7 @@ impl Index {
             let why = format!("it has {} bytes, and at most {MAX_INDEX} are allowed", bytes.len());
             return Err(Error::index(why));
         }
-        let mut start = Cursor { bytes, at: 0 };
+        let mut start = Cursor::new(bytes, Error::index);
         if &start.take::<8>()? != MAGIC {
             return Err(Error::index("it does not begin with LUCIDIDX"));
         }
@@ -282,7 +283,7 @@ impl Index {
                 "it was damaged or cut off: the hash at its end is not that of its bytes",
             ));
         }
-        let mut cursor = Cursor { bytes: content, at: start.at };
+        let mut cursor = start.within(content);
         let count = u16::from_le_bytes(cursor.take()?);
         let mut parts: Vec<Part> = Vec::new();
         let mut places: HashMap<Hash, Place> = HashMap::new();
@@ -378,25 +379,5 @@ impl Index {
     #[must_use]
     pub fn archive_bytes(&self) -> u64 {
         self.archive
-    }
-}
-
-/// Bytes that are read one after the other.
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Cursor<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let Some(bytes) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk::<N>) else {
-            return Err(Error::index(format!("it ends after byte {}, within something", self.bytes.len())));
-        };
-        self.at += N;
-        Ok(*bytes)
-    }
-
-    fn left(&self) -> usize {
-        self.bytes.len().saturating_sub(self.at)
     }
 }

@@ -22,6 +22,7 @@
 
 pub mod build;
 pub mod chunker;
+mod cursor;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

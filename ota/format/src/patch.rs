@@ -40,6 +40,7 @@ use std::{collections::HashSet, ops::Range};
 
 use crate::{
     chunker::MAX_CHUNK,
+    cursor::Cursor,
     error::{Error, Result},
     index::{Chunk, Hash, Index, MAX_STORED, Place, ZSTD},
 };
@@ -224,7 +225,7 @@ impl Patch {
     /// # Errors
     /// When they begin no patch of version 1.
     pub fn head_bytes(start: &[u8]) -> Result<usize> {
-        let mut cursor = Cursor { bytes: start, at: 0 };
+        let mut cursor = Cursor::new(start, Error::patch);
         if &cursor.take::<8>()? != MAGIC {
             return Err(Error::patch("it does not begin with LUCIDPAT"));
         }
@@ -255,7 +256,8 @@ impl Patch {
                 "it was damaged: the hash at the end of its head is not that of its bytes",
             ));
         }
-        let mut cursor = Cursor { bytes: content, at: START };
+        let mut cursor = Cursor::new(content, Error::patch);
+        cursor.take::<START>()?;
         if cursor.take::<32>()? != change.from {
             return Err(Error::patch("it starts from another release than the one that is there"));
         }
@@ -372,29 +374,5 @@ impl Section {
             prefix.extend_from_slice(&get(piece)?);
         }
         Ok(prefix)
-    }
-}
-
-/// Bytes that are read one after the other.
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Cursor<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let Some(bytes) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk::<N>) else {
-            return Err(Error::patch(format!("it ends after byte {}, within something", self.bytes.len())));
-        };
-        self.at += N;
-        Ok(*bytes)
-    }
-
-    fn number(&mut self) -> Result<usize> {
-        Ok(u32::from_le_bytes(self.take()?) as usize)
-    }
-
-    fn left(&self) -> usize {
-        self.bytes.len().saturating_sub(self.at)
     }
 }

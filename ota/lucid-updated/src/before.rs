@@ -1,8 +1,8 @@
 //! How the old system was when it was left for a try: what it could not do itself, a new one is not left for.
 //!
-//! `before.json`, sealed as `update.json` is: `version` (2), `boot` (the id of the boot in which the try was armed: it excuses
-//! nothing in another try), `recorder` (which part of a test record failed; null: none did, or nothing is recorded) and `settled`
-//! (whether all its services had started). Written before each try is armed.
+//! `before.json`, sealed as `update.json` is: `version` (3), `boot` (the id of the boot in which the try was armed: it excuses
+//! nothing in another try) and `recorder` (which part of a test record failed; null: none did, or nothing is recorded). Written before
+//! each try is armed.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use crate::{
 /// The file.
 pub const FILE: &str = "before.json";
 /// Its version.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// The most bytes of it.
 const MAX_BYTES: u64 = 4 << 10;
 
@@ -57,22 +57,20 @@ pub struct Before {
     pub boot: String,
     /// Which part of a test record failed.
     pub recorder: Option<Part>,
-    /// Whether all services had started.
-    pub settled: bool,
 }
 
 impl Default for Before {
     /// Of a system that could do everything.
     fn default() -> Self {
-        Self::new(None, true)
+        Self::new(None)
     }
 }
 
 impl Before {
-    /// Of a system whose recorder failed in this part, and all of whose services had started or not.
+    /// Of a system whose recorder failed in this part.
     #[must_use]
-    pub fn new(recorder: Option<Part>, settled: bool) -> Self {
-        Self { version: VERSION, boot: String::new(), recorder, settled }
+    pub fn new(recorder: Option<Part>) -> Self {
+        Self { version: VERSION, boot: String::new(), recorder }
     }
 
     /// Of a system that could do everything, and that ends with a try in this boot.
@@ -88,7 +86,7 @@ impl Before {
     }
 
     /// Whether a new system that has not started all services is no worse: in the old one it was the recorder that had not, or
-    /// that died later in that boot, which `settled` says nothing of.
+    /// that died later in that boot.
     #[must_use]
     pub fn excuses_unsettled(&self) -> bool {
         self.recorder == Some(Part::Answer)
@@ -153,7 +151,7 @@ mod tests {
     fn what_was_noted_for_another_try_excuses_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let store = Folder::new(dir.path().to_owned()).unwrap();
-        let before = Before { boot: "boot 7".to_owned(), ..Before::new(Some(Part::Answer), false) };
+        let before = Before { boot: "boot 7".to_owned(), ..Before::new(Some(Part::Answer)) };
         before.save(&store).unwrap();
         assert_eq!(Before::load(&store, "boot 7"), before);
         assert_eq!(Before::load(&store, "boot 8"), Before::default());
@@ -163,7 +161,7 @@ mod tests {
     fn a_new_system_is_excused_for_what_the_old_one_could_not_do_and_for_nothing_before_that() {
         let parts = [Part::Answer, Part::Room, Part::Writing, Part::Proof, Part::Removal];
         for (at, before) in parts.into_iter().enumerate() {
-            let before = Before::new(Some(before), true);
+            let before = Before::new(Some(before));
             for (failed_at, failed) in parts.into_iter().enumerate() {
                 assert_eq!(before.excuses(failed), failed_at >= at, "{before:?}, {failed:?}");
                 assert!(!Before::default().excuses(failed));
@@ -173,24 +171,19 @@ mod tests {
 
     #[test]
     fn services_that_have_not_started_are_excused_only_where_the_recorder_did_not_answer() {
-        for (recorder, settled, excused) in [
-            (Some(Part::Answer), false, true),
-            (Some(Part::Answer), true, true),
-            (Some(Part::Room), false, false),
-            (None, false, false),
-        ] {
-            let before = Before::new(recorder, settled);
+        for (recorder, excused) in [(Some(Part::Answer), true), (Some(Part::Room), false), (None, false)] {
+            let before = Before::new(recorder);
             assert_eq!(before.excuses_unsettled(), excused, "{before:?}");
         }
     }
 
     #[test]
     fn the_file_is_as_it_was_in_its_version_and_another_one_is_refused() {
-        let line = r#"{"version":2,"boot":"boot 7","recorder":"room","settled":true}"#;
-        let before = Before { boot: "boot 7".to_owned(), ..Before::new(Some(Part::Room), true) };
+        let line = r#"{"version":3,"boot":"boot 7","recorder":"room"}"#;
+        let before = Before { boot: "boot 7".to_owned(), ..Before::new(Some(Part::Room)) };
         assert_eq!(before.to_bytes().unwrap(), seal(line));
         assert_eq!(Before::from_bytes(&seal(line)), Ok(before));
-        assert!(Before::from_bytes(&seal(&line.replace("\"version\":2", "\"version\":1"))).is_err());
+        assert!(Before::from_bytes(&seal(&line.replace("\"version\":3", "\"version\":2"))).is_err());
         assert!(Before::from_bytes(line.as_bytes()).is_err());
     }
 }

@@ -320,8 +320,4 @@ impl Check for Settled {
             Err(error) => Err(format!("{}: {error}", self.path.display())),
         }
     }
-
-    async fn note(&self, before: &mut Before) {
-        before.settled = self.path.exists();
-    }
 }

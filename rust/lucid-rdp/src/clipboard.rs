@@ -51,6 +51,8 @@ use crate::notice::Notice;
 const MAX_PASTES: usize = 16;
 /// Wishes of the client that wait for programs. A client sends one at a time.
 const MAX_WISHES: usize = 64;
+/// Copies of the client that may come while nothing is written to it.
+const MAX_COPIES: usize = 64;
 /// Threads that may hang on programs which do not read.
 const MAX_WRITERS: usize = 8;
 /// A client has this long to answer a paste, and a program to write or read what is pasted.
@@ -152,6 +154,8 @@ struct Open {
     inbox: Arc<Mutex<Inbox>>,
     wake: Arc<Notify>,
     output: VecDeque<Vec<u8>>,
+    /// Copies of the client since that was empty.
+    copies: usize,
 
     /// The client has told what it has for the first time: the channel is in use.
     ready: bool,
@@ -277,6 +281,7 @@ impl Clipboard {
             inbox,
             wake,
             output: VecDeque::new(),
+            copies: 0,
             ready: false,
             refusals_told: Vec::new(),
             has_offered: false,
@@ -354,8 +359,9 @@ impl Clipboard {
 
     /// Sees to what the client has sent. While that is not `recorded`, nothing crosses.
     pub(crate) fn received(&mut self, result: &mut AcceptorResult, recorded: bool) -> Result<(), Error> {
-        let Some(open) = &mut self.0 else { return Ok(()) };
+        // It is taken in any case: too much of it would end the session.
         let received = channel(result).map(Channel::take).unwrap_or_default();
+        let Some(open) = &mut self.0 else { return Ok(()) };
         for message in received {
             match message {
                 Received::Formats(formats) => open.client_copied(&formats)?,
@@ -402,6 +408,9 @@ impl Clipboard {
     pub(crate) fn output(&mut self, result: &mut AcceptorResult) -> Result<Vec<u8>, Error> {
         let Some(open) = &mut self.0 else { return Ok(Vec::new()) };
         let piece = open.output.pop_front().unwrap_or_default();
+        if open.output.is_empty() {
+            open.copies = 0;
+        }
         open.announce(result)?;
         open.serve_wishes()?;
         Ok(piece)
@@ -484,6 +493,11 @@ impl Open {
     }
 
     fn client_copied(&mut self, formats: &[ClipboardFormat]) -> Result<(), Error> {
+        if self.copies >= MAX_COPIES {
+            return Err(Error::Protocol("clipboard formats without reading what is answered"));
+        }
+        self.copies += 1;
+        self.send(channel::formats_received())?;
         self.ready = true;
         self.client_formats = formats.to_vec();
         self.note_refused_offer(formats);

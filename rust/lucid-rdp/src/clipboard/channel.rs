@@ -1,4 +1,4 @@
-//! The static channel `cliprdr` (MS-RDPECLIP) as far as it answers by itself; the rest is collected for the session.
+//! The static channel `cliprdr` (MS-RDPECLIP) as messages: what comes is collected for the session.
 
 use std::borrow::Cow;
 
@@ -24,7 +24,8 @@ const MAX_FORMATS: usize = 256;
 /// Unhandled messages of the client. They are handled after each piece that is read, so there is never more than one.
 const MAX_RECEIVED: usize = 16;
 
-/// A message of the client that the channel does not answer by itself.
+/// A message of the client. The channel answers none by itself: pieces of a longer message may wait to be written, and
+/// between them nothing else of this channel may stand (MS-RDPBCGR 3.1.5.2.2.1).
 #[derive(Debug)]
 pub(crate) enum Received {
     /// The client has copied something that can be had in these formats.
@@ -161,6 +162,11 @@ pub(crate) fn ask(format: ClipboardFormatId) -> SvcMessage {
     message(ClipboardPdu::FormatDataRequest(FormatDataRequest { format }))
 }
 
+/// Says that what the client has is known (MS-RDPECLIP 3.1.5.2.4: every Format List is answered).
+pub(crate) fn formats_received() -> SvcMessage {
+    message(ClipboardPdu::FormatListResponse(FormatListResponse::Ok))
+}
+
 /// Answers the client's oldest wish.
 pub(crate) fn answer(data: Option<Vec<u8>>) -> SvcMessage {
     let response = data.map_or_else(OwnedFormatDataResponse::new_error, OwnedFormatDataResponse::new_data);
@@ -205,7 +211,6 @@ impl SvcProcessor for Channel {
                 let mut formats = list.get_formats(self.long_names)?;
                 formats.truncate(MAX_FORMATS);
                 self.keep(Received::Formats(formats))?;
-                return Ok(vec![message(ClipboardPdu::FormatListResponse(FormatListResponse::Ok))]);
             }
             ClipboardPdu::FormatListResponse(FormatListResponse::Ok) => {}
             ClipboardPdu::FormatListResponse(FormatListResponse::Fail) => {

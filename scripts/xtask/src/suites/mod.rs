@@ -10,7 +10,7 @@ mod unit;
 mod update;
 mod video;
 
-use std::{cell::OnceCell, path::PathBuf, thread};
+use std::{cell::OnceCell, path::PathBuf, thread, time::Instant};
 
 use crate::{
     build::{self, When},
@@ -175,6 +175,7 @@ fn ahead(project: &Project, steps: &Steps) {
 
 /// Runs one suite.
 fn run_suite(suite: &Suite, context: &Context, report: &mut Report) -> Result<()> {
+    let began = Instant::now();
     report.begin(suite.name);
     // What stops a whole suite is a failure like any other, and the next suite still runs.
     match (suite.run)(context, report) {
@@ -185,5 +186,6 @@ fn run_suite(suite: &Suite, context: &Context, report: &mut Report) -> Result<()
             report.record("the suite can be run to its end", timed(|| Err::<&str, _>(error)));
         }
     }
+    println!("{}: {} s", suite.name, began.elapsed().as_secs());
     context.steps.interrupt.check()
 }

@@ -13,7 +13,7 @@ use std::{
 use super::super::administration::has_notice;
 use super::{Mode, Setting, Side, TEXT, Target};
 use crate::{
-    client::Generation,
+    client::{Client, Generation},
     error::{At, Error, Result},
     progress::{Background, ask, ask_well},
     suite::Report,
@@ -129,6 +129,27 @@ fn paths(list: &[u8]) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
+/// Keeps FreeRDP 3 on one processor. It forgets a request of its file system now and then, whose reader then waits for ever
+/// (3.15, and unchanged since): when an answer has come it strikes the request from a table without the lock, while the next
+/// one, which that answer set off, is entered on another processor (client/common/client_cliprdr_file.c,
+/// cliprdr_file_context_server_file_contents_response).
+fn on_one_processor(client: &Client) -> Result<()> {
+    let mut taskset = Command::new("taskset");
+    taskset.args(["--all-tasks", "--pid", "--cpu-list", "0", &client.id().to_string()]);
+    ask_well("keeping the client on one processor", &mut taskset, b"").map(drop)
+}
+
+/// Bytes of the files in a folder, those of its folders too.
+fn bytes(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).at("listing", folder)? {
+        let path = entry.at("listing", folder)?.path();
+        let about = path.symlink_metadata().at("looking at", &path)?;
+        bytes += if about.is_dir() { self::bytes(&path)? } else { about.len() };
+    }
+    Ok(bytes)
+}
+
 /// Whether both hold the same, names and every byte. What was pasted is copied first, as users do: who reads FreeRDP 3's
 /// file system in small pieces asks the client tens of thousands of times. It is not waited for without end, since
 /// nothing ends who waits for a file system that does not answer.
@@ -141,12 +162,19 @@ fn same(copied: &Path, pasted: &Path, setting: &Setting) -> Result<()> {
     let mut copy = Command::new("cp");
     copy.arg("-r").args([pasted, &read]);
     let mut copy = Background::start(&copy, &setting.dir.join("copying.log"))?;
-    let status = setting.target.place.interrupt.wait_for(
-        "the end of copying what was pasted",
-        // A GiB is copied at the pace of a machine that does other things too.
-        setting.target.bound * 6,
-        || copy.ended(),
-    )?;
+    // A machine that does other things too takes its time; what stands still does not go on.
+    let mut so_far = 0;
+    let status = loop {
+        let what = format!("the end of copying what was pasted, or a byte more than {so_far},");
+        let ended = setting.target.place.interrupt.wait_for(&what, setting.target.bound, || {
+            let ended = copy.ended()?;
+            let now = bytes(&read)?;
+            Ok((ended.is_some() || std::mem::replace(&mut so_far, now) < now).then_some(ended))
+        })?;
+        if let Some(status) = ended {
+            break status;
+        }
+    };
     if !status.success() {
         return Err(Error::broken(format!("copying what was pasted: {}", copy.output()?)));
     }
@@ -222,6 +250,9 @@ pub(super) fn check(
         },
     );
     if let Some(mut setting) = started {
+        if mode.client == Generation::Three {
+            on_one_processor(&setting.client)?;
+        }
         to_desktop(&name, &mut setting, report);
         if mode.client == Generation::Three {
             to_client(&name, &mut setting, report);
