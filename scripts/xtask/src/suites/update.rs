@@ -10,6 +10,7 @@
 //!   armed, with another system put into the slot that is tried, as staging would have; so none has to stage anything.
 //! - `cut`: the plug is pulled at every write step of an update and at random moments, made from a record of what the card was
 //!   told ([`cuts`]).
+//! - `people`: somebody is connected when the machine restarts (with `--long`).
 //! - `usb`: a stick is all that the machine has: it is plugged in, pulled out and put back, and is not what it says.
 //! - `attack`: what a server can do. Other attacks need no network, and are tests of lucid-updated.
 //!
@@ -23,6 +24,7 @@ mod attacks;
 mod cuts;
 mod device;
 mod faults;
+mod people;
 mod releases;
 mod taken;
 mod usb;
@@ -76,6 +78,9 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     // Without both of them, what was to be recorded has failed already.
     if report.wants("cut") && lives.len() == 2 {
         cuts::run(&bench, &mut web, lives, report)?;
+    }
+    if bench.long && report.wants("people") {
+        people::run(&bench, &mut web, report)?;
     }
     if report.wants("usb") {
         usb::run(&bench, report)?;

@@ -39,13 +39,13 @@ pub(super) const STAGE_BOUND: Duration = Duration::from_secs(900);
 /// The longest until a new system is kept or given up, and the machine has restarted.
 pub(super) const TRY_BOUND: Duration = Duration::from_secs(420);
 /// The longest that one connection of a client may take.
-const CLIENT_BOUND: Duration = Duration::from_secs(120);
+pub(super) const CLIENT_BOUND: Duration = Duration::from_secs(120);
 /// The account of every card here.
 pub(super) const USER: &str = "visitor";
 pub(super) const PASSWORD: &str = "Five-Tall-Storks-63";
 
 /// How clients connect here.
-const NLA: Mode = Mode {
+pub(super) const NLA: Mode = Mode {
     client: Generation::Two,
     security: "nla",
     codec: "AVC420",
@@ -133,12 +133,7 @@ pub(super) fn kept_files(image: &Path, copied: &Path) -> Result<Files> {
         fs::remove_dir_all(copied).at("emptying", copied)?;
     }
     fs::create_dir_all(copied).at("making", copied)?;
-    // Bits 0 and 1 of the status: something was mended.
-    let check = ask(Command::new("e2fsck").arg("-p").arg(image), b"")?;
-    if check.status.code().is_none_or(|code| code > 3) {
-        let said = format!("{}{}", check.text(), check.err);
-        return Err(Error::broken(format!("e2fsck cannot mend the data partition: {said}")));
-    }
+    mend(image)?;
     dump_of(&image.to_string_lossy(), STATE, copied)?;
     let folder = copied.join("lucid-updated");
     let mut files = Files::new();
@@ -150,6 +145,43 @@ pub(super) fn kept_files(image: &Path, copied: &Path) -> Result<Files> {
         }
     }
     Ok(files)
+}
+
+fn mend(image: &Path) -> Result<()> {
+    // Bits 0 and 1 of the status: something was mended.
+    let check = ask(Command::new("e2fsck").arg("-p").arg(image), b"")?;
+    if check.status.code().is_none_or(|code| code > 3) {
+        let said = format!("{}{}", check.text(), check.err);
+        return Err(Error::broken(format!("e2fsck cannot mend the data partition: {said}")));
+    }
+    Ok(())
+}
+
+/// Puts a file beside what the update service keeps on the card of a machine that is off; there is none of that name yet.
+pub(super) fn put_kept(disks: &Disks, name: &str, bytes: &[u8]) -> Result<()> {
+    let (image, file) = (disks.dir.join("data.img"), disks.dir.join(name));
+    let data = disks.partition("data")?;
+    extract(&disks.os, data.start, data.length, &image)?;
+    mend(&image)?;
+    fs::write(&file, bytes).at("writing", &file)?;
+    let mut debugfs = Command::new("debugfs");
+    debugfs.arg("-w").arg("-R").arg(format!("write {} {STATE}/{name}", file.display())).arg(&image);
+    let answer = ask(&mut debugfs, b"")?;
+    // It ends well even when it could not; its first line is its version.
+    if !answer.status.success() || answer.err.lines().skip(1).any(|line| !line.trim().is_empty()) {
+        return Err(Error::talk(
+            "debugfs",
+            format!("putting {name} onto the data partition: {}", answer.err),
+        ));
+    }
+    let mut copy = Command::new("dd");
+    copy.args(["status=none", "bs=1M", "conv=notrunc", "oflag=seek_bytes"]);
+    copy.arg(format!("if={}", image.display())).arg(format!("of={}", disks.os.display()));
+    ask_well("putting the data partition back", copy.arg(format!("seek={}", data.start)), b"")?;
+    for path in [&image, &file] {
+        fs::remove_file(path).at("deleting", path)?;
+    }
+    Ok(())
 }
 
 /// The line of a sealed file, if there is one of that name: a line, and its BLAKE3 as another one.
@@ -232,6 +264,11 @@ impl State {
             Some(bytes) => Ok(String::from_utf8_lossy(bytes).into_owned()),
             None => Err(Error::broken(format!("the card has no {name}"))),
         }
+    }
+
+    /// The line of another sealed file of the service, if there is one of that name.
+    pub(super) fn file(&self, name: &str) -> Result<Option<String>> {
+        sealed(&self.files, name)
     }
 
     /// From where the last update came that ended.
