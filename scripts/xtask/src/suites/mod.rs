@@ -150,11 +150,12 @@ pub(crate) fn run(project: &Project, steps: &Steps, wanted: &Wanted) -> Result<b
     let suites =
         SUITES.iter().filter(|suite| wanted.is_empty() || wanted.iter().any(|name| name == suite.name));
     thread::scope(|scope| {
-        for (number, suite) in suites.enumerate() {
-            // Nothing before it leaves any time.
-            if wanted.is_empty() && number == 1 {
-                scope.spawn(|| ahead(project, steps));
-            }
+        if wanted.is_empty() {
+            // That leaves no time, and what is tested first needs it.
+            context.host()?;
+            scope.spawn(|| ahead(project, steps));
+        }
+        for suite in suites {
             run_suite(suite, &context, &mut report)?;
         }
         Ok(report.finish())

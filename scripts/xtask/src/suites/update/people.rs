@@ -1,7 +1,7 @@
 //! Somebody is connected when the machine restarts into a release, at a time that was set: told of it on the desktop, and the
 //! session ends before the try.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use super::{
     Bench, FIRST, SECOND,
@@ -13,7 +13,6 @@ use crate::{
     client::{Client, Login, Place},
     error::{At, Error, Result},
     machine::{Disks, Machine},
-    progress::ask_well,
     suite::Report,
 };
 

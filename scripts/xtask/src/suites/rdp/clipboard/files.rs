@@ -21,9 +21,13 @@ use crate::{
 
 /// The most that may cross in these checks, in bytes.
 pub(super) const LIMIT: u64 = 3 << 30;
-/// A file that takes a while: one of a GiB crosses each way once.
-fn large_bytes(client: Generation) -> u64 {
-    if client == Generation::Three { 1 << 30 } else { 128 << 20 }
+/// A file that takes a while, in bytes: with `--long` one of a GiB crosses each way once.
+fn large_bytes(setting: &Setting) -> u64 {
+    match setting.generation {
+        Generation::Three if setting.target.long => 1 << 30,
+        Generation::Three => 256 << 20,
+        _ => 128 << 20,
+    }
 }
 /// What a list of files is called.
 pub(in crate::suites) const LIST: &str = "text/uri-list";
@@ -224,7 +228,7 @@ impl Setting<'_> {
         same(path, pasted, self)?;
         let seconds = begin.elapsed().as_secs_f64();
         let bytes = fs::metadata(path).at("looking at", path)?.len();
-        if bytes < large_bytes(self.generation) {
+        if bytes < large_bytes(self) {
             return Ok(String::new());
         }
         Ok(format!("{bytes} bytes, {:.0} MB/s with a copy and the comparison", bytes as f64 / 1e6 / seconds))
@@ -331,7 +335,7 @@ fn to_desktop(name: &str, setting: &mut Setting, report: &mut Report) {
         Ok("")
     });
     report.check(format!("{way}: a large file"), || {
-        let file = large(&dir, large_bytes(setting.generation))?;
+        let file = large(&dir, large_bytes(setting))?;
         setting.file_crosses(Side::Client, &file)
     });
     report.check(format!("{way}: more than the limit is refused, and what comes next is not"), || {
@@ -479,7 +483,7 @@ fn to_client(name: &str, setting: &mut Setting, report: &mut Report) {
         if names.trim() == "file" { Ok("") } else { Err(Error::broken(format!("it holds {names:?}"))) }
     });
     report.check(format!("{way}: a large file"), || {
-        let file = large(&dir, large_bytes(setting.generation))?;
+        let file = large(&dir, large_bytes(setting))?;
         setting.file_crosses(Side::Desktop, &file)
     });
     report.check(format!("{way}: more than the limit is refused, and what comes next is not"), || {
