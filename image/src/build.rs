@@ -1,6 +1,7 @@
 //! Makes the image, step by step.
 
 use std::fs;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Instant, UNIX_EPOCH};
@@ -81,6 +82,11 @@ const DESKTOP_DIRECTORIES: [&str; 9] =
 /// EROFS: a fixed identity, see [`layout::DISK_GUID`].
 const EROFS_UUID: &str = "6c756369-6400-4000-8000-00000000e0f5";
 
+/// What the image is, in figures ([`Contents`]): this file beside it.
+const CONTENTS: &str = "contents.json";
+/// The most bytes of it that are read; some 20 KiB are written.
+const MAX_CONTENTS: u64 = 1 << 20;
+
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Build {
@@ -120,6 +126,8 @@ pub struct Contents {
     pub system_version: String,
     /// Whether whoever has the keys for development can sign what a device with it takes.
     pub development: bool,
+    /// SHA-256 of what is signed of the root of releases that it holds.
+    pub release_root_sha256: String,
     /// SHA-256 of the whole image.
     pub image_sha256: String,
     /// Kernel release.
@@ -238,6 +246,7 @@ impl Build {
             machine: self.identity.machine.to_string(),
             system_version: self.identity.version.to_string(),
             development: self.identity.root.development,
+            release_root_sha256: self.identity.root.signed_sha256.clone(),
             image_sha256,
             kernel: kernel.release,
             root_hash: hex::encode(parameters.root),
@@ -253,7 +262,7 @@ impl Build {
                 .map(|item| item.path.clone())
                 .collect(),
         };
-        self.write_json("contents.json", &contents)?;
+        self.write_json(CONTENTS, &contents)?;
         let list = self.out.join("packages.spdx.json");
         fs::write(&list, &packages).at("writing", &list)?;
         Ok(contents)
@@ -453,6 +462,30 @@ fn make_erofs(tools: &Tools, staging: &Path, to: &Path, epoch: i64) -> Result<()
         .arg(to)
         .arg(staging);
     run(&mut command).map(|_| ())
+}
+
+/// Does something to an image. Where the `contents.json` beside it was of this image before, it is so afterwards: it says the
+/// new SHA-256, and is otherwise as it was.
+///
+/// # Errors
+/// When the image or the file cannot be read or written; whatever `does` fails with.
+pub fn changing<T>(image: &Path, does: impl FnOnce() -> Result<T>) -> Result<T> {
+    let path = image.with_file_name(CONTENTS);
+    let mut text = String::new();
+    match fs::File::open(&path) {
+        Ok(file) => drop(file.take(MAX_CONTENTS + 1).read_to_string(&mut text).at("reading", &path)?),
+        Err(error) if error.kind() == ErrorKind::NotFound => return does(),
+        Err(error) => return Err(error).at("opening", &path),
+    }
+    let before = sha256_of(image)?;
+    let done = does()?;
+    // Of another image, it stays as it is.
+    if text.len() as u64 <= MAX_CONTENTS && text.contains(&before) {
+        let new = image.with_file_name(format!("{CONTENTS}.partial"));
+        fs::write(&new, text.replace(&before, &sha256_of(image)?)).at("writing", &new)?;
+        fs::rename(&new, &path).at("renaming to", &path)?;
+    }
+    Ok(done)
 }
 
 fn sha256_of(path: &Path) -> Result<String> {

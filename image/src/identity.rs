@@ -9,6 +9,7 @@ use std::path::Path;
 use lucid_release_format::metadata::{MAX_ROOT, is_development};
 use lucid_release_format::{Name, System, Version};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::error::{At, Error, Result};
 
@@ -42,6 +43,8 @@ pub struct Root {
     pub bytes: Vec<u8>,
     /// Whether it is marked as one whose keys nobody guards.
     pub development: bool,
+    /// SHA-256 of what is signed of it, so it stays when more of its holders sign: the code that `lucid-release inspect` shows.
+    pub signed_sha256: String,
 }
 
 impl Root {
@@ -68,7 +71,8 @@ impl Root {
         }
         let no_root =
             |why: &str| format!("is no root of trust: {why}; give the 1.root.json of `lucid-release init`");
-        let file: Value = serde_json::from_slice(&bytes).map_err(|error| no_root(&error.to_string()))?;
+        let mut file: Value = serde_json::from_slice(&bytes).map_err(|error| no_root(&error.to_string()))?;
+        file.sort_all_objects();
         let signed = file["signed"].as_object().ok_or_else(|| no_root("it has no object \"signed\""))?;
         if signed.get("_type").and_then(Value::as_str) != Some("root") {
             return Err(no_root("its type is another one"));
@@ -84,6 +88,10 @@ impl Root {
         }
         let members: HashMap<String, Value> =
             signed.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        Ok(Self { development: is_development(&members), bytes })
+        // Of a root that `lucid-release` makes this is the canonical form, which is what is signed: sorted names, no space between
+        // them, whole numbers, and no letter that JSON writes in two ways.
+        let canonical = serde_json::to_vec(&file["signed"]).map_err(|error| no_root(&error.to_string()))?;
+        let signed_sha256 = hex::encode(Sha256::digest(canonical));
+        Ok(Self { development: is_development(&members), bytes, signed_sha256 })
     }
 }

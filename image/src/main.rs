@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use lucid_image::apt::Archive;
-use lucid_image::build::{Build, Changes, firmware};
+use lucid_image::build::{Build, Changes, changing, firmware};
 use lucid_image::debian::Tools;
 use lucid_image::error::{Error, Result};
 use lucid_image::identity::{Identity, Root};
@@ -221,7 +221,7 @@ fn boot_image(from: &Path, key: &Path, public: Option<&Path>, out: &Path, into: 
     }
     print_checked(&made.checked);
     if let Some(image) = into {
-        for slot in signed::install(&public, out, image)? {
+        for slot in changing(image, || signed::install(&public, out, image))? {
             println!("slot {}     signed, {} bytes of its root good", slot.slot, slot.bytes);
         }
     }

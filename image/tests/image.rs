@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use lucid_image::build::changing;
 use lucid_image::fat::Place;
 use lucid_image::identity::{Identity, Root};
 use lucid_image::layout::{self, DISK_GUID, PARTITIONS};
@@ -208,6 +209,49 @@ fn a_root_for_development_is_refused_unless_that_is_what_is_wanted() {
 }
 
 #[test]
+fn a_root_is_known_by_what_is_signed_of_it_whoever_has_signed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("1.root.json");
+    let known_by = |text: &str| {
+        fs::write(&path, text).unwrap();
+        Root::read(&path, true).unwrap().signed_sha256
+    };
+    let usual = known_by(&root(3, 3, ""));
+    assert_eq!(usual.len(), 64);
+    assert_eq!(known_by(&root(3, 4, "")), usual, "one more has signed");
+    let spread: serde_json::Value = serde_json::from_str(&root(3, 3, "")).unwrap();
+    assert_eq!(known_by(&serde_json::to_string_pretty(&spread).unwrap()), usual);
+    assert_ne!(known_by(&root(2, 3, "")), usual);
+    assert_ne!(known_by(&root(3, 3, ",\"x\":1")), usual);
+}
+
+#[test]
+fn contents_follow_an_image_that_is_changed_and_no_other() {
+    use sha2::{Digest as _, Sha256};
+    let directory = tempfile::tempdir().unwrap();
+    let (image, contents) = (directory.path().join("lucid.img"), directory.path().join("contents.json"));
+    let change = |to: &str| {
+        let write = || {
+            fs::write(&image, to).unwrap();
+            Ok(())
+        };
+        changing(&image, write).unwrap();
+    };
+    fs::write(&image, "one").unwrap();
+    change("two");
+    assert!(!contents.exists(), "there was none");
+    let text = |image: &str| {
+        format!("{{\n  \"version\": 1,\n  \"image_sha256\": \"{}\"\n}}\n", hex::encode(Sha256::digest(image)))
+    };
+    fs::write(&contents, text("two")).unwrap();
+    change("three");
+    assert_eq!(fs::read_to_string(&contents).unwrap(), text("three"));
+    fs::write(&contents, text("another")).unwrap();
+    change("four");
+    assert_eq!(fs::read_to_string(&contents).unwrap(), text("another"));
+}
+
+#[test]
 fn what_no_device_would_believe_is_no_root() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("1.root.json");
@@ -230,7 +274,7 @@ fn what_no_device_would_believe_is_no_root() {
 
 #[test]
 fn what_an_image_says_of_itself_is_what_the_device_reads() {
-    let root = Root { bytes: Vec::new(), development: false };
+    let root = Root { bytes: Vec::new(), development: false, signed_sha256: String::new() };
     let identity =
         Identity { machine: "qemu-arm64".parse().unwrap(), version: "0.2.0".parse().unwrap(), root };
     let bytes = identity.system(1_767_225_600).to_bytes();

@@ -13,6 +13,7 @@ use lucid_release_format::release::ALL;
 use lucid_release_format::{Change, Index, Name, Release, Version, Wave, build, index, patch};
 use tough::schema::{RoleKeys, RoleType, Root, Signed, Targets};
 
+use crate::contents::{self, Checked};
 use crate::document::{Held, days_after};
 use crate::error::{At as _, Error, Result};
 use crate::files::{self, Measured};
@@ -183,6 +184,8 @@ pub struct Added {
     pub index: Index,
     /// The patches, and those that are not worth having.
     pub patches: Vec<PatchTried>,
+    /// What of the image could be checked.
+    pub checked: Checked,
 }
 
 /// The newest version before one whose release is in the folder, with its files.
@@ -237,12 +240,17 @@ fn patch_of(old: &Cut, new: &Cut, level: i32, tell: &dyn Fn(u64, u64)) -> Result
     Ok((made, change.archive_bytes()))
 }
 
-/// Makes index and archive of an image, its patches, and a draft that lists them. `tell` hears how many bytes of how many were
-/// read or packed.
+/// Makes index and archive of an image, its patches, and a draft that lists them. `tell` hears what is done (`hashed`, `packed`),
+/// and to how many bytes of how many.
 ///
 /// # Errors
-/// When there is such a release, or the image is not fit for one, or something cannot be written.
-pub fn add(folder: &Folder, addition: &Addition<'_>, now: Time, tell: &dyn Fn(u64, u64)) -> Result<Added> {
+/// When there is such a release, or the image is not fit for one or another one than is said, or something cannot be written.
+pub fn add(
+    folder: &Folder,
+    addition: &Addition<'_>,
+    now: Time,
+    tell: &dyn Fn(&str, u64, u64),
+) -> Result<Added> {
     let everybody = vec![Wave { after: 0, share: ALL }];
     let release = Release {
         channel: addition.channel.clone(),
@@ -266,6 +274,9 @@ pub fn add(folder: &Folder, addition: &Addition<'_>, now: Time, tell: &dyn Fn(u6
         let why = format!("a patch to {} starts from older versions, from each once", addition.version);
         return Err(Error::Arguments(why));
     }
+    let hashed = |done, all| tell("hashed", done, all);
+    let checked = contents::check(addition.image, &addition.machine, addition.version, folder, &hashed)?;
+    let tell = &|done, all| tell("packed", done, all);
     let mut olds = Vec::new();
     for from in &addition.patch_from {
         olds.push((from.version(), older(folder, &release, from, tell)?));
@@ -307,7 +318,7 @@ pub fn add(folder: &Folder, addition: &Addition<'_>, now: Time, tell: &dyn Fn(u6
         targets.targets.extend(patches);
         Ok(())
     })?;
-    Ok(Added { held, index, patches: tried })
+    Ok(Added { held, index, patches: tried, checked })
 }
 
 /// A draft without a release: no device takes it up any more.
@@ -431,6 +442,15 @@ fn edit(
     Ok(held)
 }
 
+/// The id of a key of a root that somebody named by it, or by the public half.
+fn key_named(root: &Root, named: &KeyId) -> Option<KeyId> {
+    if root.keys.contains_key(named) {
+        return Some(named.clone());
+    }
+    let is_it = |key| PublicKey::of_tuf(key).is_some_and(|public| public.0[..] == named[..]);
+    root.keys.iter().find(|(_, key)| is_it(key)).map(|(id, _)| id.clone())
+}
+
 /// What becomes other in the next root.
 #[derive(Clone, Debug)]
 pub struct Rotation {
@@ -438,7 +458,7 @@ pub struct Rotation {
     pub role: RoleType,
     /// Its new keys.
     pub add: Vec<PublicKey>,
-    /// Keys that go, of whichever role.
+    /// Keys that go, of whichever role: by their ids, or by their public halves, which have as many digits.
     pub remove: Vec<KeyId>,
     /// How many of that role have to sign.
     pub threshold: Option<u64>,
@@ -459,10 +479,15 @@ pub fn rotate_root(folder: &Folder, rotation: &Rotation, now: Time) -> Result<He
     root.version = counted(version)?;
     root.expires = days_after(now, rotation.days.root)?;
     let what = format!("root {version}");
-    for id in &rotation.remove {
-        if root.keys.remove(id).is_none() {
-            return Err(Error::rule(what, format!("there is no key {} to remove", hex::encode(id))));
-        }
+    for named in &rotation.remove {
+        let Some(id) = &key_named(&root, named) else {
+            let why = "is neither the id nor the public half of one of its keys; `lucid-release inspect` shows them";
+            return Err(Error::rule(
+                what,
+                format!("there is no key to remove: {} {why}", hex::encode(named)),
+            ));
+        };
+        root.keys.remove(id);
         for keys in root.roles.values_mut() {
             keys.keyids.retain(|other| other != id);
         }

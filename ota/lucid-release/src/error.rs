@@ -41,6 +41,13 @@ pub enum Error {
     /// A folder of releases is there already.
     #[error("{} is already there: a folder of releases is made once; name another one", .0.display())]
     FolderExists(PathBuf),
+    /// A folder is none of releases.
+    #[error(
+        "{} is no folder of releases, as it has no settings.json: go into one or name it, with --dir where the command has \
+         that option",
+        .0.display()
+    )]
+    NoFolder(PathBuf),
     /// A passphrase that cannot be one.
     #[error("the passphrase: {0}")]
     Passphrase(&'static str),
@@ -90,6 +97,14 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// An image is not what is said of it.
+    #[error("{} cannot be this release: {why}", path.display())]
+    Image {
+        /// The image.
+        path: PathBuf,
+        /// Why not, and what to do.
+        why: String,
+    },
     /// What a release is, is not kept to.
     #[error("{what}: {source}")]
     Release {
@@ -117,6 +132,35 @@ pub enum Error {
     /// There is no root.
     #[error("{} holds no root (such as 1.root.json), without which no signature can be judged", .0.display())]
     NoRoot(PathBuf),
+    /// A root that comes before others is not there.
+    #[error(
+        "{} is not there, and is needed to check {needed_for}: put it back, from the web folder's `metadata` for instance; \
+         roots are never removed",
+        missing.display()
+    )]
+    RootMissing {
+        /// The file of the root.
+        missing: PathBuf,
+        /// What it is needed for.
+        needed_for: String,
+    },
+    /// Enough signed for an earlier root, and too few for the one that holds.
+    #[error(
+        "{what} has {have} of the {threshold} signatures that root {root} asks for. It had enough for root {before}, and the \
+         root has changed since: `lucid-release renew` first, let {threshold} sign that, `lucid-release merge`, and publish it"
+    )]
+    RootChanged {
+        /// Which metadata.
+        what: String,
+        /// The root that asks.
+        root: u64,
+        /// Good signatures.
+        have: u64,
+        /// How many are needed.
+        threshold: u64,
+        /// The earlier root.
+        before: u64,
+    },
     /// Too few have signed.
     #[error(
         "{what} has {have} of the {threshold} signatures that root {root} asks for: let others sign it, then \

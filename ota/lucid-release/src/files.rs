@@ -83,7 +83,13 @@ pub(crate) fn make_secret(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Bytes and SHA-256 of a file.
 pub(crate) fn measure(path: &Path) -> Result<(u64, [u8; 32])> {
+    measure_telling(path, &|_, _| {})
+}
+
+/// The same; `tell` hears how many bytes of how many were read.
+pub(crate) fn measure_telling(path: &Path, tell: &dyn Fn(u64, u64)) -> Result<(u64, [u8; 32])> {
     let mut file = File::open(path).at("opening", path)?;
+    let all = file.metadata().at("reading", path)?.len();
     let (mut hash, mut length) = (Sha256::new(), 0);
     let mut piece = vec![0; PIECE];
     loop {
@@ -92,6 +98,7 @@ pub(crate) fn measure(path: &Path) -> Result<(u64, [u8; 32])> {
             Ok(count) => {
                 hash.update(&piece[..count]);
                 length += count as u64;
+                tell(length, all);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error).at("reading", path),

@@ -98,8 +98,9 @@ impl Folder {
     /// When it is none.
     pub fn open(path: &Path) -> Result<Self> {
         let file = path.join("settings.json");
-        let settings: Settings = serde_json::from_slice(&files::read(&file, MOST)?)
-            .map_err(|error| Error::malformed(&file, error.to_string()))?;
+        let text = files::read_if_there(&file, MOST)?.ok_or_else(|| Error::NoFolder(path.to_owned()))?;
+        let settings: Settings =
+            serde_json::from_slice(&text).map_err(|error| Error::malformed(&file, error.to_string()))?;
         if settings.format != 1 {
             return Err(Error::malformed(
                 &file,

@@ -13,6 +13,7 @@
 //! | [`roots`] | the chain of roots |
 //! | [`folder`] | the folder of those who release |
 //! | [`image`], [`release`] | the parts of a disk image as a release |
+//! | [`contents`] | whether an image is what is said of it |
 //! | [`setup`] | a new folder, with its keys and its first root |
 //! | [`draft`] | roots and lists of releases that are to be signed |
 //! | [`sign`] | signing, and bringing signatures together |
@@ -22,6 +23,7 @@
 
 pub mod ask;
 mod client;
+pub mod contents;
 pub mod document;
 pub mod draft;
 mod error;

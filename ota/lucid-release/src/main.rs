@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp as Time;
+use lucid_release::contents::{Checked, FILE};
 use lucid_release::draft::{self, Addition, PatchFrom, PatchTried, Rotation};
 use lucid_release::folder::{Days, Folder};
 use lucid_release::key::{KeyId, PublicKey, SecretKey, key_id};
@@ -97,7 +98,7 @@ enum Command {
         /// Public halves of new keys.
         #[arg(long, value_name = "HEX", num_args = 1..)]
         add: Vec<PublicKey>,
-        /// Ids of keys that go, as `inspect` shows them.
+        /// Keys that go: their ids or their public halves, as `inspect` shows them.
         #[arg(long, value_name = "ID", num_args = 1.., value_parser = key_id)]
         remove: Vec<KeyId>,
         /// How many have to sign from then on.
@@ -357,6 +358,8 @@ fn run(command: Command, json: bool) -> Result<()> {
         Command::Renew { place } => drafted(&draft::renew(&Folder::open(&place.dir)?, now)?.path, now, json),
         Command::Sign { file, key, roots, yes, open } => {
             let mut paper = Paper::open(&file, roots.as_deref())?;
+            // Before anybody reads all of it and types a passphrase for nothing.
+            paper.allows(SecretKey::public_of(&key)?)?;
             // What is agreed to is read, whoever else reads the output.
             eprint!("{}", paper.words(now)?);
             if !yes && !ask::agrees("Sign this? Write yes: ")? {
@@ -380,8 +383,12 @@ fn run(command: Command, json: bool) -> Result<()> {
             let rotation = Rotation { role: role.into(), add, remove, threshold, days: all_days };
             drafted(&draft::rotate_root(&folder, &rotation, now)?.path, now, json)
         }
-        Command::Inspect { path } => drafted(&path, now, json),
+        Command::Inspect { path } => {
+            no_address(&path)?;
+            drafted(&path, now, json)
+        }
         Command::Verify { web, root } => {
+            no_address(&web)?;
             let versions = publish::verify(&web, &root, &|text| eprintln!("{text}"))?;
             let lines = versions.iter().map(|(role, version)| format!("{role} {version}\n"));
             let text = format!("a device that knows {} takes all of it\n", root.display());
@@ -413,6 +420,17 @@ fn init(arguments: &Init, now: Time, json: bool) -> Result<()> {
         },
         development: arguments.development,
     };
+    // Said before somebody types a passphrase, and once more where it is seen: for a mistake this looks too much like success.
+    let made_here = setup.made_here();
+    let warn = |verb: &str| {
+        for (role, missing, count) in &made_here {
+            eprintln!(
+                "WARNING: {missing} of the {count} {role} keys {verb} made here, as no public half was named for them: whoever \
+                 has this machine has them. Name those of all holders with --{role}-public, or fewer keys with --{role}-keys."
+            );
+        }
+    };
+    warn("will be");
     let passphrase = || ask::new_passphrase(arguments.open.passphrase_file.as_deref());
     let made = setup::init(&arguments.folder, &setup, &passphrase, now, &|text| eprintln!("{text}"))?;
     let mut keys = Vec::new();
@@ -425,7 +443,9 @@ fn init(arguments: &Init, now: Time, json: bool) -> Result<()> {
         text += &format!("{}  {}\n", key.public, key.file);
     }
     text += &inspect::inspect(&made.root.path, now)?.words();
-    show(&FolderMade { root, keys }, &text, json)
+    show(&FolderMade { root, keys }, &text, json)?;
+    warn("were");
+    Ok(())
 }
 
 fn key_made(file: &Path, public: PublicKey) -> Result<KeyMade> {
@@ -458,10 +478,10 @@ fn add(arguments: &Add, now: Time, json: bool) -> Result<()> {
         level: LEVEL,
     };
     let said = Cell::new(Instant::now());
-    let tell = |done: u64, all: u64| {
+    let tell = |what: &str, done: u64, all: u64| {
         if said.get().elapsed() >= SHOWN {
             said.set(Instant::now());
-            eprintln!("packed {} of {} MiB", done >> 20, all >> 20);
+            eprintln!("{what} {} of {} MiB", done >> 20, all >> 20);
         }
     };
     let added = draft::add(&folder, &addition, now, &tell)?;
@@ -479,7 +499,21 @@ fn add(arguments: &Add, now: Time, json: bool) -> Result<()> {
             None => eprintln!("no patch from {from}: the release has nothing that {from} does not have"),
         }
     }
-    drafted(&added.held.path, now, json)
+    drafted(&added.held.path, now, json)?;
+    // Last, so that it is seen.
+    let (image, version, machine) = (arguments.image.display(), arguments.version, &arguments.machine);
+    match added.checked {
+        Checked::All => {}
+        Checked::ButRoot => eprintln!(
+            "WARNING: {FILE} beside {image} does not say which root of releases it holds, as an older image tool wrote it: that a \
+             device with it takes what is signed here is taken for true."
+        ),
+        Checked::Nothing => eprintln!(
+            "WARNING: no {FILE} beside {image} says what it is: that it is {version} for {machine}, and holds a root of this \
+             folder, is taken for true."
+        ),
+    }
+    Ok(())
 }
 
 fn pause(which: &Which, paused: bool, now: Time, json: bool) -> Result<()> {
@@ -513,6 +547,7 @@ fn gathered(file: &Path, paper: &Paper, new: usize, json: bool) -> Result<()> {
 type Publishes = fn(&Folder, &Path, &Keys<'_>, Time, &dyn Fn(&str)) -> Result<publish::Done>;
 
 fn published(arguments: &Publish, does: Publishes, now: Time, json: bool) -> Result<()> {
+    no_address(&arguments.to)?;
     let folder = Folder::open(&arguments.folder)?;
     let open = |files: &[PathBuf]| -> Result<Vec<SecretKey>> {
         let file = arguments.open.passphrase_file.as_deref();
@@ -526,7 +561,36 @@ fn published(arguments: &Publish, does: Publishes, now: Time, json: bool) -> Res
          current until {}: before then, `lucid-release refresh`\n",
         done.root, done.targets, done.snapshot, done.timestamp, done.files, done.until
     );
-    show(&done, &text, json)
+    show(&done, &text, json)?;
+    // Not a failure: all else was published as asked, and while people sign the next root the timer's `refresh` has to go on. But
+    // whoever waits for that root has to see it, so it comes last.
+    if let Some(waiting) = &done.waiting {
+        let lacks: Vec<_> = waiting.lacks.iter().map(lack_words).collect();
+        eprintln!(
+            "WARNING: root {} was NOT published, and devices go on with root {}: {} has {}.\n\
+             WARNING: let others sign it, `lucid-release merge`, and publish again.",
+            waiting.version,
+            done.root,
+            waiting.file,
+            lacks.join(" and ")
+        );
+    }
+    Ok(())
+}
+
+fn lack_words(lack: &publish::Lack) -> String {
+    format!("{} of the {} signatures that root {} asks for", lack.have, lack.threshold, lack.root)
+}
+
+/// Refuses what names a machine and no folder, before a folder of that name is looked for or made.
+fn no_address(path: &Path) -> Result<()> {
+    if !path.to_string_lossy().contains("://") {
+        return Ok(());
+    }
+    Err(Error::Arguments(format!(
+        "{} is an address, and a folder is needed: this program uses no network; copy the folder here, or run it where it is",
+        path.display()
+    )))
 }
 
 fn show(value: &impl Serialize, text: &str, json: bool) -> Result<()> {

@@ -55,6 +55,30 @@ pub struct Done {
     pub until: String,
     /// How many files were written.
     pub files: usize,
+    /// The next root, which was not published, as too few have signed it.
+    pub waiting: Option<Waiting>,
+}
+
+/// A root that is not published yet.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Waiting {
+    /// Its file.
+    pub file: String,
+    /// Its version.
+    pub version: u64,
+    /// For how many signatures each root asks that too few have signed it for, and how many it has.
+    pub lacks: Vec<Lack>,
+}
+
+/// Too few signatures for a root.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Lack {
+    /// The version of the root that asks: the one before, or itself.
+    pub root: u64,
+    /// How many it asks for.
+    pub threshold: u64,
+    /// How many there are.
+    pub have: u64,
 }
 
 /// Publishes the list of releases of a folder.
@@ -109,12 +133,9 @@ fn go(
     let roots = folder.roots()?;
     let root = roots.holding(folder.path())?;
     let first = chain_from_one(folder, &roots)?;
-    if let Some(draft) = &roots.draft {
-        tell(&format!("{} is not published: too few have signed it", draft.path.display()));
-    }
     rules::in_time(&root.signed.signed, now, "make a new one with `lucid-release rotate-root`")?;
     rules::targets(&targets.signed.signed)?;
-    rules::enough(&targets.signed, &root.signed.signed)?;
+    signed_by_enough(targets, &roots, &root.signed.signed)?;
     rules::in_time(&targets.signed.signed, now, "`lucid-release renew` makes a draft that holds longer")?;
     in_step(web, published)?;
 
@@ -150,12 +171,43 @@ fn go(
         timestamp: timestamp.signed.signed.version.get(),
         until: timestamp.signed.signed.expires.to_string(),
         files,
+        waiting: roots.draft.as_ref().map(|draft| waiting(draft, &root.signed.signed)).transpose()?,
     })
+}
+
+/// Of the next root: what it lacks.
+fn waiting(draft: &Held<Root>, before: &Root) -> Result<Waiting> {
+    let mut lacks = Vec::new();
+    for root in [before, &draft.signed.signed] {
+        let standing = rules::standing(&draft.signed, root)?;
+        if !standing.is_enough() {
+            let have = standing.by.len() as u64;
+            lacks.push(Lack { root: standing.root, threshold: standing.threshold, have });
+        }
+    }
+    let version = draft.signed.signed.version.get();
+    Ok(Waiting { file: draft.path.display().to_string(), version, lacks })
+}
+
+/// Whether enough have signed the list for the root that holds.
+fn signed_by_enough(targets: &Held<Targets>, roots: &Roots, root: &Root) -> Result<()> {
+    let (what, root, have, threshold) = match rules::enough(&targets.signed, root) {
+        Err(Error::TooFew { what, root, have, threshold }) => (what, root, have, threshold),
+        other => return other,
+    };
+    for before in roots.in_force.iter().rev().skip(1) {
+        if rules::standing(&targets.signed, &before.signed.signed)?.is_enough() {
+            let before = before.signed.signed.version.get();
+            return Err(Error::RootChanged { what, root, have, threshold, before });
+        }
+    }
+    Err(Error::TooFew { what, root, have, threshold })
 }
 
 /// The first root, from which every device can come to the newest one.
 fn chain_from_one<'a>(folder: &Folder, roots: &'a Roots) -> Result<&'a Held<Root>> {
-    let gone = || Error::NoRoot(folder.path().join(file_name(1)));
+    let missing = folder.path().join(file_name(1));
+    let gone = || Error::RootMissing { missing, needed_for: "the roots after it".to_owned() };
     roots.in_force.first().filter(|held| held.signed.signed.version.get() == 1).ok_or_else(gone)
 }
 

@@ -1,5 +1,6 @@
 //! A new folder of releases: keys of those who have none yet, and the first root.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp as Time;
@@ -34,6 +35,19 @@ pub struct Setup {
     pub development: bool,
 }
 
+impl Setup {
+    /// How many keys of root and of targets would be made here, though nobody would be their only holder then. None where
+    /// the folder is for development.
+    #[must_use]
+    pub fn made_here(&self) -> Vec<(&'static str, usize, usize)> {
+        let people = ROLES.into_iter().zip(&self.roles).take(2).filter(|_| !self.development);
+        let missing = people.map(|(role, wanted)| {
+            (role_name(role), wanted.count.saturating_sub(wanted.given.len()), wanted.count)
+        });
+        missing.filter(|(_, missing, _)| *missing > 0).collect()
+    }
+}
+
 /// What was made.
 #[derive(Debug)]
 pub struct Made {
@@ -54,8 +68,14 @@ pub fn init(
     now: Time,
     tell: &dyn Fn(&str),
 ) -> Result<Made> {
+    let mut seen = BTreeSet::new();
     for (role, wanted) in ROLES.into_iter().zip(&setup.roles) {
         let name = role_name(role);
+        if let Some(twice) = wanted.given.iter().find(|key| !seen.insert(**key)) {
+            return Err(Error::Arguments(format!(
+                "the public half {twice} is named twice: each holder, and each role, has a key of its own"
+            )));
+        }
         if wanted.given.len() > wanted.count {
             let given = wanted.given.len();
             return Err(Error::Arguments(format!(

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::files::folder_of;
 use crate::inspect;
 use crate::key::{KeyId, PublicKey, SecretKey};
-use crate::roots::Roots;
+use crate::roots::{Roots, file_name};
 use crate::rules;
 
 /// The key of that id, if one of these roots has it for this kind of metadata.
@@ -40,6 +40,28 @@ fn check<T: Kind>(held: &Held<T>, roots: &[Root]) -> Result<()> {
     Ok(())
 }
 
+/// The id of a key that may sign it.
+fn allowed<T: Kind>(held: &Held<T>, roots: &[Root], key: PublicKey) -> Result<KeyId> {
+    let id = key.id()?;
+    if authorised::<T>(roots, &id).is_none() {
+        let what = document::name(&held.signed.signed);
+        return Err(Error::NotYours { key: key.to_string(), what, role: T::NAME });
+    }
+    Ok(id)
+}
+
+/// The root before one of that version, in whose file `path` is.
+fn root_before(version: u64, path: &Path, folder: &Path) -> Result<Held<Root>> {
+    let missing = || Error::RootMissing {
+        missing: folder.join(file_name(version - 1)),
+        needed_for: path.display().to_string(),
+    };
+    match Roots::read(folder) {
+        Err(Error::NoRoot(_)) => Err(missing()),
+        roots => roots?.version(version - 1).cloned().ok_or_else(missing),
+    }
+}
+
 /// Adds a signature. None: that key has signed already. `roots` are those whose keys may: for a root the one before and
 /// itself, for anything else the one that holds.
 ///
@@ -47,11 +69,7 @@ fn check<T: Kind>(held: &Held<T>, roots: &[Root]) -> Result<()> {
 /// When the key may not, or a signature that is there is none.
 pub fn add<T: Kind>(held: &Held<T>, roots: &[Root], key: &SecretKey) -> Result<Option<Held<T>>> {
     check(held, roots)?;
-    let id = key.public().id()?;
-    if authorised::<T>(roots, &id).is_none() {
-        let what = document::name(&held.signed.signed);
-        return Err(Error::NotYours { key: key.public().to_string(), what, role: T::NAME });
-    }
+    let id = allowed(held, roots, key.public())?;
     if held.signed.signatures.iter().any(|signature| signature.keyid == id) {
         return Ok(None);
     }
@@ -136,16 +154,7 @@ impl Paper {
             Document::Root(held) => {
                 rules::root(&held.signed.signed)?;
                 let version = held.signed.signed.version.get();
-                let before = match version {
-                    1 => None,
-                    _ => {
-                        let roots = Roots::read(folder)?;
-                        let before = roots.version(version - 1).cloned();
-                        Some(before.ok_or_else(|| {
-                            Error::NoRoot(folder.join(crate::roots::file_name(version - 1)))
-                        })?)
-                    }
-                };
+                let before = if version == 1 { None } else { Some(root_before(version, path, folder)?) };
                 let roots = before.iter().map(|before| before.signed.signed.clone());
                 (roots.chain([held.signed.signed.clone()]).collect(), before.map(Document::Root))
             }
@@ -159,6 +168,14 @@ impl Paper {
             }
         };
         Ok(Self { document, roots, before })
+    }
+
+    /// Whether a key may sign it, before anybody is asked for a passphrase.
+    ///
+    /// # Errors
+    /// When it may not.
+    pub fn allows(&self, key: PublicKey) -> Result<()> {
+        each!(&self.document, held => allowed(held, &self.roots, key).map(drop))
     }
 
     /// What is signed, in words, with the code that those who sign compare.

@@ -398,7 +398,8 @@ fn a_folder_a_web_folder_and_a_file_say_what_they_are() {
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["files"][1]["releases"][0]["release"]["version"], "0.2.0");
     assert!(report.words().contains("0.2.0 for qemu-arm64, channel stable"));
-    assert!(matches!(Folder::open(&place.web), Err(Error::File { .. })));
+    let error = Folder::open(&place.web).unwrap_err();
+    assert!(matches!(error, Error::NoFolder(_)), "{error}");
 }
 
 #[test]

@@ -12,11 +12,12 @@ use lucid_release::document::Held;
 use lucid_release::draft::{self, Rotation, first_root};
 use lucid_release::folder::{Days, Folder};
 use lucid_release::key::{KeyId, Passphrase, SecretKey};
+use lucid_release::publish::{publish, refresh};
 use lucid_release::setup::{Setup, Wanted, init};
 use lucid_release::sign::Paper;
 use lucid_release::{Error, Result, rules};
 use lucid_release_format::metadata::DEVELOPMENT;
-use support::{Place, key, now, plan, publics};
+use support::{Does, Place, key, now, plan, publics};
 use tough::schema::key::Key;
 use tough::schema::{RoleType, Root};
 use zeroize::Zeroizing;
@@ -221,6 +222,98 @@ fn a_new_folder_has_the_keys_that_nobody_brought() {
     assert!(sign(&made.root, 2).unwrap());
     assert_eq!(Folder::open(&path).unwrap().roots().unwrap().in_force.len(), 1);
     assert!(matches!(init(&path, &setup, &passphrase, now(), &|_| {}), Err(Error::FolderExists(_))));
+}
+
+#[test]
+fn whoever_is_to_hold_a_key_is_asked_for_it_unless_it_is_for_development() {
+    let wanted = |given: &[u8], count, threshold| Wanted { given: publics(given), count, threshold };
+    let mut setup = Setup {
+        roles: [wanted(&[1, 2, 3], 5, 3), wanted(&[11, 12], 2, 2), wanted(&[], 1, 1), wanted(&[], 1, 1)],
+        days: Days::default(),
+        development: false,
+    };
+    assert_eq!(setup.made_here(), [("root", 2, 5)]);
+    setup.development = true;
+    assert!(setup.made_here().is_empty());
+}
+
+#[test]
+fn nothing_is_made_where_a_public_half_is_named_twice() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("releases");
+    let wanted = |given: &[u8], threshold| Wanted { given: publics(given), count: given.len(), threshold };
+    for (root, targets) in [([1, 2, 2], [11, 12]), ([1, 2, 3], [11, 3])] {
+        let roles = [wanted(&root, 2), wanted(&targets, 2), wanted(&[21], 1), wanted(&[31], 1)];
+        let setup = Setup { roles, days: Days::default(), development: false };
+        let nobody = || panic!("nobody is asked");
+        let error = init(&path, &setup, &nobody, now(), &|_| {}).unwrap_err();
+        assert!(error.to_string().contains("named twice"), "{error}");
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn a_key_goes_by_its_id_or_by_its_public_half() {
+    let place = Place::new();
+    let public = key(5).public().0.to_vec().into();
+    let by_half = Rotation { remove: vec![public], ..rotation(&[6], &[]) };
+    let held = draft::rotate_root(&place.folder, &by_half, now()).unwrap();
+    let by_id = draft::rotate_root(&Place::new().folder, &rotation(&[6], &[5]), now()).unwrap();
+    assert_eq!(held.signed.signed.keys, by_id.signed.signed.keys);
+    assert_eq!(held.signed.signed.roles, by_id.signed.signed.roles);
+    let error = draft::rotate_root(&place.folder, &rotation(&[], &[99]), now()).unwrap_err();
+    assert!(error.to_string().contains("neither the id nor the public half"), "{error}");
+}
+
+#[test]
+fn a_list_that_had_enough_for_the_root_before_has_to_be_made_anew() {
+    let place = Place::new();
+    place.add("0.2.0", 7);
+    place.sign(11).unwrap();
+    place.sign(12).unwrap();
+    let done = place.publish().unwrap();
+    assert_eq!(done.waiting, None);
+    let three = Rotation { role: RoleType::Targets, threshold: Some(3), ..rotation(&[], &[]) };
+    let held = draft::rotate_root(&place.folder, &three, now()).unwrap();
+    sign(&held, 1).unwrap();
+    let waiting = place.publish().unwrap().waiting.unwrap();
+    assert_eq!(waiting.version, 2);
+    let lacks: Vec<_> = waiting.lacks.iter().map(|lack| (lack.root, lack.threshold, lack.have)).collect();
+    assert_eq!(lacks, [(1, 3, 1), (2, 3, 1)]);
+    sign(&held, 2).unwrap();
+    sign(&held, 3).unwrap();
+    for does in [publish as Does, refresh] {
+        let error = place.does(does).unwrap_err();
+        assert!(
+            matches!(error, Error::RootChanged { root: 2, have: 2, threshold: 3, before: 1, .. }),
+            "{error}"
+        );
+        assert!(error.to_string().contains("lucid-release renew"), "{error}");
+    }
+    draft::renew(&place.folder, now()).unwrap();
+    assert!(matches!(place.publish(), Err(Error::TooFew { have: 0, threshold: 3, .. })));
+    for number in [11, 12, 13] {
+        place.sign(number).unwrap();
+    }
+    assert_eq!(place.publish().unwrap().root, 2);
+}
+
+#[test]
+fn a_root_is_not_signed_without_the_one_before_it() {
+    let place = Place::new();
+    let held = draft::rotate_root(&place.folder, &rotation(&[6], &[5]), now()).unwrap();
+    let alone = place.path().join("2.root.json");
+    fs::copy(&held.path, &alone).unwrap();
+    let empty = place.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    for (roots, missing) in [(None, place.path()), (Some(empty.as_path()), empty.as_path())] {
+        let error = Paper::open(&alone, roots).unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, Error::RootMissing { .. }), "{said}");
+        let first = missing.join("1.root.json");
+        assert!(said.starts_with(&format!("{} is not there", first.display())), "{said}");
+        assert!(said.contains("needed to check") && said.contains("2.root.json"), "{said}");
+    }
 }
 
 #[test]

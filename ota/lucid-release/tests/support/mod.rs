@@ -117,7 +117,7 @@ pub fn image_of(path: &Path, parts: &[Vec<u8>; 2]) -> PathBuf {
 }
 
 /// [`publish`] or what is like it.
-type Does = fn(&Folder, &Path, &Keys<'_>, Time, &dyn Fn(&str)) -> Result<Done>;
+pub type Does = fn(&Folder, &Path, &Keys<'_>, Time, &dyn Fn(&str)) -> Result<Done>;
 
 /// A folder of releases and a web folder, which vanish after the test.
 pub struct Place {
@@ -173,7 +173,7 @@ impl Place {
             patch_from,
             level: 1,
         };
-        draft::add(&self.folder, &addition, now(), &|_, _| {})
+        draft::add(&self.folder, &addition, now(), &|_, _, _| {})
     }
 
     /// Signs the draft in the folder itself.

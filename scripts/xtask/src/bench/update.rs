@@ -309,8 +309,11 @@ impl Bench<'_> {
 
         // As whoever releases does.
         let keys = release::make_keys(Place { project, steps }, &work.join("keys"))?;
+        // Under keys of its own, so not beside what says which version and root the image has.
+        let (known, image) = (fs::canonicalize(new).at("finding", new)?, work.join("lucid.img"));
+        std::os::unix::fs::symlink(&known, &image).at("linking to", &known)?;
         let mut add = release::tool(project, "add");
-        add.arg(new).args(["--machine", MACHINE, "--version", NEW, "--dir"]).arg(&keys.folder);
+        add.arg(&image).args(["--machine", MACHINE, "--version", NEW, "--dir"]).arg(&keys.folder);
         add.arg("--patch-from").arg(format!("{OLD}={}", old.display()));
         steps.run("making the release and its patch", &mut add)?;
         let target =
