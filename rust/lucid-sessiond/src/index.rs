@@ -8,6 +8,8 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use lucid_recording::SessionId;
@@ -19,6 +21,10 @@ use crate::{
 
 /// Memory for sled's pages; an entry has some 300 bytes.
 const CACHE: u64 = 4 << 20;
+/// sled's threads have so long to end; they take milliseconds.
+const RELEASE: Duration = Duration::from_secs(5);
+/// And it is looked so often whether they have.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// The recordings that nobody writes.
 pub(crate) struct Index {
@@ -185,12 +191,29 @@ impl Index {
         let Some(db) = self.db.take() else { return };
         let closed = db.flush().map_err(Error::from).and_then(|_| {
             drop(db);
+            released(&self.path().join("db"))?;
             let sum = self.sum();
             let digest = digest(&self.path())?;
             fs::write(&sum, digest).at("writing", &sum)
         });
         if let Err(error) = closed {
             self.trouble(&error);
+        }
+    }
+}
+
+/// Waits until sled's threads are done with its file: they may write for a moment after it was dropped, and each holds the file,
+/// which sled locks (flock(2): until the last of them has closed it).
+fn released(db: &Path) -> Result<()> {
+    let file = fs::File::open(db).at("opening", db)?;
+    let until = Instant::now() + RELEASE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(LOOK),
+            Err(error) => {
+                return Err(std::io::Error::from(error)).at("waiting for sled's threads to close", db);
+            }
         }
     }
 }
