@@ -119,7 +119,16 @@ impl Sessions {
         Ok(sessions)
     }
 
-    /// Runs a session on a thread of its own, if it may be beside so many.
+    /// Nobody runs it any more; this is what is left of it.
+    fn over(&self, id: SessionId, entry: Option<Entry>) {
+        // First the one and then the other, so that the list always has it.
+        if let Some(entry) = entry {
+            shared(&self.index).insert(id, entry);
+        }
+        shared(&self.live).remove(&id);
+    }
+
+    /// Runs a session on a thread of its own, if it may be beside so many. Where `make` gives none, it is [over](Self::over) already.
     fn spawn(
         self: &Arc<Self>,
         id: SessionId,
@@ -136,19 +145,9 @@ impl Sessions {
         }
         let sessions = Arc::clone(self);
         let thread = std::thread::Builder::new().name("recording".to_owned()).spawn(move || {
-            let entry = match make(commands) {
-                Some(session) => session.run(&commanded),
-                // It never began; what there is of it is said in the list.
-                None => {
-                    let dir = sessions.dir(id);
-                    dir.exists().then(|| files::unusable(&dir, "it never began".to_owned()))
-                }
-            };
-            // First the one and then the other, so that the list always has it.
-            if let Some(entry) = entry {
-                shared(&sessions.index).insert(id, entry);
+            if let Some(session) = make(commands) {
+                sessions.over(id, session.run(&commanded));
             }
-            shared(&sessions.live).remove(&id);
         });
         let thread = thread.at("starting a thread for", &self.settings.recordings).inspect_err(|_| {
             shared(&self.live).remove(&id);
@@ -227,6 +226,10 @@ impl Sessions {
                 }
                 Err(error) => {
                     tracing::error!("a session is refused: {error}");
+                    // Before who asked hears of it, who may look at the list next. What there is of it is said there.
+                    let dir = sessions.dir(id);
+                    let left = dir.exists().then(|| files::unusable(&dir, "it never began".to_owned()));
+                    sessions.over(id, left);
                     drop(answer.send(Err(error)));
                     None
                 }
