@@ -45,7 +45,7 @@ pub(super) const USER: &str = "visitor";
 pub(super) const PASSWORD: &str = "Five-Tall-Storks-63";
 
 /// How clients connect here.
-pub(super) const NLA: Mode = Mode {
+const NLA: Mode = Mode {
     client: Generation::Two,
     security: "nla",
     codec: "AVC420",
@@ -355,13 +355,17 @@ pub(super) fn clear(disks: &Disks, slot: &str) -> Result<()> {
     Ok(())
 }
 
+/// Starts a client with the card's account, in a folder of its own.
+pub(super) fn client(bench: &Bench, machine: &Machine, dir: &Path, more: &[&str]) -> Result<Client> {
+    let place = Place { project: bench.project, tools: Path::new(""), interrupt: &bench.steps.interrupt };
+    let login = Login { port: machine.port, user: USER.to_owned(), password: Some(PASSWORD.to_owned()) };
+    Client::start(place, dir, &NLA, &login, more)
+}
+
 /// A client with the card's account is let in.
 pub(super) fn admits(bench: &Bench, machine: &Machine, dir: &Path) -> Result<()> {
-    let interrupt = &bench.steps.interrupt;
-    let place = Place { project: bench.project, tools: Path::new(""), interrupt };
-    let login = Login { port: machine.port, user: USER.to_owned(), password: Some(PASSWORD.to_owned()) };
-    let client = Client::start(place, dir, &NLA, &login, &["+auth-only"])?;
-    let ending = client.wait_end(CLIENT_BOUND, interrupt)?;
+    let client = client(bench, machine, dir, &["+auth-only"])?;
+    let ending = client.wait_end(CLIENT_BOUND, &bench.steps.interrupt)?;
     if ending.status.success() { Ok(()) } else { Err(Error::broken(ending.describe())) }
 }
 

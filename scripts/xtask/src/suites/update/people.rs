@@ -1,16 +1,15 @@
 //! Somebody is connected when the machine restarts into a release, at a time that was set: told of it on the desktop, and the
 //! session ends before the try.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use super::{
     Bench, FIRST, SECOND,
-    device::{self, CLIENT_BOUND, NLA, PASSWORD, STAGE_BOUND, State, TRIES_B, USER},
+    device::{self, CLIENT_BOUND, STAGE_BOUND, State, TRIES_B},
     taken,
     web::Web,
 };
 use crate::{
-    client::{Client, Login, Place},
     error::{At, Error, Result},
     machine::{Disks, Machine},
     suite::Report,
@@ -44,9 +43,7 @@ fn told(bench: &Bench) -> Result<String> {
 
     let mut machine = Machine::start(&disks, &bench.options(), interrupt)?;
     machine.wait_ready(0)?;
-    let place = Place { project: bench.project, tools: Path::new(""), interrupt };
-    let login = Login { port: machine.port, user: USER.to_owned(), password: Some(PASSWORD.to_owned()) };
-    let mut client = Client::start(place, &bench.work.join("client"), &NLA, &login, &[])?;
+    let mut client = device::client(bench, &machine, &bench.work.join("client"), &[])?;
     client.wait_desktop(CLIENT_BOUND, interrupt)?;
     let picture = interrupt.wait_for("the notice of the restart on the desktop", BOUND, || {
         client.must_run()?;
